@@ -1,0 +1,86 @@
+"""sipdump: stores a SIP server's traffic, decrypted and with the runtime details of who handled it.
+
+The names here are the public interface. They are loaded when first used, so that the commands start fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sipdump_core.backend import API_VERSION, Backend, NoOptions, Site, Transform
+    from sipdump_core.config import read_config
+    from sipdump_core.errors import (
+        ClosedError,
+        ConfigError,
+        DriverError,
+        FormatError,
+        SegmentExistsError,
+        SipDumpError,
+        StorageError,
+        StorageFullError,
+    )
+    from sipdump_core.event_route import DROP
+    from sipdump_core.folder import FolderBackend
+    from sipdump_core.options import at_least, in_range, one_of, option
+    from sipdump_core.record import Flow, Record
+    from sipdump_core.segment import Segment, StoredSegment
+    from sipdump_core.sipdump import SipDump, Stats
+    from sipdump_core.tap import tap_datagram, tap_streams
+    from sipdump_core.version import VERSION as __version__  # noqa: N811 - it is a dunder here
+
+_HOME = {
+    "backend": ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"],
+    "config": ["read_config"],
+    "errors": [
+        "ClosedError", "ConfigError", "DriverError", "FormatError", "SegmentExistsError", "SipDumpError",
+        "StorageError", "StorageFullError",
+    ],
+    "event_route": ["DROP"],
+    "folder": ["FolderBackend"],
+    "options": ["at_least", "in_range", "one_of", "option"],
+    "record": ["Flow", "Record"],
+    "segment": ["Segment", "StoredSegment"],
+    "sipdump": ["SipDump", "Stats"],
+    "tap": ["tap_datagram", "tap_streams"],
+}  # fmt: skip
+
+__all__ = [
+    "API_VERSION",
+    "Backend",
+    "ClosedError",
+    "ConfigError",
+    "DROP",
+    "DriverError",
+    "Flow",
+    "FolderBackend",
+    "FormatError",
+    "NoOptions",
+    "Record",
+    "Segment",
+    "SegmentExistsError",
+    "SipDump",
+    "SipDumpError",
+    "Site",
+    "Stats",
+    "StorageError",
+    "StorageFullError",
+    "StoredSegment",
+    "Transform",
+    "__version__",
+    "at_least",
+    "in_range",
+    "one_of",
+    "option",
+    "read_config",
+    "tap_datagram",
+    "tap_streams",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("sipdump_core.version").VERSION
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"sipdump_core.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,215 @@
+"""``sipdump-admin``: what an operator does beside the daemon: prune, list, backends.
+
+Heavy imports stand in the functions that need them: ``--help`` must answer at once.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sipdump_core.version import VERSION
+
+if TYPE_CHECKING:
+    from sipdump_core.backend import Backend
+    from sipdump_core.plan import Plan
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0 when all was done, 1 when something was not, 2 for a wrong command line.
+    """
+    args = _parser().parse_args(argv)
+    from sipdump_core.errors import SipDumpError  # noqa: PLC0415 - see the module's docstring
+
+    try:
+        return int(args.run(args))
+    except SipDumpError as error:
+        print(f"sipdump-admin: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away, as head(1) does
+        return 1
+
+
+def _prune(args: argparse.Namespace) -> int:
+    from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415
+    from sipdump_core.lifecycle import prune  # noqa: PLC0415
+
+    plan, backends, failed = _open(args)
+    fage = _fage(args) or plan.params.retention
+    if not fage:
+        raise ConfigError(
+            'no age given: use --fage SECONDS, --fagex 2d, or -f FILE with modparam("sipdump", "fage", ...)'
+        )
+    rotate = plan.params.rotate if args.config else 0
+    results: list[dict[str, Any]] = []
+    for backend in backends:
+        result: dict[str, Any] = {
+            "backend": backend.name,
+            "segments": 0,
+            "bytes": 0,
+            "pruned": [],
+            "errors": [],
+        }
+        try:
+            for pruned in prune([backend], fage, rotate=rotate, dry_run=args.dry_run):
+                if pruned.error:
+                    result["errors"].append(str(pruned.error))
+                    continue
+                result["segments"] += 1
+                result["bytes"] += pruned.stored.size
+                result["pruned"].append(pruned.stored.location)
+                if not args.json:
+                    verb = "would prune" if args.dry_run else "pruned"
+                    print(f"{verb} {pruned.stored.location} {pruned.stored.size} bytes")
+        except SipDumpError as error:
+            result["errors"].append(str(error))
+        failed |= bool(result["errors"])
+        results.append(result)
+    if args.json:
+        print(json.dumps({"fage": fage, "dry_run": args.dry_run, "backends": results}, indent=2))
+        return int(failed)
+    for result in results:
+        for refusal in result["errors"]:
+            print(f"sipdump-admin: {refusal}", file=sys.stderr)
+        what = "to prune" if args.dry_run else "pruned"
+        print(f"{result['backend']}: {result['segments']} segments {what}, {result['bytes']} bytes")
+    return int(failed)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from sipdump_core.errors import SipDumpError  # noqa: PLC0415
+
+    _, backends, failed = _open(args)
+    rows: list[dict[str, Any]] = []
+    for backend in backends:
+        try:
+            for stored in backend.segments():
+                records = stored.records
+                if records is None and args.count:
+                    records = sum(1 for _ in backend.read(stored))
+                rows.append(
+                    {
+                        "name": stored.segment.name,
+                        "backend": backend.name,
+                        "start": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(stored.segment.start)),
+                        "size": stored.size,
+                        "records": records,
+                        "state": "sealed" if stored.sealed else "open",
+                        "location": stored.location,
+                    }
+                )
+        except SipDumpError as error:
+            print(f"sipdump-admin: {error}", file=sys.stderr)
+            failed = True
+    rows.sort(key=lambda row: (row["start"], row["name"]))
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _table(rows, ("backend", "start", "size", "records", "state", "name"))
+    return int(failed)
+
+
+def _backends(args: argparse.Namespace) -> int:
+    from sipdump_core.drivers import discover  # noqa: PLC0415
+    from sipdump_core.options import describe  # noqa: PLC0415
+
+    drivers = discover()
+    rows = [
+        {
+            "name": driver.name,
+            "kind": driver.kind,
+            "flag": driver.flag or None,
+            "suffix": getattr(driver.cls, "suffix", "") or None,
+            "distribution": driver.distribution,
+            "version": driver.version,
+            "state": f"not loaded: {driver.error}" if driver.error else "loaded",
+        }
+        for driver in drivers
+    ]
+    if args.json:
+        for row, driver in zip(rows, drivers, strict=True):
+            row["options"] = describe(driver.cls.options) if driver.cls else []
+        print(json.dumps(rows, indent=2))
+    else:
+        _table(rows, ("name", "kind", "flag", "suffix", "distribution", "version", "state"))
+    return int(any(driver.error for driver in drivers))
+
+
+def _open(args: argparse.Namespace) -> "tuple[Plan, list[Backend], bool]":
+    """Make the backends that the command line and the configuration name; the flag says whether one failed."""
+    from sipdump_core.config import override, read_config  # noqa: PLC0415
+    from sipdump_core.options import Setting  # noqa: PLC0415
+    from sipdump_core.plan import make_backends, make_plan  # noqa: PLC0415
+
+    given = [
+        Setting("sipdump", name, value, f"--{name}")
+        for name, value in (("folder", args.folder), ("fprefix", args.fprefix))
+        if value is not None
+    ]
+    plan = make_plan(override(read_config(args.config) if args.config else [], given), to_start=False)
+    backends, errors = make_backends(plan, plan.params.folder, plan.params.fprefix)
+    for error in errors:
+        print(f"sipdump-admin: {error}", file=sys.stderr)
+    return plan, backends, bool(errors)
+
+
+def _fage(args: argparse.Namespace) -> int:
+    from sipdump_core.errors import ConfigError  # noqa: PLC0415
+    from sipdump_core.options import duration  # noqa: PLC0415
+
+    if args.fagex is None:
+        if args.fage is not None and args.fage < 1:
+            raise ConfigError("must be 1 second or more", "--fage")
+        return args.fage or 0
+    try:
+        return duration(args.fagex)
+    except ValueError as error:
+        raise ConfigError(str(error), "--fagex") from None
+
+
+def _table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    lines = [columns, *(["-" if row[name] is None else str(row[name]) for name in columns] for row in rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sipdump-admin", description="Look after what sipdump has stored.")
+    parser.add_argument("-v", "--version", action="version", version=f"sipdump {VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("-f", dest="config", metavar="FILE", help="the daemon's configuration")
+    where.add_argument("--folder", help='where the segments stand (default: the configuration\'s, or "/tmp")')
+    where.add_argument(
+        "--fprefix", help='how their names begin (default: the configuration\'s, or "kamailio-sipdump-")'
+    )
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="print JSON")
+
+    prune = commands.add_parser("prune", parents=[where, output], help="delete sealed segments that are too old")
+    ages = prune.add_mutually_exclusive_group()
+    ages.add_argument("--fage", type=int, metavar="SECONDS", help="delete what is older than this")
+    ages.add_argument("--fagex", metavar="TIME", help='the same as a time expression: "2d", "2d6h40m30s"')
+    prune.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
+    prune.set_defaults(run=_prune)
+
+    listing = commands.add_parser("list", parents=[where, output], help="list the segments of every backend")
+    listing.add_argument("--count", action="store_true", help="read segments whose number of records is not known")
+    listing.set_defaults(run=_list)
+
+    backends = commands.add_parser("backends", parents=[output], help="list the installed drivers")
+    backends.set_defaults(run=_backends)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

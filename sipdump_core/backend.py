@@ -1,0 +1,138 @@
+"""What a driver is: a backend that stores records, or a transform that rewrites them on their way there.
+
+A driver is a class named by an entry point of the group ``sipdump.backends``. It declares its name, its mode flag,
+its suffix and an attrs class of options. A backend is two small roles in one object, a writer of segments
+(``open``, ``write``, ``flush``, ``close``) and a store of them (``segments``, ``read``, ``delete``). Rotation and
+retention are the core's: a backend never looks at the clock for them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+
+from sipdump_core.errors import StorageError
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment, StoredSegment
+
+__all__ = ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"]
+
+API_VERSION = 1
+"""Version of this interface; a driver states the one that it was made for in ``api``."""
+
+
+@attrs.frozen
+class NoOptions:
+    """The options of a driver that has none."""
+
+
+@attrs.frozen
+class Site:
+    """Where a backend stores, as the core's parameters say it."""
+
+    folder: str
+    prefix: str
+    """What names of segments begin with (``fprefix``)."""
+    file_mode: int = 0o640
+    """Permission bits of new files."""
+    meta: Callable[[], str] = str
+    """Gives the process table in the format of ``.meta`` files, as far as it is known now."""
+
+
+class Backend:
+    """Base of all backends. Only ``write`` must be written; the rest has defaults that do nothing.
+
+    One thread at a time calls ``open``, ``write``, ``flush`` and ``close``, in that order, for segment after segment.
+    ``segments``, ``read`` and ``delete`` may be called from another thread or process meanwhile. A call may take
+    its time and may raise: the other backends go on. What raises :class:`~sipdump_core.errors.StorageError` is
+    tried again, with the same batch, for as long as memory allows; any other exception a few times.
+
+    Args:
+        options: an instance of the class's ``options``.
+        site: folder, prefix and file mode.
+    """
+
+    name: ClassVar[str] = ""
+    """Short name; options are ``modparam("sipdump_<name>", ...)``."""
+    flag: ClassVar[int] = 0
+    """Mode flag, a power of two; third parties take 256 or more, or 0 to be switched on by name only."""
+    suffix: ClassVar[str] = ""
+    """What names of its segments end with, with the dot."""
+    options: ClassVar[type[Any]] = NoOptions
+    api: ClassVar[int] = API_VERSION
+    transformed: ClassVar[bool] = False
+    """Whether it stores what the transforms (the P-KSR-SIPDump header) make of the records."""
+
+    def __init__(self, options: Any, site: Site) -> None:
+        self.opts = options
+        self.site = site
+
+    def open(self, segment: Segment) -> None:
+        """Begin a new segment.
+
+        Raises:
+            SegmentExistsError: the name is taken; the caller tries the next.
+            StorageError: the store refuses.
+        """
+
+    def write(self, batch: Sequence[Record]) -> None:
+        """Store a batch of at least one record, all of it or nothing.
+
+        Raises:
+            StorageError: nothing of the batch is stored; it comes again.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no write()")
+
+    def flush(self) -> None:
+        """Make what was written visible to readers."""
+
+    def close(self) -> None:
+        """Seal the segment: from now on it is immutable. Does nothing where none is open."""
+
+    def record_size(self, record: Record) -> int:
+        """Give the bytes that a record will take in a segment, at the most; ``rotate_size`` counts with it."""
+        return len(record.buf) + 256
+
+    def segments(self) -> Iterable[StoredSegment]:
+        """List the segments of this site's prefix, open ones too; other things in the store are passed over."""
+        return ()
+
+    def read(self, stored: StoredSegment) -> Iterator[Record]:
+        """Read a segment's records again, in order, up to a torn tail.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        raise StorageError("read", stored.location, f"the backend {self.name} cannot read its segments back")
+
+    def delete(self, stored: StoredSegment) -> None:
+        """Delete a sealed segment; one that is gone already is no error.
+
+        Raises:
+            StorageError: it is open, or the store refuses.
+        """
+        raise StorageError("delete", stored.location, f"the backend {self.name} deletes nothing")
+
+    def stats(self) -> Mapping[str, int]:
+        """Give counters of its own, for stats and the summary."""
+        return {}
+
+
+class Transform:
+    """Rewrites the bytes of records for the backends that ask for it (``transformed``).
+
+    Args:
+        options: an instance of the class's ``options``.
+    """
+
+    name: ClassVar[str] = ""
+    flag: ClassVar[int] = 0
+    options: ClassVar[type[Any]] = NoOptions
+    api: ClassVar[int] = API_VERSION
+
+    def __init__(self, options: Any) -> None:
+        self.opts = options
+
+    def apply(self, batch: Sequence[Record]) -> Sequence[Record]:
+        """Give the records to store in the place of these: as many, in the same order."""
+        raise NotImplementedError(f"{type(self).__name__} has no apply()")

@@ -1,0 +1,149 @@
+"""Finding the installed drivers: stevedore loads the entry points, conflicts are checked here."""
+
+import importlib.metadata
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+from stevedore import ExtensionManager
+
+from sipdump_core.backend import API_VERSION, Backend, Transform
+from sipdump_core.errors import DriverError
+from sipdump_core.options import Setting
+from sipdump_core.params import MODE_EVENT_ROUTE
+
+__all__ = ["NAMESPACE", "Driver", "discover", "select"]
+
+NAMESPACE = "sipdump.backends"
+THIRD_PARTY_FLAGS = 256
+"""Third parties take mode flags from here up."""
+
+
+@attrs.frozen
+class Driver:
+    """One entry point: a driver's class, or why it could not be loaded."""
+
+    name: str
+    distribution: str
+    version: str
+    cls: type[Backend] | type[Transform] | None = None
+    error: str = ""
+
+    @property
+    def flag(self) -> int:
+        """The mode flag; 0 where the driver has none or was not loaded."""
+        return self.cls.flag if self.cls else 0
+
+    @property
+    def kind(self) -> str:
+        """``backend``, ``transform``, or ``unknown`` where it was not loaded."""
+        if self.cls is None:
+            return "unknown"
+        return "backend" if issubclass(self.cls, Backend) else "transform"
+
+
+class _Manager(ExtensionManager):  # type: ignore[type-arg,misc,unused-ignore]  # generic, and typed, only in new releases
+    """Looks entry points up afresh: stevedore's cache on disk hides what an editable install has just added."""
+
+    def __init__(self) -> None:
+        self.failed: list[Driver] = []
+        super().__init__(NAMESPACE, invoke_on_load=False)
+
+    def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
+        return [point for point in importlib.metadata.entry_points(group=NAMESPACE) if self._loads(point)]
+
+    def _loads(self, point: importlib.metadata.EntryPoint) -> bool:
+        try:
+            point.load()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            self.failed.append(_driver(point, error=text))
+            return False
+        return True
+
+
+def discover() -> list[Driver]:
+    """Find and load every installed driver, in the order of their names.
+
+    Raises:
+        DriverError: two drivers claim one name or one flag.
+    """
+    manager = _Manager()
+    drivers = manager.failed + [_check(extension.entry_point, extension.plugin) for extension in manager]
+    drivers.sort(key=lambda driver: driver.name)
+    _refuse_conflicts(drivers)
+    return drivers
+
+
+def select(drivers: Sequence[Driver], mode: Setting, names: Iterable[Setting]) -> list[Driver]:
+    """Give the drivers that a mode and a list of names switch on.
+
+    Raises:
+        ConfigError: a bit that no driver owns, an unknown name, or a mode without any sink.
+    """
+    assert isinstance(mode.value, int)  # noqa: S101 - the option's type was checked
+    chosen = [driver for driver in drivers if driver.flag & mode.value]
+    unowned = mode.value & ~MODE_EVENT_ROUTE
+    for driver in chosen:
+        unowned &= ~driver.flag
+    if unowned:
+        bits = ", ".join(str(1 << bit) for bit in range(unowned.bit_length()) if unowned >> bit & 1)
+        raise mode.error(f"no installed backend owns the flag {bits}; {_installed(drivers)}")
+    for setting in names:
+        named = next((driver for driver in drivers if driver.name == setting.value), None)
+        if named is None:
+            raise setting.error(f"no such backend is installed; {_installed(drivers)}")
+        if named.cls is None:
+            raise setting.error(f"the backend {named.name} of {named.distribution} cannot be loaded: {named.error}")
+        if named not in chosen:
+            chosen.append(named)
+    if not mode.value & MODE_EVENT_ROUTE and not any(driver.kind == "backend" for driver in chosen):
+        raise mode.error(
+            f"invalid mode parameter: it switches on nothing that stores; add a backend or the event route (2); "
+            f"{_installed(drivers)}"
+        )
+    return chosen
+
+
+def _driver(point: importlib.metadata.EntryPoint, **kwargs: Any) -> Driver:
+    dist = point.dist
+    return Driver(point.name, dist.name if dist else "?", dist.version if dist else "?", **kwargs)
+
+
+def _check(point: importlib.metadata.EntryPoint, cls: Any) -> Driver:
+    def refuse(why: str) -> Driver:
+        return _driver(point, error=f"{point.value} {why}")
+
+    if not (isinstance(cls, type) and issubclass(cls, (Backend, Transform))):
+        return refuse("is no subclass of sipdump_core.Backend or sipdump_core.Transform")
+    if cls.api != API_VERSION:
+        return refuse(f"was made for version {cls.api} of the backend interface, this is version {API_VERSION}")
+    if cls.name != point.name:
+        return refuse(f"calls itself {cls.name!r}, its entry point {point.name!r}")
+    driver = _driver(point, cls=cls)
+    flag = cls.flag
+    if not isinstance(flag, int) or flag < 0 or flag & (flag - 1):
+        return refuse(f"declares the flag {flag!r}, which is no power of two")
+    if 0 < flag < THIRD_PARTY_FLAGS and driver.distribution != "sipdump":
+        return refuse(f"declares the flag {flag}; third parties take {THIRD_PARTY_FLAGS} or more, or 0")
+    return driver
+
+
+def _refuse_conflicts(drivers: Iterable[Driver]) -> None:
+    seen: dict[object, Driver] = {}
+    for driver in drivers:
+        for claim in (f"name {driver.name}", f"flag {driver.flag}" if driver.flag else None):
+            other = seen.setdefault(claim, driver) if claim else driver
+            if other is not driver:
+                raise DriverError(
+                    f"two drivers claim the {claim}: {other.name} of the distribution {other.distribution} and "
+                    f"{driver.name} of {driver.distribution}; uninstall one of them"
+                )
+
+
+def _installed(drivers: Iterable[Driver]) -> str:
+    parts = [f"{driver.name} ({driver.flag or 'by name'})" for driver in drivers if driver.cls]
+    parts += [f"{driver.name} (cannot be loaded: {driver.error})" for driver in drivers if not driver.cls]
+    return "installed are the event route (2), " + ", ".join(parts)

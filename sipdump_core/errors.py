@@ -1,0 +1,105 @@
+"""The errors of sipdump, one tree.
+
+::
+
+    SipDumpError
+    ├── ConfigError             a parameter, a flag or a configuration file is wrong
+    ├── DriverError             an installed driver cannot be used, or two contradict each other
+    ├── ClosedError             a SipDump object or a backend was used after its close
+    ├── FormatError             bytes are not what their format (HEP, a segment file) asks for
+    └── StorageError            a store refused an operation
+        ├── SegmentExistsError  the segment's name is taken; nothing is ever overwritten
+        └── StorageFullError    no space, or over quota: the same write may succeed later
+
+Errors of other libraries (``OSError``, botocore, pyarrow) are translated at one place in each backend,
+so that nothing outside this tree leaves the public interface for a failing store or a bad configuration.
+"""
+
+import errno
+
+__all__ = [
+    "ClosedError",
+    "ConfigError",
+    "DriverError",
+    "FormatError",
+    "SegmentExistsError",
+    "SipDumpError",
+    "StorageError",
+    "StorageFullError",
+]
+
+
+class SipDumpError(Exception):
+    """The root: everything that sipdump raises on purpose."""
+
+
+class ConfigError(SipDumpError):
+    """A parameter, a flag or a configuration file is wrong.
+
+    Args:
+        message: what is wrong, with what is allowed.
+        place: where it was said: ``file:line:column``, a command line option or a keyword argument.
+    """
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(f"{place}: {message}" if place else message)
+        self.place = place
+
+
+class DriverError(SipDumpError):
+    """An installed driver cannot be used, or two drivers contradict each other."""
+
+
+class ClosedError(SipDumpError):
+    """A SipDump object or a backend was used after its close."""
+
+
+class FormatError(SipDumpError):
+    """Bytes are not what their format asks for."""
+
+
+class StorageError(SipDumpError):
+    """A store refused an operation.
+
+    Args:
+        operation: what was tried, as ``"write"``.
+        target: the path, the key or the address that it was tried on.
+        reason: what the store answered.
+        hint: what the operator can do, if that is known.
+    """
+
+    def __init__(self, operation: str, target: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{operation} {target}: {reason}" + (f" ({hint})" if hint else ""))
+        self.operation = operation
+        self.target = target
+        self.reason = reason
+        self.hint = hint
+
+    @staticmethod
+    def from_os(operation: str, target: str, error: OSError) -> "StorageError":
+        """Translate an ``OSError``; a taken name and a full disk get classes of their own."""
+        kind, hint = _KINDS.get(error.errno or 0, (StorageError, ""))
+        return kind(operation, target, error.strerror or str(error), hint)
+
+
+class SegmentExistsError(StorageError):
+    """The segment's name is taken; nothing is ever overwritten."""
+
+
+class StorageFullError(StorageError):
+    """No space, or over quota: the same write may succeed later."""
+
+
+_FULL = (StorageFullError, "free space, or lower fage; what waits is written when there is room")
+_KINDS: dict[int, tuple[type[StorageError], str]] = {
+    errno.EEXIST: (SegmentExistsError, ""),
+    errno.ELOOP: (SegmentExistsError, "a symbolic link stands at that name and is not followed"),
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: (StorageError, "the file-size limit is reached; set rotate_size below it"),
+    errno.EACCES: (StorageError, "give the daemon's user write permission"),
+    errno.EPERM: (StorageError, "give the daemon's user write permission"),
+    errno.EROFS: (StorageError, "the file system is mounted read-only"),
+    errno.ENOENT: (StorageError, "create the folder"),
+    errno.EIO: (StorageError, "the device reports an I/O error; look at the kernel's log"),
+}

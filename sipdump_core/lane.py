@@ -1,0 +1,269 @@
+"""A lane: one backend with a thread and a backlog of its own, so that no backend waits for another.
+
+What a backend raises is counted, logged once in a while, and tried again: a storage error for as long as the backlog
+lasts, any other exception a few times (the batch may be what it cannot digest). What finds no room in the backlog is
+dropped for this backend alone, with a count and a reason.
+"""
+
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import attrs
+
+from sipdump_core.backend import Backend, Transform
+from sipdump_core.clock import Clock
+from sipdump_core.errors import SegmentExistsError, StorageError, StorageFullError
+from sipdump_core.log import Event, Limit, log
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment
+
+__all__ = ["Lane", "LaneStats"]
+
+ATTEMPTS = 5
+"""How often a batch is tried that raises what is no StorageError."""
+STALL = 5.0
+"""Seconds that one call may take before nobody waits for this backend any more, and stats call it stalled."""
+_BACKOFF = (0.1, 10.0)
+_FLUSH_EVERY = 0.05
+
+_Command = tuple[Literal["open", "write", "seal", "flush", "stop"], Any]
+
+
+@attrs.define
+class LaneStats:
+    """What a backend did; counts are of records."""
+
+    state: str = "ok"
+    """ok, retrying (an error, see ``error``), stalled (a call does not return) or stopped."""
+    since: float = 0.0
+    """When the state began, seconds since the epoch."""
+    error: str = ""
+    """The last error, with its kind."""
+    stored: int = 0
+    backlog: int = 0
+    dropped: Counter[str] = attrs.field(factory=Counter)
+    """Records lost to this backend, by reason."""
+
+
+class Lane:
+    """Runs one backend in a thread.
+
+    Args:
+        backend: the backend.
+        transforms: what rewrites the records first, when the backend asks for it.
+        limit: how many records may wait.
+        clock: tells the time of state changes.
+    """
+
+    def __init__(self, backend: Backend, transforms: Sequence[Transform], limit: int, clock: Clock) -> None:
+        self.backend = backend
+        self.stats = LaneStats(since=clock.time())
+        self._transforms = transforms if backend.transformed else ()
+        self._limit = limit
+        self._clock = clock
+        self._commands: deque[_Command] = deque()
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._busy_since: float | None = None
+        self._segment: Segment | None = None
+        self._opened = False
+        self._log = Limit()
+        self._thread = threading.Thread(target=self._run, name=f"sipdump-{backend.name}", daemon=True)
+        self._thread.start()
+
+    def size(self, record: Record) -> int:
+        """Give the bytes that a record will take in this backend's segment."""
+        batch: Sequence[Record] = (record,)
+        for transform in self._transforms:
+            batch = transform.apply(batch)
+        return self.backend.record_size(batch[0])
+
+    def open(self, segment: Segment) -> None:
+        """Have the records that follow stored in a segment of this name (with the backend's own suffix)."""
+        self._put("open", segment)
+
+    def seal(self) -> None:
+        """Close the open segment after what was given so far."""
+        self._put("seal", None)
+
+    def write(self, batch: Sequence[Record], *, block: bool) -> None:
+        """Give a batch.
+
+        Args:
+            batch: the records.
+            block: wait while the backlog is full, as long as the backend makes progress; else drop at once.
+        """
+        count = len(batch)
+        with self._changed:
+            while self.stats.backlog + count > self._limit and self.stats.backlog:
+                self._watch()
+                if not block or self.stats.state != "ok":
+                    self._drop(count, "backlog full")
+                    return
+                self._changed.wait(STALL / 10)
+            self.stats.backlog += count
+            self._commands.append(("write", batch))
+            self._changed.notify_all()
+
+    def snapshot(self) -> LaneStats:
+        """Give a copy of the numbers as they are now."""
+        with self._changed:
+            self._watch()
+            return attrs.evolve(self.stats, dropped=Counter(self.stats.dropped))
+
+    def flush(self) -> threading.Event:
+        """Give an event that is set when everything given so far was stored, or given up, and flushed."""
+        done = threading.Event()
+        self._put("flush", done)
+        return done
+
+    def stop(self) -> None:
+        """Have the lane end after what it was given; failing batches are tried once more and given up."""
+        self._put("stop", None)
+        self._stopping.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end; False, and the backlog counted as dropped, where the backend does not return."""
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            return True
+        with self._changed:
+            self._drop(self.stats.backlog, "backend did not stop in time")
+            self.stats.backlog = 0
+            self._set_state("stalled", "did not stop in time")
+        log.error(Event("backend did not stop in time", backend=self.backend.name))
+        return False
+
+    def _put(self, verb: Any, argument: Any) -> None:
+        with self._changed:
+            self._commands.append((verb, argument))
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        last_flush = self._clock.monotonic()
+        dirty = False
+        while True:
+            with self._changed:
+                while not self._commands:
+                    self._changed.wait()
+                verb, argument = self._commands.popleft()
+                idle = not self._commands
+                self._busy_since = self._clock.monotonic()
+            if verb == "write":
+                self._deliver(argument)
+                dirty = True
+                now = self._clock.monotonic()
+                if idle or now - last_flush >= _FLUSH_EVERY:
+                    dirty = not self._call("flush")
+                    last_flush = now
+                with self._changed:
+                    self.stats.backlog = max(0, self.stats.backlog - len(argument))
+            elif verb == "flush":
+                if dirty:
+                    dirty = not self._call("flush")
+                argument.set()
+            else:
+                if verb in ("seal", "stop"):
+                    self._close()
+                if verb == "open":
+                    self._segment = argument
+                if verb == "stop":
+                    self._set_state("stopped", self.stats.error)
+                    return
+            with self._changed:
+                self._busy_since = None
+                if self.stats.state == "stalled":
+                    self._set_state("ok", "")
+                self._changed.notify_all()
+
+    def _deliver(self, batch: Sequence[Record]) -> None:
+        delay, ceiling = _BACKOFF
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                if attempt == 1:
+                    records = batch
+                    for transform in self._transforms:
+                        records = transform.apply(records)
+                if not self._opened:
+                    self._open()
+                self.backend.write(records)
+            except BaseException as error:  # noqa: BLE001 - whatever a driver raises, sys.exit too, stays in its lane
+                self._failed("write", error)
+                if not isinstance(error, StorageFullError):
+                    self._close()  # what the segment has is good; go on in a fresh one
+                lasting = isinstance(error, StorageError)
+                if self._stopping.is_set() or (not lasting and attempt >= ATTEMPTS):
+                    with self._changed:
+                        self._drop(len(batch), type(error).__name__)
+                    return
+                self._stopping.wait(delay)
+                delay = min(2 * delay, ceiling)
+            else:
+                with self._changed:
+                    self.stats.stored += len(batch)
+                    recovered = self.stats.state != "ok"
+                    if recovered:
+                        self._set_state("ok", "")
+                if recovered:
+                    log.warning(Event("backend works again", backend=self.backend.name, **dict(self.stats.dropped)))
+                return
+
+    def _open(self) -> None:
+        if self._segment is None:
+            raise StorageError("open", self.backend.name, "no segment was named")
+        segment = attrs.evolve(self._segment, suffix=self.backend.suffix)
+        while True:
+            try:
+                self.backend.open(segment)
+            except SegmentExistsError:
+                segment = segment.next()
+            else:
+                self._opened = True
+                self._segment = segment
+                log.info(Event("segment opened", backend=self.backend.name, name=segment.name))
+                return
+
+    def _close(self) -> None:
+        if self._opened:
+            self._opened = False
+            if self._call("close") and self._segment:
+                log.info(Event("segment sealed", backend=self.backend.name, name=self._segment.name))
+
+    def _call(self, operation: str) -> bool:
+        try:
+            getattr(self.backend, operation)()
+        except BaseException as error:  # noqa: BLE001 - see _deliver
+            self._failed(operation, error)
+            return False
+        return True
+
+    def _failed(self, operation: str, error: BaseException) -> None:
+        text = f"{type(error).__name__}: {error}"
+        with self._changed:
+            self._set_state("retrying", text)
+        fields = {"backend": self.backend.name, "operation": operation, "error": text}
+        if not isinstance(error, StorageError):  # the driver's own fault: its author wants to see where
+            fields["at"] = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip()
+        self._log.warn(operation, "backend failed", **fields)
+
+    def _watch(self) -> None:
+        """See whether the call that is under way takes too long."""
+        since = self._busy_since
+        if self.stats.state == "ok" and since is not None and self._clock.monotonic() - since > STALL:
+            self._set_state("stalled", "a call does not return")
+
+    def _set_state(self, state: str, error: str) -> None:
+        if self.stats.state != state:
+            self.stats.since = self._clock.time()
+        self.stats.state = state
+        self.stats.error = error
+
+    def _drop(self, count: int, reason: str) -> None:
+        if count:
+            self.stats.dropped[reason] += count
+            self._log.warn("drop", "records dropped", backend=self.backend.name, count=count, reason=reason)

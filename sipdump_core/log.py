@@ -1,0 +1,82 @@
+"""Structured logging: an event with fields, as key=value or JSON lines, and a limit on how often."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+__all__ = ["Event", "Limit", "log", "setup"]
+
+log = logging.getLogger("sipdump")
+
+
+class Event:
+    """A log message with named fields; as text it reads ``what key=value key="two words"``."""
+
+    def __init__(self, what: str, **fields: Any) -> None:
+        self.what = what
+        self.fields = fields
+
+    def __str__(self) -> str:
+        return " ".join([self.what, *(f"{key}={_shown(value)}" for key, value in self.fields.items())])
+
+
+class Limit:
+    """Lets one event a second through for each key, and says how many it held back meanwhile.
+
+    It keeps no more keys than ``keys``, so that a stranger who varies them cannot fill the memory.
+    """
+
+    def __init__(self, interval: float = 1.0, keys: int = 1000) -> None:
+        self._interval = interval
+        self._keys = keys
+        self._last: dict[str, tuple[float, int]] = {}
+
+    def warn(self, key: str, what: str, **fields: Any) -> None:
+        """Log a warning, unless one of this key was logged within the interval."""
+        now = time.monotonic()
+        logged, held = self._last.get(key, (-self._interval, 0))
+        if now - logged < self._interval:
+            self._last[key] = (logged, held + 1)
+            return
+        if key not in self._last and len(self._last) >= self._keys:
+            self._last.clear()
+        self._last[key] = (now, 0)
+        if held:
+            fields["held_back"] = held
+        log.warning(Event(what, **fields))
+
+
+def setup(style: str, level: str) -> None:
+    """Send the log to stderr, one line an event.
+
+    Args:
+        style: ``kv`` for key=value, or ``json``.
+        level: a name of the logging module, in any case.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if style == "json" else _KeyValueFormatter())
+    log.handlers[:] = [handler]
+    log.setLevel(level.upper())
+    log.propagate = False
+
+
+class _KeyValueFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event = record.msg if isinstance(record.msg, Event) else Event(record.getMessage())
+        line = {"time": record.created, "level": record.levelname, "event": event.what, **event.fields}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    plain = text and text.isprintable() and not any(c in ' "=' for c in text)
+    return text if plain else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,139 @@
+"""Options: typed values, declared once in an attrs class and filled from modparams at the edge.
+
+::
+
+    @attrs.frozen
+    class TextOptions:
+        \"\"\"Options of the text backend.\"\"\"
+
+        width: int = option(20, unit="characters", help="how wide the separators are", check=at_least(1))
+
+makes ``modparam("sipdump_text", "width", 30)`` work, with its type and range checked and its place named in
+errors. Kamailio knows two types of parameters, int and str; an option is annotated ``int``, ``str`` or, when it
+may be given several times, ``tuple[str, ...]``.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, get_type_hints
+
+import attrs
+
+from sipdump_core.errors import ConfigError
+
+__all__ = ["Check", "Setting", "at_least", "build", "describe", "duration", "in_range", "one_of", "option"]
+
+Check = Callable[[Any], str | None]
+"""Gives None for a good value, else what is allowed, as ``"must be 1 or more"``."""
+
+T = TypeVar("T")
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+@attrs.frozen
+class Setting:
+    """One modparam: a value for a parameter of a module, and where that was said."""
+
+    module: str
+    name: str
+    value: int | str
+    place: str = ""
+
+    def error(self, message: str) -> ConfigError:
+        """Make the error that points at this setting."""
+        shown = f'"{self.value}"' if isinstance(self.value, str) else self.value
+        return ConfigError(f'modparam("{self.module}", "{self.name}", {shown}): {message}', self.place)
+
+
+def option(default: Any, *, help: str, unit: str = "", check: Check | None = None) -> Any:
+    """Declare one option of an attrs options class.
+
+    Args:
+        default: the value when no modparam gives one.
+        help: one line that says what it does.
+        unit: the value's unit, as ``"seconds"``.
+        check: refuses values that make no sense.
+    """
+    return attrs.field(default=default, metadata={"help": help, "unit": unit, "check": check})
+
+
+def at_least(low: int) -> Check:
+    """Allow integers from ``low`` up."""
+    return lambda value: None if value >= low else f"must be {low} or more"
+
+
+def in_range(low: int, high: int) -> Check:
+    """Allow integers from ``low`` to ``high``, both included."""
+    return lambda value: None if low <= value <= high else f"must be {low} to {high}"
+
+
+def one_of(*allowed: Any) -> Check:
+    """Allow just these values."""
+    return lambda value: None if value in allowed else f"must be one of: {', '.join(map(str, allowed))}"
+
+
+def duration(text: str) -> int:
+    """Read a time expression of Kamailio's ``fagex``: numbers with units, as ``2d6h40m30s``.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ValueError: the text is no such expression.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or not any(found.groups()):
+        raise ValueError('must be numbers with the units d, h, m, s in that order, as "2d" or "2d6h40m30s"')
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def build(cls: type[T], settings: Iterable[Setting]) -> T:
+    """Fill an options class from the settings of one module; of a single-valued option the last one counts.
+
+    Raises:
+        ConfigError: an unknown name, a wrong type or a value that the option's check refuses.
+    """
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in attrs.fields(cls)}  # type: ignore[arg-type]  # T is any attrs class
+    values: dict[str, Any] = {}
+    for setting in settings:
+        field = fields.get(setting.name)
+        if field is None:
+            raise setting.error(_unknown(setting.name, list(fields)))
+        kind = hints[setting.name]
+        wanted = int if kind is int else str
+        if type(setting.value) is not wanted:
+            names = {int: "an integer, without quotes", str: "a string, in quotes"}
+            raise setting.error(f"must be {names[wanted]}")
+        check = field.metadata.get("check")
+        refusal = check(setting.value) if check else None
+        if refusal:
+            raise setting.error(refusal)
+        if kind in (int, str):
+            values[setting.name] = setting.value
+        else:
+            values[setting.name] = (*values.get(setting.name, ()), setting.value)
+    return cls(**values)
+
+
+def describe(cls: type[Any]) -> list[dict[str, Any]]:
+    """Describe an options class: for each option its name, type, unit, default and help."""
+    hints = get_type_hints(cls)
+    return [
+        {
+            "name": field.name,
+            "type": {int: "int", str: "str"}.get(hints[field.name], "str, repeatable"),
+            "unit": field.metadata.get("unit", ""),
+            "default": field.default,
+            "help": field.metadata.get("help", ""),
+        }
+        for field in attrs.fields(cls)
+    ]
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    meant = f' (did you mean "{close[0]}"?)' if close else ""
+    return f"no such parameter{meant}; there are: {', '.join(known) or 'none'}"

@@ -1,0 +1,121 @@
+"""The record: one SIP message with the runtime details of who handled it."""
+
+import socket
+from functools import cached_property
+from typing import Any, Self
+
+import attrs
+
+from sipdump_core import sip
+
+__all__ = ["AFS", "PROTOS", "Flow", "Record"]
+
+PROTOS = ("udp", "tcp", "tls", "sctp", "ws", "wss", "none")
+AFS = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+
+
+def _line_of_text(_: Any, attribute: "attrs.Attribute[str]", value: str) -> None:
+    # These stand on a line of their own in .data and .meta files: a control character would forge lines.
+    if not isinstance(value, str) or any(ord(c) < 32 or ord(c) == 127 for c in value):
+        raise ValueError(f"{attribute.name} must be text without control characters, not {value!r}")
+    value.encode()  # lone surrogates could not be written either
+
+
+def _port(_: Any, attribute: "attrs.Attribute[int]", value: int) -> None:
+    if not 0 <= value <= 65535:
+        raise ValueError(f"{attribute.name} must be 0 to 65535, not {value}")
+
+
+@attrs.frozen
+class Flow:
+    """What many messages have in common: who talked to whom, and which process handled it.
+
+    Sources make one flow and share it among its records, so that backends can prepare what repeats
+    (an address block, a packet header) once a flow and find it again by identity.
+
+    Raises:
+        ValueError: a field is not of its documented form.
+    """
+
+    tag: str = attrs.field(validator=_line_of_text)
+    """``rcv``, ``snd``, or any text given to ``send``; no control characters."""
+    pid: int
+    """Process id of the process that handled the message; 0 where it is not known."""
+    procno: int
+    """That process's rank in the server's process table; 0 where it is not known."""
+    proto: str = attrs.field(validator=attrs.validators.in_(PROTOS))
+    """The SIP transport: one of udp, tcp, tls, sctp, ws, wss, none."""
+    af: str = attrs.field(validator=attrs.validators.in_(AFS))
+    """``ipv4`` or ``ipv6``."""
+    src_ip: str
+    """Source address as text, in its canonical form (RFC 5952 for IPv6)."""
+    src_port: int = attrs.field(validator=_port)
+    dst_ip: str
+    """Destination address as text, of the same family."""
+    dst_port: int = attrs.field(validator=_port)
+    node: str = attrs.field(default="", validator=_line_of_text)
+    """The capture node that reported the message; empty for this process."""
+
+    def __attrs_post_init__(self) -> None:
+        for name, ip in (("src_ip", self.src_ip), ("dst_ip", self.dst_ip)):
+            try:
+                canonical = socket.inet_ntop(AFS[self.af], socket.inet_pton(AFS[self.af], ip))
+            except (OSError, ValueError, TypeError):
+                raise ValueError(f"{name} must be an {self.af} address, not {ip!r}") from None
+            if canonical != ip:
+                object.__setattr__(self, name, canonical)
+
+
+@attrs.frozen
+class Record:
+    """One SIP message, made once and never changed.
+
+    The fields of ``flow`` can be read from the record itself: ``record.src_ip`` is ``record.flow.src_ip``.
+    """
+
+    time_us: int
+    """When it was handled: microseconds since the epoch, UTC."""
+    flow: Flow
+    buf: bytes
+    """The message exactly as on the wire."""
+
+    @classmethod
+    def of(
+        cls,
+        buf: bytes,
+        *,
+        time_us: int,
+        tag: str = "rcv",
+        pid: int = 0,
+        procno: int = 0,
+        proto: str = "udp",
+        af: str = "ipv4",
+        src_ip: str,
+        src_port: int,
+        dst_ip: str,
+        dst_port: int,
+        node: str = "",
+    ) -> Self:
+        """Make a record with a flow of its own from plain values.
+
+        Raises:
+            ValueError: a value is not of its documented form, see :class:`Flow`.
+        """
+        flow = Flow(tag, pid, procno, proto, af, src_ip, src_port, dst_ip, dst_port, node)
+        return cls(time_us, flow, bytes(buf))
+
+    tag = property(lambda self: self.flow.tag)
+    pid = property(lambda self: self.flow.pid)
+    procno = property(lambda self: self.flow.procno)
+    proto = property(lambda self: self.flow.proto)
+    af = property(lambda self: self.flow.af)
+    src_ip = property(lambda self: self.flow.src_ip)
+    src_port = property(lambda self: self.flow.src_port)
+    dst_ip = property(lambda self: self.flow.dst_ip)
+    dst_port = property(lambda self: self.flow.dst_port)
+    node = property(lambda self: self.flow.node)
+
+    @cached_property
+    def call_id(self) -> str | None:
+        """The message's Call-ID, found when first asked for; None where it has none."""
+        return sip.call_id(self.buf)

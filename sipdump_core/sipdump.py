@@ -1,0 +1,352 @@
+"""The in-process interface: a ``SipDump`` takes messages and stores them as its parameters say."""
+
+import atexit
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import attrs
+
+from sipdump_core.address import canonical_ip
+from sipdump_core.backend import Backend, Site
+from sipdump_core.clock import Clock
+from sipdump_core.dispatcher import Dispatcher
+from sipdump_core.errors import ClosedError, SipDumpError
+from sipdump_core.event_route import Callback
+from sipdump_core.intake import Intake
+from sipdump_core.lane import LaneStats
+from sipdump_core.lifecycle import PRUNE_INTERVAL, prune
+from sipdump_core.log import Event, Limit, log
+from sipdump_core.meta import ProcessTable
+from sipdump_core.options import Setting
+from sipdump_core.params import MODE_EVENT_ROUTE
+from sipdump_core.plan import Plan, make_backends, make_plan
+from sipdump_core.record import Flow, Record
+
+__all__ = ["SipDump", "Stats"]
+
+_CACHE_LIMIT = 10_000
+_MIN_GATHER = 0.005
+Address = tuple[Any, ...]
+"""A socket address as Python has it: ``(host, port)`` or, for IPv6, ``(host, port, flowinfo, scope_id)``."""
+
+
+@attrs.frozen
+class Stats:
+    """What became of the records so far."""
+
+    received: int
+    """Records that came in while enabled."""
+    disabled: int
+    """Records that came in while not enabled; they are not stored."""
+    route_dropped: int
+    """Records that the event route dropped."""
+    route_errors: int
+    """Times that the event route raised."""
+    queue_dropped: int
+    """Records that found the queue full."""
+    backends: dict[str, LaneStats]
+    """By the backend's name."""
+
+
+class SipDump:
+    """Stores SIP messages: in text, in pcap, in whatever its parameters switch on.
+
+    ::
+
+        with SipDump(enable=1, mode=13, folder="/var/spool/sip") as dump:
+            dump.received(b"OPTIONS sip:a@b SIP/2.0...", ("192.0.2.1", 5060), ("192.0.2.2", 5060), "udp")
+
+    All methods may be called from any thread. It works from its creation on; ``close``, or leaving the ``with`` block,
+    stores what still waits and seals the segments.
+
+    Args:
+        settings: modparams, as a configuration file gives them.
+        backend_options: options of backends by name, as ``{"text": {...}}``.
+        params: the parameters of ``modparam("sipdump", ...)`` by name; a repeatable one takes a sequence.
+        plan: a plan that is ready; nothing else is looked at then.
+        table: the process table for ``.meta`` files.
+        clock: the time.
+        default_queue_full: what a full queue means when ``queue_full`` is not set: ``block`` or ``drop``.
+
+    Raises:
+        ConfigError: a parameter is wrong, see :class:`~sipdump_core.params.Params`.
+        DriverError: the installed drivers contradict each other.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[Setting] = (),
+        *,
+        backend_options: Mapping[str, Mapping[str, Any]] | None = None,
+        plan: Plan | None = None,
+        table: ProcessTable | None = None,
+        clock: Clock | None = None,
+        default_queue_full: str = "block",
+        **params: Any,
+    ) -> None:
+        if plan is None:
+            more = [s for name, value in params.items() for s in _settings("sipdump", name, value)]
+            for backend, options in (backend_options or {}).items():
+                more += [s for name, value in options.items() for s in _settings(f"sipdump_{backend}", name, value)]
+            plan = make_plan([*settings, *more])
+        self.plan = plan
+        self.params = plan.params
+        self.enable = bool(plan.params.enable)
+        self._clock = clock or Clock()
+        self.table = table or ProcessTable(self._clock.time())
+        self.block = (plan.params.queue_full or default_queue_full) == "block"
+        self._route = plan.route if plan.params.mode & MODE_EVENT_ROUTE else None
+        self._flows: dict[tuple[Any, ...], Flow] = {}
+        self._who = threading.local()
+        self._counts = threading.Lock()
+        self._received = self._disabled = self._queue_dropped = 0
+        self._log = Limit()
+        site = Site(plan.params.folder, plan.params.fprefix, plan.params.file_mode, self.table.render)
+        self._dispatcher = Dispatcher(
+            plan.params,
+            plan.backends(site),
+            plan.transforms(),
+            self.table,
+            block=self.block,
+            clock=self._clock,
+        )
+        self._sinks = bool(self._dispatcher.lanes)
+        gather = 0.0 if plan.params.wait_mode else max(plan.params.wait / 1e6, _MIN_GATHER)
+        self._intake = Intake(self._dispatcher, plan.params.queue, plan.params.queue_bytes, gather)
+        self._closing = threading.Event()
+        self._closed = threading.Lock()
+        if plan.params.retention:
+            threading.Thread(target=self._prune_for_ever, name="sipdump-prune", daemon=True).start()
+        atexit.register(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def event_route(self, callback: Callback) -> Callback:
+        """Register the callable that sees each record first; usable as a decorator. It runs when mode has the flag 2.
+
+        It gets the :class:`~sipdump_core.record.Record`, and drops it by returning ``False`` (or the name ``DROP``).
+        """
+        self.plan.route.callback = callback
+        return callback
+
+    def received(
+        self,
+        buf: bytes | bytearray | memoryview,
+        src: Address,
+        dst: Address,
+        proto: str = "udp",
+        *,
+        time_us: int | None = None,
+        pid: int | None = None,
+        procno: int | None = None,
+        node: str = "",
+    ) -> None:
+        """Store a message that was received (tag ``rcv``), unless the event route drops it.
+
+        Args:
+            buf: the message as on the wire.
+            src: where it came from.
+            dst: where it arrived.
+            proto: udp, tcp, tls, sctp, ws, wss or none.
+            time_us: when, in microseconds since the epoch; now by default.
+            pid: the process that handled it; this one by default.
+            procno: its rank; by default a number of the calling thread, listed in ``.meta``.
+            node: the capture node, empty for this process.
+
+        Raises:
+            ValueError: an address, port or proto is not of its form.
+            ClosedError: after ``close``.
+        """
+        self._one("rcv", buf, src, dst, proto, time_us, pid, procno, node)
+
+    def sent(
+        self,
+        buf: bytes | bytearray | memoryview,
+        src: Address,
+        dst: Address,
+        proto: str = "udp",
+        *,
+        time_us: int | None = None,
+        pid: int | None = None,
+        procno: int | None = None,
+        node: str = "",
+    ) -> None:
+        """Store a message that was sent (tag ``snd``), unless the event route drops it; see ``received``."""
+        self._one("snd", buf, src, dst, proto, time_us, pid, procno, node)
+
+    def send(self, record: Record, tag: str) -> None:
+        """Store a record under a tag of its own, as Kamailio's ``sipdump_send(tag)``; the event route does not run.
+
+        Raises:
+            ValueError: the tag has control characters.
+            ClosedError: after ``close``.
+        """
+        if self._enabled(1):
+            self._put([Record(record.time_us, attrs.evolve(record.flow, tag=tag), record.buf)])
+
+    def intercept(self, records: Sequence[Record]) -> None:
+        """Store records, unless not enabled, or dropped by the event route.
+
+        Raises:
+            ClosedError: after ``close``.
+        """
+        if not self._enabled(len(records)):
+            return
+        if self._route is not None:
+            records = self._route.filter(records)
+        self._put(records)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all records so far are stored, or given up, in every backend.
+
+        Args:
+            timeout: seconds to wait at the most.
+
+        Returns:
+            False when the time ran out.
+        """
+        done: list[threading.Event] = []
+        handed_on = threading.Event()
+
+        def ask() -> None:
+            done.extend(self._dispatcher.flush())
+            handed_on.set()
+
+        self._intake.order(ask)
+        end = None if timeout is None else self._clock.monotonic() + timeout
+        if not handed_on.wait(timeout):
+            return False
+        return all(event.wait(None if end is None else max(0.0, end - self._clock.monotonic())) for event in done)
+
+    def rotate(self) -> None:
+        """Seal the open segment now; the next record opens a new one."""
+        self._intake.order(self._dispatcher.rotate)
+
+    def stats(self) -> Stats:
+        """Give the numbers so far."""
+        with self._counts:
+            counts = (self._received, self._disabled)
+            dropped = self._queue_dropped
+        route = self.plan.route
+        lanes = {lane.backend.name: lane.snapshot() for lane in self._dispatcher.lanes}
+        return Stats(*counts, route.dropped, route.errors, dropped, lanes)
+
+    @property
+    def backends(self) -> list[Backend]:
+        """The backends that are switched on."""
+        return [lane.backend for lane in self._dispatcher.lanes]
+
+    def close(self, timeout: float = 30.0) -> bool:
+        """Store what waits, seal the segments, and end. Further calls do nothing.
+
+        Args:
+            timeout: seconds to wait for backends that do not return.
+
+        Returns:
+            False where one did not return; what waited for it is counted as dropped.
+        """
+        if not self._closed.acquire(blocking=False):
+            return True
+        atexit.unregister(self.close)
+        self._closing.set()
+        self._intake.close()
+        return self._dispatcher.close(timeout)
+
+    def _one(
+        self, tag: str, buf: bytes | bytearray | memoryview, src: Address, dst: Address, proto: str,
+        time_us: int | None, pid: int | None, procno: int | None, node: str,
+    ) -> None:  # fmt: skip
+        if pid is None or procno is None:
+            own_pid, own_procno = self._whoami()
+            pid = own_pid if pid is None else pid
+            procno = own_procno if procno is None else procno
+        key = (tag, src[0], src[1], dst[0], dst[1], proto, pid, procno, node)
+        flow = self._flows.get(key) or self._make_flow(key)
+        if time_us is None:
+            time_us = int(self._clock.time() * 1e6)
+        self.intercept([Record(time_us, flow, bytes(buf))])
+
+    def _make_flow(self, key: tuple[Any, ...]) -> Flow:
+        tag, src_host, src_port, dst_host, dst_port, proto, pid, procno, node = key
+        (af, src_ip), (dst_af, dst_ip) = canonical_ip(src_host), canonical_ip(dst_host)
+        if af != dst_af:
+            raise ValueError(f"source {src_host} and destination {dst_host} must be of one address family")
+        flow = Flow(tag, pid, procno, proto, af, src_ip, src_port, dst_ip, dst_port, node)
+        if len(self._flows) >= _CACHE_LIMIT:
+            self._flows.clear()
+        if (pid, procno) != self._whoami():
+            self.table.add(procno, pid, node or "process")
+        self._flows[key] = flow
+        return flow
+
+    def _whoami(self) -> tuple[int, int]:
+        """Give this process's id and this thread's rank; a new thread, or a forked process, gets a row in ``.meta``."""
+        pid = os.getpid()
+        if getattr(self._who, "pid", None) != pid:
+            self._who.pid = pid
+            self._who.procno = self.table.next_index()
+            self.table.add(self._who.procno, pid, f"thread {threading.current_thread().name}")
+        return pid, self._who.procno
+
+    def _enabled(self, count: int) -> bool:
+        if self._closing.is_set():
+            raise ClosedError("sipdump is closed: no more records are taken")
+        with self._counts:
+            if self.enable:
+                self._received += count
+            else:
+                self._disabled += count
+        return self.enable
+
+    def _put(self, records: Sequence[Record]) -> None:
+        if not records or not self._sinks:
+            return
+        dropped = self._intake.put(records, block=self.block)
+        if dropped:
+            with self._counts:
+                self._queue_dropped += dropped
+            self._log.warn("queue", "queue full, records dropped", count=dropped)
+
+    def _prune_for_ever(self) -> None:
+        """Prune at start and every 600 s, each backend in a thread of its own: a slow store holds up no other."""
+        running: dict[str, threading.Thread] = {}
+        while True:
+            backends, _ = make_backends(self.plan, self.params.folder, self.params.fprefix)
+            for backend in backends:
+                if backend.name not in running or not running[backend.name].is_alive():
+                    thread = threading.Thread(target=self._prune, args=(backend,), daemon=True)
+                    running[backend.name] = thread
+                    thread.start()
+            if self._closing.wait(PRUNE_INTERVAL):
+                return
+
+    def _prune(self, backend: Backend) -> None:
+        try:
+            now, rotate = self._clock.time(), self.params.rotate
+            for pruned in prune([backend], self.params.retention, now=now, rotate=rotate):
+                name = pruned.stored.segment.name
+                if pruned.error:
+                    self._log.warn("prune", "prune failed", backend=backend.name, error=pruned.error)
+                else:
+                    log.info(Event("segment pruned", backend=backend.name, name=name, bytes=pruned.stored.size))
+                if self._closing.is_set():
+                    return
+        except SipDumpError as error:
+            self._log.warn("prune", "prune failed", backend=backend.name, error=error)
+        except Exception:  # noqa: BLE001 - whatever a driver raises
+            log.exception(Event("prune failed", backend=backend.name))
+
+
+def _settings(module: str, name: str, value: Any) -> list[Setting]:
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    plain = [os.fspath(v) if isinstance(v, os.PathLike) else int(v) if isinstance(v, bool) else v for v in values]
+    return [Setting(module, name, v, f"SipDump({name}={value!r})") for v in plain]
