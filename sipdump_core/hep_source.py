@@ -45,7 +45,7 @@ class HepSource:
         self._connections: dict[socket.socket, _Connection] = {}
         self._paused: list[socket.socket] = []
         self._counts = self._decoder.counts
-        self._kernel_dropped = 0
+        self._kernel_dropped = self._kernel_dropped_told = 0
         self._log = Limit()
         self.addresses: list[Listen] = []
         """Where it listens, with the ports that the kernel chose for port 0."""
@@ -237,10 +237,10 @@ class HepSource:
         for listener in self._paused:
             self._selector.register(listener, selectors.EVENT_READ)
         self._paused.clear()
-        before = self._kernel_dropped
         self._count_kernel_drops()
-        if self._kernel_dropped > before:
-            count = self._kernel_dropped - before
+        count = self._kernel_dropped - self._kernel_dropped_told
+        if count:
+            self._kernel_dropped_told = self._kernel_dropped
             self._log.warn(
                 "kernel",
                 "the kernel dropped HEP packets",

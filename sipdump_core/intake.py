@@ -32,7 +32,7 @@ class Intake:
         self._gather = gather
         self._items: list[Record] = []
         self._bytes = 0
-        self._orders: list[Callable[[], None]] = []
+        self._orders: list[tuple[int, Callable[[], None]]] = []
         self._closed = False
         lock = threading.Lock()
         self._work = threading.Condition(lock)
@@ -71,7 +71,7 @@ class Intake:
         with self._work:
             if self._closed:
                 raise ClosedError("sipdump is closed")
-            self._orders.append(action)
+            self._orders.append((len(self._items), action))
             self._work.notify()
 
     def close(self) -> None:
@@ -108,7 +108,12 @@ class Intake:
                 orders, self._orders = self._orders, []
                 closed = self._closed
                 self._room.notify_all()
-            actions: list[Callable[[], None]] = [partial(self._hand_on, items), *orders]
+            actions: list[Callable[[], None]] = []
+            done = 0
+            for position, action in orders:  # each behind the records that were there when it came
+                actions += [partial(self._hand_on, items[done:position]), action]
+                done = position
+            actions.append(partial(self._hand_on, items[done:] if done else items))
             for action in actions:
                 try:
                     action()

@@ -13,7 +13,7 @@ import attrs
 __all__ = ["Segment", "StoredSegment"]
 
 _STAMP_FORMAT = "%Y-%m-%d--%H-%M-%S"
-_NAME = re.compile(r"(\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d)(?:-([1-9]\d{0,5}))?")
+_NAME = re.compile(r"(\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d)(?:-([1-9]\d{0,5}))?", re.ASCII)
 
 
 @attrs.frozen(order=True)

@@ -156,14 +156,14 @@ def _message_end(data: bytes, start: int, ended: bool) -> int:
     A body may hold separators, so Content-Length is believed first, if a trailer stands where it points; else the
     first trailer ends the message that is followed by another record or by the end of the file.
     """
-    blank = sip.header_end(data, start)
+    found = data.find(_TRAILER, start)
+    blank = sip.header_end(data, start, found) if found >= 0 else -1
     if blank >= 0:
         length = sip.content_length(data, start, blank)
-        if length is not None:
+        if length:
             verdict = _is_end(data, blank + length, ended)
             if verdict is not False:
                 return blank + length if verdict else -1
-    found = data.find(_TRAILER, start)
     while found >= 0:
         verdict = _is_end(data, found, ended)
         if verdict is not False:

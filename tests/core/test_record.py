@@ -1,0 +1,81 @@
+"""Records, and the headers found in them."""
+
+import pickle
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipdump_core import sip
+from sipdump_core.record import Flow
+from tests.support import OPTIONS, record
+
+
+def test_a_record_gives_its_flows_fields() -> None:
+    one = record(node="n1")
+    for field in attrs.fields(Flow):
+        assert getattr(one, field.name) == getattr(one.flow, field.name)
+
+
+def test_a_record_never_changes() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        record().buf = b"x"  # type: ignore[misc]  # that is the point
+    assert pickle.loads(pickle.dumps(record())) == record()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tag", "a\nb"),
+        ("tag", "a\x7f"),
+        ("tag", "\ud800"),
+        ("node", "a\0"),
+        ("proto", "quic"),
+        ("af", "ipx"),
+        ("src_ip", "localhost"),
+        ("src_ip", "::1"),
+        ("dst_ip", "1.2.3"),
+        ("dst_ip", "1.2.3.4\n"),
+        ("src_port", -1),
+        ("dst_port", 65536),
+    ],
+)
+def test_a_field_that_would_forge_or_break_a_file_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        record(**{field: value})
+
+
+def test_addresses_become_canonical() -> None:
+    one = record(af="ipv6", src_ip="2001:DB8:0:0:0::1", dst_ip="0:0:0:0:0:0:0:1")
+    assert (one.src_ip, one.dst_ip) == ("2001:db8::1", "::1")
+
+
+@pytest.mark.parametrize(
+    ("message", "call_id"),
+    [
+        (OPTIONS, "c1@192.0.2.1"),
+        (b"OPTIONS x SIP/2.0\r\ncAlL-iD:abc\r\n\r\n", "abc"),
+        (b"OPTIONS x SIP/2.0\r\ni : abc\r\n\r\n", "abc"),
+        (b"OPTIONS x SIP/2.0\nCall-ID: abc\n\n", "abc"),
+        (b"OPTIONS x SIP/2.0\r\nCall-ID:\r\n  abc@x\r\nTo: y\r\n\r\n", "abc@x"),
+        (b"OPTIONS x SIP/2.0\r\nCall-ID: abc", "abc"),
+        (b"OPTIONS x SIP/2.0\r\nCall-ID: \r\nTo: y\r\n\r\n", None),
+        (b"OPTIONS x SIP/2.0\r\nX-Call-ID: abc\r\n\r\n", None),
+        (b"OPTIONS x SIP/2.0\r\nTo: y\r\n\r\nCall-ID: abc\r\n", None),
+        (b"", None),
+        (b"Call-ID: first line\r\n\r\n", None),
+        (b"OPTIONS x SIP/2.0\r\nCall-ID: \xff\r\n\r\n", "\\xff"),
+    ],
+)
+def test_call_id(message: bytes, call_id: str | None) -> None:
+    assert record(message).call_id == call_id
+
+
+@given(st.binary(max_size=200))
+def test_nothing_raises(data: bytes) -> None:
+    sip.call_id(data)
+    end = sip.header_end(data)
+    sip.content_length(data, 0, max(end, 0))
+    sip.call_id(b"X\r\n" + data)

@@ -1,0 +1,54 @@
+"""Names of segments."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipdump_core.segment import Segment
+
+
+@given(st.text(max_size=20).filter(lambda t: "/" not in t), st.integers(0, 4_000_000_000), st.integers(0, 999_999))
+def test_names_round_trip(prefix: str, start: int, sequence: int) -> None:
+    segment = Segment.starting(prefix, start)
+    for _ in range(sequence % 3):
+        segment = segment.next()
+    named = Segment(prefix, segment.stamp, segment.sequence, ".data")
+    assert Segment.parse(named.name, prefix, ".data") == named
+    assert Segment.parse(named.name, prefix, ".pcap") is None
+
+
+def test_the_name_is_kamailios(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    segment = Segment.starting("kamailio-sipdump-", 1_795_386_431.9)
+    assert segment.name == "kamailio-sipdump-2026-11-22--22-27-11"
+    assert segment.next().next().stem == "kamailio-sipdump-2026-11-22--22-27-11-2"
+    assert segment.start == 1_795_386_431
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "p-2026-11-22--23-31-00.dat",
+        "p-2026-11-22--23-31-00-0.data",
+        "p-2026-11-22--23-31-00-01.data",
+        "p-2026-11-22--23-31-00-.data",
+        "p-2026-13-22--23-31-00.data",
+        "p-2026-02-30--23-31-00.data",
+        "p-2026-11-22--24-31-00.data",
+        "p-2026-11-22-23-31-00.data",
+        "xp-2026-11-22--23-31-00.data",
+        "p-2026-11-22--23-31-00.data.gz",
+        "p-.data",
+        "p-",
+        "",
+    ],
+)
+def test_what_is_no_name(name: str) -> None:
+    assert Segment.parse(name, "p-", ".data") is None
+
+
+def test_digits_are_ascii() -> None:
+    assert Segment.parse("p-2026-11-2٣--23-31-00.data", "p-", ".data") is None
