@@ -1,0 +1,62 @@
+"""The documentation names what there is."""
+
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+
+import sipdump_core
+from sipdump_core.config import read_config
+from sipdump_core.hep_options import DEFAULT_LISTEN, HepOptions
+from sipdump_core.options import Setting
+from sipdump_core.params import Params
+from sipdump_core.plan import make_plan
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+TABLE = re.compile(r"^\| `(\w+)` \| (int|str)[^|]* \|([^|]*)\|", re.MULTILINE)
+
+
+@pytest.mark.parametrize("cls", [Params, HepOptions])
+def test_every_parameter_is_documented_with_its_default(cls: type) -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    documented = {name: (kind, default.strip()) for name, kind, default in TABLE.findall(text)}
+    for field in attrs.fields(cls):
+        kind, default = documented[field.name]
+        if field.name == "listen":
+            assert default == f'"{DEFAULT_LISTEN}"'
+        elif field.name == "file_mode":
+            assert default == f"0{field.default:o}"
+        elif kind == "int":
+            assert int(default) == field.default
+        else:
+            assert default.strip('"') == ("".join(field.default))
+    names = {field.name for c in (Params, HepOptions) for field in attrs.fields(c)}
+    assert documented.keys() == names
+
+
+def test_the_example_configuration_is_good(tmp_path: Path) -> None:
+    settings = read_config(ROOT / "examples" / "sipdumpd.cfg")
+    shown = {(s.module, s.name): s.value for s in settings}
+    assert shown["sipdump", "mode"] == 13
+    plan = make_plan([*settings, Setting("sipdump", "folder", str(tmp_path))])
+    assert plan.params.retention == 172800
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *DOCS], ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_every_document_is_reached_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [path.name for path in DOCS if f"docs/{path.name}" not in readme] == []
+
+
+def test_public_names_are_there() -> None:
+    for name in sipdump_core.__all__:
+        assert getattr(sipdump_core, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+        _ = sipdump_core.nosuch
