@@ -1,6 +1,7 @@
 """A Python SIP stack that stores its own traffic: an asyncio UDP server that answers every request, tapped."""
 
 import asyncio
+import contextlib
 import sys
 from typing import Any
 
@@ -33,7 +34,5 @@ async def main(folder: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 5060))
-    except KeyboardInterrupt:
-        pass

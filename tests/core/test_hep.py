@@ -3,6 +3,7 @@
 import gzip
 import struct
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -323,3 +324,43 @@ def test_any_stream_ends_and_memory_is_bounded(parts: list[bytes]) -> None:
         for _ in split_frames(buffer):
             pass
         assert len(buffer) <= 65535
+
+
+variations = st.fixed_dictionaries(
+    {
+        "buf": st.sampled_from([SIP, b"x", b"\r\n\r\n", b"", b"y" * 300]),
+        "src": st.sampled_from([("192.0.2.1", 5060), ("192.0.2.1", 5061), ("2001:db8::1", 5060)]),
+        "seconds": st.sampled_from([1_795_386_431, 1_795_386_430, 0]),
+        "micros": st.integers(0, 999_999),
+        "kind": st.sampled_from([1, 1, 1, 5]),
+        "extra": st.sampled_from(
+            [
+                (),
+                (chunk(12, b"\0\0\0\7"),),
+                (chunk(14, b"sekret"),),
+                (chunk(14, b"wrong!"),),
+                (chunk(19, b"node"), chunk(17, b"corr")),
+                (chunk(15, b"another payload"),),
+                (chunk(9, b"\0\0\0\1"),),
+            ]
+        ),
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(variations, min_size=1, max_size=12), st.sampled_from(["", "sekret"]), st.integers(-3, 3))
+def test_what_came_before_changes_nothing(drawn: list[dict[str, Any]], key: str, cut: int) -> None:
+    """The decoder remembers layouts; each packet must decode as by a decoder that has seen none."""
+    old = decoder(auth_key=key)
+    for values in drawn:
+        dst = ("::1", 1) if ":" in values["src"][0] else ("192.0.2.9", 1)
+        data = hep3(dst=dst, **values)
+        for packet in (data, data + b"tail", data[:cut] if cut < 0 else data[:4] + b"\0" + data[5:]):
+            results: list[object] = []
+            for one in (old, decoder(auth_key=key)):
+                try:
+                    results.append(one.decode(packet, PEER, NOW))
+                except FormatError:
+                    results.append(FormatError)
+            assert results[0] == results[1]
