@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sipdump_core import meta
 from sipdump_core.backend import Backend, Site, Transform
 from sipdump_core.clock import Clock
-from sipdump_core.errors import StorageError
+from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.folder import FolderBackend
 from sipdump_core.lane import Lane
 from sipdump_core.lifecycle import Rotation
@@ -57,6 +57,7 @@ class Dispatcher:
         )
         self._segment: Segment | None = None
         self._last: Segment | None = None
+        self._meta_claimed = False
         self._meta_changes = -1
         self._meta_time = 0.0
         self._log = Limit()
@@ -124,11 +125,13 @@ class Dispatcher:
         segment = Segment.starting(self._site.prefix, self._clock.time())
         if self._last is not None and self._last.stamp == segment.stamp:
             segment = self._last.next()
+        self._meta_claimed = False
         if self._suffixes:
             try:
                 segment = meta.claim(
                     self._site.folder, segment, self._suffixes, self._site.meta(), self._site.file_mode
                 )
+                self._meta_claimed = True
                 self._meta_changes = self._table.changes
             except StorageError as error:
                 self._meta_changes = -1
@@ -147,7 +150,12 @@ class Dispatcher:
             return
         changes = self._table.changes
         try:
-            meta.rewrite(self._site.folder, segment, self._site.meta(), self._site.file_mode)
+            # what was not claimed may be another segment's, and is never overwritten
+            write = meta.rewrite if self._meta_claimed else meta.create
+            write(self._site.folder, segment, self._site.meta(), self._site.file_mode)
+            self._meta_claimed = True
+            self._meta_changes = changes
+        except SegmentExistsError:
             self._meta_changes = changes
         except StorageError as error:
             self._log.warn("meta", "meta file not written", error=error)

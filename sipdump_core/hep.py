@@ -30,6 +30,7 @@ _CACHE_LIMIT = 10_000
 _TYPE_SIP = 1
 _TIME_CHUNKS = re.compile(rb"\x00\x00\x00\x09\x00\x0a.{4}\x00\x00\x00\x0a\x00\x0a.{4}", re.DOTALL)
 _TIME_SIZE = 20
+_LEARN_LIMIT = 8192
 # HEP's numbers for transports: the IP protocol; 22 (TLS) also for WS and WSS from Kamailio, 50 and 51 from OpenSIPS
 _PROTOS = {17: "udp", 6: "tcp", 132: "sctp", 22: "tls", 50: "ws", 51: "wss"}
 _FAMILIES_V6 = (10, 28, 30)  # AF_INET6 on Linux, FreeBSD and macOS
@@ -113,18 +114,27 @@ class HepDecoder:
         time_us = int.from_bytes(data[at + 6 : at + 10], "big") * 1_000_000
         return Record(self._sane(time_us + int.from_bytes(data[at + 16 : at + 20], "big"), now_us), flow, buf)
 
-    def _learn(self, data: bytes, peer: tuple[str, int], buf: bytes, flow: Flow) -> None:
+    def _learn(self, data: bytes, peer: tuple[str, int], chunks: dict[int, bytes], flow: Flow) -> None:
         """Remember a packet's layout, if its time stands in one piece and its payload at its end."""
         total = int.from_bytes(data[4:6], "big")
         found = _TIME_CHUNKS.search(data, 6, 200)
-        payload = total - len(buf) - 6
-        if found is None or found.end() > payload or data[payload : payload + 4] != b"\0\0\0\x0f":
+        start = total - len(chunks[_PAYLOAD])
+        if found is None or found.end() + 6 > start or data[start - 6 : start - 2] != b"\0\0\0\x0f":
+            return
+        # The proof: with other bytes in these places, just these three chunks are others.
+        other = bytearray(data[:total])
+        for place in (*range(found.start() + 6, found.start() + 10), *range(found.end() - 4, found.end())):
+            other[place] ^= 0xFF
+        other[start:] = bytes(len(chunks[_PAYLOAD]))
+        changed = {_SECONDS: bytes(other[found.start() + 6 : found.start() + 10])}
+        changed |= {_MICROS: bytes(other[found.end() - 4 : found.end()]), _PAYLOAD: bytes(other[start:])}
+        if _chunks(bytes(other)) != {**chunks, **changed}:
             return
         if len(self._layouts) >= _CACHE_LIMIT:
             self._layouts.clear()
             self._offsets.clear()
         self._offsets[peer] = found.start()
-        self._layouts[(peer, data[6 : found.start()])] = (data[found.end() : payload + 4], flow)
+        self._layouts[(peer, data[6 : found.start()])] = (data[found.end() : start - 2], flow)
 
     def _version3(self, data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
         chunks = _chunks(data)
@@ -149,8 +159,8 @@ class HepDecoder:
         flow = self._flows.get(key)
         if flow is None:
             flow = self._keep(key, self._flow3(chunks, peer))
-        if _PAYLOAD in chunks:
-            self._learn(data, peer, buf, flow)
+        if _PAYLOAD in chunks and len(data) < _LEARN_LIMIT:
+            self._learn(data, peer, chunks, flow)
         seconds = get(_SECONDS)
         time_us = -1 if seconds is None else int.from_bytes(seconds, "big") * 1_000_000
         return Record(self._sane(time_us + int.from_bytes(get(_MICROS, b""), "big"), now_us), flow, buf)

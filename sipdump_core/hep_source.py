@@ -65,7 +65,8 @@ class HepSource:
     def stats(self) -> dict[str, int]:
         """Give the counters: ``packets``, ``records``, ``malformed``, ``kernel_dropped`` and more."""
         self._count_kernel_drops()
-        return {**self._counts, "connections": len(self._connections), "kernel_dropped": self._kernel_dropped}
+        first = {name: self._counts[name] for name in ("packets", "records", "malformed")}
+        return {**first, **self._counts, "connections": len(self._connections), "kernel_dropped": self._kernel_dropped}
 
     def close(self) -> None:
         """Take what the kernel has received so far, and end."""
@@ -130,7 +131,7 @@ class HepSource:
         self._last_round()
 
     def _ready(self, sock: socket.socket) -> int:
-        """Read from a socket that has something; give how many packets or bytes that was."""
+        """Read from a socket that has something; give how many packets, bytes or connections that was."""
         try:
             if sock in self._connections:
                 return self._read_stream(sock)
@@ -184,7 +185,7 @@ class HepSource:
         sock.setblocking(False)
         self._connections[sock] = _Connection((canonical_ip(address[0])[1], address[1]))
         self._selector.register(sock, selectors.EVENT_READ)
-        return 0
+        return 1
 
     def _read_stream(self, sock: socket.socket) -> int:
         connection = self._connections[sock]

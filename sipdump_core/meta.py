@@ -13,7 +13,7 @@ from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.segment import Segment
 from sipdump_core.version import VERSION
 
-__all__ = ["ProcessTable", "claim", "rewrite", "sweep"]
+__all__ = ["ProcessTable", "claim", "create", "rewrite", "sweep"]
 
 META_SUFFIX = ".meta"
 
@@ -73,15 +73,24 @@ def claim(folder: str, segment: Segment, suffixes: list[str], text: str, mode: i
         StorageError: the file cannot be made; the segment can do without it.
     """
     while True:
-        path = os.path.join(folder, segment.stem + META_SUFFIX)
         if not any(os.path.lexists(os.path.join(folder, segment.stem + suffix)) for suffix in suffixes):
             try:
-                _create(path, text, mode)
+                create(folder, segment, text, mode)
             except SegmentExistsError:
                 pass
             else:
                 return segment
         segment = segment.next()
+
+
+def create(folder: str, segment: Segment, text: str, mode: int) -> None:
+    """Write a segment's ``.meta`` where there is none.
+
+    Raises:
+        SegmentExistsError: there is one, of another segment.
+        StorageError: it cannot be written.
+    """
+    _create(os.path.join(folder, segment.stem + META_SUFFIX), text, mode)
 
 
 def rewrite(folder: str, segment: Segment, text: str, mode: int) -> None:

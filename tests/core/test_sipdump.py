@@ -579,3 +579,22 @@ def test_params_object_is_what_was_given(tmp_path: Path) -> None:
             Params, [Setting("sipdump", "folder", str(tmp_path)), Setting("sipdump", "rotate", 5)]
         )
         assert attrs.has(type(dump.stats()))
+
+
+def test_a_meta_file_of_another_segment_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    theirs = tmp_path / (Segment.starting("kamailio-sipdump-", clock.now).stem + ".meta")
+    theirs.write_text("theirs")
+
+    def fail(*_: object) -> Segment:
+        raise StorageError("write", "x", "Too many open files")
+
+    monkeypatch.setattr("sipdump_core.meta.claim", fail)
+    with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
+        dump.received(b"a", A, B)
+        assert dump.flush(10)
+        dump.table.add(9, 9, "new row")
+        clock.ticks += 5
+        dump.received(b"b", A, B)
+    assert theirs.read_text() == "theirs"
+    assert len(read(tmp_path)) == 2

@@ -182,7 +182,7 @@ class PcapBackend(FolderBackend):
 class HeaderTransform(Transform):
     """Inserts ``P-KSR-SIPDump: <proto> pid=<pid> pno=<procno>`` after the message's first line.
 
-    A message without a line end is left as it is, like Kamailio does.
+    A message without a line end is left as it is (Kamailio 5.6 writes an empty packet for it).
     """
 
     name = "header"
