@@ -47,7 +47,7 @@ def _run(plan: Plan) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOP, signal.SIGHUP})
     dump = SipDump(plan=plan, default_queue_full="drop")
     try:
-        source = HepSource(plan.hep, dump)
+        source = HepSource(plan.modules["sipdump_hep"], dump)
     except SipDumpError:
         dump.close()
         raise

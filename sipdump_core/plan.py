@@ -32,7 +32,8 @@ class Plan:
     """Those that mode and name switch on."""
     options: dict[str, Any]
     """The options of each driver, by its name."""
-    hep: HepOptions
+    modules: dict[str, Any]
+    """The options of what isn't a driver (``SOURCES``), by module name, as ``sipdump_hep``."""
     route: EventRoute
 
     def backends(self, site: Site) -> list[Backend]:
@@ -74,7 +75,7 @@ def make_plan(settings: Sequence[Setting], drivers: Sequence[Driver] | None = No
     if to_start and params.event_callback and params.mode & MODE_EVENT_ROUTE:
         route.callback = load_callback(given["event_callback"])
     options = {d.name: built[f"sipdump_{d.name}"] for d in drivers if d.cls}
-    return Plan(params, drivers, chosen, options, built["sipdump_hep"], route)
+    return Plan(params, drivers, chosen, options, {name: built[name] for name in SOURCES}, route)
 
 
 def _check_folder(setting: Setting) -> None:
