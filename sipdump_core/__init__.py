@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sipdump_core.backend import API_VERSION, Backend, NoOptions, Site, Transform
-    from sipdump_core.config import read_config
+    from sipdump_core.config import Config, RouteBlock, read_config
     from sipdump_core.errors import (
         ClosedError,
         ConfigError,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "backend": ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"],
-    "config": ["read_config"],
+    "config": ["Config", "RouteBlock", "read_config"],
     "errors": [
         "ClosedError", "ConfigError", "DriverError", "FormatError", "SegmentExistsError", "SipDumpError",
         "StorageError", "StorageFullError",
@@ -48,6 +48,7 @@ __all__ = [
     "API_VERSION",
     "Backend",
     "ClosedError",
+    "Config",
     "ConfigError",
     "DROP",
     "DriverError",
@@ -56,6 +57,7 @@ __all__ = [
     "FormatError",
     "NoOptions",
     "Record",
+    "RouteBlock",
     "Segment",
     "SegmentExistsError",
     "SipDump",

@@ -5,6 +5,7 @@ Heavy imports stand in the functions that need them: ``--help`` must answer at o
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -48,7 +49,6 @@ def _prune(args: argparse.Namespace) -> int:
         raise ConfigError(
             'no age given: use --fage SECONDS, --fagex 2d, or -f FILE with modparam("sipdump", "fage", ...)'
         )
-    rotate = plan.params.rotate if args.config else 0
     results: list[dict[str, Any]] = []
     for backend in backends:
         result: dict[str, Any] = {
@@ -59,7 +59,7 @@ def _prune(args: argparse.Namespace) -> int:
             "errors": [],
         }
         try:
-            for pruned in prune([backend], fage, rotate=rotate, dry_run=args.dry_run):
+            for pruned in prune([backend], fage, dry_run=args.dry_run):
                 if pruned.error:
                     result["errors"].append(str(pruned.error))
                     continue
@@ -143,6 +143,53 @@ def _backends(args: argparse.Namespace) -> int:
     return int(any(driver.error for driver in drivers))
 
 
+def _enable(args: argparse.Namespace) -> int:
+    return _control(args, "sipdump.enable", [] if args.value is None else [args.value])
+
+
+def _rpc(args: argparse.Namespace) -> int:
+    # as kamcmd: what looks like an int is one, and "s:" before it makes it a string
+    values = [int(a) if re.fullmatch(r"[+-]?\d{1,10}", a, re.ASCII) else a.removeprefix("s:") for a in args.args]
+    return _control(args, args.method, values)
+
+
+def _control(args: argparse.Namespace, method: str, values: list[Any]) -> int:
+    """Call the daemon, and print its answer as kamcmd prints it, or as JSON."""
+    from sipdump_core.binrpc import call  # noqa: PLC0415
+    from sipdump_core.errors import ConfigError  # noqa: PLC0415
+
+    try:
+        results = call(args.socket or _socket(args), method, *values, timeout=args.timeout)
+    except ValueError as error:
+        raise ConfigError(str(error), f"--socket {args.socket}") from None
+    if args.json:
+        print(json.dumps(results, indent=2))
+    else:
+        for result in results:
+            print(_shown(result))
+    return 0
+
+
+def _socket(args: argparse.Namespace) -> str:
+    """Find the daemon's first control socket in its configuration."""
+    from sipdump_core.config import read_config  # noqa: PLC0415
+    from sipdump_core.errors import ConfigError  # noqa: PLC0415
+
+    if not args.config:
+        raise ConfigError("say which daemon: -f FILE (its configuration) or --socket unix:/path")
+    for setting in read_config(args.config, args.defines).settings:
+        if (setting.module, setting.name) == ("sipdump_ctl", "binrpc"):
+            return str(setting.value)
+    raise ConfigError('it has no modparam("sipdump_ctl", "binrpc", ...), so its daemon takes no commands', args.config)
+
+
+def _shown(value: Any, indent: str = "") -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    members = [f"{indent}\t{name}: {_shown(member, indent + chr(9))}\n" for name, member in value.items()]
+    return "{\n" + "".join(members) + indent + "}"
+
+
 def _open(args: argparse.Namespace) -> "tuple[Plan, list[Backend], bool]":
     """Make the backends that the command line and the configuration name; the flag says whether one failed."""
     from sipdump_core.config import override, read_config  # noqa: PLC0415
@@ -154,7 +201,8 @@ def _open(args: argparse.Namespace) -> "tuple[Plan, list[Backend], bool]":
         for name, value in (("folder", args.folder), ("fprefix", args.fprefix))
         if value is not None
     ]
-    plan = make_plan(override(read_config(args.config) if args.config else [], given), to_start=False)
+    settings = read_config(args.config, args.defines).settings if args.config else []
+    plan = make_plan(override(settings, given), to_start=False)
     backends, errors = make_backends(plan, plan.params.folder, plan.params.fprefix)
     for error in errors:
         print(f"sipdump-admin: {error}", file=sys.stderr)
@@ -188,6 +236,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("-f", dest="config", metavar="FILE", help="the daemon's configuration")
+    help_define = "define NAME for the configuration, as the daemon's option does"
+    where.add_argument("-A", dest="defines", action="append", default=[], metavar="NAME[=VALUE]", help=help_define)
     where.add_argument("--folder", help='where the segments stand (default: the configuration\'s, or "/tmp")')
     where.add_argument(
         "--fprefix", help='how their names begin (default: the configuration\'s, or "kamailio-sipdump-")'
@@ -205,6 +255,21 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", parents=[where, output], help="list the segments of every backend")
     listing.add_argument("--count", action="store_true", help="read segments whose number of records is not known")
     listing.set_defaults(run=_list)
+
+    daemon = argparse.ArgumentParser(add_help=False)
+    daemon.add_argument("-f", dest="config", metavar="FILE", help="the daemon's configuration, which names its socket")
+    daemon.add_argument("-A", dest="defines", action="append", default=[], metavar="NAME[=VALUE]", help=help_define)
+    daemon.add_argument("--socket", metavar="ADDRESS", help="the daemon's socket: unix:/path, unixd:, tcp:, udp:")
+    daemon.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for the answer (default: 10)")
+
+    enable = commands.add_parser("enable", parents=[daemon, output], help="ask whether the daemon stores, or set it")
+    enable.add_argument("value", nargs="?", type=int, choices=(0, 1), help="1: store, 0: do not")
+    enable.set_defaults(run=_enable)
+
+    rpc = commands.add_parser("rpc", parents=[daemon, output], help="send the daemon a control command")
+    rpc.add_argument("method", metavar="METHOD", help="as sipdump.stats; system.listMethods lists all")
+    rpc.add_argument("args", nargs="*", metavar="ARG", help="its arguments")
+    rpc.set_defaults(run=_rpc)
 
     backends = commands.add_parser("backends", parents=[output], help="list the installed drivers")
     backends.set_defaults(run=_backends)

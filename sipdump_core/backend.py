@@ -37,6 +37,8 @@ class Site:
     """Permission bits of new files."""
     meta: Callable[[], str] = str
     """Gives the process table in the format of ``.meta`` files, as far as it is known now."""
+    transforms: Sequence["Transform"] = ()
+    """What rewrites the records' bytes; only for backends that are ``transformed``."""
 
 
 class Backend:
@@ -44,8 +46,9 @@ class Backend:
 
     One thread at a time calls ``open``, ``write``, ``flush`` and ``close``, in that order, for segment after segment.
     ``segments``, ``read`` and ``delete`` may be called from another thread or process meanwhile. A call may take
-    its time and may raise: the other backends go on. What raises :class:`~sipdump_core.errors.StorageError` is
-    tried again, with the same batch, for as long as memory allows; any other exception a few times.
+    its time and may raise: the other backends go on. What raises :class:`~sipdump_core.errors.StorageError` (or
+    ``OSError``) is tried again, with the same batch, for as long as the backlog lasts; any other exception a few times,
+    then record by record, and what raises still is dropped.
 
     Args:
         options: an instance of the class's ``options``.
@@ -61,11 +64,18 @@ class Backend:
     options: ClassVar[type[Any]] = NoOptions
     api: ClassVar[int] = API_VERSION
     transformed: ClassVar[bool] = False
-    """Whether it stores what the transforms (the P-KSR-SIPDump header) make of the records."""
+    """Whether it asks for the transforms (the P-KSR-SIPDump header), and stores what ``bufs`` gives."""
 
     def __init__(self, options: Any, site: Site) -> None:
         self.opts = options
         self.site = site
+
+    def bufs(self, batch: Sequence[Record]) -> Sequence[bytes]:
+        """Give the bytes to store of each record: what the site's transforms make of its own."""
+        bufs: Sequence[bytes] = [record.buf for record in batch]
+        for transform in self.site.transforms:
+            bufs = transform.apply(batch, bufs)
+        return bufs
 
     def open(self, segment: Segment) -> None:
         """Begin a new segment.
@@ -90,7 +100,10 @@ class Backend:
         """Seal the segment: from now on it is immutable. Does nothing where none is open."""
 
     def record_size(self, record: Record) -> int:
-        """Give the bytes that a record will take in a segment, at the most; ``rotate_size`` counts with it."""
+        """Give the bytes that a record will take in a segment, at the most; ``rotate_size`` counts with it.
+
+        The writer's thread calls it while another one may be in ``write``.
+        """
         return len(record.buf) + 256
 
     def segments(self) -> Iterable[StoredSegment]:
@@ -113,13 +126,18 @@ class Backend:
         """
         raise StorageError("delete", stored.location, f"the backend {self.name} deletes nothing")
 
+    def forget(self) -> None:
+        """Let go of an open segment without closing it: it belongs to the process that this one was forked from."""
+
     def stats(self) -> Mapping[str, int]:
         """Give counters of its own, for stats and the summary."""
         return {}
 
 
 class Transform:
-    """Rewrites the bytes of records for the backends that ask for it (``transformed``).
+    """Turns the bytes of records into other bytes, for the backends that ask for it (``transformed``).
+
+    Its methods may be called from several threads at once.
 
     Args:
         options: an instance of the class's ``options``.
@@ -133,6 +151,6 @@ class Transform:
     def __init__(self, options: Any) -> None:
         self.opts = options
 
-    def apply(self, batch: Sequence[Record]) -> Sequence[Record]:
-        """Give the records to store in the place of these: as many, in the same order."""
+    def apply(self, batch: Sequence[Record], bufs: Sequence[bytes]) -> Sequence[bytes]:
+        """Give the bytes to store in the place of ``bufs``, which stand for the records of ``batch`` one by one."""
         raise NotImplementedError(f"{type(self).__name__} has no apply()")

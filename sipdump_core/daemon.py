@@ -6,13 +6,18 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from queue import SimpleQueue
 
-from sipdump_core.config import override, parse_modparam_option, read_config
+from sipdump_core.config import Config, override, parse_modparam_option, read_config
+from sipdump_core.ctl import Ctl
 from sipdump_core.errors import SipDumpError
 from sipdump_core.hep_source import HepSource
+from sipdump_core.ksr_source import KsrSource
 from sipdump_core.log import Event, log, setup
 from sipdump_core.params import MODE_EVENT_ROUTE
 from sipdump_core.plan import Plan, make_plan
+from sipdump_core.rpc import Rpc
 from sipdump_core.sipdump import SipDump
 from sipdump_core.version import VERSION
 
@@ -31,54 +36,80 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     setup(args.log_format, args.log_level)
     try:
-        settings = read_config(args.config) if args.config else []
-        plan = make_plan(override(settings, map(parse_modparam_option, args.modparam)))
+        config = read_config(args.config, args.defines) if args.config else Config([], {})
+        settings = override(config.settings, map(parse_modparam_option, args.modparam))
+        plan = make_plan(settings, event_routes=config.event_routes)
         if args.check:
             print("config file ok, exiting...", file=sys.stderr)
             return 0
         return _run(plan)
     except SipDumpError as error:
-        log.error(Event(f"{'config check failed' if args.check else 'cannot start'}: {error}"))
+        print(f"sipdumpd: {error}", file=sys.stderr)  # for the person who started it, in no log's form
         return 1
 
 
 def _run(plan: Plan) -> int:
-    # Blocked before any thread starts, so that all of them inherit it and only sigwait below sees these signals.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOP, signal.SIGHUP})
-    dump = SipDump(plan=plan, default_queue_full="drop")
-    try:
-        source = HepSource(plan.modules["sipdump_hep"], dump)
-    except SipDumpError:
-        dump.close()
-        raise
+    arrived: SimpleQueue[int] = SimpleQueue()  # its put is safe in a signal handler
+    for number in (*_STOP, signal.SIGHUP):
+        signal.signal(number, lambda number, _: arrived.put(number))
+    dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
+    with ExitStack() as started:  # what is started is closed again where the next thing cannot be
+        started.callback(dump.close)
+        listen = [s for s in plan.settings if (s.module, s.name) == ("sipdump_hep", "listen")]
+        source = HepSource(plan.modules["sipdump_hep"], dump, listen)
+        started.callback(source.close)
+        sources = {"hep": source.stats}
+        ksr = _ksr_source(plan, dump)
+        if ksr:
+            started.callback(ksr.close)
+            sources["ksr"] = ksr.stats
+        ctl = Ctl(plan.modules["sipdump_ctl"], Rpc(dump, sources), plan.settings)
+        started.pop_all()
     names = ", ".join(driver.name for driver in plan.chosen) or "event route only"
     log.info(Event("sipdumpd started", version=VERSION, pid=os.getpid(), mode=plan.params.mode, backends=names))
     if not dump.enable:
-        log.warning(
-            Event('enable is 0: nothing will be stored; to store, set modparam("sipdump", "enable", 1) and restart')
-        )
+        restart = 'set modparam("sipdump", "enable", 1) and restart'
+        command = f"kamcmd -s {ctl.addresses[0]} sipdump.enable 1, or " if plan.modules["sipdump_ctl"].binrpc else ""
+        log.warning(Event(f"enable is 0: nothing will be stored; to store: {command}{restart}"))
     if plan.params.mode & MODE_EVENT_ROUTE and plan.route.callback is None:
         log.warning(Event('mode has the event route (2), but no modparam("sipdump", "event_callback", ...) names one'))
+    if plan.params.event_callback and not plan.params.mode & MODE_EVENT_ROUTE:
+        log.warning(Event("event_callback is set, but mode lacks the event route (2): it is not run"))
+    dump.start_pruning()
     _notify("READY=1")
     while True:
-        received = signal.sigwait({*_STOP, signal.SIGHUP})
+        received = arrived.get()
         if received in _STOP:
             break
         log.info(Event("rotating now", signal="SIGHUP"))
         dump.rotate()
     _notify("STOPPING=1")
     log.info(Event("stopping", signal=signal.Signals(received).name))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)  # a second one ends it at once
+    for number in _STOP:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+    ctl.close()
     source.close()
+    if ksr:
+        ksr.close()
     whole = dump.close(_STOP_TIMEOUT)
-    _summary(dump, source)
+    _summary(dump, source, ksr)
     return 0 if whole else 1
 
 
-def _summary(dump: SipDump, source: HepSource) -> None:
+def _ksr_source(plan: Plan, dump: SipDump) -> KsrSource | None:
+    options = plan.modules["sipdump_ksr"]
+    if not options.listen:
+        return None
+    places = [s.place for s in plan.settings if (s.module, s.name) == ("sipdump_ksr", "listen")]
+    return KsrSource(options, dump, places[-1] if places else "")
+
+
+def _summary(dump: SipDump, source: HepSource, ksr: KsrSource | None) -> None:
     stats = dump.stats()
     counts = {key: value for key, value in source.stats().items() if value or key in ("packets", "malformed")}
     log.info(Event("summary: HEP", **counts))
+    if ksr:
+        log.info(Event("summary: KSR", **ksr.stats()))
     log.info(
         Event(
             "summary: records",
@@ -91,7 +122,8 @@ def _summary(dump: SipDump, source: HepSource) -> None:
     )
     for backend in dump.backends:
         numbers = stats.backends[backend.name]
-        dropped = {f"dropped ({reason})": count for reason, count in numbers.dropped.items()} or {"dropped": 0}
+        reasons = {f"dropped_{reason.replace(' ', '_')}": count for reason, count in numbers.dropped.items()}
+        dropped = {"dropped": sum(numbers.dropped.values()), **reasons}
         log.info(Event("summary: backend", name=backend.name, stored=numbers.stored, **dropped, **backend.stats()))
 
 
@@ -120,6 +152,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="MODULE:NAME:TYPE:VALUE",
         help="set a parameter over the file's; TYPE is i for an integer, s for a string",
+    )
+    parser.add_argument(
+        "-A",
+        dest="defines",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="define NAME for the file's #!ifdef, and what it stands for, as Kamailio's option does",
     )
     parser.add_argument("-c", dest="check", action="store_true", help="check the configuration, and exit with 0 or 1")
     parser.add_argument("--log-format", choices=("kv", "json"), default="kv", help="key=value (default) or JSON lines")

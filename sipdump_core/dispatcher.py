@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 
 from sipdump_core import meta
-from sipdump_core.backend import Backend, Site, Transform
+from sipdump_core.backend import Backend, Site
 from sipdump_core.clock import Clock
 from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.folder import FolderBackend
@@ -30,7 +30,6 @@ class Dispatcher:
     Args:
         params: the core's parameters.
         backends: the backends that mode and name switched on.
-        transforms: the transforms that mode switched on.
         table: the process table for ``.meta`` files.
         block: whether a full backlog is waited for.
         clock: the time.
@@ -40,20 +39,23 @@ class Dispatcher:
         self,
         params: Params,
         backends: Sequence[Backend],
-        transforms: Sequence[Transform],
         table: meta.ProcessTable,
         *,
         block: bool,
         clock: Clock,
     ) -> None:
-        self.lanes = [Lane(backend, transforms, params.queue, clock) for backend in backends]
+        self.lanes = [Lane(backend, params.queue, params.queue_bytes, clock) for backend in backends]
         self._site = Site(params.folder, params.fprefix, params.file_mode, table.render)
         self._suffixes = [b.suffix for b in backends if isinstance(b, FolderBackend)]
         self._table = table
         self._block = block
         self._clock = clock
         self._rotation = Rotation(
-            params.rotate, params.rotate_size, params.rotate_records, [lane.size for lane in self.lanes]
+            params.rotate,
+            params.rotate_size,
+            params.rotate_records,
+            [lane.size for lane in self.lanes],
+            [len(b.preamble()) if isinstance(b, FolderBackend) else 0 for b in backends],
         )
         self._segment: Segment | None = None
         self._last: Segment | None = None
@@ -112,8 +114,13 @@ class Dispatcher:
         """Give events that are set when the lanes have stored and flushed what they were given."""
         return [lane.flush() for lane in self.lanes]
 
+    def hurry(self) -> None:
+        """Have no lane waited for any more."""
+        for lane in self.lanes:
+            lane.hurry()
+
     def close(self, timeout: float) -> bool:
-        """Seal, and end all lanes within ``timeout`` seconds; False where one did not end."""
+        """Seal, and end all lanes within ``timeout`` seconds; False where one did not store all that it was given."""
         self.rotate()
         for lane in self.lanes:
             lane.stop()
@@ -126,6 +133,7 @@ class Dispatcher:
         if self._last is not None and self._last.stamp == segment.stamp:
             segment = self._last.next()
         self._meta_claimed = False
+        self._table.begin_segment()
         if self._suffixes:
             try:
                 segment = meta.claim(

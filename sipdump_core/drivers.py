@@ -122,6 +122,12 @@ def _check(point: importlib.metadata.EntryPoint, cls: Any) -> Driver:
         return refuse(f"was made for version {cls.api} of the backend interface, this is version {API_VERSION}")
     if cls.name != point.name:
         return refuse(f"calls itself {cls.name!r}, its entry point {point.name!r}")
+    try:
+        if not attrs.has(cls.options):
+            return refuse(f"has options that are no attrs class: {cls.options!r}")
+        cls.options()
+    except Exception as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
+        return refuse(f"has options that cannot be made of their defaults: {type(error).__name__}: {error}")
     driver = _driver(point, cls=cls)
     flag = cls.flag
     if not isinstance(flag, int) or flag < 0 or flag & (flag - 1):

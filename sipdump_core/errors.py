@@ -6,6 +6,8 @@
     ├── ConfigError             a parameter, a flag or a configuration file is wrong
     ├── DriverError             an installed driver cannot be used, or two contradict each other
     ├── ClosedError             a SipDump object or a backend was used after its close
+    ├── RpcError                a control command found no daemon, or no answer
+    │   └── RpcFault            the daemon refused it
     ├── FormatError             bytes are not what their format (HEP, a segment file) asks for
     └── StorageError            a store refused an operation
         ├── SegmentExistsError  the segment's name is taken; nothing is ever overwritten
@@ -22,6 +24,8 @@ __all__ = [
     "ConfigError",
     "DriverError",
     "FormatError",
+    "RpcError",
+    "RpcFault",
     "SegmentExistsError",
     "SipDumpError",
     "StorageError",
@@ -52,6 +56,24 @@ class DriverError(SipDumpError):
 
 class ClosedError(SipDumpError):
     """A SipDump object or a backend was used after its close."""
+
+
+class RpcError(SipDumpError):
+    """A control command found no daemon, or no answer."""
+
+
+class RpcFault(RpcError):  # noqa: N818 - the name that BINRPC has for it
+    """A control command was refused.
+
+    Args:
+        code: what kind of refusal, as Kamailio numbers them: 400 for a wrong request, 500 for a failure.
+        reason: one line for people.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code} - {reason}")
+        self.code = code
+        self.reason = reason
 
 
 class FormatError(SipDumpError):

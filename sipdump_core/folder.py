@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from sipdump_core.backend import Backend
 from sipdump_core.errors import ClosedError, StorageError
+from sipdump_core.log import Event, log
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 
@@ -47,7 +48,8 @@ class FolderBackend(Backend):
         try:
             self._fd = os.open(self._path, flags, self.site.file_mode)
             os.fchmod(self._fd, self.site.file_mode)  # exactly that, whatever the umask
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(OSError):  # not every file system has locks
+                fcntl.flock(self._fd, fcntl.LOCK_EX)  # a lister holds its lock for a moment only
         except OSError as error:
             self._abandon()
             raise StorageError.from_os("open", self._path, error) from error
@@ -66,7 +68,7 @@ class FolderBackend(Backend):
         self._records += len(batch)
 
     def close(self) -> None:
-        """Seal: what was written is on the disk, and the lock is gone. A file without any record is removed."""
+        """Seal: the lock is gone, and the file never changes again. A file without any record is removed."""
         if self._fd < 0:
             return
         if not self._records:
@@ -76,11 +78,19 @@ class FolderBackend(Backend):
         try:
             with contextlib.suppress(OSError):  # not every file system has extended attributes
                 os.setxattr(fd, _RECORDS_XATTR, str(self._records).encode())
-            os.fsync(fd)
-        except OSError as error:
-            raise StorageError.from_os("fsync", self._path, error) from error
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child may hold the file open still
         finally:
-            os.close(fd)
+            try:
+                os.close(fd)
+            except OSError as error:
+                raise StorageError.from_os("close", self._path, error) from error
+
+    def forget(self) -> None:
+        """Let go of the open segment, which belongs to the process that this one was forked from."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def segments(self) -> Iterable[StoredSegment]:
         """List the files of this prefix and suffix; links and whatever else has such a name are passed over."""
@@ -116,7 +126,7 @@ class FolderBackend(Backend):
         except FileNotFoundError:
             pass
         except BlockingIOError as error:
-            raise StorageError("delete", path, "a writer holds it open") from error
+            raise StorageError("delete", path, "it is in use: open for writing, or being listed") from error
         except OSError as error:
             raise StorageError.from_os("delete", path, error) from error
 
@@ -124,8 +134,14 @@ class FolderBackend(Backend):
         path = os.path.join(self.site.folder, segment.name)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except PermissionError:
+            log.warning(Event("segment cannot be read; taken for open", path=path))
+            status = os.lstat(path)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            return StoredSegment(segment, status.st_size, status.st_mtime, sealed=False, location=path)
         except OSError:
-            return None  # gone meanwhile, a link, or not ours to read
+            return None  # gone meanwhile, or a link
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
@@ -135,6 +151,8 @@ class FolderBackend(Backend):
                 sealed = True
             except BlockingIOError:
                 sealed = False
+            except OSError:  # not every file system has locks
+                sealed = True
             records = None
             with contextlib.suppress(OSError, ValueError):
                 records = int(os.getxattr(fd, _RECORDS_XATTR))

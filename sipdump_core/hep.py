@@ -12,6 +12,8 @@ import zlib
 from collections import Counter
 from typing import Any
 
+import attrs
+
 from sipdump_core.address import canonical_ip
 from sipdump_core.errors import FormatError
 from sipdump_core.hep_options import HepOptions
@@ -29,15 +31,25 @@ _GZIP = b"\x1f\x8b"
 _CACHE_LIMIT = 10_000
 _TYPE_SIP = 1
 _TIME_CHUNKS = re.compile(rb"\x00\x00\x00\x09\x00\x0a.{4}\x00\x00\x00\x0a\x00\x0a.{4}", re.DOTALL)
-_TIME_SIZE = 20
-_LEARN_LIMIT = 8192
+_LEARN_LIMIT = 100
 # HEP's numbers for transports: the IP protocol; 22 (TLS) also for WS and WSS from Kamailio, 50 and 51 from OpenSIPS
 _PROTOS = {17: "udp", 6: "tcp", 132: "sctp", 22: "tls", 50: "ws", 51: "wss"}
 _FAMILIES_V6 = (10, 28, 30)  # AF_INET6 on Linux, FreeBSD and macOS
 
 # chunk types of the generic vendor, 0
 _FAMILY, _PROTO, _SRC4, _DST4, _SRC6, _DST6, _SPORT, _DPORT, _SECONDS, _MICROS, _TYPE, _AGENT = range(1, 13)
+_SIZES = {_FAMILY: 1, _PROTO: 1, _SPORT: 2, _DPORT: 2, _SECONDS: 4, _MICROS: 4, _TYPE: 1, _AGENT: 4}
 _KEEPALIVE, _AUTH, _PAYLOAD, _COMPRESSED, _CORRELATION, _VLAN, _NODE = range(13, 20)
+
+
+@attrs.define
+class _Layout:
+    """How a peer's packets are laid out, packet after packet: all but time and payload tells the flow."""
+
+    struct: struct.Struct
+    hits: int
+    learned: int
+    flows: dict[tuple[bytes, bytes, bytes], Flow] = attrs.field(factory=dict)
 
 
 class HepDecoder:
@@ -58,10 +70,7 @@ class HepDecoder:
         self._local = {canonical_ip(text)[1] for text in options.local}
         self._table = table
         self._flows: dict[tuple[Any, ...], Flow] = {}
-        # Senders lay out packet after packet alike: for each peer the offset of the time chunks, and by what stands
-        # before and behind them, up to the payload, the flow.
-        self._offsets: dict[tuple[str, int], int] = {}
-        self._layouts: dict[tuple[Any, ...], tuple[bytes, Flow]] = {}
+        self._layouts: dict[tuple[tuple[str, int], bytes], _Layout] = {}
         self._agents: set[tuple[str, ...]] = set()
 
     def decode(self, data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
@@ -93,48 +102,50 @@ class HepDecoder:
 
     def _again(self, data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
         """Decode a packet that differs from an earlier one of its peer in time and payload only; None for others."""
-        at = self._offsets.get(peer, 0)
-        known = self._layouts.get((peer, data[6:at]))
-        if known is None:
+        layout = self._layouts.get((peer, data[12:13]))
+        if layout is None or len(data) < layout.struct.size:
             return None
-        middle, flow = known
-        start = at + _TIME_SIZE + len(middle)
-        total = int.from_bytes(data[4:6], "big")
-        if (
-            data[at : at + 6] != b"\0\0\0\x09\0\x0a"
-            or data[at + 10 : at + 16] != b"\0\0\0\x0a\0\x0a"
-            or data[at + _TIME_SIZE : start] != middle
-            or total > len(data)
-            or int.from_bytes(data[start : start + 2], "big") != total - start + 4
-        ):
+        magic, total, before, seconds, between, micros, after, length = layout.struct.unpack_from(data)
+        flow = layout.flows.get((before, between, after))
+        start = layout.struct.size
+        if flow is None or magic not in _MAGICS or total > len(data) or total - start + 6 != length:
             return None
-        buf = data[start + 2 : total]
+        buf = data[start:total]
         if not buf or _is_keepalive(buf):
             return None
-        time_us = int.from_bytes(data[at + 6 : at + 10], "big") * 1_000_000
-        return Record(self._sane(time_us + int.from_bytes(data[at + 16 : at + 20], "big"), now_us), flow, buf)
+        layout.hits += 1
+        return Record(self._sane(seconds * 1_000_000 + micros, now_us), flow, buf)
 
     def _learn(self, data: bytes, peer: tuple[str, int], chunks: dict[int, bytes], flow: Flow) -> None:
         """Remember a packet's layout, if its time stands in one piece and its payload at its end."""
-        total = int.from_bytes(data[4:6], "big")
+        key = (peer, data[12:13])  # the family: a server's IPv4 and IPv6 traffic are of two layouts
+        layout = self._layouts.get(key)
+        if layout is not None and layout.learned > _LEARN_LIMIT and layout.hits < layout.learned:
+            return  # something else varies from packet to packet, a correlation id say
         found = _TIME_CHUNKS.search(data, 6, 200)
-        start = total - len(chunks[_PAYLOAD])
+        start = len(data) - len(chunks[_PAYLOAD])
         if found is None or found.end() + 6 > start or data[start - 6 : start - 2] != b"\0\0\0\x0f":
             return
+        seconds, micros = found.start() + 6, found.end() - 4
         # The proof: with other bytes in these places, just these three chunks are others.
-        other = bytearray(data[:total])
-        for place in (*range(found.start() + 6, found.start() + 10), *range(found.end() - 4, found.end())):
+        other = bytearray(data)
+        for place in (*range(seconds, seconds + 4), *range(micros, micros + 4)):
             other[place] ^= 0xFF
-        other[start:] = bytes(len(chunks[_PAYLOAD]))
-        changed = {_SECONDS: bytes(other[found.start() + 6 : found.start() + 10])}
-        changed |= {_MICROS: bytes(other[found.end() - 4 : found.end()]), _PAYLOAD: bytes(other[start:])}
-        if _chunks(bytes(other)) != {**chunks, **changed}:
+        other[start:] = bytes(len(data) - start)
+        changed = {_SECONDS: bytes(other[seconds : seconds + 4]), _MICROS: bytes(other[micros : micros + 4])}
+        if _chunks(bytes(other)) != {**chunks, **changed, _PAYLOAD: bytes(other[start:])}:
             return
-        if len(self._layouts) >= _CACHE_LIMIT:
-            self._layouts.clear()
-            self._offsets.clear()
-        self._offsets[peer] = found.start()
-        self._layouts[(peer, data[6 : found.start()])] = (data[found.end() : start - 2], flow)
+        shape = struct.Struct(f">4sH{seconds - 6}sI6sI{start - 2 - found.end()}sH")
+        if layout is None or layout.struct.format != shape.format:
+            if len(self._layouts) >= _CACHE_LIMIT:
+                self._layouts.clear()
+            hits, learned = (layout.hits, layout.learned) if layout else (0, 0)
+            layout = self._layouts[key] = _Layout(shape, hits, learned)
+        if len(layout.flows) >= _CACHE_LIMIT:
+            layout.flows.clear()
+        layout.learned += 1
+        _, _, before, _, between, _, after, _ = shape.unpack_from(data)
+        layout.flows[(before, between, after)] = flow
 
     def _version3(self, data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
         chunks = _chunks(data)
@@ -159,7 +170,7 @@ class HepDecoder:
         flow = self._flows.get(key)
         if flow is None:
             flow = self._keep(key, self._flow3(chunks, peer))
-        if _PAYLOAD in chunks and len(data) < _LEARN_LIMIT:
+        if _PAYLOAD in chunks and int.from_bytes(data[4:6], "big") == len(data):
             self._learn(data, peer, chunks, flow)
         seconds = get(_SECONDS)
         time_us = -1 if seconds is None else int.from_bytes(seconds, "big") * 1_000_000
@@ -225,8 +236,6 @@ class HepDecoder:
         agent: str,
         name: str,
     ) -> Flow:
-        if max(ports) > 65535:
-            raise FormatError(f"HEP packet with the ports {ports}")
         af = "ipv4" if family == socket.AF_INET else "ipv6"
         src, dst = (socket.inet_ntop(family, address) for address in addresses)
         self._list_agent(peer, agent, name)
@@ -256,7 +265,7 @@ class HepDecoder:
                 f"node={name}" if name else "",
                 f"peer={peer[0]}",
             ]
-            self._table.add(self._table.next_index(), 0, " ".join(filter(None, parts)))
+            self._table.enter(0, " ".join(filter(None, parts)))
 
     def _keep(self, key: tuple[Any, ...], flow: Flow) -> Flow:
         if len(self._flows) >= _CACHE_LIMIT:
@@ -308,6 +317,8 @@ def _chunks(data: bytes) -> dict[int, bytes]:
         if length < 6 or end > total:
             raise FormatError(f"HEP3 chunk {kind:#x} at offset {at} says {length} bytes, {total - at} are left")
         if not vendor:
+            if length - 6 > _SIZES.get(kind, FRAME_MAX):
+                raise FormatError(f"HEP3 chunk {kind:#x} at offset {at} is {length - 6} bytes, not {_SIZES[kind]}")
             chunks[kind] = data[at + 6 : end]
         at = end
     if at != total:

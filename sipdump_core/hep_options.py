@@ -47,12 +47,12 @@ class HepOptions:
         86400,
         unit="seconds",
         help="a time further than this from the receive time is replaced by it; 0: all times are taken",
-        check=at_least(0),
+        check=in_range(0, 2**31 - 1),
     )
     rcvbuf: int = option(
         33554432, unit="bytes", help="the kernel's receive buffer to ask for", check=in_range(4096, 1 << 30)
     )
     max_message: int = option(
-        1048576, unit="bytes", help="a compressed message may grow to this, no further", check=at_least(1024)
+        1048576, unit="bytes", help="a compressed message may grow to this, no further", check=in_range(1024, 1 << 30)
     )
     max_connections: int = option(512, help="how many TCP connections may be open at once", check=at_least(1))

@@ -2,18 +2,22 @@
 
 import contextlib
 import os
+import re
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import attrs
+
 from sipdump_core.address import Listen, canonical_ip, parse_listen
-from sipdump_core.errors import ClosedError, ConfigError, FormatError
+from sipdump_core.errors import ClosedError, FormatError
 from sipdump_core.hep import FRAME_MAX, HepDecoder
 from sipdump_core.hep_options import DEFAULT_LISTEN, HepOptions
 from sipdump_core.log import Event, Limit, log
+from sipdump_core.options import Setting
 from sipdump_core.record import Record
 from sipdump_core.sipdump import SipDump
 
@@ -23,6 +27,8 @@ _DATAGRAMS_A_ROUND = 512
 _SO_RCVBUFFORCE = 33
 _READ = 1 << 18
 _TICK = 1.0
+_MAGIC = re.compile(rb"[HE]EP3")
+_BAD_FRAMES = 100
 
 
 class HepSource:
@@ -31,12 +37,13 @@ class HepSource:
     Args:
         options: the HEP source's options.
         dump: where records go.
+        listen: the settings that ``options.listen`` was made of, for errors that name their place.
 
     Raises:
         ConfigError: an address cannot be listened on.
     """
 
-    def __init__(self, options: HepOptions, dump: SipDump) -> None:
+    def __init__(self, options: HepOptions, dump: SipDump, listen: Sequence[Setting] = ()) -> None:
         self._options = options
         self._dump = dump
         self._decoder = HepDecoder(options, dump.table)
@@ -50,8 +57,9 @@ class HepSource:
         self.addresses: list[Listen] = []
         """Where it listens, with the ports that the kernel chose for port 0."""
         try:
-            for text in options.listen or (DEFAULT_LISTEN,):
-                self._listen(parse_listen(text))
+            default = Setting("sipdump_hep", "listen", DEFAULT_LISTEN, "default")
+            for setting in listen or [attrs.evolve(default, value=value) for value in options.listen] or [default]:
+                self._listen(setting)
         except BaseException:
             self._close_sockets()
             raise
@@ -80,7 +88,8 @@ class HepSource:
         self._woken.close()
         self._selector.close()
 
-    def _listen(self, where: Listen) -> None:
+    def _listen(self, setting: Setting) -> None:
+        where = parse_listen(str(setting.value))
         kind = socket.SOCK_DGRAM if where.proto == "udp" else socket.SOCK_STREAM
         shown = f"{where.proto}:{where.host}:{where.port}"
         try:
@@ -97,11 +106,9 @@ class HepSource:
             if kind == socket.SOCK_STREAM:
                 sock.listen(128)
             sock.setblocking(False)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen for HEP on {shown}: {error.strerror or error}; is another program listening there?",
-                'modparam("sipdump_hep", "listen", ...)',
-            ) from error
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise setting.error(f"cannot listen for HEP on {shown}: {reason}") from error
         self._selector.register(sock, selectors.EVENT_READ)
         bound = Listen(where.proto, *sock.getsockname()[:2])
         self.addresses.append(bound)
@@ -154,7 +161,7 @@ class HepSource:
                 count += 1
                 try:
                     record = decode(data, address[:2], int(time.time() * 1e6))
-                except FormatError as error:
+                except Exception as error:  # noqa: BLE001 - one bad packet must not cost the others of its round
                     self._malformed(address, error)
                 else:
                     if record is not None:
@@ -183,6 +190,7 @@ class HepSource:
             sock.close()
             return 0
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # dead peers must not use up the connections
         self._connections[sock] = _Connection((canonical_ip(address[0])[1], address[1]))
         self._selector.register(sock, selectors.EVENT_READ)
         return 1
@@ -203,16 +211,22 @@ class HepSource:
         records = []
         for frame in split_frames(connection.buffer):
             self._counts["packets"] += 1
+            record = None
             try:
-                record = None
                 if isinstance(frame, FormatError):
-                    raise frame
+                    raise frame  # noqa: TRY301 - counted in one place
                 record = self._decoder.decode(frame, connection.peer, int(time.time() * 1e6))
-            except FormatError as error:
+                connection.bad = 0
+            except Exception as error:  # noqa: BLE001 - as above
+                connection.bad += 1
                 self._malformed(connection.peer, error)
             if record is not None:
                 records.append(record)
         self._deliver(records)
+        if connection.bad > _BAD_FRAMES:
+            connection.buffer.clear()
+            self._drop_connection(sock, "")
+            self._log.warn("bad", "HEP connection closed: nothing good comes over it", peer=connection.peer[0])
         return len(data)
 
     def _drop_connection(self, sock: socket.socket, reason: str) -> None:
@@ -230,9 +244,11 @@ class HepSource:
         if records:
             self._dump.intercept(records)
 
-    def _malformed(self, peer: tuple[str, int], error: FormatError) -> None:
+    def _malformed(self, peer: tuple[str, int], error: Exception) -> None:
         self._counts["malformed"] += 1
-        self._log.warn("malformed", "malformed HEP packet", peer=f"{peer[0]}:{peer[1]}", error=error)
+        where = f"{peer[0]}:{peer[1]}"
+        unforeseen = not isinstance(error, FormatError)
+        self._log.warn("malformed", "malformed HEP packet", traceback=unforeseen, peer=where, error=error)
 
     def _tick(self) -> None:
         for listener in self._paused:
@@ -271,6 +287,8 @@ class _Connection:
     def __init__(self, peer: tuple[str, int]) -> None:
         self.peer = peer
         self.buffer = bytearray()
+        self.bad = 0
+        """Malformed frames since the last good one."""
 
 
 def split_frames(buffer: bytearray) -> Iterable[bytes | FormatError]:
@@ -278,20 +296,25 @@ def split_frames(buffer: bytearray) -> Iterable[bytes | FormatError]:
 
     After garbage it goes on at the next magic, and yields one FormatError for all that it passed over.
     """
+    passed = 0
     while len(buffer) >= 6:
-        if not buffer.startswith((b"HEP3", b"EEP3")) or int.from_bytes(buffer[4:6], "big") < 6:
-            start = min((at for at in (buffer.find(b"HEP3", 1), buffer.find(b"EEP3", 1)) if at > 0), default=-1)
-            if start < 0:
-                start = len(buffer) - 3  # a magic may begin in the last three bytes
-            del buffer[:start]
-            yield FormatError(f"no HEP3 frame: {start} bytes of something else in the stream")
-            continue
         total = int.from_bytes(buffer[4:6], "big")
+        if total < 6 or not buffer.startswith((b"HEP3", b"EEP3")):
+            found = _MAGIC.search(buffer, 1)
+            start = found.start() if found else len(buffer) - 3  # a magic may begin in the last three bytes
+            del buffer[:start]
+            passed += start
+            continue
+        if passed:
+            yield FormatError(f"no HEP3 frame: {passed} bytes of something else in the stream")
+            passed = 0
         if len(buffer) < total:
             return
         frame = bytes(buffer[:total])
         del buffer[:total]
         yield frame
+    if passed:
+        yield FormatError(f"no HEP3 frame: {passed} bytes of something else in the stream")
 
 
 def _drops(inodes: set[str]) -> Iterator[int]:

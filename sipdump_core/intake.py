@@ -74,13 +74,14 @@ class Intake:
             self._orders.append((len(self._items), action))
             self._work.notify()
 
-    def close(self) -> None:
-        """Take nothing more, hand on what waits, and end the thread."""
+    def close(self, timeout: float) -> bool:
+        """Take nothing more, hand on what waits, and end the thread; False where that takes more seconds."""
         with self._work:
             self._closed = True
             self._work.notify()
             self._room.notify_all()
-        self._thread.join()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _take(self, records: Sequence[Record]) -> int:
         """Queue as many records, from the first, as there is room for; the lock is held."""
@@ -101,7 +102,8 @@ class Intake:
         while True:
             with self._work:
                 if not (self._items or self._orders or self._closed):
-                    self._work.wait(self._dispatcher.wait())
+                    due = self._dispatcher.wait()
+                    self._work.wait(None if due is None else min(due, 3600.0))
                 if self._gather and 0 < len(self._items) < BATCH_RECORDS and not (self._orders or self._closed):
                     self._work.wait(self._gather)
                 items, self._items, self._bytes = self._items, [], 0

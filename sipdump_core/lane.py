@@ -1,8 +1,8 @@
 """A lane: one backend with a thread and a backlog of its own, so that no backend waits for another.
 
 What a backend raises is counted, logged once in a while, and tried again: a storage error for as long as the backlog
-lasts, any other exception a few times (the batch may be what it cannot digest). What finds no room in the backlog is
-dropped for this backend alone, with a count and a reason.
+lasts; any other exception a few times, and then record by record (one may be what it cannot digest). What finds no
+room in the backlog is dropped for this backend alone, with a count and a reason.
 """
 
 import threading
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import attrs
 
-from sipdump_core.backend import Backend, Transform
+from sipdump_core.backend import Backend
 from sipdump_core.clock import Clock
 from sipdump_core.errors import SegmentExistsError, StorageError, StorageFullError
 from sipdump_core.log import Event, Limit, log
@@ -53,19 +53,21 @@ class Lane:
 
     Args:
         backend: the backend.
-        transforms: what rewrites the records first, when the backend asks for it.
         limit: how many records may wait.
+        limit_bytes: how many bytes of messages may wait; one batch always may.
         clock: tells the time of state changes.
     """
 
-    def __init__(self, backend: Backend, transforms: Sequence[Transform], limit: int, clock: Clock) -> None:
+    def __init__(self, backend: Backend, limit: int, limit_bytes: int, clock: Clock) -> None:
         self.backend = backend
         self.stats = LaneStats(since=clock.time())
-        self._transforms = transforms if backend.transformed else ()
         self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._lost = False
         self._clock = clock
         self._commands: deque[_Command] = deque()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._stopping = threading.Event()
         self._busy_since: float | None = None
         self._segment: Segment | None = None
@@ -76,10 +78,11 @@ class Lane:
 
     def size(self, record: Record) -> int:
         """Give the bytes that a record will take in this backend's segment."""
-        batch: Sequence[Record] = (record,)
-        for transform in self._transforms:
-            batch = transform.apply(batch)
-        return self.backend.record_size(batch[0])
+        try:
+            return self.backend.record_size(record)
+        except Exception as error:  # noqa: BLE001 - the writer must not end, whatever a driver raises
+            self._failed("record_size", error)
+            return len(record.buf)
 
     def open(self, segment: Segment) -> None:
         """Have the records that follow stored in a segment of this name (with the backend's own suffix)."""
@@ -96,16 +99,19 @@ class Lane:
             batch: the records.
             block: wait while the backlog is full, as long as the backend makes progress; else drop at once.
         """
-        count = len(batch)
+        count, size = len(batch), sum([len(record.buf) for record in batch])
         with self._changed:
-            while self.stats.backlog + count > self._limit and self.stats.backlog:
+            while self.stats.backlog and (
+                self.stats.backlog + count > self._limit or self._bytes + size > self._limit_bytes
+            ):
                 self._watch()
-                if not block or self.stats.state != "ok":
+                if not block or self.stats.state != "ok" or self._stopping.is_set():
                     self._drop(count, "backlog full")
                     return
                 self._changed.wait(STALL / 10)
             self.stats.backlog += count
-            self._commands.append(("write", batch))
+            self._bytes += size
+            self._commands.append(("write", (batch, size)))
             self._changed.notify_all()
 
     def snapshot(self) -> LaneStats:
@@ -125,12 +131,22 @@ class Lane:
         self._put("stop", None)
         self._stopping.set()
 
+    def hurry(self) -> None:
+        """Wait for nothing any more: no caller for room, no failing batch for its next try."""
+        self._stopping.set()
+
     def join(self, timeout: float) -> bool:
-        """Wait for the end; False, and the backlog counted as dropped, where the backend does not return."""
+        """Wait for the end.
+
+        Returns:
+            True when all that was given before the end is stored. What a backend that does not return keeps waiting
+            is counted as dropped.
+        """
         self._thread.join(timeout)
         if not self._thread.is_alive():
-            return True
+            return not self._lost
         with self._changed:
+            self._commands.clear()
             self._drop(self.stats.backlog, "backend did not stop in time")
             self.stats.backlog = 0
             self._set_state("stalled", "did not stop in time")
@@ -153,14 +169,16 @@ class Lane:
                 idle = not self._commands
                 self._busy_since = self._clock.monotonic()
             if verb == "write":
-                self._deliver(argument)
+                batch, size = argument
+                self._deliver(batch)
                 dirty = True
                 now = self._clock.monotonic()
                 if idle or now - last_flush >= _FLUSH_EVERY:
                     dirty = not self._call("flush")
                     last_flush = now
                 with self._changed:
-                    self.stats.backlog = max(0, self.stats.backlog - len(argument))
+                    self.stats.backlog = max(0, self.stats.backlog - len(batch))
+                    self._bytes -= size
             elif verb == "flush":
                 if dirty:
                     dirty = not self._call("flush")
@@ -175,8 +193,10 @@ class Lane:
                     return
             with self._changed:
                 self._busy_since = None
-                if self.stats.state == "stalled":
-                    self._set_state("ok", "")
+                if self.stats.state == "stalled" and self.stats.backlog <= self._limit // 2:
+                    self._set_state(
+                        "ok", ""
+                    )  # not before it has caught up, or it would hold the others up at once again
                 self._changed.notify_all()
 
     def _deliver(self, batch: Sequence[Record]) -> None:
@@ -184,34 +204,47 @@ class Lane:
         attempt = 0
         while True:
             attempt += 1
-            try:
-                if attempt == 1:
-                    records = batch
-                    for transform in self._transforms:
-                        records = transform.apply(records)
-                if not self._opened:
-                    self._open()
-                self.backend.write(records)
-            except BaseException as error:  # noqa: BLE001 - whatever a driver raises, sys.exit too, stays in its lane
-                self._failed("write", error)
-                if not isinstance(error, StorageFullError):
-                    self._close()  # what the segment has is good; go on in a fresh one
-                lasting = isinstance(error, StorageError)
-                if self._stopping.is_set() or (not lasting and attempt >= ATTEMPTS):
-                    with self._changed:
-                        self._drop(len(batch), type(error).__name__)
-                    return
-                self._stopping.wait(delay)
-                delay = min(2 * delay, ceiling)
-            else:
-                with self._changed:
-                    self.stats.stored += len(batch)
-                    recovered = self.stats.state != "ok"
-                    if recovered:
-                        self._set_state("ok", "")
-                if recovered:
-                    log.warning(Event("backend works again", backend=self.backend.name, **dict(self.stats.dropped)))
+            error = self._try(batch)
+            if error is None:
                 return
+            if isinstance(error, (StorageError, OSError)) and not isinstance(error, StorageFullError):
+                self._close()  # what the segment has is good; go on in a fresh one
+            lasting = isinstance(error, (StorageError, OSError))
+            if self._stopping.is_set() or (not lasting and attempt >= ATTEMPTS):
+                if lasting:
+                    self._drop(len(batch), type(error).__name__)
+                else:
+                    self._sift(batch)
+                return
+            self._stopping.wait(delay)
+            delay = min(2 * delay, ceiling)
+
+    def _sift(self, batch: Sequence[Record]) -> None:
+        """Store what can be stored of a batch that raises: halves of it, down to the record at fault."""
+        half = len(batch) // 2
+        for part in (batch[:half], batch[half:]) if half else (batch,):
+            error = self._try(part)
+            if error is not None and len(part) > 1:
+                self._sift(part)
+            elif error is not None:
+                self._drop(1, type(error).__name__)
+
+    def _try(self, batch: Sequence[Record]) -> BaseException | None:
+        try:
+            if not self._opened:
+                self._open()
+            self.backend.write(batch)
+        except BaseException as error:  # noqa: BLE001 - whatever a driver raises, sys.exit too, stays in its lane
+            self._failed("write", error)
+            return error
+        with self._changed:
+            self.stats.stored += len(batch)
+            recovered = self.stats.state == "retrying"
+            if recovered:
+                self._set_state("ok", "")
+        if recovered:
+            log.warning(Event("backend works again", backend=self.backend.name, stored=self.stats.stored))
+        return None
 
     def _open(self) -> None:
         if self._segment is None:
@@ -246,9 +279,11 @@ class Lane:
         text = f"{type(error).__name__}: {error}"
         with self._changed:
             self._set_state("retrying", text)
-        fields = {"backend": self.backend.name, "operation": operation, "error": text}
+        at = {}
         if not isinstance(error, StorageError):  # the driver's own fault: its author wants to see where
-            fields["at"] = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip()
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            at = {"at": f"{last.filename}:{last.lineno}"}
+        fields: dict[str, Any] = {"backend": self.backend.name, "operation": operation, "error": text, **at}
         self._log.warn(operation, "backend failed", **fields)
 
     def _watch(self) -> None:
@@ -256,6 +291,7 @@ class Lane:
         since = self._busy_since
         if self.stats.state == "ok" and since is not None and self._clock.monotonic() - since > STALL:
             self._set_state("stalled", "a call does not return")
+            log.warning(Event("backend stalled: a call does not return", backend=self.backend.name))
 
     def _set_state(self, state: str, error: str) -> None:
         if self.stats.state != state:
@@ -264,6 +300,9 @@ class Lane:
         self.stats.error = error
 
     def _drop(self, count: int, reason: str) -> None:
-        if count:
+        if not count:
+            return
+        with self._changed:
             self.stats.dropped[reason] += count
-            self._log.warn("drop", "records dropped", backend=self.backend.name, count=count, reason=reason)
+            self._lost = self._lost or self._stopping.is_set()
+        self._log.warn("drop", "records dropped", backend=self.backend.name, count=count, reason=reason)

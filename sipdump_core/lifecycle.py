@@ -12,12 +12,10 @@ from sipdump_core.folder import FolderBackend
 from sipdump_core.record import Record
 from sipdump_core.segment import StoredSegment
 
-__all__ = ["PRUNE_INTERVAL", "Pruned", "Rotation", "age", "prune"]
+__all__ = ["PRUNE_INTERVAL", "Pruned", "Rotation", "prune"]
 
 PRUNE_INTERVAL = 600.0
 """Seconds between two prunes, as in Kamailio."""
-
-_ROTATE_UNKNOWN = 86400
 
 
 class Rotation:
@@ -28,22 +26,29 @@ class Rotation:
         size: bytes that the largest file of it may have, 0 for no limit.
         records: how many records it may hold, 0 for no limit.
         sizes: for each backend what gives the bytes that a record takes in its file.
+        preambles: for each backend the bytes that its file begins with.
     """
 
     def __init__(
-        self, rotate: float, size: int = 0, records: int = 0, sizes: Sequence[Callable[[Record], int]] = ()
+        self,
+        rotate: float,
+        size: int = 0,
+        records: int = 0,
+        sizes: Sequence[Callable[[Record], int]] = (),
+        preambles: Sequence[int] = (),
     ) -> None:
         self._rotate = rotate
         self._size = size
         self._records = records
         self._sizes = sizes
+        self._preambles = preambles or [0] * len(sizes)
         self.begin(0.0)
 
     def begin(self, now: float) -> None:
         """Start counting for a segment that opens ``now`` (monotonic seconds)."""
         self.deadline = now + self._rotate
         self._count = 0
-        self._totals = [0] * len(self._sizes)
+        self._totals = list(self._preambles)
 
     def take(self, records: Sequence[Record]) -> int:
         """Give how many of these records, from the first, still go into the open segment, and count them.
@@ -76,30 +81,21 @@ class Pruned:
     """Why it is still there."""
 
 
-def age(stored: StoredSegment, now: float, rotate: int = 0) -> float:
-    """Give a segment's age in seconds, counted from its end.
-
-    The end is its last write. Where that is later than the segment can have been open (a copy, say), its name
-    decides: its start and ``rotate`` seconds; with ``rotate`` unknown (0), a day.
-    """
-    return now - min(stored.modified, stored.segment.start + (rotate or _ROTATE_UNKNOWN))
-
-
 def prune(
     backends: Iterable[Backend],
     fage: float,
     *,
     now: float | None = None,
-    rotate: int = 0,
     dry_run: bool = False,
 ) -> Iterator[Pruned]:
-    """Delete the sealed segments that are older than ``fage`` seconds, and yield each when it is gone.
+    """Delete the sealed segments whose last write is more than ``fage`` seconds ago, and yield each when it is gone.
+
+    As in Kamailio, age is not taken from the name: that is the start, in local time of a zone that may not be ours.
 
     Args:
         backends: whose segments.
         fage: seconds.
         now: the time to count from, seconds since the epoch.
-        rotate: seconds that a segment was open at the most, where that is known.
         dry_run: yield what is due, and delete nothing.
 
     Raises:
@@ -109,7 +105,7 @@ def prune(
     for backend in backends:
         deleted = set()
         for stored in backend.segments():
-            if not stored.sealed or age(stored, now, rotate) <= fage:
+            if not stored.sealed or now - stored.modified <= fage:
                 continue
             error = None
             if not dry_run:

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from datetime import datetime
 from typing import Any
 
 __all__ = ["Event", "Limit", "log", "setup"]
@@ -33,8 +34,15 @@ class Limit:
         self._keys = keys
         self._last: dict[str, tuple[float, int]] = {}
 
-    def warn(self, key: str, what: str, **fields: Any) -> None:
-        """Log a warning, unless one of this key was logged within the interval."""
+    def warn(self, key: str, what: str, *, traceback: bool = False, **fields: Any) -> None:
+        """Log a warning, unless one of this key was logged within the interval.
+
+        Args:
+            key: what it is about.
+            what: the event.
+            traceback: log the traceback of the exception that is being handled too.
+            fields: the event's fields.
+        """
         now = time.monotonic()
         logged, held = self._last.get(key, (-self._interval, 0))
         if now - logged < self._interval:
@@ -45,7 +53,7 @@ class Limit:
         self._last[key] = (now, 0)
         if held:
             fields["held_back"] = held
-        log.warning(Event(what, **fields))
+        log.warning(Event(what, **fields), exc_info=traceback)
 
 
 def setup(style: str, level: str) -> None:
@@ -63,17 +71,25 @@ def setup(style: str, level: str) -> None:
 
 
 class _KeyValueFormatter(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    """One line an event: ``time=... level=info event="segment opened" backend=text``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(Event("", **_fields(record, self)))[1:]
 
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        event = record.msg if isinstance(record.msg, Event) else Event(record.getMessage())
-        line = {"time": record.created, "level": record.levelname, "event": event.what, **event.fields}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps(_fields(record, self), default=str)
+
+
+def _fields(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str, Any]:
+    event = record.msg if isinstance(record.msg, Event) else Event(record.getMessage())
+    moment = datetime.fromtimestamp(record.created).astimezone()
+    fields = {"time": moment.isoformat(timespec="milliseconds"), "level": record.levelname.lower()}
+    fields |= {"event": event.what, **event.fields}
+    if record.exc_info:
+        fields["traceback"] = formatter.formatException(record.exc_info)
+    return fields
 
 
 def _shown(value: Any) -> str:

@@ -19,7 +19,7 @@ META_SUFFIX = ".meta"
 
 
 class ProcessTable:
-    """Who handled messages: processes and threads here, capture agents elsewhere. Rows are only ever added.
+    """Who handled messages: processes and threads here, capture agents elsewhere.
 
     Args:
         start: when the daemon or program started, seconds since the epoch.
@@ -30,21 +30,49 @@ class ProcessTable:
         self._start = start
         self._limit = limit
         self._rows: dict[tuple[int, int, str], None] = {}
+        self._retired: set[tuple[int, int, str]] = set()
         self._lock = threading.Lock()
         self.changes = 0
         """Grows with each new row, so that a writer sees when a file is out of date."""
 
     def add(self, index: int, pid: int, description: str) -> None:
         """Add a row, unless it is known."""
-        row = (index, pid, description)
         with self._lock:
-            if row not in self._rows and len(self._rows) < self._limit:
-                self._rows[row] = None
+            self._add((index, pid, description))
+
+    def enter(self, pid: int, description: str) -> int:
+        """Add a row under the next free index, unless one of that pid and description is known; give its index."""
+        with self._lock:
+            known = next((row[0] for row in self._rows if row[1:] == (pid, description)), None)
+            if known is not None:
+                return known
+            index = max((row[0] for row in self._rows), default=-1) + 1
+            self._add((index, pid, description))
+            return index
+
+    def retire(self, index: int, pid: int, description: str) -> None:
+        """Mark the row of a process that has ended: the open segment keeps it, the next one begins without it."""
+        with self._lock:
+            self._retired.add((index, pid, description))
+
+    def remove(self, index: int, pid: int, description: str) -> None:
+        """Take out a row that was wrong."""
+        with self._lock:
+            if self._rows.pop((index, pid, description), 0) is None:
                 self.changes += 1
 
-    def next_index(self) -> int:
-        """Give the index of the next row."""
-        return len(self._rows)
+    def begin_segment(self) -> None:
+        """Take out the rows that were retired."""
+        with self._lock:
+            for row in self._retired:
+                self._rows.pop(row, None)
+            self._retired.clear()
+
+    def _add(self, row: tuple[int, int, str]) -> None:
+        self._retired.discard(row)
+        if row not in self._rows and len(self._rows) < self._limit:
+            self._rows[row] = None
+            self.changes += 1
 
     def render(self) -> str:
         """Give the text of a ``.meta`` file."""
@@ -118,9 +146,10 @@ def sweep(folder: str, prefix: str, deleted: Collection[str], before: float) -> 
             if name.startswith(prefix):
                 stamp, dot, suffix = name[len(prefix) :].partition(".")
                 stems.setdefault(prefix + stamp, set()).add(dot + suffix)
-        for stem, suffixes in stems.items():
-            if suffixes == {META_SUFFIX} and Segment.parse(stem, prefix, ""):
-                path = os.path.join(folder, stem + META_SUFFIX)
+    for stem, suffixes in stems.items():
+        if suffixes == {META_SUFFIX} and Segment.parse(stem, prefix, ""):
+            path = os.path.join(folder, stem + META_SUFFIX)
+            with contextlib.suppress(OSError):
                 if stem in deleted or os.lstat(path).st_mtime < before:
                     os.unlink(path)
 
@@ -130,7 +159,9 @@ def _create(path: str, text: str, mode: int) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
             os.fchmod(fd, mode)
-            os.write(fd, text.encode())
+            view = memoryview(text.encode())
+            while view:
+                view = view[os.write(fd, view) :]
         except OSError:
             os.unlink(path)
             raise

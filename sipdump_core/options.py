@@ -16,11 +16,13 @@ may be given several times, ``tuple[str, ...]``.
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
 
 import attrs
 
 from sipdump_core.errors import ConfigError
+from sipdump_core.posix_re import Pattern
 
 __all__ = ["Check", "Setting", "at_least", "build", "describe", "duration", "in_range", "one_of", "option"]
 
@@ -39,11 +41,25 @@ class Setting:
     name: str
     value: int | str
     place: str = ""
+    line: str = attrs.field(default="", eq=False, repr=False)
+    """The line of the configuration file, for errors."""
 
     def error(self, message: str) -> ConfigError:
         """Make the error that points at this setting."""
         shown = f'"{self.value}"' if isinstance(self.value, str) else self.value
-        return ConfigError(f'modparam("{self.module}", "{self.name}", {shown}): {message}', self.place)
+        within = f"; in: {self.line}" if self.line else ""
+        return ConfigError(f'modparam("{self.module}", "{self.name}", {shown}): {message}{within}', self.place)
+
+    def is_for(self, module: str) -> bool:
+        """Say whether this is a parameter of a module: as in Kamailio, the name given is a regular expression.
+
+        Raises:
+            ConfigError: it is no regular expression.
+        """
+        try:
+            return _pattern(self.module).fullmatch(module)
+        except ValueError as error:
+            raise self.error(f"the module's name is no regular expression: {error}") from error
 
 
 def option(default: Any, *, help: str, unit: str = "", check: Check | None = None) -> Any:
@@ -131,6 +147,11 @@ def describe(cls: type[Any]) -> list[dict[str, Any]]:
         }
         for field in attrs.fields(cls)
     ]
+
+
+@lru_cache(256)
+def _pattern(module: str) -> Pattern:
+    return Pattern(module, ignore_case=True)
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -14,18 +14,20 @@ MODE_EVENT_ROUTE = 2
 """The one mode flag that belongs to the core: run the event route. The others belong to drivers."""
 
 
+_MAX = 2**31 - 1  # Kamailio's int
+
+
 def _prefix(value: str) -> str | None:
-    if "/" in value or "\0" in value or len(value.encode()) > 200:
-        return "must be a part of a file name: no slash, at most 200 bytes"
+    if "/" in value or not value.isprintable() or len(value.encode()) > 200:
+        return "must be a part of a file name: printable, no slash, at most 200 bytes"
     return None
 
 
 def _fagex(value: str) -> str | None:
     try:
-        duration(value or "0s")
+        return None if duration(value or "0s") <= _MAX else f"must be {_MAX} seconds at the most"
     except ValueError as error:
         return str(error)
-    return None
 
 
 @attrs.frozen
@@ -36,16 +38,16 @@ class Params:
     mode: int = option(
         1,
         help="sum of the flags: 1 text, 2 event route, 4 pcap, 8 P-KSR-SIPDump header, others by installed drivers",
-        check=at_least(1),
+        check=at_least(0),
     )
     wait: int = option(
         100,
         unit="microseconds",
-        help="with wait_mode 0, how long records gather before they are written; at least 5 ms are taken",
+        help="with wait_mode 0, how long records gather before they are written; at least 20 ms are taken",
         check=in_range(0, 10_000_000),
     )
     wait_mode: int = option(0, help="1: write at once when a record arrives, without gathering", check=one_of(0, 1))
-    rotate: int = option(7200, unit="seconds", help="a segment is sealed when it is this old", check=at_least(1))
+    rotate: int = option(7200, unit="seconds", help="a segment is sealed when it is this old", check=in_range(1, _MAX))
     rotate_size: int = option(
         0,
         unit="bytes",
@@ -58,20 +60,23 @@ class Params:
     folder: str = option("/tmp", help="where the segment files stand")  # noqa: S108 - Kamailio's default
     fprefix: str = option("kamailio-sipdump-", help="how the names of segment files begin", check=_prefix)
     fage: int = option(
-        0, unit="seconds", help="sealed segments older than this are deleted; 0: never", check=at_least(0)
+        0, unit="seconds", help="sealed segments older than this are deleted; 0: never", check=in_range(0, _MAX)
     )
     fagex: str = option("", help='fage as a time expression, "2d6h40m30s"; it overrides fage', check=_fagex)
     event_callback: str = option("", help='the event route: "module:function" or "file.py:function"')
     parse_call_id: int = option(0, help="give the event route $sipdump(call_id)", check=one_of(0, 1))
     backend: tuple[str, ...] = option((), help="a backend to switch on by name, beside those that mode names")
     queue: int = option(
-        16384,
+        8192,
         unit="records",
         help="how many records may wait for the writer, and for each backend",
         check=at_least(1),
     )
     queue_bytes: int = option(
-        67108864, unit="bytes", help="how many bytes of messages may wait for the writer", check=at_least(1)
+        67108864,
+        unit="bytes",
+        help="how many bytes of messages may wait for the writer, and for each backend",
+        check=at_least(1),
     )
     queue_full: str = option(
         "",

@@ -1,30 +1,47 @@
 """From settings to a plan: everything is checked before anything is started."""
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from sipdump_core.backend import Backend, Site, Transform
+from sipdump_core.ctl_options import CtlOptions
 from sipdump_core.drivers import Driver, discover, select
-from sipdump_core.errors import ConfigError
-from sipdump_core.event_route import EventRoute, load_callback
+from sipdump_core.errors import ConfigError, DriverError
+from sipdump_core.event_route import Callback, EventRoute, load_callback
 from sipdump_core.folder import FolderBackend
 from sipdump_core.hep_options import HepOptions
+from sipdump_core.kemi_options import KemiOptions
+from sipdump_core.ksr_options import KsrOptions
+from sipdump_core.log import Event, log
 from sipdump_core.options import Setting, build
 from sipdump_core.params import MODE_EVENT_ROUTE, Params
+
+if TYPE_CHECKING:
+    from sipdump_core.config import RouteBlock
 
 __all__ = ["Plan", "make_backends", "make_plan"]
 
 CORE = "sipdump"
-SOURCES: dict[str, type[Any]] = {"sipdump_hep": HepOptions}
+EVENT = "sipdump:msg"
+KAMAILIO_KEMI = ("app_lua", "app_python3", "app_python3s")
+SOURCES: dict[str, type[Any]] = {
+    "sipdump_hep": HepOptions,
+    "sipdump_ksr": KsrOptions,
+    "sipdump_ctl": CtlOptions,
+    "sipdump_kemi": KemiOptions,
+}
 
 
 @attrs.frozen
 class Plan:
     """A checked configuration."""
 
+    settings: Sequence[Setting]
+    """What it was made of."""
     params: Params
     drivers: Sequence[Driver]
     """Every driver that is installed."""
@@ -37,20 +54,39 @@ class Plan:
     route: EventRoute
 
     def backends(self, site: Site) -> list[Backend]:
-        """Make the chosen backends."""
-        return [d.cls(self.options[d.name], site) for d in self.chosen if d.cls and issubclass(d.cls, Backend)]
+        """Make the chosen backends, with the chosen transforms for those that ask for them.
 
-    def transforms(self) -> list[Transform]:
-        """Make the chosen transforms."""
-        return [d.cls(self.options[d.name]) for d in self.chosen if d.cls and issubclass(d.cls, Transform)]
+        Raises:
+            DriverError: the constructor of one raises.
+        """
+        transforms = [d.cls(self.options[d.name]) for d in self.chosen if d.cls and issubclass(d.cls, Transform)]
+        rewriting = attrs.evolve(site, transforms=transforms)
+        made = []
+        for driver in self.chosen:
+            if driver.cls and issubclass(driver.cls, Backend):
+                try:
+                    where = rewriting if driver.cls.transformed else site
+                    made.append(driver.cls(self.options[driver.name], where))
+                except (Exception, SystemExit) as error:
+                    what = f"the backend {driver.name} of {driver.distribution} cannot be made"
+                    raise DriverError(f"{what}: {type(error).__name__}: {error}") from error
+        return made
 
 
-def make_plan(settings: Sequence[Setting], drivers: Sequence[Driver] | None = None, *, to_start: bool = True) -> Plan:
+def make_plan(
+    settings: Sequence[Setting],
+    drivers: Sequence[Driver] | None = None,
+    *,
+    event_routes: Mapping[str, "RouteBlock"] = MappingProxyType({}),
+    to_start: bool = True,
+) -> Plan:
     """Check settings, one by one and against each other.
 
     Args:
         settings: the modparams; those of modules that are not sipdump's are passed over.
         drivers: the installed drivers; looked up when not given.
+        event_routes: the event routes of the configuration, by name; with one for ``sipdump:msg``, event_callback
+            is not called, as in Kamailio.
         to_start: check also what only a start needs: the folder, and the event callback, which is loaded.
 
     Raises:
@@ -60,9 +96,7 @@ def make_plan(settings: Sequence[Setting], drivers: Sequence[Driver] | None = No
     drivers = discover() if drivers is None else drivers
     modules: dict[str, type[Any]] = {CORE: Params, **SOURCES}
     modules |= {f"sipdump_{driver.name}": driver.cls.options for driver in drivers if driver.cls}
-    for setting in settings:
-        if setting.module not in modules and setting.module.startswith("sipdump_"):
-            raise setting.error(f"no such module; there are: {', '.join(modules)}")
+    settings = _resolve(settings, [*modules, *KAMAILIO_KEMI])
     built = {name: build(cls, [s for s in settings if s.module == name]) for name, cls in modules.items()}
     params: Params = built[CORE]
     given = {s.name: s for s in settings if s.module == CORE}
@@ -72,10 +106,51 @@ def make_plan(settings: Sequence[Setting], drivers: Sequence[Driver] | None = No
     if to_start and any(driver.cls and issubclass(driver.cls, FolderBackend) for driver in chosen):
         _check_folder(given.get("folder", Setting(CORE, "folder", params.folder, "default")))
     route = EventRoute()
-    if to_start and params.event_callback and params.mode & MODE_EVENT_ROUTE:
-        route.callback = load_callback(given["event_callback"])
+    if to_start and event_routes and params.mode & MODE_EVENT_ROUTE:
+        route.callback = _compile_route(event_routes, params)
+    elif to_start and params.event_callback and params.mode & MODE_EVENT_ROUTE:
+        route.callback = _load_callback(settings, given["event_callback"], params, route)
     options = {d.name: built[f"sipdump_{d.name}"] for d in drivers if d.cls}
-    return Plan(params, drivers, chosen, options, {name: built[name] for name in SOURCES}, route)
+    return Plan(settings, params, drivers, chosen, options, {name: built[name] for name in SOURCES}, route)
+
+
+def _resolve(settings: Sequence[Setting], modules: Sequence[str]) -> list[Setting]:
+    """Give each setting to the modules that its expression matches, as Kamailio does."""
+    resolved = []
+    for setting in settings:
+        matched = [name for name in modules if setting.is_for(name)]
+        if not matched and setting.module.startswith("sipdump") and setting.module.replace("_", "").isalnum():
+            raise setting.error(f"no such module; there are: {', '.join(modules[: -len(KAMAILIO_KEMI)])}")
+        resolved += [attrs.evolve(setting, module=name) for name in matched]
+    return resolved
+
+
+def _compile_route(event_routes: Mapping[str, "RouteBlock"], params: Params) -> Callback:
+    for name, block in event_routes.items():
+        if name != EVENT:
+            raise ConfigError(f"event_route[{name}]: sipdump has no such event; there is {EVENT}", block.place(0))
+    if params.event_callback:
+        log.warning(Event("event_callback is not called: there is an event_route", name=EVENT))
+    from sipdump_core.route import compile_route  # noqa: PLC0415 - few have a route, and it loads a parser
+
+    return compile_route(event_routes[EVENT], parse_call_id=bool(params.parse_call_id))
+
+
+def _load_callback(settings: Sequence[Setting], function: Setting, params: Params, route: EventRoute) -> Callback:
+    """Load the event callback from a KEMI script, or from the module or file that it names itself."""
+    if ":" in str(function.value):
+        return load_callback(function)
+    loads = [s for s in settings if (s.module, s.name) == ("sipdump_kemi", "load")]
+    # a Kamailio's own configuration loads its script with these
+    loads = loads or [s for s in settings if s.module in KAMAILIO_KEMI and s.name in ("load", "script_name")]
+    if not loads:
+        raise function.error(
+            'must be "module:function" or "file.py:function", or a function of a KEMI script; '
+            'such a script is loaded by modparam("sipdump_kemi", "load", "callback.py")'
+        )
+    from sipdump_core.kemi import load_kemi  # noqa: PLC0415 - few have a script, and it loads a parser
+
+    return load_kemi(loads, function, route, parse_call_id=bool(params.parse_call_id))
 
 
 def _check_folder(setting: Setting) -> None:

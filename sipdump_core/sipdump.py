@@ -3,6 +3,7 @@
 import atexit
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +29,9 @@ from sipdump_core.record import Flow, Record
 __all__ = ["SipDump", "Stats"]
 
 _CACHE_LIMIT = 10_000
-_MIN_GATHER = 0.005
+_MIN_GATHER = 0.02
+_TIME_LIMIT = 2**32 * 1_000_000
+_UNSPECIFIED = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - nothing is bound here
 Address = tuple[Any, ...]
 """A socket address as Python has it: ``(host, port)`` or, for IPv6, ``(host, port, flowinfo, scope_id)``."""
 
@@ -45,6 +48,14 @@ class Stats:
     """Records that the event route dropped."""
     route_errors: int
     """Times that the event route raised."""
+    route_calls: int
+    """Times that the event route ran."""
+    route_total_us: int
+    """Microseconds that it took in all; sources wait that long."""
+    route_max_us: int
+    """Microseconds that its longest run took."""
+    route_slow: int
+    """Runs that took longer than 10,000 microseconds."""
     queue_dropped: int
     """Records that found the queue full."""
     backends: dict[str, LaneStats]
@@ -70,6 +81,7 @@ class SipDump:
         table: the process table for ``.meta`` files.
         clock: the time.
         default_queue_full: what a full queue means when ``queue_full`` is not set: ``block`` or ``drop``.
+        start_pruning: prune from now on, at once and every 600 s; else when ``start_pruning`` is called.
 
     Raises:
         ConfigError: a parameter is wrong, see :class:`~sipdump_core.params.Params`.
@@ -85,6 +97,7 @@ class SipDump:
         table: ProcessTable | None = None,
         clock: Clock | None = None,
         default_queue_full: str = "block",
+        start_pruning: bool = True,
         **params: Any,
     ) -> None:
         if plan is None:
@@ -99,6 +112,7 @@ class SipDump:
         self.table = table or ProcessTable(self._clock.time())
         self.block = (plan.params.queue_full or default_queue_full) == "block"
         self._route = plan.route if plan.params.mode & MODE_EVENT_ROUTE else None
+        plan.route.send = self.send
         self._flows: dict[tuple[Any, ...], Flow] = {}
         self._who = threading.local()
         self._counts = threading.Lock()
@@ -108,7 +122,6 @@ class SipDump:
         self._dispatcher = Dispatcher(
             plan.params,
             plan.backends(site),
-            plan.transforms(),
             self.table,
             block=self.block,
             clock=self._clock,
@@ -118,9 +131,12 @@ class SipDump:
         self._intake = Intake(self._dispatcher, plan.params.queue, plan.params.queue_bytes, gather)
         self._closing = threading.Event()
         self._closed = threading.Lock()
-        if plan.params.retention:
-            threading.Thread(target=self._prune_for_ever, name="sipdump-prune", daemon=True).start()
+        self._forked = False
+        if start_pruning:
+            self.start_pruning()
         atexit.register(self.close)
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget(this()))
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +145,11 @@ class SipDump:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def start_pruning(self) -> None:
+        """Prune from now on, at once and every 600 s, if the parameters ask for it."""
+        if self.params.retention:
+            threading.Thread(target=self._prune_for_ever, name="sipdump-prune", daemon=True).start()
 
     def event_route(self, callback: Callback) -> Callback:
         """Register the callable that sees each record first; usable as a decorator. It runs when mode has the flag 2.
@@ -238,7 +259,8 @@ class SipDump:
             dropped = self._queue_dropped
         route = self.plan.route
         lanes = {lane.backend.name: lane.snapshot() for lane in self._dispatcher.lanes}
-        return Stats(*counts, route.dropped, route.errors, dropped, lanes)
+        times = (route.calls, route.total_ns // 1000, route.max_ns // 1000, route.slow)
+        return Stats(*counts, route.dropped, route.errors, *times, dropped, lanes)
 
     @property
     def backends(self) -> list[Backend]:
@@ -252,14 +274,17 @@ class SipDump:
             timeout: seconds to wait for backends that do not return.
 
         Returns:
-            False where one did not return; what waited for it is counted as dropped.
+            True when all that waited is stored; else it is counted as dropped.
         """
         if not self._closed.acquire(blocking=False):
             return True
         atexit.unregister(self.close)
         self._closing.set()
-        self._intake.close()
-        return self._dispatcher.close(timeout)
+        end = self._clock.monotonic() + timeout
+        if not self._intake.close(timeout / 2):
+            self._dispatcher.hurry()
+            self._intake.close(timeout / 2)
+        return self._dispatcher.close(max(0.0, end - self._clock.monotonic()))
 
     def _one(
         self, tag: str, buf: bytes | bytearray | memoryview, src: Address, dst: Address, proto: str,
@@ -269,6 +294,8 @@ class SipDump:
             own_pid, own_procno = self._whoami()
             pid = own_pid if pid is None else pid
             procno = own_procno if procno is None else procno
+        if time_us is not None and not 0 <= time_us < _TIME_LIMIT:
+            raise ValueError(f"time_us must be microseconds since the epoch, up to the year 2106, not {time_us}")
         key = (tag, src[0], src[1], dst[0], dst[1], proto, pid, procno, node)
         flow = self._flows.get(key) or self._make_flow(key)
         if time_us is None:
@@ -278,6 +305,11 @@ class SipDump:
     def _make_flow(self, key: tuple[Any, ...]) -> Flow:
         tag, src_host, src_port, dst_host, dst_port, proto, pid, procno, node = key
         (af, src_ip), (dst_af, dst_ip) = canonical_ip(src_host), canonical_ip(dst_host)
+        # a socket that is bound to every address of one family may bring messages of the other
+        if af != dst_af and dst_ip == _UNSPECIFIED[dst_af]:
+            dst_af, dst_ip = af, _UNSPECIFIED[af]
+        elif af != dst_af and src_ip == _UNSPECIFIED[af]:
+            af, src_ip = dst_af, _UNSPECIFIED[dst_af]
         if af != dst_af:
             raise ValueError(f"source {src_host} and destination {dst_host} must be of one address family")
         flow = Flow(tag, pid, procno, proto, af, src_ip, src_port, dst_ip, dst_port, node)
@@ -289,15 +321,18 @@ class SipDump:
         return flow
 
     def _whoami(self) -> tuple[int, int]:
-        """Give this process's id and this thread's rank; a new thread, or a forked process, gets a row in ``.meta``."""
+        """Give this process's id and this thread's rank; a new thread gets a row in ``.meta``."""
         pid = os.getpid()
         if getattr(self._who, "pid", None) != pid:
+            self._who.procno = self.table.enter(pid, f"thread {threading.current_thread().name}")
             self._who.pid = pid
-            self._who.procno = self.table.next_index()
-            self.table.add(self._who.procno, pid, f"thread {threading.current_thread().name}")
         return pid, self._who.procno
 
     def _enabled(self, count: int) -> bool:
+        if self._forked:
+            raise ClosedError(
+                "this SipDump belongs to the process that made it: make one in each process, after the fork"
+            )
         if self._closing.is_set():
             raise ClosedError("sipdump is closed: no more records are taken")
         with self._counts:
@@ -331,8 +366,7 @@ class SipDump:
 
     def _prune(self, backend: Backend) -> None:
         try:
-            now, rotate = self._clock.time(), self.params.rotate
-            for pruned in prune([backend], self.params.retention, now=now, rotate=rotate):
+            for pruned in prune([backend], self.params.retention, now=self._clock.time()):
                 name = pruned.stored.segment.name
                 if pruned.error:
                     self._log.warn("prune", "prune failed", backend=backend.name, error=pruned.error)
@@ -344,6 +378,16 @@ class SipDump:
             self._log.warn("prune", "prune failed", backend=backend.name, error=error)
         except Exception:  # noqa: BLE001 - whatever a driver raises
             log.exception(Event("prune failed", backend=backend.name))
+
+
+def _forget(dump: SipDump | None) -> None:
+    """In a forked child: it has none of the threads, and the open files are its parent's."""
+    if dump is not None and not dump._forked:
+        dump._forked = True
+        atexit.unregister(dump.close)
+        dump._closed.acquire(blocking=False)
+        for backend in dump.backends:
+            backend.forget()
 
 
 def _settings(module: str, name: str, value: Any) -> list[Setting]:

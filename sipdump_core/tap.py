@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from sipdump_core import sip
+from sipdump_core.errors import ClosedError
+from sipdump_core.log import Limit
 from sipdump_core.sipdump import SipDump
 
 __all__ = ["MessageSplitter", "tap_datagram", "tap_streams"]
 
 Store = Callable[[bytes], None]
+_limit = Limit()
 _MESSAGE_LIMIT = 1 << 20
 
 
@@ -80,9 +83,17 @@ def tap_streams(
     """
     local, peer = writer.get_extra_info("sockname"), writer.get_extra_info("peername")
     proto = proto or ("tls" if writer.get_extra_info("ssl_object") else "tcp")
-    tapped_reader = _TappedReader(reader, lambda buf: dump.received(buf, peer, local, proto))
-    tapped_writer = _TappedWriter(writer, lambda buf: dump.sent(buf, local, peer, proto))
+    tapped_reader = _TappedReader(reader, lambda buf: _store(dump.received, buf, peer, local, proto))
+    tapped_writer = _TappedWriter(writer, lambda buf: _store(dump.sent, buf, local, peer, proto))
     return cast(asyncio.StreamReader, tapped_reader), cast(asyncio.StreamWriter, tapped_writer)
+
+
+def _store(store: Callable[..., None], buf: bytes | bytearray | memoryview, src: Any, dst: Any, proto: str) -> None:
+    """Store a message; what cannot be stored is logged, and is never the application's trouble."""
+    try:
+        store(buf, src, dst, proto)
+    except (ValueError, TypeError, IndexError, ClosedError) as error:
+        _limit.warn("tap", "message not stored", src=src, dst=dst, error=error)
 
 
 class _Proxy:
@@ -107,7 +118,7 @@ class _TappedDatagramProtocol(_Proxy):
         self._target.connection_made(_TappedDatagramTransport(transport, self._dump, self._proto))
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._dump.received(data, addr, self._local, self._proto)
+        _store(self._dump.received, data, addr, self._local, self._proto)
         self._target.datagram_received(data, addr)
 
 
@@ -120,7 +131,7 @@ class _TappedDatagramTransport(_Proxy):
     def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
         self._target.sendto(data, addr)
         local, peer = self._target.get_extra_info("sockname"), addr or self._target.get_extra_info("peername")
-        self._dump.sent(data, local, peer, self._proto)
+        _store(self._dump.sent, data, local, peer, self._proto)
 
 
 class _TappedReader(_Proxy):

@@ -66,6 +66,13 @@ def test_two_drivers_with_one_claim_are_an_error_that_names_both(path: Path, nam
         (GOOD.format(name="bad", flag=300), "declares the flag 300, which is no power of two"),
         (GOOD.format(name="bad", flag=128), "declares the flag 128; third parties take 256 or more"),
         (GOOD.format(name="bad", flag=256) + "    api = 2\n", "was made for version 2"),
+        (GOOD.format(name="bad", flag=256) + "    options = dict\n", "has options that are no attrs class"),
+        (
+            "import attrs\n@attrs.frozen\nclass O:\n    x: int\n"
+            + GOOD.format(name="bad", flag=256)
+            + "    options = O\n",
+            "has options that cannot be made of their defaults",
+        ),
     ],
 )
 def test_a_driver_that_cannot_be_used_is_told_and_stops_nobody(path: Path, code: str, error: str) -> None:

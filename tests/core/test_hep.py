@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import time
 import zlib
 from typing import Any
 
@@ -266,6 +267,9 @@ def test_version_2_with_a_mad_clock() -> None:
         b"\x01\x08" + hep12(1)[2:],
         b"\x01\xff" + hep12(1)[2:],
         b"\x01\x10\x63" + hep12(1)[3:],
+        hep3(extra=(chunk(12, b"\x01" * 4000),)),
+        hep3(extra=(chunk(9, bytes(8)),)),
+        hep3(extra=(chunk(2, b"\0\x11"),)),
         SIP,
         b"\x1f\x8b\x08",
         gzip.compress(b"no hep"),
@@ -303,6 +307,14 @@ def test_a_stream_is_cut_into_its_frames_however_it_arrives(bufs: list[bytes], s
         found += split_frames(buffer)
     assert found == [frame(chunk(15, buf)) for buf in bufs]
     assert not buffer
+
+
+def test_garbage_that_looks_like_frames_is_passed_over_quickly() -> None:
+    buffer = bytearray(b"HEP3\0\0" * 100_000 + hep3())
+    start = time.process_time()
+    found = list(split_frames(buffer))
+    assert time.process_time() - start < 5
+    assert [type(f) for f in found] == [FormatError, bytes]
 
 
 def test_a_stream_goes_on_behind_garbage() -> None:

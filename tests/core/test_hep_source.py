@@ -112,6 +112,35 @@ def test_a_stream_with_garbage_goes_on_and_one_cut_in_a_frame_is_counted(bench: 
     wait_for(lambda: bench.count("malformed") == 2)
 
 
+def test_a_connection_that_brings_nothing_good_is_closed(bench: Bench) -> None:
+    sock = bench.tcp()
+    with contextlib.suppress(OSError):
+        for _ in range(1000):
+            sock.sendall(hep3()[:-1].replace(b"HEP3", b"HEP4") + b"HEP3\0\x07x")
+    wait_for(lambda: bench.count("connections") == 0)
+    bench.tcp().sendall(hep3(b"other"))
+    assert [r.buf for r in bench.stored(1)] == [b"other"]
+
+
+def test_one_packet_that_breaks_the_decoder_costs_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = bench.source._decoder.decode
+
+    def decode(data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
+        if b"boom" in data:
+            raise RuntimeError("surprise")
+        return real(data, peer, now_us)
+
+    monkeypatch.setattr(bench.source._decoder, "decode", decode)
+    sock = bench.udp()
+    for n in range(100):
+        sock.send(hep3(b"boom" if n % 10 == 5 else b"%d" % n))
+    assert len(bench.stored(90)) == 90
+    assert bench.count("malformed") == 10
+    assert caplog.text.count("surprise") <= 4
+
+
 def test_a_half_open_connection_holds_up_nobody(bench: Bench) -> None:
     idle = bench.tcp()
     idle.sendall(hep3()[:9])

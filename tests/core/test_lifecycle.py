@@ -7,8 +7,8 @@ import pytest
 
 from sipdump_core.backend import NoOptions, Site
 from sipdump_core.errors import StorageError
-from sipdump_core.lifecycle import Rotation, age, prune
-from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.lifecycle import Rotation, prune
+from sipdump_core.segment import Segment
 from sipdump_text import TextBackend
 from tests.support import record
 
@@ -39,18 +39,10 @@ def test_rotation_by_size_counts_the_largest_file_and_never_refuses_the_first_re
     assert rotation.take([record(b"x" * 50), record(b"x")]) == 1
 
 
-def stored(start: str = "2026-11-20--00-00-00", **fields: object) -> StoredSegment:
-    values = {"size": 1, "modified": 0.0, "sealed": True, **fields}
-    return StoredSegment(Segment("p-", start), **values)  # type: ignore[arg-type]  # a test's shorthand
-
-
-def test_age_counts_from_the_end() -> None:
-    start = stored().segment.start
-    assert age(stored(modified=start + 7200), start + 10000) == 2800
-    assert age(stored(modified=start - 5), start + 10000) == 10005
-    # a copy's fresh time of writing does not make it young
-    assert age(stored(modified=start + 9 * DAY), start + 9 * DAY, rotate=7200) == 9 * DAY - 7200
-    assert age(stored(modified=start + 9 * DAY), start + 9 * DAY) == 8 * DAY
+def test_rotation_by_size_counts_what_a_file_begins_with() -> None:
+    rotation = Rotation(7200, size=100, sizes=[lambda r: len(r.buf)], preambles=[24])
+    rotation.begin(0)
+    assert rotation.take([record(b"x" * 20)] * 9) == 3
 
 
 @pytest.fixture
@@ -84,6 +76,15 @@ def test_prune_takes_what_is_old_and_ours(backend: TextBackend, tmp_path: Path) 
     assert (pruned.stored.location, pruned.stored.size, pruned.error) == (str(old), 10, None)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
     assert not list(prune([backend], 2 * DAY, now=now))
+
+
+def test_age_is_that_of_the_last_write_whatever_the_name_says(backend: TextBackend, tmp_path: Path) -> None:
+    """The name is the start, by a clock and in a zone that may not be ours."""
+    now = Segment("p-", "2026-11-22--00-00-00").start
+    put(tmp_path, "p-1970-01-01--00-00-10.data", now - 5)
+    assert not list(prune([backend], DAY, now=now))
+    put(tmp_path, "p-2026-11-21--23-59-59.data", now - 2 * DAY)
+    assert len(list(prune([backend], DAY, now=now))) == 1
 
 
 def test_prune_never_takes_the_open_segment(backend: TextBackend, tmp_path: Path) -> None:

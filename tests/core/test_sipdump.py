@@ -1,10 +1,14 @@
 """The in-process interface, with real backends or with backends that fail."""
 
+import errno
+import fcntl
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import pytest
@@ -12,7 +16,7 @@ import pytest
 from sipdump_core import lane
 from sipdump_core.backend import Backend, NoOptions, Site
 from sipdump_core.drivers import Driver
-from sipdump_core.errors import ClosedError, ConfigError, StorageError, StorageFullError
+from sipdump_core.errors import ClosedError, ConfigError, DriverError, StorageError, StorageFullError
 from sipdump_core.folder import FolderBackend
 from sipdump_core.options import Setting, build
 from sipdump_core.params import Params
@@ -157,11 +161,14 @@ def test_a_wrong_event_callback(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"rotate": 0}, r"SipDump\(rotate=0\): modparam\(.*must be 1 or more"),
+        ({"rotate": 0}, r"SipDump\(rotate=0\): modparam\(.*must be 1 to 2147483647"),
+        ({"rotate": 9_999_999_999}, "must be 1 to 2147483647"),
+        ({"fagex": "99999999d"}, "must be 2147483647 seconds at the most"),
+        ({"fprefix": "a\nb"}, "printable"),
         ({"rotate": "5"}, "must be an integer"),
         ({"fprefix": "a/b"}, "no slash"),
         ({"mode": 8}, "invalid mode parameter: it switches on nothing that stores"),
-        ({"mode": 0}, "must be 1 or more"),
+        ({"mode": 0}, "invalid mode parameter"),
         ({"mode": 64}, r"no installed backend owns the flag 64; installed are the event route \(2\), header \(8\)"),
         ({"mode": 1 + 64 + 1024}, "no installed backend owns the flag 64, 1024"),
         ({"folder": "/nonexistent"}, "there is no such folder"),
@@ -185,6 +192,67 @@ def test_a_backend_can_be_switched_on_by_name(tmp_path: Path) -> None:
     with SipDump(enable=1, mode=1, backend=["pcap", "text"], folder=tmp_path) as dump:
         dump.received(b"a", A, B)
     assert len(files(tmp_path, ".pcap")) == len(files(tmp_path, ".data")) == 1
+
+
+def test_a_backend_can_be_switched_on_by_name_alone(tmp_path: Path) -> None:
+    with SipDump(enable=1, mode=0, backend=["pcap"], folder=tmp_path) as dump:
+        dump.received(b"a", A, B)
+    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".meta", ".pcap"]
+
+
+def test_a_time_that_no_format_holds_is_refused(tmp_path: Path) -> None:
+    with SipDump(enable=1, folder=tmp_path) as dump:
+        for time_us in (-1, 10**20):
+            with pytest.raises(ValueError, match="time_us must be microseconds"):
+                dump.received(b"a", A, B, time_us=time_us)
+
+
+@pytest.mark.parametrize(("src", "dst"), [(("192.0.2.1", 5), ("::", 6)), (("0.0.0.0", 5), ("2001:db8::1", 6))])
+def test_a_socket_bound_to_all_addresses_takes_the_others_family(tmp_path: Path, src: Any, dst: Any) -> None:
+    with SipDump(enable=1, mode=5, folder=tmp_path) as dump:
+        dump.received(b"a", src, dst)
+    (one,) = read(tmp_path)
+    assert (one.src_ip, one.dst_ip) in [("192.0.2.1", "0.0.0.0"), ("::", "2001:db8::1")]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_is_told_and_the_parents_segment_is_sealed(tmp_path: Path) -> None:
+    with SipDump(enable=1, folder=tmp_path) as dump:
+        dump.received(b"parent", A, B)
+        assert dump.flush(10)
+        out, into = os.pipe()
+        child = os.fork()
+        if not child:
+            answer = b"stored"
+            try:
+                dump.received(b"child", A, B)
+            except ClosedError:
+                answer = b"refused"
+            os.write(into, answer)
+            signal.pause()
+        assert os.read(out, 10) == b"refused"
+    backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
+    assert [stored.sealed for stored in backend.segments()] == [True]
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(out)
+    os.close(into)
+    assert [one.buf for one in read(tmp_path)] == [b"parent"]
+
+
+def test_ranks_of_many_short_threads_are_told_apart_and_bounded(tmp_path: Path) -> None:
+    with SipDump(enable=1, folder=tmp_path) as dump:
+        for _ in range(3):
+            threads = [
+                threading.Thread(target=dump.received, args=(b"%d" % n, A, B), name=f"worker {n}") for n in range(40)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    ranks = [one.procno for one in read(tmp_path)]
+    assert len(set(ranks)) == 40
+    assert max(ranks) < 40
 
 
 def test_after_close_nothing_is_taken(tmp_path: Path) -> None:
@@ -294,6 +362,7 @@ def test_a_link_at_the_name_is_not_followed(tmp_path: Path) -> None:
 def test_prune_runs_at_start(tmp_path: Path) -> None:
     old = tmp_path / "kamailio-sipdump-2020-01-01--00-00-00.data"
     old.write_bytes(b"x")
+    os.utime(old, (0, 0))
     with SipDump(folder=tmp_path, fage=60):
         wait_for(lambda: not old.exists())
 
@@ -355,7 +424,15 @@ class Broken(FolderBackend):
 
     name = "broken"
     suffix = ".broken"
-    options: ClassVar[type[Any]] = NoOptions
+
+
+class Unmade(Backend):
+    """A backend that cannot be made."""
+
+    name = "unmade"
+
+    def __init__(self, options: Any, site: Site) -> None:
+        raise RuntimeError("no connection")
 
 
 def driver(cls: type[Backend]) -> Driver:
@@ -368,6 +445,26 @@ def plan(folder: Path, *classes: type[Backend], **params: Any) -> Plan:
     ]
     settings += [Setting("sipdump", "backend", cls.name) for cls in classes]
     return make_plan(settings, [driver(TextBackend), *map(driver, classes)])
+
+
+def test_a_backend_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        DriverError, match="the backend unmade of sipdump-unmade cannot be made: RuntimeError: no connection"
+    ):
+        SipDump(plan=plan(tmp_path, Unmade))
+
+
+def test_a_backend_without_an_encoding_is_told_and_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_BACKOFF", (0.001, 0.001))
+    with SipDump(plan=plan(tmp_path, Broken)) as made:
+        made.received(b"a", A, B)
+        assert made.flush(10)
+        stats = made.stats().backends
+        assert stats["broken"].dropped == {"NotImplementedError": 1}
+        assert "Broken has no encode()" in stats["broken"].error
+        assert stats["text"].stored == 1
 
 
 @pytest.fixture
@@ -440,9 +537,33 @@ def test_a_batch_that_a_backend_cannot_digest_is_given_up_with_a_count(
     dump.received(b"a", A, B)
     assert dump.flush(10)
     assert dump.stats().backends["probe"].dropped == {"ValueError": 1}
-    assert len(attempts) == lane.ATTEMPTS
+    assert len(attempts) == lane.ATTEMPTS + 1  # and once more by itself
     assert "poison" in caplog.text
     assert "test_sipdump.py" in caplog.text  # where the driver raised
+
+
+def test_one_record_that_a_backend_cannot_digest_costs_no_other(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "_BACKOFF", (0.001, 0.001))
+    target = probe(dump)
+
+    def write(batch: Sequence[Record]) -> None:
+        if any(one.buf == b"poison" for one in batch):
+            raise ValueError("poison")
+        target.stored += batch
+
+    monkeypatch.setattr(target, "write", write)
+    dump.intercept([record(b"poison" if n == 33 else b"%d" % n) for n in range(100)])
+    assert dump.flush(10)
+    assert [one.buf for one in target.stored] == [b"%d" % n for n in range(100) if n != 33]
+    assert dump.stats().backends["probe"].dropped == {"ValueError": 1}
+
+
+def test_a_record_size_that_raises_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with SipDump(plan=plan(tmp_path, Probe, rotate_size=100_000)) as made:
+        monkeypatch.setattr(probe(made), "record_size", lambda _: 1 // 0)
+        made.received(b"a", A, B)
+        assert made.flush(10)
+        assert len(probe(made).stored) == len(read(tmp_path)) == 1
 
 
 def test_a_full_store_goes_on_in_the_same_segment(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,6 +599,55 @@ def test_a_hanging_backend_stops_neither_the_others_nor_the_end(
     assert stats["text"].stored == 100
     assert "did not stop in time" in caplog.text
     free.set()
+
+
+def test_what_waits_for_a_hanging_backend_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    made = SipDump(plan=plan(tmp_path, Probe, queue_bytes=100_000, queue_full="drop"))
+    probe(made).on_write = lambda: free.wait(30)
+    for n in range(50):
+        made.received(b"x" * 10_000, A, B)
+        wait_for(lambda: made.stats().backends["text"].stored > n)  # noqa: B023 - called at once
+    assert made.stats().backends["probe"].backlog <= 11
+    assert made.stats().backends["probe"].dropped["backlog full"] >= 39
+    free.set()
+    made.close()
+
+
+def test_the_end_comes_in_time_while_a_caller_waits_for_a_hanging_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    made = SipDump(plan=plan(tmp_path, Probe, queue=10))
+    probe(made).on_write = lambda: free.wait(30)
+    made.intercept([record()] * 10)
+    made.intercept([record()] * 10)
+    start = time.monotonic()
+    assert not made.close(0.5)
+    assert time.monotonic() - start < 3
+    free.set()
+
+
+def test_what_is_lost_at_the_end_makes_close_false(tmp_path: Path) -> None:
+    made = SipDump(plan=plan(tmp_path, Probe))
+
+    def full() -> None:
+        raise StorageFullError("write", "x", "No space left on device")
+
+    probe(made).on_write = full
+    made.received(b"a", A, B)
+    assert not made.close(5)
+    assert made.stats().backends["probe"].dropped == {"StorageFullError": 1}
+
+
+def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with SipDump(enable=1, folder=tmp_path) as dump:
+        dump.received(b"a", A, B)
+    assert len(read(tmp_path)) == 1
 
 
 def test_a_slow_backend_is_waited_for_when_blocking(tmp_path: Path) -> None:
@@ -519,9 +689,6 @@ def test_the_queue_is_bounded_in_bytes_too(tmp_path: Path) -> None:
 
 
 def test_a_write_error_takes_the_torn_part_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-    import os
-
     backend = TextBackend(NoOptions(), Site(str(tmp_path), "p-"))
     backend.open(Segment("p-", "2026-11-22--00-00-00", 0, ".data"))
     backend.write([record(b"first")])

@@ -53,6 +53,34 @@ def test_datagrams(tmp_path: Path) -> None:
     assert (two.tag, two.proto, two.src_port, two.dst_port, two.buf) == ("snd", "udp", port, peer, REPLY)
 
 
+def test_what_cannot_be_stored_is_never_the_applications_trouble(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    got: list[bytes] = []
+
+    class App(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, addr: object) -> None:
+            got.append(data)
+
+    class Transport:
+        def get_extra_info(self, name: str) -> object:
+            return ("::", 5060, 0, 0)
+
+        def sendto(self, data: bytes, addr: object) -> None:
+            got.append(data)
+
+    dump = SipDump(enable=1, folder=tmp_path)
+    tapped = tap_datagram(App(), dump)
+    tapped.connection_made(Transport())  # type: ignore[arg-type]  # what the tap uses of it
+    tapped.datagram_received(b"dual stack", ("192.0.2.1", 5060))
+    tapped.datagram_received(b"no address", ("localhost", 5060))
+    dump.close()
+    tapped.datagram_received(b"closed", ("192.0.2.1", 5060))
+    assert got == [b"dual stack", b"no address", b"closed"]
+    assert [r.buf for r in read(tmp_path)] == [b"dual stack"]
+    assert "message not stored" in caplog.text
+
+
 def test_a_connected_datagram_client(tmp_path: Path) -> None:
     async def main(dump: SipDump) -> None:
         loop = asyncio.get_running_loop()

@@ -202,7 +202,7 @@ class Daemon(Child):
 
     def ports(self) -> list[int]:
         """Give its ports in the order of its listen parameters."""
-        return [int(port) for port in re.findall(r"listening for HEP .*port=(\d+)", self.output())]
+        return [int(port) for port in re.findall(r"listening for HEP\b.*port=(\d+)", self.output())]
 
     def files(self, suffix: str) -> list[Path]:
         """Give its files, oldest first."""

@@ -86,12 +86,13 @@ def test_pcap_byte_for_byte(tmp_path: Path) -> None:
     In one case the C module is wrong: of a message without any LF, where it finds no place for its header, it
     stores an empty packet. The message must not get lost, so ours has it, without the header.
     """
-    backend = PcapBackend(NoOptions(), Site(str(tmp_path), PREFIX))
+    site = Site(str(tmp_path), PREFIX, transforms=[HeaderTransform(NoOptions())])
+    backend = PcapBackend(NoOptions(), site)
     segment = Segment.parse(golden(".pcap").name, PREFIX, ".pcap")
     assert segment
     stored = records()
     backend.open(segment)
-    backend.write(HeaderTransform(NoOptions()).apply(stored))
+    backend.write(stored)
     backend.close()
     ours, theirs = (tmp_path / golden(".pcap").name).read_bytes(), golden(".pcap").read_bytes()
     assert ours[:24] == theirs[:24]

@@ -26,6 +26,8 @@ __all__ = ["HeaderTransform", "PcapBackend"]
 SNAPLEN = 65535
 _FILE_HEADER = struct.Struct("=IHHiIII")
 _PACKET_HEADER = struct.Struct("=IIII")
+_IPV4 = struct.Struct(">16sH6sH12sHH")  # Ethernet, IPv4 and UDP headers, see _Frame
+_IPV6 = struct.Struct(">18sH2s36sHH")
 _MAGIC = 0xA1B2C3D4
 _MAGIC_NANOSECONDS = 0xA1B23C4D
 _LINKTYPE_ETHERNET = 1
@@ -76,35 +78,30 @@ class PcapBackend(FolderBackend):
         """Give the records' packets."""
         parts: list[bytes] = []
         extend = parts.extend
-        frames, pack = self._frames, _PACKET_HEADER.pack
-        for record in batch:
+        frames, packet, ipv4, ipv6 = self._frames, _PACKET_HEADER.pack, _IPV4.pack, _IPV6.pack
+        for record, buf in zip(batch, self.bufs(batch), strict=True):
             frame = frames.get(id(record.flow)) or self._prepare(record.flow)
-            buf = record.buf
             seconds, micros = divmod(record.time_us, 1_000_000)
-            full = frame.headers + len(buf)
             seconds &= 0xFFFFFFFF
+            full = frame.headers + len(buf)
             if full > SNAPLEN:
-                extend((pack(seconds, micros, SNAPLEN, full), self._long(frame, buf)))
-            elif frame.headers == _IPV4_HEADERS:
+                extend((packet(seconds, micros, SNAPLEN, full), self._long(frame, buf)))
+                continue
+            if frame.headers == _IPV4_HEADERS:
                 total = full - 14
                 check = frame.sum + total
-                check = (check & 0xFFFF) + (check >> 16)
-                extend((
-                    pack(seconds, micros, full, full),
-                    frame.before, total.to_bytes(2, "big"), frame.between, (0xFFFF - check).to_bytes(2, "big"),
-                    frame.after, (total - 20).to_bytes(2, "big"), b"\0\0", buf,
-                ))  # fmt: skip
+                check = 0xFFFF - (check & 0xFFFF) - (check >> 16)
+                head = ipv4(frame.before, total, frame.between, check, frame.after, total - 20, 0)
             else:
-                length = (full - 54).to_bytes(2, "big")
-                extend((
-                    pack(seconds, micros, full, full),
-                    frame.before, length, frame.between, frame.after, length, _udp_checksum(frame, full - 54, buf), buf,
-                ))  # fmt: skip
+                length = full - 54
+                head = ipv6(frame.before, length, frame.between, frame.after, length, _checksum(frame, length, buf))
+            extend((packet(seconds, micros, full, full), head, buf))
         return b"".join(parts)
 
     def record_size(self, record: Record) -> int:
         """Give the record's exact size."""
-        return _PACKET_HEADER.size + min(SNAPLEN, self._prepare(record.flow).headers + len(record.buf))
+        (buf,) = self.bufs((record,))
+        return _PACKET_HEADER.size + min(SNAPLEN, self._prepare(record.flow).headers + len(buf))
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Read packets of either byte order and resolution, up to a torn tail; what is no UDP is passed over."""
@@ -143,21 +140,18 @@ class PcapBackend(FolderBackend):
         return {"cut": self._cut}
 
     def _long(self, frame: _Frame, buf: bytes) -> bytes:
+        """Give the frame of a message that is cut, with headers of the longest datagram that there can be."""
         self._cut += 1
         self._limit.warn("cut", "message cut in pcap", bytes=len(buf), kept=SNAPLEN - frame.headers)
-        ip_header = frame.headers - 22
-        datagram = min(len(buf) + 8, 65535 - (20 if ip_header == 20 else 0))
-        length = datagram.to_bytes(2, "big")
-        if ip_header == 20:
-            total = datagram + 20
+        if frame.headers == _IPV4_HEADERS:
+            total = min(len(buf) + 28, 65535)
             check = frame.sum + total
-            check = (check & 0xFFFF) + (check >> 16)
-            ip = total.to_bytes(2, "big") + frame.between + (0xFFFF - check).to_bytes(2, "big")
-            checksum = b"\0\0"
+            check = 0xFFFF - (check & 0xFFFF) - (check >> 16)
+            head = _IPV4.pack(frame.before, total, frame.between, check, frame.after, total - 20, 0)
         else:
-            ip = length + frame.between
-            checksum = _udp_checksum(frame, datagram, buf[: datagram - 8])
-        head = b"".join((frame.before, ip, frame.after, length, checksum))
+            length = min(len(buf) + 8, 65535)
+            check = _checksum(frame, length, buf[: length - 8])
+            head = _IPV6.pack(frame.before, length, frame.between, frame.after, length, check)
         return head + buf[: SNAPLEN - len(head)]
 
     def _prepare(self, flow: Flow) -> _Frame:
@@ -192,22 +186,21 @@ class HeaderTransform(Transform):
         super().__init__(options)
         self._lines: dict[int, tuple[Flow, bytes]] = {}
 
-    def apply(self, batch: Sequence[Record]) -> list[Record]:
-        """Give the records with the header in them."""
-        return [self._insert(record) for record in batch]
+    def apply(self, batch: Sequence[Record], bufs: Sequence[bytes]) -> list[bytes]:
+        """Give the messages with the header in them."""
+        lines = self._lines
+        out = []
+        for record, buf in zip(batch, bufs, strict=True):
+            line = lines.get(id(record.flow)) or self._prepare(record.flow)
+            out.append(buf.replace(b"\n", line[1], 1))
+        return out
 
-    def _insert(self, record: Record) -> Record:
-        buf, flow = record.buf, record.flow
-        end = buf.find(b"\n") + 1
-        if not end:
-            return record
-        line = self._lines.get(id(flow))
-        if line is None:
-            if len(self._lines) >= _CACHE_LIMIT:
-                self._lines.clear()
-            text = f"P-KSR-SIPDump: {flow.proto} pid={flow.pid} pno={flow.procno}\r\n"
-            line = self._lines[id(flow)] = (flow, text.encode())
-        return Record(record.time_us, flow, b"".join((buf[:end], line[1], buf[end:])))
+    def _prepare(self, flow: Flow) -> tuple[Flow, bytes]:
+        if len(self._lines) >= _CACHE_LIMIT:
+            self._lines.clear()
+        text = f"\nP-KSR-SIPDump: {flow.proto} pid={flow.pid} pno={flow.procno}\r\n"
+        known = self._lines[id(flow)] = (flow, text.encode())
+        return known
 
 
 def _fold(total: int) -> int:
@@ -216,11 +209,13 @@ def _fold(total: int) -> int:
     return total
 
 
-def _udp_checksum(frame: _Frame, length: int, buf: bytes) -> bytes:
-    """Give the UDP checksum over IPv6 (RFC 768, RFC 8200): 65535 divides 2**16 - 1, so a remainder is the sum."""
+def _checksum(frame: _Frame, length: int, buf: bytes) -> int:
+    """Give the UDP checksum over IPv6 (RFC 768, RFC 8200).
+
+    A one's complement sum of 16-bit words is the remainder by 65535, because 65536 leaves 1.
+    """
     words = int.from_bytes(buf, "big") << (8 * (len(buf) & 1))
-    check = 0xFFFF - (words + frame.sum + 2 * length) % 0xFFFF
-    return (check or 0xFFFF).to_bytes(2, "big")
+    return 0xFFFF - (words + frame.sum + 2 * length) % 0xFFFF or 0xFFFF
 
 
 def _parse(time_us: int, packet: bytes, flows: dict[tuple[Any, ...], Flow]) -> Record | None:

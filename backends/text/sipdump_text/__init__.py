@@ -40,6 +40,8 @@ _HEADER = re.compile(
     rb"={20}\ntag: ([^\n]*)\npid: (-?\d{1,10})\nprocess: (-?\d{1,10})\ntime: (\d{1,12})\.(\d{6})\ndate: [^\n]*\n"
     rb"proto: (\w+) (ipv[46])\nsrcip: ([^\n]*)\nsrcport: (\d{1,5})\ndstip: ([^\n]*)\ndstport: (\d{1,5})\n~{20}\n"
 )
+# Of a record's bytes those that are always as many: the fraction with its dot, the date's line, the trailer.
+_FIXED = len(".000000") + len("\ndate: Sun Nov 22 22:27:11 2026\n") + len(_TRAILER)
 # A message that has not ended after this many bytes is taken for damage.
 _MESSAGE_LIMIT = 1 << 28
 # No header is longer: what is still none after this many bytes never becomes one.
@@ -80,7 +82,8 @@ class TextBackend(FolderBackend):
 
     def record_size(self, record: Record) -> int:
         """Give the record's exact size."""
-        return len(self.encode((record,)))
+        known = self._flows.get(id(record.flow)) or self._prepare(record.flow)
+        return len(known[1]) + len(str(record.time_us // 1_000_000)) + _FIXED + len(known[2]) + len(record.buf)
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Read records, also of files that Kamailio wrote; what is no whole record is passed over and logged."""
@@ -183,13 +186,14 @@ def _is_end(data: bytes, at: int, ended: bool) -> bool | None:
         return ended or None
     if _HEADER.match(data, behind):
         return True
-    rest = data[behind : behind + _HEADER_LIMIT]
-    if len(rest) == _HEADER_LIMIT or b"\n~~~~~~~~~~~~~~~~~~~~\n" in rest:
+    begin = _START + b"tag: "  # what may follow is a record that was torn before its header was whole
+    rest = data[behind : behind + len(begin)]
+    if not (rest.startswith(begin) or begin.startswith(rest)):
         return False
-    if not ended:
-        return None
-    begin = _START + b"tag: "  # a record that was torn before its header was whole
-    return rest.startswith(begin) or begin.startswith(rest)
+    limit = behind + _HEADER_LIMIT
+    if len(data) >= limit or data.find(b"\n~~~~~~~~~~~~~~~~~~~~\n", behind, limit) >= 0:
+        return False
+    return True if ended else None
 
 
 def _record(header: re.Match[bytes], buf: bytes, flows: dict[tuple[bytes, ...], Flow]) -> Record | None:

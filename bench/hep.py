@@ -1,0 +1,262 @@
+"""End to end: HEP over UDP to sipdumpd on one core; and the CPU time of its stages."""
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from bench import machine, traffic, writer
+from bench.table import Row
+from sipdump_core.backend import Backend
+from sipdump_core.hep import HepDecoder
+from sipdump_core.hep_options import HepOptions
+from sipdump_core.meta import ProcessTable
+from sipdump_core.options import Setting
+from sipdump_core.plan import make_plan
+from sipdump_core.record import Record
+from sipdump_pcap import HeaderTransform
+
+_ROOT = Path(__file__).parent.parent
+_LAG = 0.1
+_GROWTH = 1.08
+_ROUND = 500
+
+
+@attrs.frozen
+class Step:
+    """What became of one rate."""
+
+    rate: float
+    """Datagrams a second, as the sender really sent them."""
+    lost: int
+    late: bool
+    """Whether the files still grew 0.1 s after the last datagram: a backlog, which longer would have been a loss."""
+    slow_sender: bool
+    cpu: dict[str, float]
+    """Microseconds a record by thread."""
+
+
+def end_to_end(folder: Path, quick: bool) -> list[Row]:
+    """Find the highest rate that one core takes for long."""
+    rows = []
+    for mode, name in writer.MODES.items():
+        if quick and mode != 1:
+            continue
+        seconds = 0.5 if quick else 2.0
+        best, bounded = _search(folder, mode, seconds, 5_000 if quick else 10_000, 2 if quick else 60)
+        if best is None:
+            rows.append(Row(f"HEP over UDP, one core, {name}", "no rate without loss"))
+            continue
+        rows.append(
+            Row(f"HEP over UDP, one core, without loss, {name}", f"{best.rate:,.0f} records/s",
+                "the sender's limit, no loss seen" if bounded else "")
+        )  # fmt: skip
+        cpu = best.cpu
+        rows.append(
+            Row(f"CPU a record at that rate, {name}", f"{sum(cpu.values()):.2f} µs",
+                ", ".join(f"{thread} {value:.2f}" for thread, value in cpu.items() if thread != "main"))
+        )  # fmt: skip
+    return rows
+
+
+def stages(folder: Path, quick: bool) -> list[Row]:
+    """Measure each stage in a loop of its own, in the CPU time of the thread that runs it, the least of many rounds."""
+    rounds = 5 if quick else 40
+    items = traffic.records(_ROUND * 2)
+    frames = [traffic.hep_frame(record) for record in items]
+    values = {
+        "receive, recvfrom and time": _least(rounds, lambda: _receive(frames[:_ROUND])),
+        "decode HEP3": _least(rounds, lambda: _decode(frames)),
+    }
+    with writer.running(folder, 1) as dump:
+        before = machine.own_threads()["sipdump-writer"]
+        repeats = 20 if quick else 200
+        start = time.thread_time_ns()
+        for _ in range(repeats):
+            dump.intercept(items)
+        queued = time.thread_time_ns() - start
+        dump.flush()
+        time.sleep(0.02)
+        spent = machine.own_threads()["sipdump-writer"] - before
+        values["queue"] = queued / repeats / len(items) / 1000
+        values["dispatch"] = spent / repeats / len(items) / 1000
+    text, pcap = writer.backends(5, folder)
+    header, bufs = HeaderTransform(None), [item.buf for item in items]
+    values["encode text"] = _least(rounds, lambda: _timed(lambda: text.encode(items), len(items)))
+    values["P-KSR-SIPDump header"] = _least(rounds, lambda: _timed(lambda: header.apply(items, bufs), len(items)))
+    values["encode pcap"] = _least(rounds, lambda: _timed(lambda: pcap.encode(items), len(items)))
+    path = folder / "stage"
+    data = text.encode(items)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        values["write, to a warm file"] = _least(rounds, lambda: _timed(lambda: _rewrite(fd, data), len(items)))
+    finally:
+        os.close(fd)
+        path.unlink()
+    return [Row(f"stage: {name}", f"{value:.2f} µs CPU a record") for name, value in values.items()]
+
+
+def _search(folder: Path, mode: int, seconds: float, start: float, steps: int) -> tuple[Step | None, bool]:
+    """Double the rate until a step fails, then go up in small steps from the last good one; a failure is tried again.
+
+    Returns:
+        The best step, and whether the sender was what ended the search.
+    """
+    best: Step | None = None
+    rate, factor = start, 2.0
+    for _ in range(steps):
+        step = next((s for s in (_step(folder, mode, rate, seconds) for _ in range(2)) if not (s.lost or s.late)), None)
+        if step is None:
+            if factor == _GROWTH or best is None:
+                return best, False
+            factor = _GROWTH
+            rate = best.rate * factor
+            continue
+        if step.slow_sender:
+            return (step if best is None or step.rate > best.rate else best), True
+        best = step
+        rate *= factor
+    return best, False
+
+
+def _step(folder: Path, mode: int, rate: float, seconds: float) -> Step:
+    place = folder / "hep"
+    place.mkdir()
+    core, *others = machine.cores()
+    count = int(rate * seconds)
+    try:
+        with open(place / "log", "w") as log:
+            with machine.pinned(core):
+                daemon = subprocess.Popen(_command(mode, place), stderr=log, cwd=_ROOT)
+            try:
+                port = _port(place / "log", daemon)
+                with machine.pinned(*(others or [core])):
+                    sender = subprocess.Popen(
+                        [sys.executable, "-m", "bench.sender", str(port), str(count), str(seconds)],
+                        stdout=subprocess.PIPE,
+                        text=True,
+                        cwd=_ROOT,
+                    )
+                before = _threads(daemon.pid, mode)
+                took = float(sender.communicate(timeout=60 + 10 * seconds)[0])
+                time.sleep(_LAG)
+                sizes = _sizes(place)
+                time.sleep(0.2)
+                after = _threads(daemon.pid, mode)
+                daemon.send_signal(signal.SIGTERM)
+                daemon.wait(60)
+            finally:
+                if daemon.poll() is None:
+                    daemon.kill()
+                    daemon.wait()
+        text = (place / "log").read_text()
+        stored = min(int(n) for n in re.findall(r"summary: backend\"? name=\w+ stored=(\d+)", text))
+        late = _sizes(place) != sizes
+    finally:
+        shutil.rmtree(place)
+    cpu = {name: (after[name] - before[name]) / count / 1000 for name in after}
+    return Step(count / took, count - stored, late, took > 1.03 * seconds, cpu)
+
+
+def _command(mode: int, place: Path) -> list[str]:
+    settings = (
+        "sipdump:enable:i:1",
+        f"sipdump:mode:i:{mode}",
+        f"sipdump:folder:s:{place}",
+        f"sipdump_hep:listen:s:udp:{traffic.SERVER}:0",
+    )
+    return [sys.executable, "-m", "sipdump_core.daemon", *itertools.chain(*(("--modparam", s) for s in settings))]
+
+
+def _port(log: Path, daemon: "subprocess.Popen[bytes]") -> int:
+    for _ in range(200):
+        time.sleep(0.05)
+        text = log.read_text()
+        match = re.search(r"listening for HEP.* port=(\d+)", text)
+        if match and "sipdumpd started" in text:
+            return int(match[1])
+        if daemon.poll() is not None:
+            break
+    raise RuntimeError(f"sipdumpd did not start: {log.read_text()[-500:]}")
+
+
+def _threads(pid: int, mode: int) -> dict[str, int]:
+    """Give the daemon's CPU nanoseconds by thread; it starts them in this order."""
+    plan = make_plan([Setting("sipdump", "mode", mode, "bench")], to_start=False)
+    lanes = [driver.name for driver in plan.chosen if driver.cls and issubclass(driver.cls, Backend)]
+    names = ["main", *lanes, "queue and dispatch", "receive and decode"]
+    tids = sorted(int(tid) for tid in os.listdir(f"/proc/{pid}/task"))
+    if len(tids) != len(names):
+        return {"all threads": sum(machine.cpu_ns(pid, tid) for tid in tids)}
+    return {name: machine.cpu_ns(pid, tid) for name, tid in zip(names, tids, strict=True)}
+
+
+def _sizes(place: Path) -> list[int]:
+    return [path.stat().st_size for path in sorted(place.glob("*.*")) if path.suffix in (".data", ".pcap")]
+
+
+def _least(rounds: int, measure: Callable[[], float]) -> float:
+    return min(measure() for _ in range(rounds))
+
+
+def _timed(work: Callable[[], object], count: int) -> float:
+    """Give the microseconds of this thread's CPU time for each of ``count``."""
+    start = time.thread_time_ns()
+    work()
+    return (time.thread_time_ns() - start) / count / 1000
+
+
+def _receive(frames: list[bytes]) -> float:
+    """Time what HepSource does for each datagram, but for the decoding."""
+    with contextlib.ExitStack() as stack:
+        receiver, sender = (stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        receiver.bind((traffic.SERVER, 0))
+        receiver.setblocking(False)
+        sender.connect(receiver.getsockname())
+        waiting = 0
+        spent = 0
+        for frame in frames:
+            sender.send(frame)
+            waiting += 1
+            if waiting == 50:  # few enough for the smallest default buffer
+                spent += _drain(receiver, waiting)
+                waiting = 0
+        return spent / len(frames) / 1000
+
+
+def _drain(receiver: socket.socket, count: int) -> int:
+    receive = receiver.recvfrom
+    start = time.thread_time_ns()
+    for _ in range(count):
+        _, address = receive(65536)
+        _ = address[:2], int(time.time() * 1e6)
+    return time.thread_time_ns() - start
+
+
+def _decode(frames: list[bytes]) -> float:
+    decode = HepDecoder(HepOptions(), ProcessTable(0.0)).decode
+    peer = (traffic.SERVER, 40000)
+    now = int(time.time() * 1e6)
+    start = time.thread_time_ns()
+    decoded: list[Record | None] = []
+    for frame in frames:
+        decoded.append(decode(frame, peer, now))  # noqa: PERF401 - as HepSource does it
+    spent = time.thread_time_ns() - start
+    assert all(decoded)
+    return spent / len(frames) / 1000
+
+
+def _rewrite(fd: int, data: bytes) -> None:
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.write(fd, data)

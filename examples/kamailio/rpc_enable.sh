@@ -1,0 +1,7 @@
+#!/bin/sh
+# "sipdump.enable usage": ask, switch on, switch off. The first argument is the control socket.
+set -eu
+socket=${1:-unix:/run/sipdump/ctl}
+kamcmd -s "$socket" sipdump.enable
+kamcmd -s "$socket" sipdump.enable 1
+kamcmd -s "$socket" sipdump.enable 0

@@ -1,0 +1,522 @@
+"""The preprocessor of Kamailio 5.6: from files to the pieces that are left when all directives are carried out.
+
+Kamailio carries them out while it reads, character by character, and so does this: what a define stands for is put
+back before the rest of its line and read again, an included file is read where its name stands, and a directive may
+stand anywhere in a line. Each piece knows the place that it came from.
+"""
+
+import os
+import re
+import stat
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from sipdump_core.config.source import Source
+from sipdump_core.config.substitution import Rule, evaluate, unquote
+from sipdump_core.errors import ConfigError
+
+__all__ = ["Piece", "Preprocessor", "read_source"]
+
+MAX_INCLUDES = 10
+"""How deep files may include each other, as in Kamailio."""
+MAX_WORK = 1 << 22
+"""Bound of the characters of all files, and of what defines and substitutions make of them."""
+
+_EACH_EXPANSION, _EACH_FILE, _EACH_STEP = 32, 4096, 8
+"""What they count, beyond their characters: a define, a file, and a step of matching an expression."""
+
+_START = r"(?:\#!|!!)"
+_TOKENS = rf"""
+    (?P<space>     [ \t\b\r\n]+ | \\\n )
+  | (?P<block>     /\* )
+  | (?P<condition> {_START}ifn?def[ \t\b\r]+ )
+  | (?P<otherwise> {_START}else[ \t\b\r]*\n )
+  | (?P<endif>     {_START}endif[ \t\b\r]*\n )
+  | (?P<define>    {_START}(?:define|def|trydefine|trydef|redefine|redef)[ \t\b\r]+ )
+  | (?P<defenv>    {_START}(?:try)?defenvs? )
+  | (?P<subst>     {_START}subst(?:defs|def)? )
+  | (?P<include>   {_START}(?:include_file|import_file) )
+  | (?P<newer>     {_START}(?:ifexp|elif\w*|defexps?|trydefexps?|undef|undefine)\b )
+  | (?P<comment>   (?:\#|//)[^\n]*\n? )
+  | (?P<string>    " )
+  | (?P<ticks>     '[^']*+'? )
+  | (?P<variable>  \$\w*\(? )
+  | (?P<select>    [@%][\w.]+ )
+  | (?P<word>      \w+ )
+  | (?P<other>     [^\s\w"'$\#!/@%()\[\]{{}},;\\-]+ | . )
+"""
+_FLAGS = re.VERBOSE | re.DOTALL | re.ASCII
+_TOKEN = re.compile(_TOKENS, _FLAGS)
+_SKIPPED = re.compile("|".join(re.findall(r"\(\?P<(?:condition|otherwise|endif)> .*", _TOKENS)), _FLAGS)
+_BLOCK_EDGE = re.compile(r"/\*|\*/")
+_PARENTHESIS = re.compile(r"[()]")
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_BETWEEN = re.compile(r"[ \t\b\r\n]*")
+_NAME = re.compile(r"[^\n]*?([A-Za-z_]\w*)(-?)", re.ASCII)
+_REST = re.compile(r"[^\n]*\n?")
+_VALUE = re.compile(r"[ \t\b\r]*((?:[^\n](?:\\\n|[^\n])*)?)\n?")
+_ARGUMENT = re.compile(r"[ \t]*([^ \t\r\n]+)")
+_FILE_NAME = re.compile(r"[ \t\r\n]*([^ \t\r\n]+)")
+_EVENT = re.compile(r"(?:[ \t\b\r\n]|/\*.*?\*/)*\[[ \t\b\r\n]*([\w:-]+)[ \t\b\r\n]*\]", re.DOTALL | re.ASCII)
+_RESERVED = re.compile(
+    r"modparamx?|loadmodulex?|loadpath|mpath|((request|reply|onreply|failure|branch|onsend|event)_)?route|if|else|while"
+    r"|switch|case|default|break|return|exit|drop|and|or|not|i?eq|i?ne|mod|strlen|strempty|defined|log|error|yes|true|on"
+    r"|enable|no|false|off|disable|udp|tcp|tls|sctp|wss?|inet6?|INET6?|(ipv|IPv|IPV)[46]|method|uri|status|proto|af"
+    r"|(src|dst)_(ip|port)"
+)
+"""Words of Kamailio's language, whose meaning a define of that name doesn't change; those that matter to us."""
+_VERSION = ("KAMAILIO_5", "KAMAILIO_5_6", "KAMAILIO_5_6_3")
+
+
+@attrs.frozen(slots=True)
+class Piece:
+    """A word, a string, a character ... of the configuration."""
+
+    kind: str
+    """``space``, ``string``, ``variable``, ``word``, ``event`` (``event_route[...]``) or ``other``."""
+    text: str
+    """As it stands there; strings side by side are one piece, a comment or a directive is white space."""
+    source: Source
+    offset: int
+    exact: bool
+    """The text stands in the source like this; else it came from a define, or stands for something else."""
+    rules: int
+    """How many ``#!subst`` rules apply."""
+
+    def error(self, message: str) -> ConfigError:
+        """Make the error that points at this piece."""
+        return self.source.error(message, self.offset)
+
+
+class _Frame:
+    """Where reading stands in one file: in its text, or in a line that a define has changed."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.text, self.at = source.text, 0
+        self.next = -1
+        """Where in the file what follows the changed line begins; -1 where the text is the file's."""
+        self.marks: list[tuple[int, int, bool]] = []
+        """Of a changed line: from this character on, this offset in the file; whether it stays the same."""
+
+    def locate(self, at: int) -> tuple[int, bool]:
+        """Give the offset in the file, and whether the character there is this one."""
+        if self.next < 0:
+            return at, True
+        start, offset, fixed = self.marks[bisect_right(self.marks, at, key=lambda mark: mark[0]) - 1]
+        return (offset, False) if fixed else (offset + at - start, True)
+
+    def put_back(self, value: str, start: int, end: int) -> int:
+        """Put a define's value in the place of its name; give how many characters that moves."""
+        offset = self.locate(start)[0]
+        if self.next < 0:
+            self.next = self.text.find("\n", end) + 1 or len(self.text)
+            rest, marks = self.text[end : self.next], [(len(value), end, False)]
+        else:
+            rest = self.text[end:]
+            shift = len(value) - end
+            begin, exact = self.locate(end) if rest else (offset, False)
+            marks = [(len(value), begin, not exact)]
+            marks += [(at + shift, to, fixed) for at, to, fixed in self.marks if at > end]
+        self.marks = [(0, offset, True), *marks]
+        self.text, self.at = value + rest, 0
+        return len(self.text)
+
+    def more(self) -> int:
+        """Append what follows a changed line; give how many characters, 0 at the end of the file."""
+        if self.next < 0:
+            return 0
+        end = self.source.text.find("\n", self.next + len(self.text) - self.at) + 1 or len(self.source.text)
+        if end == self.next:
+            return 0
+        self.marks.append((len(self.text), self.next, False))
+        self.text += self.source.text[self.next : end]
+        self.next = end
+        return len(self.text)
+
+    def ended(self) -> bool:
+        """Say whether the file is read to its end; after a changed line go on in the file."""
+        if self.at < len(self.text):
+            return False
+        if self.next >= 0:
+            self.text, self.at, self.next = self.source.text, self.next, -1
+        return self.at >= len(self.text)
+
+
+class Preprocessor:
+    """Reads a configuration and all that it includes.
+
+    Args:
+        source: the main file.
+        defines: names to define, or ``NAME=VALUE``, as with Kamailio's option ``-A``.
+
+    Raises:
+        ConfigError: a name is defined twice.
+    """
+
+    def __init__(self, source: Source, defines: Sequence[str] = ()) -> None:
+        self.defines = dict.fromkeys(_VERSION, "")
+        self.rules: list[Rule] = []
+        self._work = 0
+        self._frames = [_Frame(source)]
+        self._conditions: list[tuple[bool, Source, int]] = []
+        self._dead = 0  # how many of them don't hold
+        self._awaiting: tuple[str, Source, int] | None = None
+        for define in defines:
+            name, _, value = define.partition("=")
+            if not name:
+                raise ConfigError("must be NAME or NAME=VALUE", f"-A {define}")
+            if name in self.defines:
+                raise ConfigError(f"{name} is already defined", f"-A {define}")
+            self.defines[name] = value
+        self._spend(source, 0, len(source.text))
+
+    def pieces(self) -> Iterator[Piece]:
+        """Give what is left, piece by piece.
+
+        Raises:
+            ConfigError: a directive is wrong, a file cannot be included, or something is not closed.
+        """
+        while self._frames:
+            frame = self._frames[-1]
+            if frame.ended():
+                self._frames.pop()
+            elif self._dead:
+                self._skip(frame)
+            else:
+                piece = self._take(frame)
+                if piece is not None and not self._awaited(piece):
+                    yield piece
+        if self._awaiting:
+            raise self._awaiting[1].error("a string must follow", self._awaiting[2])
+        if self._conditions:
+            _, source, offset = self._conditions[-1]
+            raise source.error("there is no #!endif for it; nothing else may stand on the #!endif's line", offset)
+
+    def substitute(self, piece: Piece) -> str:
+        """Give the value of a string with all rules applied that stood before it, or a variable likewise.
+
+        Raises:
+            ConfigError: a rule needs a value that is not known here.
+        """
+        value = unquote(piece.text) if piece.kind == "string" else piece.text
+        return self._substitute(value, piece.source, piece.offset, piece.rules)
+
+    def evaluate(self, text: str, piece: Piece) -> str:
+        """Put the values of pseudo-variables into a text.
+
+        Raises:
+            ConfigError: one has no value here.
+        """
+        try:
+            return evaluate(text, self.defines)
+        except ValueError as error:
+            raise piece.error(str(error)) from error
+
+    def _take(self, frame: _Frame) -> Piece | None:
+        start = frame.at
+        found = _TOKEN.match(frame.text, start)
+        assert found is not None  # noqa: S101 - any character is a token
+        kind = found.lastgroup or ""
+        frame.at = found.end()
+        if kind in _DIRECTIVES:
+            _DIRECTIVES[kind](self, frame, found)
+            return self._piece("space", "\n", frame, start, exact=False)
+        if kind == "comment":
+            return self._piece("space", "\n", frame, start, exact=False)
+        if kind == "block":
+            self._end_of_comment(frame, start)
+            return self._piece("space", " ", frame, start, exact=False)
+        if kind == "string":
+            self._end_of_string(frame, start)
+        elif kind == "ticks":
+            self._end_of_ticks(frame, start)
+            kind = "string"
+        elif kind == "variable" and found[0].endswith("("):
+            self._end_of_variable(frame, start)
+        elif kind == "select":
+            kind = "other"
+        elif kind == "word":
+            return self._word(frame, start, found[0])
+        return self._piece(kind, frame.text[start : frame.at], frame, start)
+
+    def _word(self, frame: _Frame, start: int, word: str) -> Piece | None:
+        kind = "word"
+        if word in ("include_file", "import_file"):
+            self._include_word(frame, start, missing=word == "import_file")
+            return self._piece("space", "\n", frame, start, exact=False)
+        if word in self.defines and not word[0].isdigit() and not _RESERVED.fullmatch(word):
+            value = self.defines[word]
+            source, offset = frame.source, frame.locate(start)[0]
+            self._spend(source, offset, frame.put_back(value, start, frame.at) + _EACH_EXPANSION, word)
+            return None
+        if word == "event_route":
+            found = self._match(_EVENT, frame)
+            while found is None and self._more(frame):
+                found = self._match(_EVENT, frame)
+            if found:
+                frame.at = found.end()
+                kind, word = "event", found[1]
+                return self._piece(kind, word, frame, start, exact=False)
+        if word in ("loadmodule", "loadmodulex"):
+            self._awaiting = ("loadmodule", frame.source, frame.locate(start)[0])
+            return self._piece("other", word, frame, start)
+        return self._piece(kind, word, frame, start)
+
+    def _piece(self, kind: str, text: str, frame: _Frame, start: int, *, exact: bool = True) -> Piece:
+        offset, same = frame.locate(start)
+        exact = exact and same and (frame.next < 0 or frame.locate(start + len(text) - 1)[0] - offset == len(text) - 1)
+        return Piece(kind, text, frame.source, offset, exact, len(self.rules))
+
+    def _awaited(self, piece: Piece) -> bool:
+        """Take the string that a directive has announced."""
+        if self._awaiting is None or piece.kind == "space" or piece.text in ("loadmodule", "loadmodulex"):
+            return False
+        what, source, offset = self._awaiting
+        self._awaiting = None
+        if what == "loadmodule":
+            if piece.kind == "string":
+                module = unquote(piece.text).rpartition("/")[2].removesuffix(".so")
+                self.defines.setdefault(f"MOD_{module}", "")
+            return False
+        if piece.kind != "string":
+            raise source.error("a string must follow", offset)
+        text = self.substitute(piece)
+        try:
+            rule = Rule(text)
+        except ValueError as error:
+            raise piece.error(f"the substitution is not understood: {error}") from error
+        if what != "subst":
+            self._define(rule.expression, source, offset)
+            try:
+                value = evaluate(rule.replacement, self.defines)
+            except ValueError:
+                value = rule.replacement
+            self.defines[rule.expression] = f'"{value}"' if what == "substdefs" else value
+        self.rules.append(rule)
+        return True
+
+    def _skip(self, frame: _Frame) -> None:
+        found = _SKIPPED.search(frame.text, frame.at)
+        if found is None:
+            frame.at = len(frame.text)
+            return
+        frame.at = found.end()
+        _DIRECTIVES[found.lastgroup or ""](self, frame, found)
+
+    def _condition(self, frame: _Frame, found: re.Match[str]) -> None:
+        name, offset = self._name(frame, found)
+        frame.at = self._match(_REST, frame).end()
+        live = (name in self.defines) != ("ifndef" in found[0])
+        self._dead += not live
+        self._conditions.append((live, frame.source, offset))
+
+    def _otherwise(self, _frame: _Frame, _found: re.Match[str]) -> None:
+        if self._conditions:  # elsewhere Kamailio warns and goes on
+            live, source, offset = self._conditions[-1]
+            self._dead += 1 if live else -1
+            self._conditions[-1] = (not live, source, offset)
+
+    def _endif(self, frame: _Frame, found: re.Match[str]) -> None:
+        if not self._conditions:
+            raise frame.source.error("there is no #!ifdef for this #!endif", frame.locate(found.start())[0])
+        self._dead -= not self._conditions.pop()[0]
+
+    def _define_line(self, frame: _Frame, found: re.Match[str]) -> None:
+        name, offset = self._name(frame, found)
+        value = self._match(_VALUE, frame)
+        while value[0].endswith("\\\n") and value.end() == len(frame.text) and self._more(frame):
+            value = self._match(_VALUE, frame)
+        frame.at = value.end()
+        text = value[1]
+        if name in self.defines:
+            if "try" in found[0]:
+                return
+            if "redef" not in found[0]:
+                self._define(name, frame.source, offset)
+        self.defines[name] = text[:1] + text[1:].replace("\\\n", "")
+
+    def _define(self, name: str, source: Source, offset: int) -> None:
+        if not name or name in self.defines:
+            raise source.error(f"{name} is already defined" if name else "there is no name to define", offset)
+        self.defines[name] = ""
+
+    def _defenv(self, frame: _Frame, found: re.Match[str]) -> None:
+        offset = frame.locate(found.start())[0]
+        argument = self._match(_ARGUMENT, frame)
+        if argument is None:
+            raise frame.source.error("the name of an environment variable must follow", offset)
+        frame.at = argument.end()
+        name, _, variable = argument[1].partition("=")
+        value = os.environ.get(variable or name)
+        if value is None:
+            if "try" in found[0]:
+                return
+            raise frame.source.error(f"there is no environment variable {variable or name}", offset)
+        self._define(name, frame.source, offset)
+        self.defines[name] = f'"{value}"' if found[0].endswith("s") else value
+
+    def _subst(self, frame: _Frame, found: re.Match[str]) -> None:
+        self._awaiting = (found[0][2:], frame.source, frame.locate(found.start())[0])
+
+    def _newer(self, frame: _Frame, found: re.Match[str]) -> None:
+        raise frame.source.error(
+            f"Kamailio 5.6 does not know {found[0]} (it takes the line for a comment); use #!ifdef and #!define",
+            frame.locate(found.start())[0],
+        )
+
+    def _include(self, frame: _Frame, found: re.Match[str]) -> None:
+        self._include_word(frame, found.start(), missing=found[0].endswith("import_file"))
+
+    def _include_word(self, frame: _Frame, start: int, *, missing: bool) -> None:
+        """Read another file next; ``missing``: it may be missing."""
+        source, offset = frame.source, frame.locate(start)[0]
+        found = self._match(_FILE_NAME, frame)
+        while (found is None or found.end() == len(frame.text)) and self._more(frame):
+            found = self._match(_FILE_NAME, frame)
+        if found is None:
+            raise source.error("a file name in quotes must follow", offset)
+        frame.at = found.end()
+        name = self._substitute(found[1], source, offset, len(self.rules))
+        if len(name) < 3 or name[0] != '"' or name[-1] != '"':
+            raise source.error(f"a file name in quotes and without blanks must follow, not: {name}", offset)
+        letters = {"t": "\t", "n": "\n", "r": "\r"}
+        name = re.sub(r"\\(.)", lambda escape: letters.get(escape[1], escape[1]), name[1:-1], flags=re.DOTALL)
+        path = Path(name)
+        if not path.is_absolute() and not path.exists():
+            path = Path(source.name).parent / name
+        if len(self._frames) > MAX_INCLUDES:
+            chain = " > ".join(inner.source.name for inner in self._frames)
+            raise source.error(
+                f"files include each other more than {MAX_INCLUDES} deep; does one include itself? {chain} > {path}",
+                offset,
+            )
+        try:
+            included = read_source(path, regular=True)
+        except ConfigError as error:
+            if missing and isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                return
+            raise source.error(str(error), offset) from error
+        self._spend(source, offset, len(included.text) + _EACH_FILE)
+        self._frames.append(_Frame(included))
+
+    def _name(self, frame: _Frame, found: re.Match[str]) -> tuple[str, int]:
+        offset = frame.locate(found.start())[0]
+        name = self._match(_NAME, frame)
+        if name is None:
+            raise frame.source.error("a name must follow", offset)
+        if name[2]:
+            raise frame.source.error(f"a name has no '-' in it: {name[0].strip()}", offset)
+        frame.at = name.end()
+        return name[1], offset
+
+    def _end_of_comment(self, frame: _Frame, start: int) -> None:
+        depth = 1
+        while depth:
+            edge = _BLOCK_EDGE.search(frame.text, frame.at)
+            if edge is None:
+                if not self._more(frame):
+                    raise frame.source.error("the comment is not closed", frame.locate(start)[0])
+                continue
+            depth += 1 if edge[0] == "/*" else -1
+            frame.at = edge.end()
+
+    def _end_of_string(self, frame: _Frame, start: int) -> None:
+        at = start
+        while True:
+            found = _STRING.match(frame.text, at)
+            if found is None:
+                if not self._more(frame):
+                    raise frame.source.error("the string is not closed", frame.locate(start)[0])
+                continue
+            frame.at = found.end()
+            at = self._behind_space(frame)
+            if frame.text[at : at + 1] != '"':
+                return
+
+    def _behind_space(self, frame: _Frame) -> int:
+        while True:
+            at = self._match(_BETWEEN, frame).end()
+            if at < len(frame.text) or not self._more(frame):
+                return at
+
+    def _end_of_ticks(self, frame: _Frame, start: int) -> None:
+        while (end := frame.text.find("'", start + 1)) < 0:
+            if not self._more(frame):
+                raise frame.source.error("the string is not closed", frame.locate(start)[0])
+        frame.at = end + 1
+
+    def _end_of_variable(self, frame: _Frame, start: int) -> None:
+        depth = 1
+        while depth:
+            edge = _PARENTHESIS.search(frame.text, frame.at)
+            if edge is None:
+                if not self._more(frame):
+                    raise frame.source.error("the pseudo-variable has no )", frame.locate(start)[0])
+                continue
+            depth += 1 if edge[0] == "(" else -1
+            frame.at = edge.end()
+
+    def _match(self, pattern: re.Pattern[str], frame: _Frame) -> "re.Match[str]":
+        return pattern.match(frame.text, frame.at)  # type: ignore[return-value]  # some always match
+
+    def _more(self, frame: _Frame) -> bool:
+        grown = frame.more()
+        self._spend(frame.source, frame.locate(frame.at)[0], grown)
+        return grown > 0
+
+    def _substitute(self, value: str, source: Source, offset: int, rules: int) -> str:
+        def spend(steps: int) -> None:
+            self._spend(source, offset, steps * _EACH_STEP)
+
+        for rule in self.rules[:rules]:
+            if not value:
+                break
+            try:
+                value = rule.apply(value, self.defines, spend)
+            except ValueError as error:
+                raise source.error(f"#!subst: {error}", offset) from error
+        return value
+
+    def _spend(self, source: Source, offset: int, amount: int, name: str = "") -> None:
+        self._work += amount
+        if self._work > MAX_WORK:
+            hint = f"; does the define {name} stand for itself?" if name else ""
+            raise source.error(f"the configuration is too large, with all that is put into it{hint}", offset)
+
+
+_DIRECTIVES = {
+    "condition": Preprocessor._condition,
+    "otherwise": Preprocessor._otherwise,
+    "endif": Preprocessor._endif,
+    "define": Preprocessor._define_line,
+    "defenv": Preprocessor._defenv,
+    "subst": Preprocessor._subst,
+    "include": Preprocessor._include,
+    "newer": Preprocessor._newer,
+}
+
+
+def read_source(path: str | Path, *, regular: bool = False) -> Source:
+    """Read a file.
+
+    Args:
+        path: the file.
+        regular: refuse what is no regular file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        if regular and os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise ConfigError("cannot read the configuration: not a regular file", str(path))
+        with open(path, "rb") as file:
+            text = file.read(MAX_WORK + 1).decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration: {error.strerror}", str(path)) from error
+    except ValueError as error:  # a NUL in the name
+        raise ConfigError(f"cannot read the configuration: {error}", str(path)) from error
+    return Source(str(path), text)

@@ -1,0 +1,144 @@
+"""Unix sockets to listen on: private from the first moment, never stolen from a living program, removed at the end."""
+
+import contextlib
+import errno
+import fcntl
+import grp
+import os
+import pwd
+import socket
+import stat
+import time
+from collections.abc import Iterator
+
+from sipdump_core.errors import ConfigError
+
+__all__ = ["UnixSocket", "bind_unix", "folder_locked", "number_of", "remove_if_ours"]
+
+_LOCK_TIMEOUT = 5.0
+_LIVE = {errno.EAGAIN, errno.EPROTOTYPE}  # its queue is full; it is of another kind
+
+
+class UnixSocket(socket.socket):
+    """A socket with a file that it made."""
+
+    path = ""
+    identity = (-1, -1)
+    """Device and inode of that file: another one of its name isn't ours."""
+
+
+def bind_unix(
+    path: str, kind: socket.SocketKind, mode: int = 0o600, user: str = "", group: str = "", *, place: str = ""
+) -> UnixSocket:
+    """Make a non-blocking socket file, and listen on it where its kind does.
+
+    A socket that a dead program left is replaced. A living program's socket, and whatever is no socket, is left alone.
+
+    Args:
+        path: the file.
+        kind: ``SOCK_STREAM`` or ``SOCK_DGRAM``.
+        mode: its permission bits, whatever the umask; connecting and sending ask for the bit w.
+        user: who shall own it, a name or a number; empty: this process's user.
+        group: the same for its group.
+        place: where the path was configured, for errors.
+
+    Raises:
+        ConfigError: it cannot be made, or the path is taken.
+    """
+    uid, gid = number_of(user, "user", place), number_of(group, "group", place)
+    sock = UnixSocket(socket.AF_UNIX, kind)
+    try:
+        sock.setblocking(False)
+        with folder_locked(path, place):
+            _remove_stale(path, kind, place)
+            os.fchmod(sock.fileno(), mode & 0o600)  # what bind gives the file on Linux, less the umask
+            sock.bind(path)
+            sock.path, sock.identity = path, _identity(path)
+            if uid >= 0 or gid >= 0:
+                os.chown(path, uid, gid, follow_symlinks=False)
+            os.chmod(path, mode)
+            if kind == socket.SOCK_STREAM:
+                sock.listen(128)
+    except BaseException as error:
+        remove_if_ours(sock)
+        sock.close()
+        if isinstance(error, OSError):  # strerror is None where Python itself finds the path too long
+            raise ConfigError(f"cannot listen on {path}: {error.strerror or error}{_hint(error)}", place) from error
+        raise
+    return sock
+
+
+def remove_if_ours(sock: UnixSocket) -> None:
+    """Remove the socket's file, unless another one stands in its place by now. Call it before ``close``."""
+    with contextlib.suppress(OSError):
+        if sock.path and _identity(sock.path) == sock.identity:
+            os.unlink(sock.path)
+
+
+@contextlib.contextmanager
+def folder_locked(path: str, place: str) -> Iterator[None]:
+    """Keep out other starters: of two that find a stale socket, the second would remove the first one's new one."""
+    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        end = time.monotonic() + _LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise ConfigError(f"cannot listen on {path}: its folder stays locked", place) from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _remove_stale(path: str, kind: socket.SocketKind, place: str) -> None:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ConfigError(f"cannot listen on {path}: a file that is no socket stands there; move it away", place)
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in _LIVE:
+                raise
+    raise ConfigError(f"cannot listen on {path}: another program is listening there", place)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def number_of(name: str, what: str, place: str) -> int:
+    """Give the number of a ``user`` or a ``group``, -1 for an empty name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if not name or name.isdecimal():
+        return int(name or -1)
+    try:
+        return pwd.getpwnam(name).pw_uid if what == "user" else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"there is no {what} {name!r}", place) from None
+
+
+def _hint(error: OSError) -> str:
+    hints = {
+        errno.ENOENT: "; create its folder",
+        errno.EACCES: "; its folder, or the socket in it, is not writable for this user",
+        errno.EPERM: "; only root may give a socket to another user or group",
+    }
+    return hints.get(error.errno or 0, "")
