@@ -7,7 +7,6 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from queue import SimpleQueue
 
 from sipdump_core.config import Config, override, parse_modparam_option, read_config
 from sipdump_core.ctl import Ctl
@@ -49,9 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(plan: Plan) -> int:
-    arrived: SimpleQueue[int] = SimpleQueue()  # its put is safe in a signal handler
+    # The C handler writes each signal's number to a socket, whichever thread it came to: none gets lost before a wait.
+    signals, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    signal.set_wakeup_fd(wakeup.fileno())
     for number in (*_STOP, signal.SIGHUP):
-        signal.signal(number, lambda number, _: arrived.put(number))
+        signal.signal(number, lambda *_: None)
     dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
     with ExitStack() as started:  # what is started is closed again where the next thing cannot be
         started.callback(dump.close)
@@ -78,7 +80,7 @@ def _run(plan: Plan) -> int:
     dump.start_pruning()
     _notify("READY=1")
     while True:
-        received = arrived.get()
+        received = signals.recv(1)[0]
         if received in _STOP:
             break
         log.info(Event("rotating now", signal="SIGHUP"))
@@ -117,6 +119,7 @@ def _summary(dump: SipDump, source: HepSource, ksr: KsrSource | None) -> None:
             disabled=stats.disabled,
             route_dropped=stats.route_dropped,
             route_errors=stats.route_errors,
+            route_slow=stats.route_slow,
             queue_dropped=stats.queue_dropped,
         )
     )

@@ -175,6 +175,10 @@ class Rpc:
             "received": stats.received,
             "disabled": stats.disabled,
             "route_dropped": stats.route_dropped,
+            "route_calls": stats.route_calls,
+            "route_total_us": stats.route_total_us,
+            "route_max_us": stats.route_max_us,
+            "route_slow": stats.route_slow,
             "route_errors": stats.route_errors,
             "queue_dropped": stats.queue_dropped,
         }

@@ -43,7 +43,7 @@ BAD = [
     ('modparam("sipdump_nosuch", "mode", 1)', "no such module"),
     ('modparam("sipdump", "mode", "1")', "must be an integer"),
     ('modparam("sipdump", "folder", 1)', "must be a string"),
-    ('modparam("sipdump", "rotate", 0)', "must be 1 or more"),
+    ('modparam("sipdump", "rotate", 0)', "must be 1 to 2147483647"),
     ('modparam("sipdump", "fprefix", "a/b")', "no slash"),
     ('modparam("sipdump", "mode", 8)', "invalid mode parameter"),
     ('modparam("sipdump", "mode", 1048577)', "no installed backend owns the flag 1048576"),
