@@ -1,4 +1,4 @@
-"""Run the fuzzer (atheris, libFuzzer) over each target for a while: ``python -m fuzz [TARGET ...] [--seconds N]``.
+"""Run the fuzzer (atheris, libFuzzer) over each target: ``python -m tests.fuzz [TARGET ...] [--seconds N]``.
 
 A target takes any bytes, and must end in time, in bounded memory, with nothing raised but what its documentation names.
 A finding ends the run, and leaves the input in a file that libFuzzer names.
@@ -49,7 +49,7 @@ _SEEDS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all by default")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: 60)")
     parser.add_argument("--one", choices=TARGETS, help=argparse.SUPPRESS)
@@ -59,14 +59,14 @@ def main() -> int:
     for name in args.targets or TARGETS:
         print(f"--- {name}, {args.seconds} s", flush=True)
         # a process each: libFuzzer ends its own
-        command = [sys.executable, "-m", "fuzz", "--one", name, "--seconds", str(args.seconds)]
+        command = [sys.executable, "-m", "tests.fuzz", "--one", name, "--seconds", str(args.seconds)]
         if subprocess.run(command, check=False).returncode:
             return 1
     return 0
 
 
 def _fuzz(name: str, seconds: int) -> int:
-    import atheris  # noqa: PLC0415 - only where it is run
+    import atheris
 
     log.disabled = True
     corpus = iter(_SEEDS[name])
