@@ -49,7 +49,7 @@ def wait_for_start(daemon: "subprocess.Popen[str]") -> tuple[str, int]:
     log, port = "", 0
     for line in daemon.stderr or ():
         log += line
-        found = re.search(r"listening for HEP .*port=(\d+)", line)
+        found = re.search(r"listening for HEP.*port=(\d+)", line)
         port = int(found[1]) if found else port
         if "sipdumpd started" in line:
             return log, port

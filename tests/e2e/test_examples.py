@@ -29,7 +29,7 @@ class Running:
         self.child.says("sipdumpd started")
 
     def send(self, data: bytes) -> None:
-        found = re.search(r"listening for HEP .*port=(\d+)", self.child.output()) or re.search(
+        found = re.search(r"listening for HEP.*port=(\d+)", self.child.output()) or re.search(
             r"listening for HEP.*port=(\d+)", self.child.output()
         )
         assert found
