@@ -54,7 +54,7 @@ def test_taken_names_are_left_alone(stage: Stage) -> None:
     daemon = stage.sipdumpd(folder=folder)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.sendto(hep3(request("BYE", 77)), ("127.0.0.1", daemon.port))
-    daemon.says("segment opened backend=text")
+    daemon.says('event="segment opened" backend=text')
     assert daemon.stop() == 0
     assert all(
         (folder / f"{stem}{suffix}").read_text() == "of an earlier run"
