@@ -24,7 +24,7 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
-	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -74,9 +74,8 @@ def _run(plan: Plan) -> int:
         command = f"kamcmd -s {ctl.addresses[0]} sipdump.enable 1, or " if plan.modules["sipdump_ctl"].binrpc else ""
         log.warning(Event(f"enable is 0: nothing will be stored; to store: {command}{restart}"))
     if plan.params.mode & MODE_EVENT_ROUTE and plan.route.callback is None:
-        log.warning(Event('mode has the event route (2), but no modparam("sipdump", "event_callback", ...) names one'))
-    if plan.params.event_callback and not plan.params.mode & MODE_EVENT_ROUTE:
-        log.warning(Event("event_callback is set, but mode lacks the event route (2): it is not run"))
+        what = "mode has the event route (2), but there is no event_route[sipdump:msg] and no event_callback"
+        log.warning(Event(what))
     dump.start_pruning()
     _notify("READY=1")
     while True:

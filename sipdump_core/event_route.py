@@ -52,7 +52,9 @@ class EventRoute:
             start = perf_counter_ns()
             try:
                 drop = callback(record) is DROP
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's code raises
+            except BaseException as error:  # whatever a user's code raises
+                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    raise  # somebody pressed Ctrl-C; elsewhere it is the callback's own
                 what = "event route raised; the record is stored"
                 self._log.warn(repr(error), what, traceback=True, src=record.src_ip, dst=record.dst_ip)
                 failed, drop = True, False
@@ -95,7 +97,7 @@ def load_callback(setting: Setting) -> Callback:
         callback = module
         for part in name.split("."):
             callback = getattr(callback, part)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise setting.error(f"cannot load it: {type(error).__name__}: {error}") from error
     if not callable(callback):
         raise setting.error(f"{name} is not callable")

@@ -321,7 +321,7 @@ def _load_python(kemi: Kemi, path: Path, setting: Setting, name: str) -> Callbac
         if function is None:
             return None
         refusal = handler.child_init(_RANK) if hasattr(handler, "child_init") else 0
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise setting.error(f"cannot load it: {_where(error, path)}{type(error).__name__}: {error}") from error
     if isinstance(refusal, int) and refusal < 0:
         raise setting.error(f"child_init({_RANK}) returned {refusal}")

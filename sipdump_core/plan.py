@@ -106,10 +106,14 @@ def make_plan(
     if to_start and any(driver.cls and issubclass(driver.cls, FolderBackend) for driver in chosen):
         _check_folder(given.get("folder", Setting(CORE, "folder", params.folder, "default")))
     route = EventRoute()
-    if to_start and event_routes and params.mode & MODE_EVENT_ROUTE:
-        route.callback = _compile_route(event_routes, params)
-    elif to_start and params.event_callback and params.mode & MODE_EVENT_ROUTE:
-        route.callback = _load_callback(settings, given["event_callback"], params, route)
+    if to_start:
+        wanted = bool(params.mode & MODE_EVENT_ROUTE)
+        if event_routes:  # read in any case, so that its mistakes are seen
+            compiled = _compile_route(event_routes, params)
+            route.callback = compiled if wanted else None
+        elif params.event_callback and wanted:
+            route.callback = _load_callback(settings, given["event_callback"], params, route)
+        _warn_of_idle_scripts(settings, event_routes, wanted=wanted)
     options = {d.name: built[f"sipdump_{d.name}"] for d in drivers if d.cls}
     return Plan(settings, params, drivers, chosen, options, {name: built[name] for name in SOURCES}, route)
 
@@ -121,16 +125,34 @@ def _resolve(settings: Sequence[Setting], modules: Sequence[str]) -> list[Settin
         matched = [name for name in modules if setting.is_for(name)]
         if not matched and setting.module.startswith("sipdump") and setting.module.replace("_", "").isalnum():
             raise setting.error(f"no such module; there are: {', '.join(modules[: -len(KAMAILIO_KEMI)])}")
+        if CORE in matched and "sipdump_" not in setting.module:
+            # an expression for Kamailio's modules does not mean ours that no Kamailio has
+            matched = [name for name in matched if not name.startswith("sipdump_")]
         resolved += [attrs.evolve(setting, module=name) for name in matched]
     return resolved
+
+
+def _warn_of_idle_scripts(
+    settings: Sequence[Setting], event_routes: Mapping[str, "RouteBlock"], *, wanted: bool
+) -> None:
+    callback = next((s for s in settings if (s.module, s.name) == (CORE, "event_callback") and s.value), None)
+    if not wanted:
+        if event_routes:
+            log.warning(Event("event_route is not run: mode lacks the event route (2)", name=EVENT))
+        if callback:
+            log.warning(Event("event_callback is not called: mode lacks the event route (2)", at=callback.place))
+    elif event_routes and callback:
+        log.warning(Event("event_callback is not called: there is an event_route", name=EVENT))
+    if not callback:
+        for load in settings:
+            if (load.module, load.name) == ("sipdump_kemi", "load"):
+                log.warning(Event("script is not loaded: no event_callback names a function of it", at=load.place))
 
 
 def _compile_route(event_routes: Mapping[str, "RouteBlock"], params: Params) -> Callback:
     for name, block in event_routes.items():
         if name != EVENT:
             raise ConfigError(f"event_route[{name}]: sipdump has no such event; there is {EVENT}", block.place(0))
-    if params.event_callback:
-        log.warning(Event("event_callback is not called: there is an event_route", name=EVENT))
     from sipdump_core.route import compile_route  # noqa: PLC0415 - few have a route, and it loads a parser
 
     return compile_route(event_routes[EVENT], parse_call_id=bool(params.parse_call_id))

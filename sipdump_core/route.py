@@ -487,6 +487,23 @@ def _equal(left: _Expression, right: _Expression, operator: str) -> Getter:
     return equal
 
 
+_MEANT = {
+    "src_ip": "$sipdump(src_ip)",
+    "dst_ip": "$sipdump(dst_ip)",
+    "src_port": "$sipdump(src_port)",
+    "dst_port": "$sipdump(dst_port)",
+    "proto": "$sipdump(sproto)",
+    "af": "$sipdump(af)",
+    "method": '$sipdump(buf) =~ "^INVITE "',
+    "uri": '$sipdump(buf) =~ "^INVITE sip:..."',
+    "msg": "$sipdump(len) for msg:len",
+    "null": "$null",
+    **{
+        f"L_{level}": f'"L_{level}", in quotes'
+        for level in ("ALERT", "BUG", "CRIT", "ERR", "WARN", "NOTICE", "INFO", "DBG")
+    },
+}
+
 _SCAN = re.compile(
     r"""(?:#[^\n]*|//[^\n]*|/\*.*?\*/|'[^']*'|"(?:\\.|[^"\\])*"|\$?[\w.?]+|\s+|.)""",
     re.DOTALL,
@@ -515,11 +532,25 @@ def _refuse_syntax(block: RouteBlock, error: UnexpectedInput) -> NoReturn:
     expected = getattr(error, "accepts", None) or getattr(error, "expected", None) or getattr(error, "allowed", None)
     if here_word == "[":
         raise _error(block, at, "variables have no index here")
+    slip = _slip(here_word, words)
+    if slip:
+        raise _error(block, at, slip)
     if "SEMICOLON" in (expected or ()):
         raise _error(block, at, f"a ; is missing before {here_word!r}")
     if re.fullmatch(r"\w+", here_word) and behind.startswith("("):
         raise _error(block, at, f"{here_word} cannot stand here: no function has a value in a condition; {_SUBSET}")
     raise _error(block, at, f"this is not understood: {text[at : at + 30].splitlines()[0]}; {_SUBSET}")
+
+
+def _slip(word: str, words: Sequence[str]) -> str | None:
+    """Give what to say of a slip that is often made, by the word where it shows and those before it."""
+    if word == "else" or words[:1] == ["else"]:
+        return "there is no if before this else"
+    if word == "{" and not words:
+        return "a block stands only behind if and else"
+    if re.match(r"\.\d", word):
+        return "this is no number; an address stands in quotes"
+    return f"{word} is not known here; use {_MEANT[word]}" if word in _MEANT else None
 
 
 def _statement_before(text: str, end: int) -> list[str]:

@@ -405,8 +405,8 @@ def test_the_route_wins_over_event_callback(lines: pytest.LogCaptureFixture) -> 
     assert any("event_callback is not called" in line for _, line in said(lines))
 
 
-def test_without_the_flag_there_is_no_route() -> None:
-    settings_, routes = config("event_route[sipdump:msg] { nonsense }", mode=1)
+def test_without_the_flag_a_route_is_not_run() -> None:
+    settings_, routes = config("event_route[sipdump:msg] { drop; }", mode=1)
     assert make_plan(settings_, event_routes=routes).route.callback is None  # type: ignore[arg-type]
 
 
@@ -417,3 +417,21 @@ def test_a_bad_route_and_an_unknown_event_stop_the_start() -> None:
     settings_, routes = config("event_route[sipdump:mgs] { drop; }")
     with pytest.raises(ConfigError, match=r"k\.cfg:3.*no such event"):
         make_plan(settings_, event_routes=routes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("else drop;", "no if before this else"),
+        ("drop; else exit;", "no if before this else"),
+        ("{ drop; }", "a block stands only behind if and else"),
+        ('if (src_ip == "1.2.3.4") drop;', r"use \$sipdump\(src_ip\)"),
+        ("if ($sipdump(src_ip) == 127.0.0.1) drop;", "an address stands in quotes"),
+        ("if ($sipdump(tag) != null) drop;", r"use \$null"),
+        ('xlog(L_INFO, "x");', '"L_INFO", in quotes'),
+    ],
+)
+def test_a_frequent_slip_is_told_with_what_was_meant(text: str, said: str) -> None:
+    config = parse_config(f"event_route[sipdump:msg] {{\n{text}\n}}\n", "k.cfg")
+    with pytest.raises(ConfigError, match=rf"^k\.cfg:2:\d+: .*{said}"):
+        compile_route(config.event_routes["sipdump:msg"], parse_call_id=False)

@@ -1,5 +1,6 @@
 """The in-process interface, with real backends or with backends that fail."""
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -15,6 +16,7 @@ import pytest
 
 from sipdump_core import lane
 from sipdump_core.backend import Backend, NoOptions, Site
+from sipdump_core.config import parse_config
 from sipdump_core.drivers import Driver
 from sipdump_core.errors import ClosedError, ConfigError, DriverError, StorageError, StorageFullError
 from sipdump_core.folder import FolderBackend
@@ -765,3 +767,34 @@ def test_a_meta_file_of_another_segment_is_never_overwritten(tmp_path: Path, mon
         dump.received(b"b", A, B)
     assert theirs.read_text() == "theirs"
     assert len(read(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit(), SystemExit(3)])
+def test_whatever_a_callback_raises_the_record_is_stored(tmp_path: Path, error: BaseException) -> None:
+    def route(_: Record) -> None:
+        raise error
+
+    with SipDump(enable=1, mode=3, folder=tmp_path) as dump:
+        dump.event_route(route)
+        dump.received(b"a", A, B)
+        assert dump.stats().route_errors == 1
+    assert len(read(tmp_path)) == 1
+
+
+def test_a_route_that_is_not_run_is_read_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def made(text: str, mode: int) -> Plan:
+        config = parse_config(f"event_route[sipdump:msg] {{\n{text}\n}}\n", "k.cfg")
+        settings = [Setting("sipdump", "folder", str(tmp_path)), Setting("sipdump", "mode", mode)]
+        return make_plan(settings, event_routes=config.event_routes)
+
+    with pytest.raises(ConfigError, match=r"^k\.cfg:2:"):
+        made("nonsense nonsense", 1)
+    assert made("drop;", 1).route.callback is None
+    assert "event_route is not run: mode lacks the event route (2)" in caplog.text
+    assert made("drop;", 3).route.callback is not None
+
+
+def test_an_expression_for_kamailios_modules_sets_only_what_kamailio_has(tmp_path: Path) -> None:
+    settings = [Setting("sip.*", "mode", 5), Setting("sipdump|tm", "folder", str(tmp_path))]
+    assert make_plan(settings).params.mode == 5
+    assert make_plan([*settings, Setting("sipdump_(hep|ctl)", "rcvbuf", 5000)][:2]).params.folder == str(tmp_path)
