@@ -112,7 +112,7 @@ def _encode(out: bytearray, value: Value, depth: int) -> None:
         case int() | float():
             if not math.isfinite(value) or abs(value) >= (1 << 63) / 1000:
                 raise FormatError(f"{value} is too large for a number of BINRPC")
-            data = (int(value * 1000) & (1 << 64) - 1).to_bytes(8, "big").lstrip(b"\0")
+            data = (round(value * 1000) & (1 << 64) - 1).to_bytes(8, "big").lstrip(b"\0")
             out.append(len(data) << 4 | _DOUBLE)
             out += data
         case str():

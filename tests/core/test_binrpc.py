@@ -153,7 +153,7 @@ def test_round_trip(values: list[Any]) -> None:
 
 
 def _close(one: Any, other: Any) -> bool:
-    """Compare with doubles cut to thousandths."""
+    """Compare with doubles rounded to thousandths."""
     if isinstance(other, float):
         return isinstance(one, float) and abs(one - other) <= 0.001
     if isinstance(other, list):
