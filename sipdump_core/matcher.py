@@ -10,7 +10,7 @@ import re
 import string
 from typing import Any, Final
 
-from sipdump_core.posix_re import _Chars, _compile
+from sipdump_core.posix_re import Chars, compile_program
 
 __all__ = ["Matcher"]
 
@@ -34,7 +34,7 @@ class Matcher:
     """
 
     def __init__(self, source: bytes) -> None:
-        program, _ = _compile(source.decode("latin-1"))
+        program, _ = compile_program(source.decode("latin-1"))
         if len(program) > _MAX_PROGRAM:
             raise ValueError("it is too large")
         self._program = [*map(_instruction, program), ("match",)]
@@ -156,7 +156,7 @@ def _is_at(where: str, before: int, after: int) -> bool:
 
 def _instruction(instruction: Any) -> Any:
     """Give an instruction as a tuple, with the bytes that characters stand for."""
-    if not isinstance(instruction, _Chars):
+    if not isinstance(instruction, Chars):
         return instruction
     held = {byte for byte in range(256) if instruction.holds(chr(byte))}
     held |= {byte ^ 32 for byte in held if chr(byte) in string.ascii_letters}

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Match", "Pattern"]
+__all__ = ["Chars", "Match", "Pattern", "compile_program"]
 
 Match = list[tuple[int, int] | None]
 """Start and end of the whole match and of each group; None for a group that has no part in it."""
@@ -42,7 +42,7 @@ _ANCHORS = [[("at", where)] for where in "^$bB<>`'"]
 
 
 @attrs.frozen
-class _Chars:
+class Chars:
     """What one position may hold."""
 
     pairs: str
@@ -55,7 +55,7 @@ class _Chars:
         return any(self.pairs[i] <= char <= self.pairs[i + 1] for i in range(0, len(self.pairs), 2))
 
 
-# An instruction is one of: _Chars; ("at", where); ("save", slot); ("split", first, second) and ("jump", to), both
+# An instruction is one of: Chars; ("at", where); ("save", slot); ("split", first, second) and ("jump", to), both
 # relative; ("match",).
 _Program = list[Any]
 _Thread = tuple[int, tuple[int, ...]]
@@ -74,7 +74,7 @@ class Pattern:
     """
 
     def __init__(self, source: str, *, ignore_case: bool = False, newline: bool = False) -> None:
-        program, groups = _compile(source)
+        program, groups = compile_program(source)
         self._program: _Program = [*program, ("match",)]
         self._slots = 2 * groups + 2
         self._ignore_case, self._newline = ignore_case, newline
@@ -103,7 +103,7 @@ class Pattern:
             following = []
             for pc, saved in threads:
                 instruction = self._program[pc]
-                if not isinstance(instruction, _Chars):  # ("match",)
+                if not isinstance(instruction, Chars):  # ("match",)
                     if (not whole or at == len(text)) and (best is None or best[1] < at):
                         best = (start, at, *saved[2:])
                 elif at < len(text) and self._takes(instruction, text[at]):
@@ -139,7 +139,7 @@ class Pattern:
         spend(len(seen))
         return found
 
-    def _takes(self, chars: _Chars, char: str) -> bool:
+    def _takes(self, chars: Chars, char: str) -> bool:
         if chars.dot and char == "\n" and self._newline:
             return False
         held = chars.holds(char)
@@ -174,7 +174,15 @@ class _Group:
         return program
 
 
-def _compile(source: str) -> tuple[_Program, int]:
+def compile_program(source: str) -> tuple[_Program, int]:
+    """Compile an expression to instructions of a Thompson automaton.
+
+    Returns:
+        The instructions, and the number of groups.
+
+    Raises:
+        ValueError: it is no expression, or a longer one than anybody needs.
+    """
     if len(source) > _MAX_SOURCE:
         raise ValueError(f"it is longer than {_MAX_SOURCE} characters")
     stack, groups = [_Group(0)], 0
@@ -205,25 +213,25 @@ def _atom(part: str) -> Any:
     if part in "^$":
         return ("at", part)
     if part == ".":
-        return _Chars("", negated=True, dot=True)
+        return Chars("", negated=True, dot=True)
     if part in ("[", "\\"):
         raise ValueError(f"{part} has no end")
     if part[0] == "[":
         return _bracket(part)
     if part[0] != "\\":
-        return _Chars(part * 2)
+        return Chars(part * 2)
     escaped = part[1]
     if escaped in "bB<>`'":
         return ("at", escaped)
     if escaped in "wWsS":
         pairs = _CLASSES["space"] if escaped in "sS" else _CLASSES["alnum"] + "__"
-        return _Chars(pairs, negated=escaped in "WS")
+        return Chars(pairs, negated=escaped in "WS")
     if escaped in "123456789":
         raise ValueError(f"{part} refers to a group, which is not supported")
-    return _Chars(escaped * 2)
+    return Chars(escaped * 2)
 
 
-def _bracket(part: str) -> _Chars:
+def _bracket(part: str) -> Chars:
     negated = part[1] == "^"
     pairs = ""
     for name, low, high, single in _ITEM.findall(part[2 if negated else 1 : -1]):
@@ -232,7 +240,7 @@ def _bracket(part: str) -> _Chars:
         if low > high:
             raise ValueError(f"the range {low}-{high} is empty")
         pairs += _CLASSES[name] if name else low + high or single * 2
-    return _Chars(pairs, negated=negated, dot=negated)
+    return Chars(pairs, negated=negated, dot=negated)
 
 
 def _repeat(program: _Program, quantifier: str) -> _Program:
