@@ -52,6 +52,7 @@ class Chars:
     """``.`` or a negated bracket, which hold no newline where lines count."""
 
     def holds(self, char: str) -> bool:
+        """Tell whether a character is one of them."""
         return any(self.pairs[i] <= char <= self.pairs[i + 1] for i in range(0, len(self.pairs), 2))
 
 
