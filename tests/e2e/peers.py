@@ -109,6 +109,20 @@ def taken(host: str, port: int, proto: str) -> bool:
     return False
 
 
+def bound(port: int, proto: str) -> bool:
+    """Say whether a program has bound this port, without binding it for a try: it may be about to.
+
+    Source: proc(5), /proc/net/tcp and /proc/net/udp; a TCP socket that listens is in the state 0A.
+    """
+    for table in (proto, f"{proto}6"):
+        path = Path(f"/proc/self/net/{table}")
+        for line in path.read_text().splitlines()[1:] if path.exists() else ():
+            _, local, _, state, *_ = line.split()
+            if int(local.rpartition(":")[2], 16) == port and (proto == "udp" or state == "0A"):
+                return True
+    return False
+
+
 class Child:
     """A program in the foreground, with its output in a file.
 

@@ -22,6 +22,7 @@ from tests.e2e.peers import (
     Packet,
     Seen,
     Stage,
+    bound,
     free_port,
     need,
     need_ipv6,
@@ -29,7 +30,6 @@ from tests.e2e.peers import (
     read_pcap,
     request,
     request_scenario,
-    taken,
     until,
 )
 
@@ -60,7 +60,7 @@ def test_calls_and_requests(stage: Stage, proto: str, af: str) -> None:
     transport = ("-t", "u1" if proto == "udp" else "t1")
     target = f"{LOOPBACK[af] if af == 'ipv4' else shown}:{server.port}"
     answering = stage.sipp(SCENARIOS / "callee.xml", callee, *transport, host=host)
-    answering.until(lambda: taken(host, callee, proto), "the callee listens")
+    answering.until(lambda: bound(callee, proto), "the callee listens")
     calling = stage.sipp(SCENARIOS / "caller.xml", free_port(), *transport, host=host, target=target)
     bodies = {"REGISTER": "", "OPTIONS": "", "MESSAGE": "hello", "MESSAGE long": "x" * LONG}
     asking = [
