@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 
 from sipdump_core import binrpc, jsonrpc
+from sipdump_core.address import bind_inet
 from sipdump_core.binrpc import Address, parse_address
 from sipdump_core.ctl_options import CtlOptions, parse_jsonrpc
 from sipdump_core.errors import ConfigError, FormatError, RpcFault
@@ -136,14 +137,8 @@ class Ctl:
             sock = bind_unix(where.path, kind, options.mode, options.user, options.group, place=place)
             self._listeners.append(sock)
         else:
-            family, _, _, _, target = socket.getaddrinfo(where.host, where.port, type=kind)[0]
-            sock = socket.socket(family, kind)
+            sock = bind_inet(where.host, where.port, kind)
             self._listeners.append(sock)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if where.stream:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(target)
             where = where._replace(port=sock.getsockname()[1])
             sock.setblocking(False)
             if where.stream:

@@ -75,8 +75,9 @@ class Dispatcher:
             count = self._rotation.take(rest)
             if count:
                 batch = rest if count == len(rest) else rest[:count]
+                size = sum([len(record.buf) for record in batch])
                 for lane in self.lanes:
-                    lane.write(batch, block=self._block)
+                    lane.write(batch, size, block=self._block)
                 at += count
             else:
                 self.rotate()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from sipdump_core.address import Listen, canonical_ip, parse_listen
+from sipdump_core.address import Listen, bind_inet, canonical_ip, parse_listen
 from sipdump_core.errors import ClosedError, FormatError
 from sipdump_core.hep import FRAME_MAX, HepDecoder
 from sipdump_core.hep_options import DEFAULT_LISTEN, HepOptions
@@ -93,16 +93,10 @@ class HepSource:
         kind = socket.SOCK_DGRAM if where.proto == "udp" else socket.SOCK_STREAM
         shown = f"{where.proto}:{where.host}:{where.port}"
         try:
-            family, _, _, _, address = socket.getaddrinfo(where.host, where.port, type=kind)[0]
-            sock = socket.socket(family, kind)
+            sock = bind_inet(where.host, where.port, kind)
             self._sockets.append(sock)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if kind == socket.SOCK_STREAM:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            else:
+            if kind == socket.SOCK_DGRAM:
                 self._ask_for_buffer(sock, shown)
-            sock.bind(address)
             if kind == socket.SOCK_STREAM:
                 sock.listen(128)
             sock.setblocking(False)

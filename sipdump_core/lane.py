@@ -92,14 +92,15 @@ class Lane:
         """Close the open segment after what was given so far."""
         self._put("seal", None)
 
-    def write(self, batch: Sequence[Record], *, block: bool) -> None:
+    def write(self, batch: Sequence[Record], size: int, *, block: bool) -> None:
         """Give a batch.
 
         Args:
             batch: the records.
+            size: bytes of their messages.
             block: wait while the backlog is full, as long as the backend makes progress; else drop at once.
         """
-        count, size = len(batch), sum([len(record.buf) for record in batch])
+        count = len(batch)
         with self._changed:
             while self.stats.backlog and (
                 self.stats.backlog + count > self._limit or self._bytes + size > self._limit_bytes
@@ -193,10 +194,9 @@ class Lane:
                     return
             with self._changed:
                 self._busy_since = None
+                # not before it has caught up, or it would hold the others up at once again
                 if self.stats.state == "stalled" and self.stats.backlog <= self._limit // 2:
-                    self._set_state(
-                        "ok", ""
-                    )  # not before it has caught up, or it would hold the others up at once again
+                    self._set_state("ok", "")
                 self._changed.notify_all()
 
     def _deliver(self, batch: Sequence[Record]) -> None:
@@ -207,9 +207,9 @@ class Lane:
             error = self._try(batch)
             if error is None:
                 return
-            if isinstance(error, (StorageError, OSError)) and not isinstance(error, StorageFullError):
-                self._close()  # what the segment has is good; go on in a fresh one
             lasting = isinstance(error, (StorageError, OSError))
+            if lasting and not isinstance(error, StorageFullError):
+                self._close()  # what the segment has is good; go on in a fresh one
             if self._stopping.is_set() or (not lasting and attempt >= ATTEMPTS):
                 if lasting:
                     self._drop(len(batch), type(error).__name__)
