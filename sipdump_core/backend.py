@@ -3,7 +3,8 @@
 A driver is a class named by an entry point of the group ``sipdump.backends``. It declares its name, its mode flag,
 its suffix and an attrs class of options. A backend is two small roles in one object, a writer of segments
 (``open``, ``write``, ``flush``, ``close``) and a store of them (``segments``, ``read``, ``delete``). Rotation and
-retention are the core's: a backend never looks at the clock for them.
+retention are the core's: a backend never looks at the clock for them. What needs a connection, or works in the
+background, begins it in ``start`` and ends it in ``stop``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from sipdump_core.errors import StorageError
+from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 
@@ -24,6 +25,10 @@ API_VERSION = 1
 @attrs.frozen
 class NoOptions:
     """The options of a driver that has none."""
+
+
+def _make_nothing(name: str, site: "Site") -> "Backend":  # noqa: ARG001 - the form of Site.make
+    raise ConfigError(f"no backend {name!r} can be made here")
 
 
 @attrs.frozen
@@ -39,20 +44,32 @@ class Site:
     """Gives the process table in the format of ``.meta`` files, as far as it is known now."""
     transforms: Sequence["Transform"] = ()
     """What rewrites the records' bytes; only for backends that are ``transformed``."""
+    rotate: float = 7200.0
+    """Seconds that a segment may be open; no segment ends later than this after its start."""
+    make: "Callable[[str, Site], Backend]" = _make_nothing
+    """Makes the backend of another driver, given its name and a site, for one that stores through it.
+
+    It raises :class:`~sipdump_core.errors.ConfigError` where there is none of that name.
+    """
 
 
 class Backend:
     """Base of all backends. Only ``write`` must be written; the rest has defaults that do nothing.
 
-    One thread at a time calls ``open``, ``write``, ``flush`` and ``close``, in that order, for segment after segment.
-    ``segments``, ``read`` and ``delete`` may be called from another thread or process meanwhile. A call may take
-    its time and may raise: the other backends go on. What raises :class:`~sipdump_core.errors.StorageError` (or
-    ``OSError``) is tried again, with the same batch, for as long as the backlog lasts; any other exception a few times,
-    then record by record, and what raises still is dropped.
+    The constructor keeps what it is given and touches no store: instances are made also to list and to prune, and to
+    check a configuration. One thread at a time calls ``start``, then ``open``, ``write``, ``flush`` and ``close``, in
+    that order, for segment after segment, then ``stop``. ``segments``, ``read`` and ``delete`` may be called from another
+    thread or process meanwhile, on an instance that was never started. A call may take its time and may raise: the
+    other backends go on. What raises :class:`~sipdump_core.errors.StorageError` (or ``OSError``) is tried again, with
+    the same batch, for as long as the backlog lasts; any other exception of ``write`` a few times, then record by
+    record, and what raises still is dropped.
 
     Args:
         options: an instance of the class's ``options``.
         site: folder, prefix and file mode.
+
+    Raises:
+        ConfigError: from the constructor, where options contradict each other or one is missing.
     """
 
     name: ClassVar[str] = ""
@@ -65,6 +82,8 @@ class Backend:
     api: ClassVar[int] = API_VERSION
     transformed: ClassVar[bool] = False
     """Whether it asks for the transforms (the P-KSR-SIPDump header), and stores what ``bufs`` gives."""
+    requires: ClassVar[Sequence[str]] = ()
+    """Modules that it imports when it works, and not before; they are looked for when it is switched on."""
 
     def __init__(self, options: Any, site: Site) -> None:
         self.opts = options
@@ -76,6 +95,25 @@ class Backend:
         for transform in self.site.transforms:
             bufs = transform.apply(batch, bufs)
         return bufs
+
+    def start(self) -> None:
+        """Get ready to store: connect, begin what works in the background, take up what a crash left.
+
+        It is called before the first ``open``, whether or not there is traffic, and again after it raised.
+
+        Raises:
+            StorageError: the store cannot be reached.
+        """
+
+    def stop(self) -> None:
+        """End what ``start`` began, after the last ``close``; nothing is called after it but ``start``."""
+
+    def health(self) -> str:
+        """Say what is wrong with what works in the background, in one line; an empty text when nothing is.
+
+        Any thread may call it.
+        """
+        return ""
 
     def open(self, segment: Segment) -> None:
         """Begin a new segment.
@@ -89,6 +127,7 @@ class Backend:
         """Store a batch of at least one record, all of it or nothing.
 
         Raises:
+            PartialWriteError: some records of it are not stored, those that the error names; they come again.
             StorageError: nothing of the batch is stored; it comes again.
         """
         raise NotImplementedError(f"{type(self).__name__} has no write()")
@@ -107,8 +146,19 @@ class Backend:
         return len(record.buf) + 256
 
     def segments(self) -> Iterable[StoredSegment]:
-        """List the segments of this site's prefix, open ones too; other things in the store are passed over."""
+        """List the segments of this site's prefix, open ones too; other things in the store are passed over.
+
+        A backend that leaves this out has no lifecycle: it is neither listed nor pruned, and says so.
+
+        Raises:
+            StorageError: the store cannot be listed.
+        """
         return ()
+
+    @classmethod
+    def has_lifecycle(cls) -> bool:
+        """Say whether its segments can be listed, and so pruned."""
+        return cls.segments is not Backend.segments
 
     def read(self, stored: StoredSegment) -> Iterator[Record]:
         """Read a segment's records again, in order, up to a torn tail.

@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = override(config.settings, map(parse_modparam_option, args.modparam))
         plan = make_plan(settings, event_routes=config.event_routes)
         if args.check:
+            plan.backends(plan.site())
             print("config file ok, exiting...", file=sys.stderr)
             return 0
         return _run(plan)

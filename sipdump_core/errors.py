@@ -10,6 +10,7 @@
     │   └── RpcFault            the daemon refused it
     ├── FormatError             bytes are not what their format (HEP, a segment file) asks for
     └── StorageError            a store refused an operation
+        ├── PartialWriteError   some records of a batch are not stored, the others are
         ├── SegmentExistsError  the segment's name is taken; nothing is ever overwritten
         └── StorageFullError    no space, or over quota: the same write may succeed later
 
@@ -18,12 +19,14 @@ so that nothing outside this tree leaves the public interface for a failing stor
 """
 
 import errno
+from collections.abc import Iterable
 
 __all__ = [
     "ClosedError",
     "ConfigError",
     "DriverError",
     "FormatError",
+    "PartialWriteError",
     "RpcError",
     "RpcFault",
     "SegmentExistsError",
@@ -102,6 +105,22 @@ class StorageError(SipDumpError):
         """Translate an ``OSError``; a taken name and a full disk get classes of their own."""
         kind, hint = _KINDS.get(error.errno or 0, (StorageError, ""))
         return kind(operation, target, error.strerror or str(error), hint)
+
+
+class PartialWriteError(StorageError):
+    """Some records of a batch are not stored; the others are.
+
+    Args:
+        operation: what was tried, as ``"write"``.
+        target: the path, the key or the address that it was tried on.
+        reason: what the store answered.
+        failed: the indexes in the batch, from 0, of the records that are not stored.
+        hint: what the operator can do, if that is known.
+    """
+
+    def __init__(self, operation: str, target: str, reason: str, failed: Iterable[int], hint: str = "") -> None:
+        super().__init__(operation, target, reason, hint)
+        self.failed = frozenset(failed)
 
 
 class SegmentExistsError(StorageError):

@@ -1,8 +1,8 @@
 """A lane: one backend with a thread and a backlog of its own, so that no backend waits for another.
 
 What a backend raises is counted, logged once in a while, and tried again: a storage error for as long as the backlog
-lasts; any other exception a few times, and then record by record (one may be what it cannot digest). What finds no
-room in the backlog is dropped for this backend alone, with a count and a reason.
+lasts; any other exception of ``write`` a few times, and then record by record (one may be what it cannot digest). What
+finds no room in the backlog is dropped for this backend alone, with a count and a reason.
 """
 
 import threading
@@ -15,7 +15,7 @@ import attrs
 
 from sipdump_core.backend import Backend
 from sipdump_core.clock import Clock
-from sipdump_core.errors import SegmentExistsError, StorageError, StorageFullError
+from sipdump_core.errors import PartialWriteError, SegmentExistsError, StorageError, StorageFullError
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
@@ -29,7 +29,7 @@ STALL = 5.0
 _BACKOFF = (0.1, 10.0)
 _FLUSH_EVERY = 0.05
 
-_Command = tuple[Literal["open", "write", "seal", "flush", "stop"], Any]
+_Command = tuple[Literal["open", "write", "seal", "flush", "start", "stop"], Any]
 
 
 @attrs.define
@@ -71,7 +71,11 @@ class Lane:
         self._stopping = threading.Event()
         self._busy_since: float | None = None
         self._segment: Segment | None = None
+        self._started = False
         self._opened = False
+        self._ill_since = 0.0
+        self._dirty = False
+        self._last_flush = 0.0
         self._log = Limit()
         self._thread = threading.Thread(target=self._run, name=f"sipdump-{backend.name}", daemon=True)
         self._thread.start()
@@ -117,9 +121,19 @@ class Lane:
 
     def snapshot(self) -> LaneStats:
         """Give a copy of the numbers as they are now."""
+        try:
+            illness = self.backend.health()
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises
+            illness = f"health: {type(error).__name__}: {error}"
         with self._changed:
             self._watch()
-            return attrs.evolve(self.stats, dropped=Counter(self.stats.dropped))
+            numbers = attrs.evolve(self.stats, dropped=Counter(self.stats.dropped))
+            self._ill_since = (self._ill_since or self._clock.time()) if illness else 0.0
+        if illness and numbers.state in ("ok", "stopped"):
+            numbers.error = illness
+            if numbers.state == "ok":
+                numbers.state, numbers.since = "retrying", self._ill_since
+        return numbers
 
     def flush(self) -> threading.Event:
         """Give an event that is set when everything given so far was stored, or given up, and flushed."""
@@ -160,38 +174,26 @@ class Lane:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        last_flush = self._clock.monotonic()
-        dirty = False
-        while True:
-            with self._changed:
-                while not self._commands:
-                    self._changed.wait()
-                verb, argument = self._commands.popleft()
-                idle = not self._commands
-                self._busy_since = self._clock.monotonic()
+        self._start()
+        verb = ""
+        while verb != "stop":
+            verb, argument, idle = self._next()
             if verb == "write":
-                batch, size = argument
-                self._deliver(batch)
-                dirty = True
-                now = self._clock.monotonic()
-                if idle or now - last_flush >= _FLUSH_EVERY:
-                    dirty = not self._call("flush")
-                    last_flush = now
-                with self._changed:
-                    self.stats.backlog = max(0, self.stats.backlog - len(batch))
-                    self._bytes -= size
+                self._deliver(argument[0])
+                self._delivered(*argument, idle=idle)
             elif verb == "flush":
-                if dirty:
-                    dirty = not self._call("flush")
+                self._flush()
                 argument.set()
+            elif verb == "start":
+                self._start()
+            elif verb == "open":
+                self._segment = argument
             else:
-                if verb in ("seal", "stop"):
-                    self._close()
-                if verb == "open":
-                    self._segment = argument
-                if verb == "stop":
-                    self._set_state("stopped", self.stats.error)
-                    return
+                self._close()
+            if verb == "stop":
+                if self._started:
+                    self._call("stop")
+                self._set_state("stopped", self.stats.error)
             with self._changed:
                 self._busy_since = None
                 # not before it has caught up, or it would hold the others up at once again
@@ -199,19 +201,60 @@ class Lane:
                     self._set_state("ok", "")
                 self._changed.notify_all()
 
+    def _next(self) -> tuple[str, Any, bool]:
+        """Wait for a command; give it, and whether it was the last. Without one, a start that failed is tried again."""
+        with self._changed:
+            while not self._commands:
+                self._changed.wait(None if self._started else _BACKOFF[1])
+                if not self._started and not self._commands:
+                    self._commands.append(("start", None))
+            verb, argument = self._commands.popleft()
+            self._busy_since = self._clock.monotonic()
+            return verb, argument, not self._commands
+
+    def _delivered(self, batch: Sequence[Record], size: int, *, idle: bool) -> None:
+        self._dirty = True
+        now = self._clock.monotonic()
+        if idle or now - self._last_flush >= _FLUSH_EVERY:
+            self._flush()
+            self._last_flush = now
+        with self._changed:
+            self.stats.backlog = max(0, self.stats.backlog - len(batch))
+            self._bytes -= size
+
+    def _flush(self) -> None:
+        if self._dirty:
+            self._dirty = not self._call("flush")
+
+    def _start(self) -> BaseException | None:
+        try:
+            self.backend.start()
+        except BaseException as error:  # noqa: BLE001 - see _try
+            self._failed("start", error)
+            return error
+        self._started = True
+        self._recovered()
+        return None
+
     def _deliver(self, batch: Sequence[Record]) -> None:
         delay, ceiling = _BACKOFF
         attempt = 0
         while True:
-            attempt += 1
-            error = self._try(batch)
+            lasting = True  # what is raised before a record was looked at is no record's fault
+            error = self._prepare()
             if error is None:
-                return
-            lasting = isinstance(error, (StorageError, OSError))
-            if lasting and not isinstance(error, StorageFullError):
-                self._close()  # what the segment has is good; go on in a fresh one
+                attempt += 1
+                error = self._try(batch)
+                if error is None:
+                    return
+                lasting = isinstance(error, (StorageError, OSError))
+                if isinstance(error, PartialWriteError):
+                    batch = [record for at, record in enumerate(batch) if at in error.failed]
+                    lasting = False
+                elif lasting and not isinstance(error, StorageFullError):
+                    self._close()  # what the segment has is good; go on in a fresh one
             if self._stopping.is_set() or (not lasting and attempt >= ATTEMPTS):
-                if lasting:
+                if lasting or isinstance(error, PartialWriteError):
                     self._drop(len(batch), type(error).__name__)
                 else:
                     self._sift(batch)
@@ -223,28 +266,51 @@ class Lane:
         """Store what can be stored of a batch that raises: halves of it, down to the record at fault."""
         half = len(batch) // 2
         for part in (batch[:half], batch[half:]) if half else (batch,):
-            error = self._try(part)
+            error = self._prepare() or self._try(part)
             if error is not None and len(part) > 1:
                 self._sift(part)
             elif error is not None:
                 self._drop(1, type(error).__name__)
 
-    def _try(self, batch: Sequence[Record]) -> BaseException | None:
-        try:
-            if not self._opened:
+    def _prepare(self) -> BaseException | None:
+        """Have the backend started, and a segment open."""
+        if not self._started:
+            error = self._start()
+            if error is not None:
+                return error
+        if not self._opened:
+            try:
                 self._open()
+            except BaseException as error:  # noqa: BLE001 - see _try
+                self._failed("open", error)
+                return error
+        return None
+
+    def _try(self, batch: Sequence[Record]) -> BaseException | None:
+        failure: BaseException | None = None
+        stored = len(batch)
+        try:
             self.backend.write(batch)
+        except PartialWriteError as error:
+            stored -= len(error.failed.intersection(range(stored)))
+            failure = error if stored < len(batch) else None
         except BaseException as error:  # noqa: BLE001 - whatever a driver raises, sys.exit too, stays in its lane
-            self._failed("write", error)
-            return error
+            failure, stored = error, 0
         with self._changed:
-            self.stats.stored += len(batch)
+            self.stats.stored += stored
+        if failure is not None:
+            self._failed("write", failure)
+        else:
+            self._recovered()
+        return failure
+
+    def _recovered(self) -> None:
+        with self._changed:
             recovered = self.stats.state == "retrying"
             if recovered:
                 self._set_state("ok", "")
         if recovered:
             log.warning(Event("backend works again", backend=self.backend.name, stored=self.stats.stored))
-        return None
 
     def _open(self) -> None:
         if self._segment is None:

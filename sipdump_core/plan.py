@@ -1,7 +1,8 @@
 """From settings to a plan: everything is checked before anything is started."""
 
+import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import attrs
 from sipdump_core.backend import Backend, Site, Transform
 from sipdump_core.ctl_options import CtlOptions
 from sipdump_core.drivers import Driver, discover, select
-from sipdump_core.errors import ConfigError, DriverError
+from sipdump_core.errors import ConfigError, DriverError, SipDumpError
 from sipdump_core.event_route import Callback, EventRoute, load_callback
 from sipdump_core.folder import FolderBackend
 from sipdump_core.hep_options import HepOptions
@@ -57,20 +58,54 @@ class Plan:
         """Make the chosen backends, with the chosen transforms for those that ask for them.
 
         Raises:
-            DriverError: the constructor of one raises.
+            ConfigError: options of one contradict each other, or one is missing.
+            DriverError: the constructor of one raises anything else.
         """
-        transforms = [d.cls(self.options[d.name]) for d in self.chosen if d.cls and issubclass(d.cls, Transform)]
-        rewriting = attrs.evolve(site, transforms=transforms)
-        made = []
-        for driver in self.chosen:
-            if driver.cls and issubclass(driver.cls, Backend):
-                try:
-                    where = rewriting if driver.cls.transformed else site
-                    made.append(driver.cls(self.options[driver.name], where))
-                except (Exception, SystemExit) as error:
-                    what = f"the backend {driver.name} of {driver.distribution} cannot be made"
-                    raise DriverError(f"{what}: {type(error).__name__}: {error}") from error
-        return made
+        return [self._make(driver, site) for driver in self.chosen if driver.kind == "backend"]
+
+    def backend(self, name: str, site: Site) -> Backend:
+        """Make one backend by its name, whether or not it is chosen.
+
+        Raises:
+            ConfigError: no such backend is installed, or its options contradict each other.
+            DriverError: its constructor raises anything else.
+        """
+        for driver in self.drivers:
+            if driver.name == name and driver.kind == "backend":
+                return self._make(driver, site)
+        names = ", ".join(driver.name for driver in self.drivers if driver.kind == "backend")
+        raise ConfigError(f"no backend {name!r} is installed; there are: {names}")
+
+    def site(self, folder: str = "", prefix: str | None = None, meta: Callable[[], str] = str) -> Site:
+        """Give the site that the parameters describe, or one with another folder or prefix."""
+        params = self.params
+        return Site(
+            folder or params.folder,
+            params.fprefix if prefix is None else prefix,
+            params.file_mode,
+            meta,
+            rotate=params.rotate,
+            make=self.backend,
+        )
+
+    def _make(self, driver: Driver, site: Site) -> Backend:
+        if not (driver.cls and issubclass(driver.cls, Backend)):
+            raise DriverError(f"{driver.name} of {driver.distribution} is no backend")
+        if driver.cls.transformed:
+            transforms = [d.cls(self.options[d.name]) for d in self.chosen if d.cls and issubclass(d.cls, Transform)]
+            site = attrs.evolve(site, transforms=transforms)
+        try:
+            return driver.cls(self.options[driver.name], site)
+        except ConfigError as error:
+            raise self._located(driver.name, error) from error
+        except (Exception, SystemExit) as error:
+            what = f"the backend {driver.name} of {driver.distribution} cannot be made"
+            raise DriverError(f"{what}: {type(error).__name__}: {error}") from error
+
+    def _located(self, driver: str, error: ConfigError) -> ConfigError:
+        """Add to a backend's own error where its first parameter was set, if one was."""
+        place = next((s.place for s in self.settings if s.module == f"sipdump_{driver}"), "")
+        return error if error.place or not place else ConfigError(str(error), place)
 
 
 def make_plan(
@@ -103,6 +138,8 @@ def make_plan(
     mode = given.get("mode", Setting(CORE, "mode", params.mode, "default"))
     named = [s for s in settings if s.module == CORE and s.name == "backend"]
     chosen = select(drivers, mode, named)
+    if to_start:
+        _check_requirements(chosen, mode)
     if to_start and any(driver.cls and issubclass(driver.cls, FolderBackend) for driver in chosen):
         _check_folder(given.get("folder", Setting(CORE, "folder", params.folder, "default")))
     route = EventRoute()
@@ -175,6 +212,17 @@ def _load_callback(settings: Sequence[Setting], function: Setting, params: Param
     return load_kemi(loads, function, route, parse_call_id=bool(params.parse_call_id))
 
 
+def _check_requirements(chosen: Sequence[Driver], mode: Setting) -> None:
+    """Look for the modules that the chosen drivers will import, without importing them."""
+    for driver in chosen:
+        for module in driver.cls.requires if driver.cls and issubclass(driver.cls, Backend) else ():
+            if importlib.util.find_spec(module) is None:
+                raise mode.error(
+                    f"the backend {driver.name} needs the module {module}, which is not installed; "
+                    f"install it with: pip install '{driver.distribution}[{driver.name}]'"
+                )
+
+
 def _check_folder(setting: Setting) -> None:
     folder = str(setting.value)
     if not os.path.isdir(folder):
@@ -183,7 +231,7 @@ def _check_folder(setting: Setting) -> None:
         raise setting.error("the folder is not writable for this user; change its owner or mode, or name another")
 
 
-def make_backends(plan: Plan, folder: str, prefix: str) -> tuple[list[Backend], list[ConfigError]]:
+def make_backends(plan: Plan, folder: str, prefix: str) -> tuple[list[Backend], list[SipDumpError]]:
     """Make the backends whose segments an operator looks after: the chosen ones, and every one of files.
 
     Files are looked after whether or not their backend is still switched on, or nobody would ever prune what
@@ -192,14 +240,15 @@ def make_backends(plan: Plan, folder: str, prefix: str) -> tuple[list[Backend], 
     Returns:
         The backends, and an error for each that cannot be made.
     """
-    site = Site(folder, prefix, plan.params.file_mode)
-    backends, errors = [], []
+    site = plan.site(folder, prefix)
+    backends: list[Backend] = []
+    errors: list[SipDumpError] = []
     for driver in plan.drivers:
         if not (driver.cls and issubclass(driver.cls, Backend)):
             continue
         if driver in plan.chosen or issubclass(driver.cls, FolderBackend):
             try:
-                backends.append(driver.cls(plan.options[driver.name], site))
-            except Exception as error:  # noqa: BLE001 - one driver's fault must not hide the others
-                errors.append(ConfigError(f"backend {driver.name}: {type(error).__name__}: {error}"))
+                backends.append(plan.backend(driver.name, site))
+            except SipDumpError as error:  # one driver's fault must not hide the others
+                errors.append(error)
     return backends, errors

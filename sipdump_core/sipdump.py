@@ -11,7 +11,7 @@ from typing import Any, Self
 import attrs
 
 from sipdump_core.address import canonical_ip
-from sipdump_core.backend import Backend, Site
+from sipdump_core.backend import Backend
 from sipdump_core.clock import Clock
 from sipdump_core.dispatcher import Dispatcher
 from sipdump_core.errors import ClosedError, SipDumpError
@@ -118,10 +118,9 @@ class SipDump:
         self._counts = threading.Lock()
         self._received = self._disabled = self._queue_dropped = 0
         self._log = Limit()
-        site = Site(plan.params.folder, plan.params.fprefix, plan.params.file_mode, self.table.render)
         self._dispatcher = Dispatcher(
             plan.params,
-            plan.backends(site),
+            plan.backends(plan.site(meta=self.table.render)),
             self.table,
             block=self.block,
             clock=self._clock,

@@ -65,11 +65,18 @@ class Contract:
     @pytest.fixture
     def backend(self, backend_class: type[Backend], tmp_path: Path) -> Iterator[Backend]:
         made = self.make(backend_class, tmp_path)
+        made.start()
         yield made
         made.close()
+        made.stop()
 
     def make(self, backend_class: type[Backend], folder: Path) -> Backend:
         return backend_class(backend_class.options(), Site(str(folder), PREFIX))
+
+    def settle(self, backend: Backend) -> None:
+        """Wait for what the backend does in the background after a close."""
+        backend.stop()
+        backend.start()
 
     def kept(self, original: Record) -> Record:
         """What a record is after it was stored and read back."""
@@ -81,6 +88,7 @@ class Contract:
         for batch in batches:
             backend.write(batch)
         backend.close()
+        self.settle(backend)
         return next(stored for stored in backend.segments() if stored.segment == segment)
 
     @pytest.mark.parametrize("name", MESSAGES)

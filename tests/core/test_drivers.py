@@ -11,7 +11,9 @@ from sipdump_core.drivers import Driver, discover, select
 from sipdump_core.errors import ConfigError, DriverError
 from sipdump_core.options import Setting
 from sipdump_core.params import MODE_EVENT_ROUTE
+from sipdump_parquet import ParquetBackend
 from sipdump_pcap import HeaderTransform, PcapBackend
+from sipdump_s3 import S3Backend
 from sipdump_text import TextBackend
 
 
@@ -87,7 +89,13 @@ def test_a_driver_that_cannot_be_used_is_told_and_stops_nobody(path: Path, code:
 
 def test_first_party_drivers_come_through_entry_points() -> None:
     found = {driver.name: driver.cls for driver in discover()}
-    assert found == {"header": HeaderTransform, "pcap": PcapBackend, "text": TextBackend}
+    assert found == {
+        "header": HeaderTransform,
+        "parquet": ParquetBackend,
+        "pcap": PcapBackend,
+        "s3": S3Backend,
+        "text": TextBackend,
+    }
 
 
 class Probe(Backend):

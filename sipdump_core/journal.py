@@ -1,0 +1,316 @@
+"""The journal: records on disk, in checksummed frames, until something better holds them.
+
+A write-ahead file for what cannot be read before it is finished (Parquet), and the spool of what waits for its store.
+One frame is one batch, or a part of a large one, and stands alone: damage costs the frames that it hits.
+
+Format, little-endian::
+
+    file    "SIPDJNL1" | salt, 8 random bytes | frames
+    frame   f5 "SJ1" | salt | kind u8, three zeros | count u32 | length u32 | crc u32 | head_crc u32 | payload
+    records (kind 1)  flows_length u32 | flows | count times i64 | count flow indexes u32 | count lengths u32 | messages
+    note    (kind 2)  text in UTF-8
+
+``length`` is that of the payload, ``crc`` its CRC-32 (zlib's), ``head_crc`` that of all before it in the frame. The
+flows are lines of fields with tabs between them, in the order of :class:`~sipdump_core.record.Flow`; neither character
+can stand in a field. The salt, which nobody outside knows, keeps a frame that travels inside a message from being
+taken for one.
+"""
+
+import os
+import re
+import struct
+import sys
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import attrs
+
+from sipdump_core.backend import NoOptions, Site
+from sipdump_core.folder import FolderBackend
+from sipdump_core.log import Event, log
+from sipdump_core.record import Flow, Record
+
+__all__ = ["Columns", "Damage", "Frame", "Journal", "scan"]
+
+RECORDS, NOTE = 1, 2
+FRAME_RECORDS = 8192
+FRAME_BYTES = 1 << 25
+"""A batch with more records, or more bytes of messages, is divided: who reads holds one frame in memory."""
+
+_MAGIC = b"SIPDJNL1"
+_MARK = b"\xf5SJ1"
+_SALT = 8
+_FILE_HEADER = len(_MAGIC) + _SALT
+_HEAD = struct.Struct("<4s8sBxxxIIII")
+_SUM = struct.Struct("<I")
+_CACHE_LIMIT = 10_000
+_CHUNK = 1 << 20
+
+
+@attrs.frozen
+class Columns:
+    """The records of one frame, column by column; ``data`` is all messages in one piece, one behind the other."""
+
+    flows: list[Flow]
+    times: "array[int]"
+    """Type ``q``: microseconds since the epoch."""
+    indexes: "array[int]"
+    """Type ``I``: for each record the index of its flow."""
+    lengths: "array[int]"
+    """Type ``I``: bytes of each message."""
+    data: memoryview
+
+    def records(self) -> Iterator[Record]:
+        """Give the records one by one."""
+        at = 0
+        for time_us, index, length in zip(self.times, self.indexes, self.lengths, strict=True):
+            yield Record(time_us, self.flows[index], bytes(self.data[at : at + length]))
+            at += length
+
+
+@attrs.frozen
+class Frame:
+    """One whole frame."""
+
+    kind: int
+    offset: int
+    """Where it begins in the file."""
+    end: int
+    count: int
+    """How many records it holds; 0 for a note."""
+    payload: bytes = attrs.field(repr=False)
+
+    def columns(self) -> Columns:
+        """Take the records apart.
+
+        Raises:
+            ValueError: the payload is not of its form, though its sum is right.
+        """
+        view = memoryview(self.payload)
+        (flows_length,) = struct.unpack_from("<I", view)
+        at = 4 + flows_length
+        flows = [_parse_flow(line) for line in str(view[4:at], "utf-8").split("\n")[:-1]]
+        columns = []
+        for kind in "qII":
+            column = array(kind)
+            size = column.itemsize * self.count
+            column.frombytes(view[at : at + size])
+            at += size
+            if sys.byteorder == "big":
+                column.byteswap()
+            columns.append(column)
+        times, indexes, lengths = columns
+        return Columns(flows, times, indexes, lengths, view[at:])
+
+    def text(self) -> str:
+        """Give the text of a note."""
+        return self.payload.decode()
+
+
+@attrs.frozen
+class Damage:
+    """Bytes that are no whole frame."""
+
+    offset: int
+    end: int
+    torn: bool
+    """They are the begin of a frame that the file's end cuts off, as a crash in the midst of a write leaves it."""
+
+
+class Journal(FolderBackend):
+    """Segments in the journal's format, with all that a folder of segments has: locks, names, rollback."""
+
+    name = "journal"
+    suffix = ".wal"
+
+    def __init__(self, site: Site, suffix: str = ".wal") -> None:
+        super().__init__(NoOptions(), site)
+        self.suffix = suffix  # type: ignore[misc]  # journals of several owners may stand in one folder
+        self._salt = b""
+        # flows by identity; the flow is kept beside its line so that no other one can get its id
+        self._lines: dict[int, tuple[Flow, bytes]] = {}
+
+    @property
+    def path(self) -> str:
+        """The path of the open file, or of the one that was open last."""
+        return self._path
+
+    @property
+    def size(self) -> int:
+        """Bytes in the open file."""
+        return self._size
+
+    def fileno(self) -> int:
+        """Give the file descriptor of the open file, -1 where none is open."""
+        return self._fd
+
+    def preamble(self) -> bytes:
+        """Give the file's header, with a salt of its own."""
+        self._salt = os.urandom(_SALT)
+        return _MAGIC + self._salt
+
+    def encode(self, batch: Sequence[Record]) -> bytes:
+        """Give the frames of a batch."""
+        return b"".join(part for piece in _pieces(batch) for part in self._frame(piece))
+
+    def note(self, text: str) -> None:
+        """Append a note.
+
+        Raises:
+            StorageError: it could not be written; the file is as before.
+        """
+        payload = text.encode()
+        self._append(_head(self._salt, NOTE, 0, (payload,)) + payload)
+
+    def decode(self, file: BinaryIO) -> Iterator[Record]:
+        """Read the records of every whole frame; what is damaged is passed over and logged."""
+        for frame in scan(file):
+            if isinstance(frame, Damage):
+                log.warning(
+                    Event("journal is not whole", path=file.name, offset=frame.offset, bytes=frame.end - frame.offset)
+                )
+            elif frame.kind == RECORDS:
+                yield from frame.columns().records()
+
+    def _frame(self, batch: Sequence[Record]) -> list[bytes]:
+        indexes: dict[int, int] = {}
+        lines: list[bytes] = []
+        column = []
+        known = self._lines
+        for record in batch:
+            flow = record.flow
+            index = indexes.get(id(flow))
+            if index is None:
+                index = indexes[id(flow)] = len(lines)
+                lines.append((known.get(id(flow)) or self._prepare(flow))[1])
+            column.append(index)
+        flows = b"".join(lines)
+        messages = [record.buf for record in batch]
+        columns = (
+            array("q", [record.time_us for record in batch]),
+            array("I", column),
+            array("I", [len(message) for message in messages]),
+        )
+        if sys.byteorder == "big":
+            for each in columns:
+                each.byteswap()
+        parts = [struct.pack("<I", len(flows)), flows, *(each.tobytes() for each in columns), b"".join(messages)]
+        return [_head(self._salt, RECORDS, len(batch), parts), *parts]
+
+    def _prepare(self, flow: Flow) -> tuple[Flow, bytes]:
+        if len(self._lines) >= _CACHE_LIMIT:
+            self._lines.clear()
+        line = "\t".join(str(value) for value in attrs.astuple(flow)) + "\n"
+        known = self._lines[id(flow)] = (flow, line.encode())
+        return known
+
+
+def scan(file: BinaryIO, start: int = 0) -> Iterator[Frame | Damage]:
+    """Read the frames of a journal, from the first or from the offset of one, past damage, up to the end.
+
+    Args:
+        file: may be read while it is written: what is not whole yet comes as torn.
+        start: where to begin: 0, or the ``end`` of a frame.
+    """
+    fd = file.fileno()
+    header = os.pread(fd, _FILE_HEADER, 0)
+    at = max(start, _FILE_HEADER)
+    if len(header) < _FILE_HEADER:
+        if header:
+            yield Damage(0, len(header), torn=True)
+        return
+    salt = header[len(_MAGIC) :]
+    if _find(fd, _MARK + salt, _FILE_HEADER) < 0:
+        salt = _guess_salt(fd) or salt  # the header is damaged, or there is no frame
+    if start == 0 and header != _MAGIC + salt:
+        at = 0
+    flawed = -1
+    while True:
+        frame = _read_frame(fd, at, salt)
+        if isinstance(frame, Frame) or (frame and frame.torn):
+            if flawed >= 0:
+                yield Damage(flawed, at, torn=False)
+                flawed = -1
+            yield frame
+            at = frame.end
+            continue
+        if frame is None:
+            break
+        if flawed < 0:
+            flawed = at
+        at = _find(fd, _MARK + salt, at + 1)
+        if at < 0:
+            yield Damage(flawed, os.fstat(fd).st_size, torn=False)
+            break
+
+
+def _pieces(batch: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    if len(batch) <= FRAME_RECORDS and sum([len(record.buf) for record in batch]) <= FRAME_BYTES:
+        yield batch
+        return
+    begin = size = 0
+    for at, record in enumerate(batch):
+        if at > begin and (at - begin >= FRAME_RECORDS or size + len(record.buf) > FRAME_BYTES):
+            yield batch[begin:at]
+            begin, size = at, 0
+        size += len(record.buf)
+    yield batch[begin:]
+
+
+def _head(salt: bytes, kind: int, count: int, parts: Sequence[bytes]) -> bytes:
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    head = _HEAD.pack(_MARK, salt, kind, count, sum(map(len, parts)), crc, 0)[: -_SUM.size]
+    return head + _SUM.pack(zlib.crc32(head))
+
+
+def _read_frame(fd: int, at: int, salt: bytes) -> Frame | Damage | None:
+    """Read what stands at an offset; None at the end of the file."""
+    head = os.pread(fd, _HEAD.size, at)
+    mark = _MARK + salt
+    if not head:
+        return None
+    if len(head) < _HEAD.size:
+        return Damage(at, at + len(head), torn=head.startswith(mark) or mark.startswith(head))
+    _, _, kind, count, length, crc, head_crc = _HEAD.unpack(head)
+    begin = at + _HEAD.size
+    if not head.startswith(mark) or zlib.crc32(head[: -_SUM.size]) != head_crc:
+        return Damage(at, begin, torn=False)
+    payload = os.pread(fd, length, begin)
+    if len(payload) < length:
+        return Damage(at, begin + len(payload), torn=True)
+    if zlib.crc32(payload) != crc:
+        return Damage(at, begin + length, torn=False)
+    return Frame(kind, at, begin + length, count, payload)
+
+
+def _find(fd: int, mark: bytes, at: int) -> int:
+    while True:
+        chunk = os.pread(fd, _CHUNK, at)
+        found = chunk.find(mark)
+        if found >= 0:
+            return at + found
+        if len(chunk) < len(mark):
+            return -1
+        at += len(chunk) - len(mark) + 1
+
+
+def _guess_salt(fd: int) -> bytes:
+    """Find the salt where the file's header is damaged: what most marks are followed by."""
+    marks: Counter[bytes] = Counter()
+    at = 0
+    while chunk := os.pread(fd, _CHUNK, at):
+        marks.update(re.findall(re.escape(_MARK) + rb"(.{8})", chunk, re.DOTALL))
+        if len(chunk) < _CHUNK:
+            break
+        at += _CHUNK - len(_MARK) - _SALT  # what is seen twice is counted twice: no harm
+    return marks.most_common(1)[0][0] if marks else b""
+
+
+def _parse_flow(line: str) -> Flow:
+    tag, pid, procno, proto, af, src_ip, src_port, dst_ip, dst_port, node = line.split("\t")
+    return Flow(tag, int(pid), int(procno), proto, af, src_ip, int(src_port), dst_ip, int(dst_port), node)
