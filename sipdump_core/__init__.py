@@ -33,8 +33,8 @@ _HOME = {
     "backend": ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"],
     "config": ["Config", "RouteBlock", "read_config"],
     "errors": [
-        "ClosedError", "ConfigError", "DriverError", "FormatError", "PartialWriteError", "SegmentExistsError", "SipDumpError",
-        "StorageError", "StorageFullError",
+        "ClosedError", "ConfigError", "DriverError", "FormatError", "PartialWriteError", "SegmentExistsError",
+        "SipDumpError", "StorageError", "StorageFullError",
     ],
     "event_route": ["DROP"],
     "folder": ["FolderBackend"],

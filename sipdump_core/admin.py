@@ -9,12 +9,13 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sipdump_core.version import VERSION
 
 if TYPE_CHECKING:
     from sipdump_core.backend import Backend
+    from sipdump_core.lifecycle import Pruned
     from sipdump_core.plan import Plan
 
 __all__ = ["main"]
@@ -40,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prune(args: argparse.Namespace) -> int:
-    from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415
-    from sipdump_core.lifecycle import prune  # noqa: PLC0415
+    import attrs  # noqa: PLC0415
+
+    from sipdump_core.errors import ConfigError  # noqa: PLC0415
+    from sipdump_core.lifecycle import prune_all  # noqa: PLC0415
 
     plan, backends, failed = _open(args)
     fage = _fage(args) or plan.params.retention
@@ -49,49 +52,81 @@ def _prune(args: argparse.Namespace) -> int:
         raise ConfigError(
             'no age given: use --fage SECONDS, --fagex 2d, or -f FILE with modparam("sipdump", "fage", ...)'
         )
-    results: list[dict[str, Any]] = []
-    for backend in backends:
-        result: dict[str, Any] = {
-            "backend": backend.name,
-            "segments": 0,
-            "bytes": 0,
-            "pruned": [],
-            "errors": [],
-        }
-        try:
-            for pruned in prune([backend], fage, dry_run=args.dry_run):
-                if pruned.error:
-                    result["errors"].append(str(pruned.error))
-                    continue
-                result["segments"] += 1
-                result["bytes"] += pruned.stored.size
-                result["pruned"].append(pruned.stored.location)
-                if not args.json:
-                    verb = "would prune" if args.dry_run else "pruned"
-                    print(f"{verb} {pruned.stored.location} {pruned.stored.size} bytes")
-        except SipDumpError as error:
-            result["errors"].append(str(error))
-        failed |= bool(result["errors"])
-        results.append(result)
+    locations: dict[str, list[str]] = {backend.name: [] for backend in backends}
+    with _Progress("prune", "segments") as progress:
+
+        def each(pruned: "Pruned") -> None:
+            progress.step()
+            if pruned.error:
+                return
+            locations[pruned.backend].append(pruned.stored.location)
+            if not args.json:
+                verb = "would prune" if args.dry_run else "pruned"
+                progress.print(f"{verb} {pruned.stored.location} {pruned.stored.size} bytes")
+
+        results = list(prune_all(backends, fage, each, dry_run=args.dry_run))
+    failed |= any(result.errors for result in results)
     if args.json:
-        print(json.dumps({"fage": fage, "dry_run": args.dry_run, "backends": results}, indent=2))
+        rows = [{**attrs.asdict(result), "pruned": locations[result.backend]} for result in results]
+        print(json.dumps({"fage": fage, "dry_run": args.dry_run, "backends": rows}, indent=2))
         return int(failed)
     for result in results:
-        for refusal in result["errors"]:
+        for refusal in result.errors:
             print(f"sipdump-admin: {refusal}", file=sys.stderr)
         what = "to prune" if args.dry_run else "pruned"
-        print(f"{result['backend']}: {result['segments']} segments {what}, {result['bytes']} bytes")
+        line = f"{result.segments} segments {what}, {result.bytes} bytes"
+        print(f"{result.backend}: {line if result.lifecycle else 'no lifecycle: what it stores is not pruned'}")
     return int(failed)
+
+
+class _Progress:
+    """A bar on standard error while something long is under way, if that is a terminal; else nothing.
+
+    Args:
+        what: is shown before the bar.
+        unit: what is counted.
+        total: how many there will be, where that is known.
+    """
+
+    def __init__(self, what: str, unit: str, total: int | None = None) -> None:
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm  # noqa: PLC0415 - see the module's docstring
+
+            scaled = unit == "B"
+            self._bar = tqdm(
+                desc=what, unit=unit if scaled else f" {unit}", unit_scale=scaled, total=total, leave=False
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def step(self, count: int = 1) -> None:
+        """Count on."""
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def print(self, line: str) -> None:
+        """Print a line on standard output, the bar out of its way."""
+        if self._bar is None:
+            print(line)
+        else:
+            self._bar.write(line)
 
 
 def _list(args: argparse.Namespace) -> int:
     from sipdump_core.errors import SipDumpError  # noqa: PLC0415
+    from sipdump_core.lifecycle import listed  # noqa: PLC0415
 
     _, backends, failed = _open(args)
     rows: list[dict[str, Any]] = []
     for backend in backends:
         try:
-            for stored in backend.segments():
+            for stored in listed(backend):
                 records = stored.records
                 if records is None and args.count:
                     records = sum(1 for _ in backend.read(stored))

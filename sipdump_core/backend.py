@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from sipdump_core.errors import ConfigError, StorageError
+from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 
@@ -46,6 +46,8 @@ class Site:
     """What rewrites the records' bytes; only for backends that are ``transformed``."""
     rotate: float = 7200.0
     """Seconds that a segment may be open; no segment ends later than this after its start."""
+    distribution: str = ""
+    """The distribution, with its version, that the driver came from; for logs."""
     make: "Callable[[str, Site], Backend]" = _make_nothing
     """Makes the backend of another driver, given its name and a site, for one that stores through it.
 
@@ -58,11 +60,13 @@ class Backend:
 
     The constructor keeps what it is given and touches no store: instances are made also to list and to prune, and to
     check a configuration. One thread at a time calls ``start``, then ``open``, ``write``, ``flush`` and ``close``, in
-    that order, for segment after segment, then ``stop``. ``segments``, ``read`` and ``delete`` may be called from another
-    thread or process meanwhile, on an instance that was never started. A call may take its time and may raise: the
-    other backends go on. What raises :class:`~sipdump_core.errors.StorageError` (or ``OSError``) is tried again, with
-    the same batch, for as long as the backlog lasts; any other exception of ``write`` a few times, then record by
-    record, and what raises still is dropped.
+    that order, for segment after segment, then ``stop``. ``segments``, ``read`` and ``delete`` may be called from
+    another thread or process meanwhile, on an instance that was never started.
+
+    A call may take its time and may raise: the other backends go on. What raises
+    :class:`~sipdump_core.errors.StorageError` (or ``OSError``) is tried again, with the same batch, for as long as the
+    backlog lasts; any other exception of ``write`` a few times, then record by record, and what raises still is
+    dropped.
 
     Args:
         options: an instance of the class's ``options``.
@@ -76,8 +80,8 @@ class Backend:
     """Short name; options are ``modparam("sipdump_<name>", ...)``."""
     flag: ClassVar[int] = 0
     """Mode flag, a power of two; third parties take 256 or more, or 0 to be switched on by name only."""
-    suffix: ClassVar[str] = ""
-    """What names of its segments end with, with the dot."""
+    suffix: str = ""
+    """What names of its segments end with, with the dot; the constructor may give an instance another one."""
     options: ClassVar[type[Any]] = NoOptions
     api: ClassVar[int] = API_VERSION
     transformed: ClassVar[bool] = False
@@ -175,6 +179,19 @@ class Backend:
             StorageError: it is open, or the store refuses.
         """
         raise StorageError("delete", stored.location, f"the backend {self.name} deletes nothing")
+
+    def delete_many(self, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
+        """Delete up to 1,000 sealed segments, and yield each with None, or with why it is still there.
+
+        One by one, unless a backend has a better way.
+        """
+        for stored in chunk:
+            error = None
+            try:
+                self.delete(stored)
+            except SipDumpError as refusal:
+                error = refusal
+            yield stored, error
 
     def forget(self) -> None:
         """Let go of an open segment without closing it: it belongs to the process that this one was forked from."""

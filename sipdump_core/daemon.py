@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = override(config.settings, map(parse_modparam_option, args.modparam))
         plan = make_plan(settings, event_routes=config.event_routes)
         if args.check:
-            plan.backends(plan.site())
+            plan.check()
             print("config file ok, exiting...", file=sys.stderr)
             return 0
         return _run(plan)
@@ -127,7 +127,7 @@ def _summary(dump: SipDump, source: HepSource, ksr: KsrSource | None) -> None:
         numbers = stats.backends[backend.name]
         reasons = {f"dropped_{reason.replace(' ', '_')}": count for reason, count in numbers.dropped.items()}
         dropped = {"dropped": sum(numbers.dropped.values()), **reasons}
-        log.info(Event("summary: backend", name=backend.name, stored=numbers.stored, **dropped, **backend.stats()))
+        log.info(Event("summary: backend", name=backend.name, stored=numbers.stored, **dropped, **numbers.counters))
 
 
 def _notify(state: str) -> None:

@@ -55,7 +55,7 @@ class Dispatcher:
             params.rotate_size,
             params.rotate_records,
             [lane.size for lane in self.lanes],
-            [len(b.preamble()) if isinstance(b, FolderBackend) else 0 for b in backends],
+            [_preamble_size(backend) for backend in backends],
         )
         self._segment: Segment | None = None
         self._last: Segment | None = None
@@ -168,3 +168,10 @@ class Dispatcher:
             self._meta_changes = changes
         except StorageError as error:
             self._log.warn("meta", "meta file not written", error=error)
+
+
+def _preamble_size(backend: Backend) -> int:
+    try:
+        return len(backend.preamble()) if isinstance(backend, FolderBackend) else 0
+    except Exception:  # noqa: BLE001 - its lane tells it, when it opens a segment
+        return 0

@@ -1,6 +1,9 @@
 """Finding the installed drivers: stevedore loads the entry points, conflicts are checked here."""
 
+import importlib
 import importlib.metadata
+import importlib.util
+import re
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,11 +16,12 @@ from sipdump_core.errors import DriverError
 from sipdump_core.options import Setting
 from sipdump_core.params import MODE_EVENT_ROUTE
 
-__all__ = ["NAMESPACE", "Driver", "discover", "select"]
+__all__ = ["NAMESPACE", "Driver", "discover", "reload", "select"]
 
 NAMESPACE = "sipdump.backends"
 THIRD_PARTY_FLAGS = 256
 """Third parties take mode flags from here up."""
+_SUFFIX = re.compile(r"|(?!\.meta)(?:\.[\w+-]+)+", re.ASCII)
 
 
 @attrs.frozen
@@ -34,6 +38,22 @@ class Driver:
     def flag(self) -> int:
         """The mode flag; 0 where the driver has none or was not loaded."""
         return self.cls.flag if self.cls else 0
+
+    @property
+    def fault(self) -> str:
+        """Why it cannot be used now; empty when it can."""
+        if self.cls is None:
+            return self.error
+        for module in self.cls.requires if issubclass(self.cls, Backend) else ():
+            if importlib.util.find_spec(module) is None:
+                install = f"pip install '{self.distribution}[{self.name}]'"
+                return f"it needs the module {module}, which is not installed; install it with: {install}"
+        return ""
+
+    @property
+    def origin(self) -> str:
+        """The distribution with its version."""
+        return f"{self.distribution} {self.version}"
 
     @property
     def kind(self) -> str:
@@ -54,14 +74,10 @@ class _Manager(ExtensionManager):  # type: ignore[type-arg,misc,unused-ignore]  
         return [point for point in importlib.metadata.entry_points(group=NAMESPACE) if self._loads(point)]
 
     def _loads(self, point: importlib.metadata.EntryPoint) -> bool:
-        try:
-            point.load()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
-            self.failed.append(_driver(point, error=text))
-            return False
-        return True
+        driver = _load(point)
+        if driver.error:
+            self.failed.append(driver)
+        return not driver.error
 
 
 def discover() -> list[Driver]:
@@ -77,39 +93,72 @@ def discover() -> list[Driver]:
     return drivers
 
 
+def reload(name: str) -> Driver:
+    """Load one driver again: what it lacked may have been installed, or mended, meanwhile.
+
+    Raises:
+        DriverError: no distribution has it any more.
+    """
+    importlib.invalidate_caches()
+    for point in importlib.metadata.entry_points(group=NAMESPACE, name=name):
+        return _load(point)
+    raise DriverError(f"no installed distribution has the driver {name} any more")
+
+
 def select(drivers: Sequence[Driver], mode: Setting, names: Iterable[Setting]) -> list[Driver]:
     """Give the drivers that a mode and a list of names switch on.
 
+    One that cannot be used is among them when others can: they are to store, whatever becomes of it. A flag that no
+    driver owns is taken to be that of the drivers that could not be loaded.
+
     Raises:
-        ConfigError: a bit that no driver owns, an unknown name, or a mode without any sink.
+        ConfigError: a bit that no driver owns, an unknown name, or a mode without any sink that can be used.
     """
     assert isinstance(mode.value, int)  # noqa: S101 - the option's type was checked
     chosen = [driver for driver in drivers if driver.flag & mode.value]
     unowned = mode.value & ~MODE_EVENT_ROUTE
     for driver in chosen:
         unowned &= ~driver.flag
-    if unowned:
+    unloaded = [driver for driver in drivers if driver.cls is None]
+    if unowned and unowned >= THIRD_PARTY_FLAGS:
+        chosen += unloaded
+    if unowned and (not unloaded or unowned % THIRD_PARTY_FLAGS):
         bits = ", ".join(str(1 << bit) for bit in range(unowned.bit_length()) if unowned >> bit & 1)
         raise mode.error(f"no installed backend owns the flag {bits}; {_installed(drivers)}")
     for setting in names:
         named = next((driver for driver in drivers if driver.name == setting.value), None)
         if named is None:
             raise setting.error(f"no such backend is installed; {_installed(drivers)}")
-        if named.cls is None:
-            raise setting.error(f"the backend {named.name} of {named.distribution} cannot be loaded: {named.error}")
         if named not in chosen:
             chosen.append(named)
-    if not mode.value & MODE_EVENT_ROUTE and not any(driver.kind == "backend" for driver in chosen):
-        raise mode.error(
-            f"invalid mode parameter: it switches on nothing that stores; add a backend or the event route (2); "
-            f"{_installed(drivers)}"
-        )
-    return chosen
+    if mode.value & MODE_EVENT_ROUTE or any(driver.kind == "backend" and not driver.fault for driver in chosen):
+        return chosen
+    for driver in chosen:
+        if driver.fault:
+            raise mode.error(refusal(driver))
+    raise mode.error(
+        f"invalid mode parameter: it switches on nothing that stores; add a backend or the event route (2); "
+        f"{_installed(drivers)}"
+    )
+
+
+def refusal(driver: Driver) -> str:
+    """Say that a driver cannot be used, and why."""
+    return f"the backend {driver.name} of {driver.origin} cannot be used: {driver.fault}"
 
 
 def _driver(point: importlib.metadata.EntryPoint, **kwargs: Any) -> Driver:
     dist = point.dist
     return Driver(point.name, dist.name if dist else "?", dist.version if dist else "?", **kwargs)
+
+
+def _load(point: importlib.metadata.EntryPoint) -> Driver:
+    try:
+        cls = point.load()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return _driver(point, error=f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
+    return _check(point, cls)
 
 
 def _check(point: importlib.metadata.EntryPoint, cls: Any) -> Driver:
@@ -128,6 +177,8 @@ def _check(point: importlib.metadata.EntryPoint, cls: Any) -> Driver:
         cls.options()
     except Exception as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
         return refuse(f"has options that cannot be made of their defaults: {type(error).__name__}: {error}")
+    if issubclass(cls, Backend) and not (isinstance(cls.suffix, str) and _SUFFIX.fullmatch(cls.suffix)):
+        return refuse(f"declares the suffix {cls.suffix!r}, which is no end of a file name, as '.data'")
     driver = _driver(point, cls=cls)
     flag = cls.flag
     if not isinstance(flag, int) or flag < 0 or flag & (flag - 1):

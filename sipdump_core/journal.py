@@ -128,7 +128,7 @@ class Journal(FolderBackend):
 
     def __init__(self, site: Site, suffix: str = ".wal") -> None:
         super().__init__(NoOptions(), site)
-        self.suffix = suffix  # type: ignore[misc]  # journals of several owners may stand in one folder
+        self.suffix = suffix  # journals of several owners may stand in one folder
         self._salt = b""
         # flows by identity; the flow is kept beside its line so that no other one can get its id
         self._lines: dict[int, tuple[Flow, bytes]] = {}

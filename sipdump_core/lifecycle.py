@@ -2,20 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 import attrs
 
 from sipdump_core import meta
 from sipdump_core.backend import Backend
-from sipdump_core.errors import SipDumpError
+from sipdump_core.errors import DriverError, SipDumpError
 from sipdump_core.folder import FolderBackend
+from sipdump_core.log import Event, log
 from sipdump_core.record import Record
 from sipdump_core.segment import StoredSegment
 
-__all__ = ["PRUNE_INTERVAL", "Pruned", "Rotation", "prune"]
+__all__ = ["PRUNE_INTERVAL", "PruneSummary", "Pruned", "Rotation", "listed", "prune", "prune_all", "tell_pruned"]
 
 PRUNE_INTERVAL = 600.0
 """Seconds between two prunes, as in Kamailio."""
+_CHUNK = 1000  # how many are deleted in one request where a store can do that; S3's limit
 
 
 class Rotation:
@@ -81,6 +84,38 @@ class Pruned:
     """Why it is still there."""
 
 
+@attrs.define
+class PruneSummary:
+    """What became of one backend's segments that were due."""
+
+    backend: str
+    segments: int = 0
+    """How many are gone, or would be."""
+    bytes: int = 0
+    """How much they took."""
+    errors: list[str] = attrs.field(factory=list)
+    lifecycle: bool = True
+    """False where the backend has no segments to prune: what it stores is kept by rules of its own."""
+
+
+def listed(backend: Backend) -> Iterator[StoredSegment]:
+    """List a backend's segments.
+
+    Raises:
+        StorageError: the store cannot be listed.
+        DriverError: the driver raises anything else, or gives what is no segment.
+    """
+    try:
+        for stored in backend.segments():
+            if not (isinstance(stored, StoredSegment) and isinstance(stored.modified, (int, float))):
+                raise TypeError(f"segments() gave {stored!r}")  # noqa: TRY301 - told as what else it raises
+            yield stored
+    except SipDumpError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _fault(backend, "list", error) from error
+
+
 def prune(
     backends: Iterable[Backend],
     fage: float,
@@ -100,21 +135,69 @@ def prune(
 
     Raises:
         StorageError: a store cannot be listed.
+        DriverError: a driver raises anything else.
     """
     now = time.time() if now is None else now
     for backend in backends:
         deleted = set()
-        for stored in backend.segments():
-            if not stored.sealed or now - stored.modified <= fage:
-                continue
-            error = None
-            if not dry_run:
-                try:
-                    backend.delete(stored)
-                except SipDumpError as refusal:
-                    error = refusal
-            if error is None:
-                deleted.add(stored.segment.stem)
-            yield Pruned(backend.name, stored, error)
+        due = (stored for stored in listed(backend) if stored.sealed and now - stored.modified > fage)
+        while chunk := list(islice(due, _CHUNK)):
+            for stored, error in ((stored, None) for stored in chunk) if dry_run else _delete(backend, chunk):
+                if error is None:
+                    deleted.add(stored.segment.stem)
+                yield Pruned(backend.name, stored, error)
         if isinstance(backend, FolderBackend) and not dry_run:
             meta.sweep(backend.site.folder, backend.site.prefix, deleted, now - fage)
+
+
+def prune_all(
+    backends: Iterable[Backend],
+    fage: float,
+    each: Callable[[Pruned], None],
+    *,
+    now: float | None = None,
+    dry_run: bool = False,
+) -> Iterator[PruneSummary]:
+    """Prune backend after backend, whatever one of them raises, and yield a summary of each when it is done.
+
+    Args:
+        backends: whose segments.
+        fage: seconds, see :func:`prune`.
+        each: is called for each segment that was due.
+        now: the time to count from, seconds since the epoch.
+        dry_run: delete nothing.
+    """
+    for backend in backends:
+        summary = PruneSummary(backend.name, lifecycle=backend.has_lifecycle())
+        try:
+            for pruned in prune([backend], fage, now=now, dry_run=dry_run):
+                each(pruned)
+                if pruned.error:
+                    summary.errors.append(str(pruned.error))
+                else:
+                    summary.segments += 1
+                    summary.bytes += pruned.stored.size
+        except SipDumpError as error:
+            summary.errors.append(str(error))
+        yield summary
+
+
+def tell_pruned(pruned: Pruned) -> None:
+    """Log a segment that was pruned; what could not be stands in the summary."""
+    if not pruned.error:
+        stored = pruned.stored
+        log.info(Event("segment pruned", backend=pruned.backend, name=stored.segment.name, bytes=stored.size))
+
+
+def _delete(backend: Backend, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
+    try:
+        yield from backend.delete_many(chunk)
+    except SipDumpError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _fault(backend, "delete", error) from error
+
+
+def _fault(backend: Backend, operation: str, error: BaseException) -> DriverError:
+    origin = f" of {backend.site.distribution}" if backend.site.distribution else ""
+    return DriverError(f"{operation}: the backend {backend.name}{origin} raised {type(error).__name__}: {error}")

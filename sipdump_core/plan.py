@@ -1,8 +1,8 @@
 """From settings to a plan: everything is checked before anything is started."""
 
-import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ import attrs
 
 from sipdump_core.backend import Backend, Site, Transform
 from sipdump_core.ctl_options import CtlOptions
-from sipdump_core.drivers import Driver, discover, select
+from sipdump_core.deferred import DeferredBackend
+from sipdump_core.drivers import Driver, discover, refusal, reload, select
 from sipdump_core.errors import ConfigError, DriverError, SipDumpError
 from sipdump_core.event_route import Callback, EventRoute, load_callback
 from sipdump_core.folder import FolderBackend
@@ -20,6 +21,7 @@ from sipdump_core.ksr_options import KsrOptions
 from sipdump_core.log import Event, log
 from sipdump_core.options import Setting, build
 from sipdump_core.params import MODE_EVENT_ROUTE, Params
+from sipdump_core.spool import Spool, SpoolOptions
 
 if TYPE_CHECKING:
     from sipdump_core.config import RouteBlock
@@ -55,13 +57,35 @@ class Plan:
     route: EventRoute
 
     def backends(self, site: Site) -> list[Backend]:
-        """Make the chosen backends, with the chosen transforms for those that ask for them.
+        """Make the chosen backends, with a spool where their options have one.
+
+        In the place of one that cannot be used now stands one that tries again.
 
         Raises:
             ConfigError: options of one contradict each other, or one is missing.
             DriverError: the constructor of one raises anything else.
         """
-        return [self._make(driver, site) for driver in self.chosen if driver.kind == "backend"]
+        made: list[Backend] = []
+        for driver in self.chosen:
+            if driver.fault:
+                log.error(Event("a backend cannot be used; the others store without it", why=refusal(driver)))
+                where = attrs.evolve(site, distribution=driver.origin)
+                made.append(DeferredBackend(driver.name, where, partial(self._remake, driver.name, site)))
+            elif driver.kind == "backend":
+                made.append(self._spooled(self._make(driver, site)))
+        return made
+
+    def check(self) -> None:
+        """Check what a start would put up with: every chosen driver can be used, and made.
+
+        Raises:
+            ConfigError: one cannot.
+            DriverError: the constructor of one raises.
+        """
+        for driver in self.chosen:
+            if driver.fault:
+                raise ConfigError(refusal(driver))
+        self.backends(self.site())
 
     def backend(self, name: str, site: Site) -> Backend:
         """Make one backend by its name, whether or not it is chosen.
@@ -88,12 +112,29 @@ class Plan:
             make=self.backend,
         )
 
+    def _remake(self, name: str, site: Site) -> Backend:
+        """Make the backend of a driver that could not be used before."""
+        driver = reload(name)
+        if driver.fault or not driver.cls:
+            raise DriverError(refusal(driver))
+        if not driver.flag & self.params.mode and name not in self.params.backend:
+            raise DriverError(f"the backend {name} can be loaded now, and its flag {driver.flag} is not in mode")
+        module = f"sipdump_{name}"
+        self.options[name] = build(driver.cls.options, [s for s in self.settings if s.module == module])
+        return self._spooled(self._make(driver, site))
+
+    @staticmethod
+    def _spooled(backend: Backend) -> Backend:
+        options = backend.opts
+        return Spool(backend) if isinstance(options, SpoolOptions) and options.spool else backend
+
     def _make(self, driver: Driver, site: Site) -> Backend:
         if not (driver.cls and issubclass(driver.cls, Backend)):
             raise DriverError(f"{driver.name} of {driver.distribution} is no backend")
         if driver.cls.transformed:
             transforms = [d.cls(self.options[d.name]) for d in self.chosen if d.cls and issubclass(d.cls, Transform)]
             site = attrs.evolve(site, transforms=transforms)
+        site = attrs.evolve(site, distribution=driver.origin)
         try:
             return driver.cls(self.options[driver.name], site)
         except ConfigError as error:
@@ -131,15 +172,15 @@ def make_plan(
     drivers = discover() if drivers is None else drivers
     modules: dict[str, type[Any]] = {CORE: Params, **SOURCES}
     modules |= {f"sipdump_{driver.name}": driver.cls.options for driver in drivers if driver.cls}
-    settings = _resolve(settings, [*modules, *KAMAILIO_KEMI])
+    # what is said to a driver that cannot be loaded is kept until it can
+    unloaded = [f"sipdump_{driver.name}" for driver in drivers if not driver.cls]
+    settings = _resolve(settings, [*modules, *unloaded, *KAMAILIO_KEMI])
     built = {name: build(cls, [s for s in settings if s.module == name]) for name, cls in modules.items()}
     params: Params = built[CORE]
     given = {s.name: s for s in settings if s.module == CORE}
     mode = given.get("mode", Setting(CORE, "mode", params.mode, "default"))
     named = [s for s in settings if s.module == CORE and s.name == "backend"]
     chosen = select(drivers, mode, named)
-    if to_start:
-        _check_requirements(chosen, mode)
     if to_start and any(driver.cls and issubclass(driver.cls, FolderBackend) for driver in chosen):
         _check_folder(given.get("folder", Setting(CORE, "folder", params.folder, "default")))
     route = EventRoute()
@@ -210,17 +251,6 @@ def _load_callback(settings: Sequence[Setting], function: Setting, params: Param
     from sipdump_core.kemi import load_kemi  # noqa: PLC0415 - few have a script, and it loads a parser
 
     return load_kemi(loads, function, route, parse_call_id=bool(params.parse_call_id))
-
-
-def _check_requirements(chosen: Sequence[Driver], mode: Setting) -> None:
-    """Look for the modules that the chosen drivers will import, without importing them."""
-    for driver in chosen:
-        for module in driver.cls.requires if driver.cls and issubclass(driver.cls, Backend) else ():
-            if importlib.util.find_spec(module) is None:
-                raise mode.error(
-                    f"the backend {driver.name} needs the module {module}, which is not installed; "
-                    f"install it with: pip install '{driver.distribution}[{driver.name}]'"
-                )
 
 
 def _check_folder(setting: Setting) -> None:

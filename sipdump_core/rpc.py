@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from sipdump_core.errors import RpcFault, SipDumpError
-from sipdump_core.lifecycle import prune
+from sipdump_core.lifecycle import listed, prune_all, tell_pruned
 from sipdump_core.log import Event, log
 from sipdump_core.plan import make_backends
 from sipdump_core.sipdump import SipDump
@@ -193,7 +193,7 @@ class Rpc:
                 "backlog": lane.backlog,
                 "dropped": sum(lane.dropped.values()),
                 **{f"dropped ({reason})": count for reason, count in lane.dropped.items()},
-                **backend.stats(),
+                **lane.counters,
             }
         return [result]
 
@@ -215,20 +215,15 @@ class Rpc:
             raise RpcFault(500, "a prune is under way")
         try:
             backends, errors = make_backends(plan, plan.params.folder, plan.params.fprefix)
-            results = [{"backend": "-", "segments": 0, "bytes": 0, "error": str(error)} for error in errors]
-            for backend in backends:
-                result: dict[str, Any] = {"backend": backend.name, "segments": 0, "bytes": 0}
-                try:
-                    for pruned in prune([backend], fage):
-                        if pruned.error:
-                            result["error"] = str(pruned.error)
-                        else:
-                            result["segments"] += 1
-                            result["bytes"] += pruned.stored.size
-                            name = pruned.stored.segment.name
-                            log.info(Event("segment pruned", backend=backend.name, name=name, bytes=pruned.stored.size))
-                except SipDumpError as error:
-                    result["error"] = str(error)
+            results: list[dict[str, Any]] = [
+                {"backend": "-", "segments": 0, "bytes": 0, "error": str(error)} for error in errors
+            ]
+            for summary in prune_all(backends, fage, tell_pruned):
+                result = {"backend": summary.backend, "segments": summary.segments, "bytes": summary.bytes}
+                if summary.errors:
+                    result["error"] = summary.errors[-1]
+                elif not summary.lifecycle:
+                    result["note"] = "no lifecycle: what it stores is not pruned"
                 results.append(result)
         finally:
             self._pruning.release()
@@ -240,7 +235,12 @@ class Rpc:
             raise RpcFault(400, f"how many must be 1 to {_LIST_MAX}; sipdump-admin list gives all")
         plan = self._dump.plan
         backends, _ = make_backends(plan, plan.params.folder, plan.params.fprefix)
-        stored = [(segment, backend.name) for backend in backends for segment in backend.segments()]
+        stored = []
+        for backend in backends:
+            try:
+                stored += [(segment, backend.name) for segment in listed(backend)]
+            except SipDumpError as error:  # the others have theirs to show
+                log.warning(Event("segments cannot be listed", backend=backend.name, error=error))
         stored.sort(key=lambda pair: (pair[0].segment.stamp, pair[0].segment.sequence, pair[0].segment.name))
         return [
             {
@@ -256,22 +256,21 @@ class Rpc:
 
     def _backends(self, args: Sequence[Any]) -> list[Any]:
         del args
-        states = {name: lane.state for name, lane in self._dump.stats().backends.items()}
-        plan = self._dump.plan
-        return [
-            {
-                "name": driver.name,
-                "kind": driver.kind,
-                "flag": driver.flag,
-                "version": f"{driver.distribution} {driver.version}",
-                "state": f"not loaded: {driver.error}"
-                if driver.error
-                else states.get(driver.name, "on")
-                if driver in plan.chosen
-                else "off",
-            }
-            for driver in plan.drivers
-        ]
+        lanes = self._dump.stats().backends
+        rows = []
+        for driver in self._dump.plan.drivers:
+            row = {"name": driver.name, "kind": driver.kind, "flag": driver.flag, "version": driver.origin}
+            lane = lanes.get(driver.name)
+            if lane:
+                since = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(lane.since))
+                dropped = sum(lane.dropped.values())
+                row |= {"state": lane.state, "since": since, "error": lane.error, "dropped": dropped}
+            elif driver.error:
+                row["state"] = f"not loaded: {driver.error}"
+            else:
+                row["state"] = "on" if driver in self._dump.plan.chosen else "off"
+            rows.append(row)
+        return rows
 
 
 def _lenient(value: Any) -> int:

@@ -13,13 +13,13 @@ import attrs
 from sipdump_core.address import canonical_ip
 from sipdump_core.backend import Backend
 from sipdump_core.clock import Clock
+from sipdump_core.delivery import LaneStats
 from sipdump_core.dispatcher import Dispatcher
-from sipdump_core.errors import ClosedError, SipDumpError
+from sipdump_core.errors import ClosedError
 from sipdump_core.event_route import Callback
 from sipdump_core.intake import Intake
-from sipdump_core.lane import LaneStats
-from sipdump_core.lifecycle import PRUNE_INTERVAL, prune
-from sipdump_core.log import Event, Limit, log
+from sipdump_core.lifecycle import PRUNE_INTERVAL, Pruned, prune_all, tell_pruned
+from sipdump_core.log import Limit
 from sipdump_core.meta import ProcessTable
 from sipdump_core.options import Setting
 from sipdump_core.params import MODE_EVENT_ROUTE
@@ -364,19 +364,14 @@ class SipDump:
                 return
 
     def _prune(self, backend: Backend) -> None:
-        try:
-            for pruned in prune([backend], self.params.retention, now=self._clock.time()):
-                name = pruned.stored.segment.name
-                if pruned.error:
-                    self._log.warn("prune", "prune failed", backend=backend.name, error=pruned.error)
-                else:
-                    log.info(Event("segment pruned", backend=backend.name, name=name, bytes=pruned.stored.size))
-                if self._closing.is_set():
-                    return
-        except SipDumpError as error:
-            self._log.warn("prune", "prune failed", backend=backend.name, error=error)
-        except Exception:  # noqa: BLE001 - whatever a driver raises
-            log.exception(Event("prune failed", backend=backend.name))
+        def each(pruned: Pruned) -> None:
+            tell_pruned(pruned)
+            if self._closing.is_set():
+                raise ClosedError("sipdump is closed: the rest is pruned at the next start")
+
+        for summary in prune_all([backend], self.params.retention, each, now=self._clock.time()):
+            if summary.errors and not self._closing.is_set():
+                self._log.warn("prune", "prune failed", backend=backend.name, error=summary.errors[-1])
 
 
 def _forget(dump: SipDump | None) -> None:

@@ -55,6 +55,7 @@ def test_prune(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "pcap: 1 segments pruned" in out
     assert len(list(folder.iterdir())) == 3
     assert run(capsys, "prune", "--fagex", "2d", "--folder", folder)[1].splitlines() == [
+        "parquet: 0 segments pruned, 0 bytes",
         "pcap: 0 segments pruned, 0 bytes",
         "text: 0 segments pruned, 0 bytes",
     ]
@@ -67,7 +68,7 @@ def test_prune_json_and_config(folder: Path, capsys: pytest.CaptureFixture[str],
     result = json.loads(out)
     assert code == 0
     assert (result["fage"], result["dry_run"]) == (172800, False)
-    assert {row["backend"]: row["segments"] for row in result["backends"]} == {"pcap": 1, "text": 1}
+    assert {row["backend"]: row["segments"] for row in result["backends"]} == {"parquet": 0, "pcap": 1, "text": 1}
     assert all(not Path(path).exists() for row in result["backends"] for path in row["pruned"])
 
 

@@ -83,8 +83,18 @@ def test_a_driver_that_cannot_be_used_is_told_and_stops_nobody(path: Path, code:
     assert error in found.error
     assert found.cls is None
     assert named("text").cls is TextBackend
-    with pytest.raises(ConfigError, match="sipdump-bad cannot be loaded"):
-        select(discover(), Setting("sipdump", "mode", 1), [Setting("sipdump", "backend", "bad")])
+    by_name = [Setting("sipdump", "backend", "bad")]
+    assert [d.name for d in select(discover(), Setting("sipdump", "mode", 1), by_name)] == ["text", "bad"]
+    # alone, it stores nothing: that is no start
+    with pytest.raises(ConfigError, match="the backend bad of sipdump-bad 1.5 cannot be used: "):
+        select([found], Setting("sipdump", "mode", 8192), by_name)
+
+
+def test_a_flag_without_owner_is_taken_for_that_of_a_driver_that_cannot_be_loaded(path: Path) -> None:
+    install(path, "sipdump-bad", "import nosuchmodule", "bad = sipdump_bad:B")
+    assert [d.name for d in select(discover(), Setting("sipdump", "mode", 257), [])] == ["text", "bad"]
+    with pytest.raises(ConfigError, match="no installed backend owns the flag 128"):
+        select(discover(), Setting("sipdump", "mode", 129), [])
 
 
 def test_first_party_drivers_come_through_entry_points() -> None:

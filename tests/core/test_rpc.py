@@ -125,6 +125,7 @@ def test_prune(tmp_path: Path) -> None:
         dump.intercept([record()])
         assert dump.flush(10)
         assert rpc.call("sipdump.prune") == [
+            {"backend": "parquet", "segments": 0, "bytes": 0},
             {"backend": "pcap", "segments": 1, "bytes": size[".pcap"]},
             {"backend": "text", "segments": 1, "bytes": size[".data"]},
         ]
@@ -183,7 +184,7 @@ def test_two_prunes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     with SipDump(enable=1, folder=tmp_path, fage=10, start_pruning=False) as dump:
         rpc = Rpc(dump)
-        monkeypatch.setattr("sipdump_core.rpc.prune", slow)
+        monkeypatch.setattr("sipdump_core.rpc.prune_all", slow)
         thread = threading.Thread(target=rpc.call, args=("sipdump.prune",))
         thread.start()
         assert started.wait(10)

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pytest
 
-from sipdump_core import lane
+from sipdump_core import delivery, lane
 from sipdump_core.backend import Backend, NoOptions, Site
 from sipdump_core.config import parse_config
 from sipdump_core.drivers import Driver
@@ -459,7 +459,7 @@ def test_a_backend_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path)
 def test_a_backend_without_an_encoding_is_told_and_costs_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "_BACKOFF", (0.001, 0.001))
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
     with SipDump(plan=plan(tmp_path, Broken)) as made:
         made.received(b"a", A, B)
         assert made.flush(10)
@@ -503,7 +503,7 @@ def test_flush_stays_rare_under_load(tmp_path: Path) -> None:
 def test_a_failing_backend_costs_the_others_nothing(
     dump: SipDump, tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "_BACKOFF", (0.001, 0.001))
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
 
     def fail() -> None:
         raise error
@@ -528,7 +528,7 @@ def test_a_failing_backend_costs_the_others_nothing(
 def test_a_batch_that_a_backend_cannot_digest_is_given_up_with_a_count(
     dump: SipDump, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lane, "_BACKOFF", (0.001, 0.001))
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
     attempts = []
 
     def fail() -> None:
@@ -539,13 +539,13 @@ def test_a_batch_that_a_backend_cannot_digest_is_given_up_with_a_count(
     dump.received(b"a", A, B)
     assert dump.flush(10)
     assert dump.stats().backends["probe"].dropped == {"ValueError": 1}
-    assert len(attempts) == lane.ATTEMPTS + 1  # and once more by itself
+    assert len(attempts) == delivery.ATTEMPTS + 1  # and once more by itself
     assert "poison" in caplog.text
     assert "test_sipdump.py" in caplog.text  # where the driver raised
 
 
 def test_one_record_that_a_backend_cannot_digest_costs_no_other(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "_BACKOFF", (0.001, 0.001))
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
     target = probe(dump)
 
     def write(batch: Sequence[Record]) -> None:
@@ -569,7 +569,7 @@ def test_a_record_size_that_raises_stops_nobody(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_full_store_goes_on_in_the_same_segment(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "_BACKOFF", (0.001, 0.001))
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
     left = iter([True, True, False])
 
     def full() -> None:
@@ -728,7 +728,7 @@ def test_meta_is_brought_up_to_date_while_the_segment_is_open(tmp_path: Path) ->
 def test_a_folder_that_goes_away_is_survived_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lane, "_BACKOFF", (0.001, 0.01))
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.01))
     folder = tmp_path / "spool"
     folder.mkdir()
     with SipDump(enable=1, folder=folder) as dump:
