@@ -86,6 +86,10 @@ class Backend:
     api: ClassVar[int] = API_VERSION
     transformed: ClassVar[bool] = False
     """Whether it asks for the transforms (the P-KSR-SIPDump header), and stores what ``bufs`` gives."""
+    loses: ClassVar[Sequence[str]] = ()
+    """Fields of a record that it has no place for, as ``"node"``; ``read`` gives any value in their place."""
+    longest: ClassVar[int] = 0
+    """Bytes of the longest message that it keeps whole; longer ones are cut. 0: it keeps any."""
     requires: ClassVar[Sequence[str]] = ()
     """Modules that it imports when it works, and not before; they are looked for when it is switched on."""
 

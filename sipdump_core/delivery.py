@@ -15,7 +15,7 @@ import attrs
 
 from sipdump_core.backend import Backend
 from sipdump_core.clock import Clock
-from sipdump_core.errors import PartialWriteError, SegmentExistsError, StorageError, StorageFullError
+from sipdump_core.errors import PartialWriteError, SegmentExistsError, SipDumpError, StorageError, StorageFullError
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
@@ -163,11 +163,10 @@ class Delivery:
         text = _text(error)
         with self.lock:
             self.set_state("retrying", text)
-        at = {}
-        if not isinstance(error, StorageError):  # the driver's own fault: its author wants to see where
+        fields: dict[str, Any] = {"backend": self.backend.name, "operation": operation, "error": text}
+        if not isinstance(error, SipDumpError):  # the driver's own fault: its author wants to see where
             last = traceback.extract_tb(error.__traceback__)[-1]
-            at = {"at": f"{last.filename}:{last.lineno}", "distribution": self.stats.distribution}
-        fields: dict[str, Any] = {"backend": self.backend.name, "operation": operation, "error": text, **at}
+            fields |= {"at": f"{last.filename}:{last.lineno}", "distribution": self.stats.distribution}
         self._log.warn(operation, "backend failed", **fields)
 
     def drop(self, count: int, reason: str) -> None:

@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
+import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -101,7 +102,10 @@ def reload(name: str) -> Driver:
     """
     importlib.invalidate_caches()
     for point in importlib.metadata.entry_points(group=NAMESPACE, name=name):
-        return _load(point)
+        driver = _load(point)
+        if driver.error:  # a module that was read half-written must not stay
+            sys.modules.pop(point.module, None)
+        return driver
     raise DriverError(f"no installed distribution has the driver {name} any more")
 
 

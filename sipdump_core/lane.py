@@ -45,7 +45,7 @@ class Lane:
         self._bytes = 0
         self._lost = False
         self._clock = clock
-        self._commands: deque[_Command] = deque()
+        self._commands: deque[_Command] = deque([("start", None)])
         self._changed = threading.Condition(self._delivery.lock)
         self._busy_since: float | None = None
         self._last_flush = 0.0
@@ -137,7 +137,6 @@ class Lane:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        self._delivery.start()
         verb = ""
         while verb != "stop":
             verb, argument, idle = self._next()

@@ -30,6 +30,7 @@ Check = Callable[[Any], str | None]
 """Gives None for a good value, else what is allowed, as ``"must be 1 or more"``."""
 
 T = TypeVar("T")
+_TYPES: dict[Any, str] = {int: "int", str: "str", tuple[str, ...]: "str, repeatable"}
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -135,18 +136,27 @@ def build(cls: type[T], settings: Iterable[Setting]) -> T:
 
 
 def describe(cls: type[Any]) -> list[dict[str, Any]]:
-    """Describe an options class: for each option its name, type, unit, default and help."""
+    """Describe an options class: for each option its name, type, unit, default and help.
+
+    Raises:
+        TypeError: it cannot be made of its defaults, or an option is of another type than a modparam can have.
+    """
     hints = get_type_hints(cls)
-    return [
-        {
-            "name": field.name,
-            "type": {int: "int", str: "str"}.get(hints[field.name], "str, repeatable"),
-            "unit": field.metadata.get("unit", ""),
-            "default": field.default,
-            "help": field.metadata.get("help", ""),
-        }
-        for field in attrs.fields(cls)
-    ]
+    defaults = cls()
+    described = []
+    for field in attrs.fields(cls):
+        if hints[field.name] not in _TYPES:
+            raise TypeError(f"{field.name} is annotated {hints[field.name]}; an option is int, str or tuple[str, ...]")
+        described.append(
+            {
+                "name": field.name,
+                "type": _TYPES[hints[field.name]],
+                "unit": field.metadata.get("unit", ""),
+                "default": getattr(defaults, field.name),
+                "help": field.metadata.get("help", ""),
+            }
+        )
+    return described
 
 
 @lru_cache(256)

@@ -63,16 +63,24 @@ class Plan:
 
         Raises:
             ConfigError: options of one contradict each other, or one is missing.
-            DriverError: the constructor of one raises anything else.
+            DriverError: none can be used, because of what the constructors raise.
         """
         made: list[Backend] = []
+        faults: list[DriverError] = []
         for driver in self.chosen:
-            if driver.fault:
-                log.error(Event("a backend cannot be used; the others store without it", why=refusal(driver)))
+            try:
+                if driver.fault:
+                    raise DriverError(refusal(driver))  # noqa: TRY301 - told as what a constructor raises
+                if driver.kind == "backend":
+                    made.append(self._spooled(self._make(driver, site)))
+            except DriverError as fault:
+                faults.append(fault)
                 where = attrs.evolve(site, distribution=driver.origin)
                 made.append(DeferredBackend(driver.name, where, partial(self._remake, driver.name, site)))
-            elif driver.kind == "backend":
-                made.append(self._spooled(self._make(driver, site)))
+        if faults and len(faults) == len(made) and not self.params.mode & MODE_EVENT_ROUTE:
+            raise faults[0]
+        for each in faults:
+            log.error(Event("a backend cannot be used; the others store without it", error=each))
         return made
 
     def check(self) -> None:
@@ -85,7 +93,8 @@ class Plan:
         for driver in self.chosen:
             if driver.fault:
                 raise ConfigError(refusal(driver))
-        self.backends(self.site())
+            if driver.kind == "backend":
+                self._make(driver, self.site())
 
     def backend(self, name: str, site: Site) -> Backend:
         """Make one backend by its name, whether or not it is chosen.

@@ -19,8 +19,8 @@ import attrs
 from sipdump_core.backend import Backend
 from sipdump_core.clock import Clock
 from sipdump_core.delivery import BACKOFF, Delivery, LaneStats
-from sipdump_core.errors import StorageError, StorageFullError
-from sipdump_core.journal import RECORDS, Damage, Journal, scan
+from sipdump_core.errors import ClosedError, SegmentExistsError, StorageError, StorageFullError
+from sipdump_core.journal import NOTE, Damage, Frame, Journal, scan
 from sipdump_core.log import Event, log
 from sipdump_core.options import at_least, option
 from sipdump_core.record import Record
@@ -34,6 +34,8 @@ STALL = 5.0
 """Seconds that one delivery may take before stats call the backend stalled."""
 _PLACE = struct.Struct("<Q")
 _PLACE_SUFFIX = ".place"
+_SEAL = "seal"
+_JOURNALS = 16  # a journal takes this part of the bound: only a whole one can be deleted
 
 
 @attrs.frozen
@@ -70,7 +72,9 @@ class Spool(Backend):
         self._work = threading.Event()
         self._deadline = 0.0
         self._busy_since: float | None = None
+        self._segment: Segment | None = None
         self._feeding: Segment | None = None
+        self._reading: Segment | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -83,7 +87,7 @@ class Spool(Backend):
             raise StorageError("open the spool", self.site.folder, "the backend has not returned since the last stop")
         lock = self._take_folder()
         self._delivery = Delivery(self.inner, self._clock)
-        self._feeding = None
+        self._feeding = self._reading = None
         self._bytes = sum(stored.size for stored in self._journal.segments())
         self._work.set()
         self._thread = threading.Thread(
@@ -102,33 +106,40 @@ class Spool(Backend):
             log.warning(Event("records wait in the spool for the next start", backend=self.name, bytes=self._bytes))
 
     def open(self, segment: Segment) -> None:
-        """Begin a journal."""
-        self._journal.open(segment)
-        self._counted = 0
+        """Have what follows delivered into a segment of this name."""
+        self._segment = segment
 
     def write(self, batch: Sequence[Record]) -> None:
-        """Append a batch to the journal.
+        """Append a batch to the journal; where the spool is empty, one larger than its bound is taken too.
 
         Raises:
             StorageFullError: the spool or the disk has no room.
             StorageError: the disk refuses.
         """
         limit = self.opts.spool_max_bytes
-        if self._bytes + sum([len(record.buf) for record in batch]) > limit:
+        if self._bytes and self._bytes + sum([len(record.buf) for record in batch]) > limit:
+            self._journal.close()  # so that it can be deleted when it is delivered
+            self._work.set()
             raise StorageFullError(
                 "write",
                 self.site.folder,
                 f"the spool may hold {limit} bytes (spool_max_bytes)",
                 "it drains when the store takes records again",
             )
+        if self._journal.fileno() >= 0 and self._journal.size > limit // _JOURNALS:
+            self._journal.close()
+        if self._journal.fileno() < 0:
+            self._open_journal()
         self._journal.write(batch)
         self._count(self._journal.size - self._counted)
         self._counted = self._journal.size
         self._work.set()
 
     def close(self) -> None:
-        """Seal the journal."""
-        self._journal.close()
+        """Have the segment sealed after what it was given."""
+        if self._journal.fileno() >= 0:
+            self._journal.note(_SEAL)
+            self._journal.close()
         self._work.set()
 
     def forget(self) -> None:
@@ -153,6 +164,21 @@ class Spool(Backend):
             dropped=outer.dropped + inner.dropped,
             counters=counters,
         )
+
+    def _open_journal(self) -> None:
+        """Begin the next journal, and note in it which segment its records belong to."""
+        if self._segment is None:
+            raise ClosedError(f"write to the backend {self.name}: no segment is open")
+        name = attrs.evolve(self._segment, suffix=self.suffix)
+        while True:
+            try:
+                self._journal.open(name)
+            except SegmentExistsError:
+                name = name.next()
+            else:
+                break
+        self._journal.note(f"{self._segment.stamp} {self._segment.sequence}")
+        self._counted = 0
 
     def _take_folder(self) -> int:
         path = os.path.join(self.site.folder, f".{self.site.prefix}{self.name}.lock")
@@ -196,29 +222,44 @@ class Spool(Backend):
 
     def _feed(self, delivery: Delivery, stored: StoredSegment) -> bool:
         """Deliver what is left of one journal; False when it is time to stop."""
-        if self._feeding != stored.segment:
-            delivery.seal()
-            delivery.begin(stored.segment)
-            self._feeding = stored.segment
         whole = True
         try:
             with open(stored.location, "rb") as file, _Place(stored.location) as place:
+                if self._reading != stored.segment:  # its first note tells the segment, wherever the place is
+                    first = next(scan(file), None)
+                    if isinstance(first, Frame) and first.kind == NOTE:
+                        self._turn(delivery, first.text())
+                    self._reading = stored.segment
                 for item in scan(file, place.read()):
                     if isinstance(item, Damage):
                         if stored.sealed:
                             _tell(stored, item)
                             whole = whole and item.torn
                         continue
-                    if item.kind == RECORDS and not self._give(delivery, list(item.columns().records())):
+                    if item.kind == NOTE:
+                        self._turn(delivery, item.text())
+                    elif not self._give(delivery, list(item.columns().records())):
                         return False
                     place.write(item.end)
             delivery.flush()
             if stored.sealed:
-                delivery.seal()
                 self._settle(stored, whole=whole)
         except OSError as error:
             raise StorageError.from_os("read the spool", stored.location, error) from error
         return True
+
+    def _turn(self, delivery: Delivery, note: str) -> None:
+        """Do what a note in a journal says: seal, or go on in the segment that it names."""
+        if note == _SEAL:
+            delivery.seal()
+            self._feeding = None
+            return
+        stamp, sequence = note.split(" ")
+        segment = Segment(self.site.prefix, stamp, int(sequence))
+        if self._feeding != segment:
+            delivery.seal()
+            delivery.begin(segment)
+            self._feeding = segment
 
     def _give(self, delivery: Delivery, batch: Sequence[Record]) -> bool:
         if delivery.stopping.is_set() and self._clock.monotonic() > self._deadline:

@@ -86,7 +86,7 @@ def test_a_driver_that_cannot_be_used_is_told_and_stops_nobody(path: Path, code:
     by_name = [Setting("sipdump", "backend", "bad")]
     assert [d.name for d in select(discover(), Setting("sipdump", "mode", 1), by_name)] == ["text", "bad"]
     # alone, it stores nothing: that is no start
-    with pytest.raises(ConfigError, match="the backend bad of sipdump-bad 1.5 cannot be used: "):
+    with pytest.raises(ConfigError, match=r"the backend bad of sipdump-bad 1.5 cannot be used: "):
         select([found], Setting("sipdump", "mode", 8192), by_name)
 
 

@@ -450,10 +450,11 @@ def plan(folder: Path, *classes: type[Backend], **params: Any) -> Plan:
 
 
 def test_a_backend_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(
-        DriverError, match="the backend unmade of sipdump-unmade cannot be made: RuntimeError: no connection"
-    ):
-        SipDump(plan=plan(tmp_path, Unmade))
+    why = "the backend unmade of sipdump-unmade cannot be made: RuntimeError: no connection"
+    with pytest.raises(DriverError, match=why):
+        plan(tmp_path, Unmade).check()
+    with pytest.raises(DriverError, match=why):
+        attrs.evolve(plan(tmp_path, Unmade), chosen=[driver(Unmade)]).backends(Site(str(tmp_path), ""))
 
 
 def test_a_backend_without_an_encoding_is_told_and_costs_no_other(
