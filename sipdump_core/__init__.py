@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sipdump_core.record import Flow, Record
     from sipdump_core.segment import Segment, StoredSegment
     from sipdump_core.sipdump import SipDump, Stats
+    from sipdump_core.spool import SpoolOptions
     from sipdump_core.tap import tap_datagram, tap_streams
     from sipdump_core.version import VERSION as __version__  # noqa: N811 - it is a dunder here
 
@@ -42,6 +43,7 @@ _HOME = {
     "record": ["Flow", "Record"],
     "segment": ["Segment", "StoredSegment"],
     "sipdump": ["SipDump", "Stats"],
+    "spool": ["SpoolOptions"],
     "tap": ["tap_datagram", "tap_streams"],
 }  # fmt: skip
 
@@ -65,6 +67,7 @@ __all__ = [
     "SipDump",
     "SipDumpError",
     "Site",
+    "SpoolOptions",
     "Stats",
     "StorageError",
     "StorageFullError",

@@ -6,9 +6,11 @@ Heavy imports stand in the functions that need them: ``--help`` must answer at o
 import argparse
 import json
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sipdump_core.version import VERSION
@@ -76,6 +78,43 @@ def _prune(args: argparse.Namespace) -> int:
         what = "to prune" if args.dry_run else "pruned"
         line = f"{result.segments} segments {what}, {result.bytes} bytes"
         print(f"{result.backend}: {line if result.lifecycle else 'no lifecycle: what it stores is not pruned'}")
+    return int(failed)
+
+
+def _ship(args: argparse.Namespace) -> int:
+    from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415
+    from sipdump_core.lifecycle import Ships  # noqa: PLC0415
+
+    _, backends, failed = _open(args)
+    results: list[dict[str, Any]] = []
+    for backend in backends:
+        if not isinstance(backend, Ships):
+            continue
+        result: dict[str, Any] = {"backend": backend.name, "segments": 0, "bytes": 0, "shipped": [], "errors": []}
+        try:
+            with _Progress("ship", "B", backend.unshipped()) as progress:
+                for shipped in backend.ship(progress.step):
+                    if shipped.error:
+                        result["errors"].append(str(shipped.error))
+                        continue
+                    result["segments"] += 1
+                    result["bytes"] += shipped.stored.size
+                    result["shipped"].append(shipped.location)
+                    if not args.json:
+                        progress.print(f"shipped {shipped.location} {shipped.stored.size} bytes")
+        except SipDumpError as error:
+            result["errors"].append(str(error))
+        failed |= bool(result["errors"])
+        results.append(result)
+    if not (results or failed):
+        raise ConfigError("no backend that ships is switched on: give -f FILE, whose mode has one, as 32 (s3)")
+    if args.json:
+        print(json.dumps({"backends": results}, indent=2))
+        return int(failed)
+    for result in results:
+        for refusal in result["errors"]:
+            print(f"sipdump-admin: {refusal}", file=sys.stderr)
+        print(f"{result['backend']}: {result['segments']} segments shipped, {result['bytes']} bytes")
     return int(failed)
 
 
@@ -157,7 +196,7 @@ def _backends(args: argparse.Namespace) -> int:
     from sipdump_core.options import describe  # noqa: PLC0415
 
     drivers = discover()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": driver.name,
             "kind": driver.kind,
@@ -165,17 +204,54 @@ def _backends(args: argparse.Namespace) -> int:
             "suffix": getattr(driver.cls, "suffix", "") or None,
             "distribution": driver.distribution,
             "version": driver.version,
-            "state": f"not loaded: {driver.error}" if driver.error else "loaded",
+            "state": f"not usable: {driver.fault}" if driver.fault else "loaded",
         }
         for driver in drivers
     ]
+    if args.config or args.socket:
+        (*told,) = _call(args, "sipdump.backends", [])
+        daemon = {row["name"]: row for row in told}
+        for row in rows:
+            row["daemon"] = daemon.get(row["name"])
+            row["state"] = _state(row["daemon"]) if row["daemon"] else "unknown to the daemon: restart it"
     if args.json:
         for row, driver in zip(rows, drivers, strict=True):
             row["options"] = describe(driver.cls.options) if driver.cls else []
         print(json.dumps(rows, indent=2))
     else:
         _table(rows, ("name", "kind", "flag", "suffix", "distribution", "version", "state"))
+        for driver in drivers if args.verbose else ():
+            _print_options(driver.name, describe(driver.cls.options) if driver.cls else [])
     return int(any(driver.error for driver in drivers))
+
+
+def _state(told: dict[str, Any]) -> str:
+    """Say in a line what a daemon tells of one of its drivers."""
+    since = f" since {told['since']}" if "since" in told else ""
+    dropped = f", {told['dropped']} records dropped" if told.get("dropped") else ""
+    why = f": {told['error']}" if told.get("error") else ""
+    return f"{told['state']}{since}{dropped}{why}"
+
+
+def _print_options(driver: str, options: Iterable[dict[str, Any]]) -> None:
+    """Print what modparam("sipdump_<driver>", ...) can set, with defaults as they are written there."""
+    rows = [
+        {**told, "unit": told["unit"] or None, "default": json.dumps(told["default"], ensure_ascii=False)}
+        for told in options
+    ]
+    print(f'\nmodparam("sipdump_{driver}", NAME, VALUE)' if rows else f"\n{driver} has no options")
+    if rows:
+        _table(rows, ("name", "type", "unit", "default", "help"))
+
+
+def _new_backend(args: argparse.Namespace) -> int:
+    from sipdump_core.scaffold import write  # noqa: PLC0415
+
+    folder = args.dir or Path(f"sipdump-{args.name}")
+    for path in write(args.name, args.kind, folder):
+        print(f"wrote {folder / path}")
+    print(f"try it: cd {shlex.quote(str(folder))} && python3 -m pip install -e '.[dev]' && python3 -m pytest")
+    return 0
 
 
 def _enable(args: argparse.Namespace) -> int:
@@ -190,19 +266,23 @@ def _rpc(args: argparse.Namespace) -> int:
 
 def _control(args: argparse.Namespace, method: str, values: list[Any]) -> int:
     """Call the daemon, and print its answer as kamcmd prints it, or as JSON."""
-    from sipdump_core.binrpc import call  # noqa: PLC0415
-    from sipdump_core.errors import ConfigError  # noqa: PLC0415
-
-    try:
-        results = call(args.socket or _socket(args), method, *values, timeout=args.timeout)
-    except ValueError as error:
-        raise ConfigError(str(error), f"--socket {args.socket}") from None
+    results = _call(args, method, values)
     if args.json:
         print(json.dumps(results, indent=2))
     else:
         for result in results:
             print(_shown(result))
     return 0
+
+
+def _call(args: argparse.Namespace, method: str, values: list[Any]) -> list[Any]:
+    from sipdump_core.binrpc import call  # noqa: PLC0415
+    from sipdump_core.errors import ConfigError  # noqa: PLC0415
+
+    try:
+        return call(args.socket or _socket(args), method, *values, timeout=args.timeout)
+    except ValueError as error:
+        raise ConfigError(str(error), f"--socket {args.socket}") from None
 
 
 def _socket(args: argparse.Namespace) -> str:
@@ -287,6 +367,9 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     prune.set_defaults(run=_prune)
 
+    ship = commands.add_parser("ship", parents=[where, output], help="upload what waits in a spool, each file tried once")
+    ship.set_defaults(run=_ship)
+
     listing = commands.add_parser("list", parents=[where, output], help="list the segments of every backend")
     listing.add_argument("--count", action="store_true", help="read segments whose number of records is not known")
     listing.set_defaults(run=_list)
@@ -306,8 +389,22 @@ def _parser() -> argparse.ArgumentParser:
     rpc.add_argument("args", nargs="*", metavar="ARG", help="its arguments")
     rpc.set_defaults(run=_rpc)
 
-    backends = commands.add_parser("backends", parents=[output], help="list the installed drivers")
+    backends = commands.add_parser(
+        "backends", parents=[daemon, output], help="list the installed drivers; with -f or --socket, how a daemon's do"
+    )
+    backends.add_argument("--verbose", action="store_true", help="show the options of each")
     backends.set_defaults(run=_backends)
+
+    new = commands.add_parser("new-backend", help="write a small distribution with a backend, for you to go on from")
+    new.add_argument("name", metavar="NAME", help="the backend's name; the distribution is sipdump-NAME")
+    new.add_argument(
+        "--kind",
+        choices=("file", "stream"),
+        default="file",
+        help="file: segment files in a folder (default); stream: a database, a queue, whatever is connected to",
+    )
+    new.add_argument("--dir", type=Path, metavar="DIR", help="the folder for its files (default: sipdump-NAME)")
+    new.set_defaults(run=_new_backend)
     return parser
 
 

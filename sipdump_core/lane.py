@@ -114,13 +114,16 @@ class Lane:
         self._stopping.set()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the end.
+        """Wait for the end, for one that is stalled no longer than ``STALL`` seconds.
 
         Returns:
             True when all that was given before the end is stored. What a backend that does not return keeps waiting
             is counted as dropped.
         """
-        self._thread.join(timeout)
+        with self._changed:
+            self._watch()
+            stalled = self._stats.state == "stalled"
+        self._thread.join(min(timeout, STALL) if stalled else timeout)
         if not self._thread.is_alive():
             return not self._lost
         with self._changed:

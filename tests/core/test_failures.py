@@ -231,7 +231,8 @@ class B(Backend):
     flag = 512
     options = Options
     def write(self, batch):
-        open({path!r}, "a").write(f"{{self.opts.size}} {{len(batch)}}\\n")
+        with open({path!r}, "a") as file:
+            file.write(f"{{self.opts.size}} {{len(batch)}}\\n")
 """
 
 
@@ -243,6 +244,7 @@ def test_a_driver_that_could_not_be_loaded_works_when_it_is_mended(
     packages.mkdir()
     folder.mkdir()
     monkeypatch.syspath_prepend(str(packages))
+    sys.modules.pop("sipdump_late", None)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the mended file may have the same second and size
     install(packages, "sipdump-late", "import nosuchmodule", "late = sipdump_late:B")
     settings = [Setting("sipdump", "mode", mode), Setting("sipdump", "folder", str(folder))]
@@ -260,7 +262,7 @@ def test_a_driver_that_could_not_be_loaded_works_when_it_is_mended(
         wait_for(lambda: stored.exists() and dump.stats().backends["late"].state == "ok")
         assert stored.read_text() == "7 1\n"
         assert dump.stats().backends["late"].stored == 1
-    monkeypatch.delitem(sys.modules, "sipdump_late", raising=False)
+    sys.modules.pop("sipdump_late", None)
 
 
 def test_a_driver_that_hangs_is_seen_and_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """Receiving HEP on real sockets."""
 
 import contextlib
+import fcntl
 import socket
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +173,7 @@ def test_what_has_arrived_is_taken_before_the_end(tmp_path: Path) -> None:
     for _ in range(500):
         sock.send(hep3())
         stream.sendall(hep3())
+    wait_for(lambda: not any(fcntl.ioctl(stream, termios.TIOCOUTQ, b"\0" * 4)))  # the kernel may hold some back
     bench.source.close()
     assert bench.count("records") == 1000
     bench.close()

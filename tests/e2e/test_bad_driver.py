@@ -1,0 +1,73 @@
+"""The daemon with drivers of third parties that fail: it stores, stays up, says what is wrong, and stops in time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.core.test_drivers import install
+from tests.e2e.peers import Stage, request
+from tests.e2e.test_daemon import send, stored
+
+BACKEND = """
+import sys, time
+from sipdump_core import Backend
+
+class B(Backend):
+    name = "bad"
+    flag = 4096
+    def write(self, batch):
+        {}
+"""
+FAULTS = {
+    "import": ("import nosuchmodule", "retrying", "ModuleNotFoundError: No module named 'nosuchmodule'"),
+    "syntax": ("def f(:", "retrying", "SyntaxError"),
+    "raises": (BACKEND.format("raise RuntimeError('bug')"), "retrying", "RuntimeError: bug"),
+    "exits": (BACKEND.format("sys.exit(3)"), "retrying", "SystemExit: 3"),
+    "hangs": (BACKEND.format("time.sleep(60)"), "stalled", "a call does not return"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_daemon_with_a_bad_driver(stage: Stage, tmp_path: Path, fault: str) -> None:
+    code, state, error = FAULTS[fault]
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    install(packages, "sipdump-bad", code, "bad = sipdump_bad:B")
+    ctl = f"unix:{tmp_path}/ctl"
+    daemon = stage.sipdumpd(
+        f"--modparam=sipdump_ctl:binrpc:s:{ctl}",
+        "--modparam=sipdump:backend:s:bad",
+        env={"PYTHONPATH": str(packages)},
+    )
+    messages = [request(n) for n in range(3)]
+    for message in messages:  # one batch each, so that a driver which is given up meets more
+        send(daemon.port, message)
+        time.sleep(0.03)
+    stored(daemon, *messages)
+
+    def backends(*options: str) -> str:
+        argv = [sys.executable, "-m", "sipdump_core.admin", "backends", "--socket", ctl, *options]
+        env = {**os.environ, "PYTHONPATH": str(packages)}
+        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=False).stdout
+
+    def told() -> bool:
+        (row,) = (row for row in json.loads(backends("--json")) if row["name"] == "bad")
+        return row["daemon"]["state"] == state and error in row["daemon"]["error"]
+
+    daemon.until(told, f"{state}: {error}")
+    (line,) = (line for line in backends().splitlines() if line.startswith("bad "))
+    assert "sipdump-bad" in line
+    assert f"{state} since 20" in line
+    assert error in line
+    begin = time.monotonic()
+    code_at_end = daemon.stop(signal.SIGTERM, timeout=60)
+    assert time.monotonic() - begin < 20
+    # 1: some waited for it to the end; what it could not digest was given up before
+    assert code_at_end == (0 if fault in ("raises", "exits") else 1)
+    assert "name=bad stored=0 dropped=3" in daemon.output()
