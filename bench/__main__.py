@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import hep, machine, memory, table, writer
+from bench import hep, machine, memory, search, table, writer
 
 BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "kamailio": writer.against_kamailio,
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "hep": hep.end_to_end,
     "stages": hep.stages,
     "memory": memory.peak,
+    "search": search.one_call,
 }
 
 

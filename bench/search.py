@@ -1,0 +1,139 @@
+"""Finding one call among millions of records: Parquet by DuckDB, beside grep over .data and tshark over .pcap.
+
+The Parquet files really hold all records. The text and pcap files hold a part of them, the first ones; what grep and
+tshark take for it is scaled up by the number of records, as both read everything once. The call that is looked for is
+in the part. All files are in the page cache when they are read.
+"""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from bench import calls
+from bench.table import Row
+from sipdump_core.backend import Backend, NoOptions, Site
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment
+from sipdump_parquet import ParquetBackend, ParquetOptions
+from sipdump_pcap import PcapBackend
+from sipdump_text import TextBackend
+
+BATCH = 1000
+SEGMENTS = 10  # of Parquet; the part that the others hold is one segment, so that tshark's start counts once
+ROUNDS = 5
+
+
+def one_call(folder: Path, quick: bool) -> list[Row]:
+    """Measure how long it takes to find the messages of one call, what the files take, and what writing them costs."""
+    total, text_part, pcap_part = (70_000, 14_000, 14_000) if quick else (5_000_000, 500_000, 100_000)
+    count = total // calls.MESSAGES
+    wanted = calls.call_id(count // 97)
+    parquet = folder / "parquet"
+    made: list[tuple[str, Backend, int]] = [
+        ("Parquet", ParquetBackend(ParquetOptions(), Site(str(parquet), "b-")), total),
+        ("text", TextBackend(NoOptions(), Site(str(folder / "text"), "b-")), text_part),
+        ("pcap", PcapBackend(NoOptions(), Site(str(folder / "pcap"), "b-")), pcap_part),
+    ]
+    rows = []
+    sizes: dict[str, float] = {}
+    for name, backend, part in made:
+        Path(backend.site.folder).mkdir()
+        spent = _write(backend, islice(calls.records(count), part), part, SEGMENTS if name == "Parquet" else 1)
+        sizes[name] = sum(stored.size for stored in backend.segments()) / part
+        against = f"{sizes['text']:.0f} bytes of text" if "text" in sizes else ""
+        rows.append(Row(f"writer CPU a record, calls, {name}, all threads", f"{spent:.2f} µs"))
+        rows.append(Row(f"bytes a record on disk, calls, {name}", f"{sizes[name]:.0f}", against))
+    ratio = sizes["Parquet"] / sizes["text"]
+    rows.append(
+        Row(
+            "size of Parquet against text, calls",
+            f"{sizes['Parquet']:.0f} bytes",
+            f"{sizes['text']:.0f} bytes",
+            f"{ratio:.3f}",
+            "at most 0.1",
+            ratio <= 0.1,
+        )
+    )
+    found = _best(lambda: _duckdb(parquet, wanted))
+    what = f"find one call in {total:,} records"
+    rows.append(Row(f"{what}, Parquet, DuckDB (its start apart)", f"{found * 1000:.0f} ms"))
+    grep = _best(lambda: _grep(folder / "text", wanted))
+    rows.append(_scaled(what, "grep over .data", grep, text_part, total, found))
+    if shutil.which("tshark"):
+        tshark = _best(lambda: _tshark(folder / "pcap", wanted), 1)
+        rows.append(_scaled(what, "tshark over .pcap", tshark, pcap_part, total, found))
+    return rows
+
+
+def _write(backend: Backend, records: Iterator[Record], part: int, segments: int) -> float:
+    """Write them in some segments; give the microseconds of CPU a record, of all threads, without making them."""
+    spent = 0.0
+    limit = -(-part // segments)
+    backend.start()
+    for number in range(segments):
+        done = 0
+        while done < limit and (batch := list(islice(records, min(BATCH, limit - done)))):
+            before = time.process_time()
+            if not done:
+                backend.open(Segment("b-", f"2026-11-22--{number:02}-00-00", 0, backend.suffix))
+            backend.write(batch)
+            spent += time.process_time() - before
+            done += len(batch)
+        before = time.process_time()
+        backend.close()
+        backend.stop()  # what it does in the background is waited for, and so counted here
+        backend.start()
+        spent += time.process_time() - before
+    backend.stop()
+    return spent / part * 1e6
+
+
+def _duckdb(folder: Path, wanted: str) -> int:
+    import duckdb  # noqa: PLC0415 - only this benchmark has it
+
+    query = "SELECT buf FROM read_parquet(?) WHERE call_id = ? ORDER BY time, seq"
+    with duckdb.connect() as connection:
+        return len(connection.execute(query, [f"{folder}/*.parquet", wanted]).fetchall())
+
+
+def _grep(folder: Path, wanted: str) -> int:
+    return _run(["grep", "-c", "-h", "-F", "-a", f"Call-ID: {wanted}", *map(str, sorted(folder.iterdir()))])
+
+
+def _tshark(folder: Path, wanted: str) -> int:
+    found = 0
+    for path in sorted(folder.iterdir()):
+        argv = ["tshark", "-n", "-r", str(path), "-d", "udp.port==5061,sip", "-Y", f'sip.Call-ID == "{wanted}"']
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+        found += len(done.stdout.splitlines())
+    return found
+
+
+def _run(argv: Sequence[str]) -> int:
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
+    return sum(int(line) for line in done.stdout.split())
+
+
+def _best(search: Callable[[], int], rounds: int = ROUNDS) -> float:
+    """Give the seconds of the quickest of some rounds; each has to find the whole call."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        found = search()
+        times.append(time.perf_counter() - start)
+        if found != calls.MESSAGES:
+            raise RuntimeError(f"found {found} messages of the call, not {calls.MESSAGES}")
+    return min(times)
+
+
+def _scaled(what: str, how: str, seconds: float, part: int, total: int, found: float) -> Row:
+    whole = seconds * total / part
+    return Row(
+        f"{what}, {how}",
+        f"{whole:.2f} s",
+        f"{seconds:.2f} s for {part:,}, scaled up",
+        f"{whole / found:,.0f} times Parquet",
+    )
