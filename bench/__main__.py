@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import hep, machine, memory, search, table, writer
+from bench import hep, machine, memory, parquet, search, table, writer
 
 BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "kamailio": writer.against_kamailio,
@@ -16,6 +16,8 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "stages": hep.stages,
     "memory": memory.peak,
     "search": search.one_call,
+    "parquet": parquet.cost,
+    "parquet-memory": parquet.peak,
 }
 
 

@@ -1,4 +1,4 @@
-"""``sipdump-admin``: what an operator does beside the daemon: prune, list, backends.
+"""``sipdump-admin``: what an operator does beside the daemon: prune, list, recover, compact, backends...
 
 Heavy imports stand in the functions that need them: ``--help`` must answer at once.
 """
@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -155,6 +155,94 @@ class _Progress:
             print(line)
         else:
             self._bar.write(line)
+
+
+def _recover(args: argparse.Namespace) -> int:
+    rows: list[dict[str, Any]] = []
+
+    def show(backend: "Backend") -> None:
+        for done in backend.recover():  # type: ignore[attr-defined]  # not every backend has it
+            row = {
+                "backend": done.backend,
+                "source": done.source,
+                "location": done.location or None,
+                "records": done.records,
+                "damages": done.damages,
+                "bytes_lost": done.lost,
+                "kept": done.kept or None,
+                "in_use": done.in_use,
+                "error": str(done.error) if done.error else None,
+            }
+            rows.append(row)
+            if args.json:
+                continue
+            if done.in_use:
+                print(f"skipped: {done.error}")
+            elif done.error:
+                print(f"sipdump-admin: {done.error}", file=sys.stderr)
+            else:
+                lost = f", {done.lost} bytes lost at {done.damages} places, kept as {done.kept}" if done.kept else ""
+                print(f"recovered {done.source}: {done.records} records in {done.location or 'no file'}{lost}")
+
+    failed = _each(args, "recover", show)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    elif not rows:
+        print("nothing to recover")
+    return int(failed or any(row["error"] and not row["in_use"] for row in rows))
+
+
+def _compact(args: argparse.Namespace) -> int:
+    rows: list[dict[str, Any]] = []
+
+    def show(backend: "Backend") -> None:
+        wanted = {"partition": args.partition, "dry_run": args.dry_run, "min_age": args.min_age}
+        if args.target_size is not None:
+            wanted["target_size"] = args.target_size
+        for done in backend.compact(**wanted):  # type: ignore[attr-defined]  # not every backend has it
+            row = {
+                "backend": done.backend,
+                "partition": done.partition,
+                "sources": [stored.location for stored in done.sources],
+                "location": done.location or None,
+                "size_before": done.size_before,
+                "size_after": done.size_after or None,
+                "records": done.records,
+                "error": str(done.error) if done.error else None,
+            }
+            rows.append(row)
+            if args.json:
+                continue
+            if done.error:
+                print(f"sipdump-admin: {done.error}", file=sys.stderr)
+            what = f"{done.partition}: {len(done.sources)} segments, {done.size_before} bytes"
+            if done.location:
+                print(f"compacted {what}, into {done.location}, {done.size_after} bytes, {done.records} records")
+            elif not done.error:
+                print(f"would compact {what}")
+
+    failed = _each(args, "compact", show)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    elif not rows:
+        print("nothing to compact")
+    return int(failed or any(row["error"] for row in rows))
+
+
+def _each(args: argparse.Namespace, method: str, show: "Callable[[Backend], None]") -> bool:
+    """Call a function for every backend that has a method; give whether something failed."""
+    from sipdump_core.errors import SipDumpError  # noqa: PLC0415 - see the module's docstring
+
+    _, backends, failed = _open(args)
+    for backend in backends:
+        if not hasattr(backend, method):
+            continue
+        try:
+            show(backend)
+        except (SipDumpError, ImportError) as error:
+            print(f"sipdump-admin: {backend.name}: {error}", file=sys.stderr)
+            failed = True
+    return failed
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -370,6 +458,8 @@ def _parser() -> argparse.ArgumentParser:
     ship = commands.add_parser("ship", parents=[where, output], help="upload what waits in a spool, each file tried once")
     ship.set_defaults(run=_ship)
 
+    _add_upkeep(commands, [where, output])
+
     listing = commands.add_parser("list", parents=[where, output], help="list the segments of every backend")
     listing.add_argument("--count", action="store_true", help="read segments whose number of records is not known")
     listing.set_defaults(run=_list)
@@ -406,6 +496,23 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--dir", type=Path, metavar="DIR", help="the folder for its files (default: sipdump-NAME)")
     new.set_defaults(run=_new_backend)
     return parser
+
+
+def _add_upkeep(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    recover = commands.add_parser("recover", parents=parents, help="make segments of what a crash left")
+    recover.set_defaults(run=_recover)
+
+    compact = commands.add_parser("compact", parents=parents, help="merge small segments of an hour into one")
+    help_partition = "only this hour or day of their starts, in UTC: date=2026-11-22/hour=23"
+    compact.add_argument("--partition", default="", metavar="DATE[/HOUR]", help=help_partition)
+    compact.add_argument(
+        "--min-age", type=float, metavar="SECONDS", help="leave younger ones alone (default: twice the rotate)"
+    )
+    compact.add_argument(
+        "--target-size", type=int, metavar="BYTES", help="leave larger ones alone, make none larger (default: 128 MiB)"
+    )
+    compact.add_argument("--dry-run", action="store_true", help="say what would be merged, and do nothing")
+    compact.set_defaults(run=_compact)
 
 
 if __name__ == "__main__":

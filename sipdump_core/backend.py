@@ -83,7 +83,8 @@ class Backend:
     suffix: str = ""
     """What names of its segments end with, with the dot; the constructor may give an instance another one."""
     options: ClassVar[type[Any]] = NoOptions
-    api: ClassVar[int] = API_VERSION
+    api: ClassVar[int] = 1
+    """Version of this interface that it was made for; one that states none was made for the first."""
     transformed: ClassVar[bool] = False
     """Whether it asks for the transforms (the P-KSR-SIPDump header), and stores what ``bufs`` gives."""
     loses: ClassVar[Sequence[str]] = ()
@@ -217,7 +218,7 @@ class Transform:
     name: ClassVar[str] = ""
     flag: ClassVar[int] = 0
     options: ClassVar[type[Any]] = NoOptions
-    api: ClassVar[int] = API_VERSION
+    api: ClassVar[int] = 1
 
     def __init__(self, options: Any) -> None:
         self.opts = options

@@ -14,8 +14,9 @@ from stevedore import ExtensionManager
 
 from sipdump_core.backend import API_VERSION, Backend, Transform
 from sipdump_core.errors import DriverError
-from sipdump_core.options import Setting
+from sipdump_core.options import Setting, describe
 from sipdump_core.params import MODE_EVENT_ROUTE
+from sipdump_core.version import VERSION
 
 __all__ = ["NAMESPACE", "Driver", "discover", "reload", "select"]
 
@@ -172,15 +173,20 @@ def _check(point: importlib.metadata.EntryPoint, cls: Any) -> Driver:
     if not (isinstance(cls, type) and issubclass(cls, (Backend, Transform))):
         return refuse("is no subclass of sipdump_core.Backend or sipdump_core.Transform")
     if cls.api != API_VERSION:
-        return refuse(f"was made for version {cls.api} of the backend interface, this is version {API_VERSION}")
+        newer = isinstance(cls.api, int) and cls.api > API_VERSION
+        return refuse(
+            f"was made for version {cls.api} of the backend interface, sipdump {VERSION} has version {API_VERSION}; "
+            f"install {'a newer sipdump' if newer else 'a newer release of this driver'}, or an older release of "
+            f"{'the driver' if newer else 'sipdump'}"
+        )
     if cls.name != point.name:
         return refuse(f"calls itself {cls.name!r}, its entry point {point.name!r}")
     try:
         if not attrs.has(cls.options):
             return refuse(f"has options that are no attrs class: {cls.options!r}")
-        cls.options()
+        describe(cls.options)
     except Exception as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
-        return refuse(f"has options that cannot be made of their defaults: {type(error).__name__}: {error}")
+        return refuse(f"has options that cannot be used: {type(error).__name__}: {error}")
     if issubclass(cls, Backend) and not (isinstance(cls.suffix, str) and _SUFFIX.fullmatch(cls.suffix)):
         return refuse(f"declares the suffix {cls.suffix!r}, which is no end of a file name, as '.data'")
     driver = _driver(point, cls=cls)

@@ -13,10 +13,10 @@ from sipdump_core.log import Event, log
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 
-__all__ = ["FolderBackend"]
+__all__ = ["RECORDS_XATTR", "FolderBackend"]
 
-# Where the file system has extended attributes, a sealed segment tells its number of records in this one.
-_RECORDS_XATTR = "user.sipdump.records"
+RECORDS_XATTR = "user.sipdump.records"
+"""Where the file system has extended attributes, a sealed segment tells its number of records in this one."""
 
 
 class FolderBackend(Backend):
@@ -77,7 +77,7 @@ class FolderBackend(Backend):
         fd, self._fd = self._fd, -1
         try:
             with contextlib.suppress(OSError):  # not every file system has extended attributes
-                os.setxattr(fd, _RECORDS_XATTR, str(self._records).encode())
+                os.setxattr(fd, RECORDS_XATTR, str(self._records).encode())
             with contextlib.suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child may hold the file open still
         finally:
@@ -130,6 +130,14 @@ class FolderBackend(Backend):
         except OSError as error:
             raise StorageError.from_os("delete", path, error) from error
 
+    def merge(self, paths: Sequence[str], target: str) -> int:  # noqa: ARG002 - the form of those that can
+        """Merge sealed files into a new one, durable and checked; give how many records it holds.
+
+        Raises:
+            StorageError: the backend cannot merge, or it failed.
+        """
+        raise StorageError("merge", target, f"the backend {self.name} cannot merge its segments")
+
     def _look(self, segment: Segment) -> StoredSegment | None:
         path = os.path.join(self.site.folder, segment.name)
         try:
@@ -155,7 +163,7 @@ class FolderBackend(Backend):
                 sealed = True
             records = None
             with contextlib.suppress(OSError, ValueError):
-                records = int(os.getxattr(fd, _RECORDS_XATTR))
+                records = int(os.getxattr(fd, RECORDS_XATTR))
         finally:
             os.close(fd)
         return StoredSegment(segment, status.st_size, status.st_mtime, sealed, records, path)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -14,7 +15,7 @@ from sipdump_core.log import Event, log
 from sipdump_core.record import Record
 from sipdump_core.segment import StoredSegment
 
-__all__ = ["PRUNE_INTERVAL", "PruneSummary", "Pruned", "Rotation", "listed", "prune", "prune_all", "tell_pruned"]
+__all__ = ["PRUNE_INTERVAL", "PruneSummary", "Pruned", "Rotation", "Shipped", "Ships", "listed", "prune", "prune_all", "tell_pruned"]
 
 PRUNE_INTERVAL = 600.0
 """Seconds between two prunes, as in Kamailio."""
@@ -84,6 +85,39 @@ class Pruned:
     """Why it is still there."""
 
 
+@attrs.frozen
+class Shipped:
+    """What became of one segment that waited in a spool."""
+
+    stored: StoredSegment
+    location: str = ""
+    """Where it is now."""
+    error: SipDumpError | None = None
+    """Why it waits still."""
+
+
+@runtime_checkable
+class Ships(Protocol):
+    """A backend whose segments wait in a spool for a store far away."""
+
+    def unshipped(self) -> int:
+        """Give the bytes that wait.
+
+        Raises:
+            StorageError: the spool cannot be listed.
+        """
+
+    def ship(self, progress: Callable[[int], None]) -> Iterator[Shipped]:
+        """Try each segment once.
+
+        Args:
+            progress: is told how many bytes are done, again and again.
+
+        Raises:
+            StorageError: another process ships already, or the spool cannot be listed.
+        """
+
+
 @attrs.define
 class PruneSummary:
     """What became of one backend's segments that were due."""
@@ -114,6 +148,47 @@ def listed(backend: Backend) -> Iterator[StoredSegment]:
         raise
     except (Exception, SystemExit) as error:
         raise _fault(backend, "list", error) from error
+
+
+@attrs.frozen
+class Recovered:
+    """What became of one file that a crash left."""
+
+    backend: str
+    source: str
+    """The file."""
+    location: str = ""
+    """Where its records are now; empty where it held none, or nothing was done."""
+    records: int = 0
+    damages: int = 0
+    """At how many places it was damaged; a torn end is no damage."""
+    lost: int = 0
+    """Bytes at these places."""
+    kept: str = ""
+    """Where a damaged file is kept."""
+    in_use: bool = False
+    """Somebody holds it open, so that nothing was done."""
+    error: SipDumpError | None = None
+    """Why it is still there."""
+
+
+@attrs.frozen
+class Compacted:
+    """What became of some segments that were merged into one."""
+
+    backend: str
+    partition: str
+    """The hour of their starts in UTC, as ``date=2026-11-22/hour=23``."""
+    sources: Sequence[StoredSegment]
+    location: str = ""
+    """Path or key of what they were merged into; empty in a dry run, and where it failed."""
+    size_before: int = 0
+    """Bytes of the sources."""
+    size_after: int = 0
+    """Bytes of the result, 0 in a dry run."""
+    records: int | None = None
+    error: SipDumpError | None = None
+    """What failed: the merge (then ``location`` is empty), or the deletion of a source."""
 
 
 def prune(

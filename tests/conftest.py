@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from sipdump_core.log import log
+from tests.s3_server import Server, moto_server
 
 # On a CI machine the same examples each time: a change is judged by what it changes. Elsewhere, new ones.
 settings.register_profile("ci", derandomize=True)
@@ -28,3 +29,18 @@ def _own_time_zone_and_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     log.handlers.clear()
     log.propagate = True
     log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    """An S3 server, for all tests of this process."""
+    with moto_server() as running:
+        yield running
+
+
+@pytest.fixture
+def s3_bucket(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of the test's own, and the environment in which boto3 gets in."""
+    s3_server.enter(monkeypatch)
+    with s3_server.bucket() as name:
+        yield name

@@ -10,21 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipdump_core.backend import Backend, NoOptions, Site
+from sipdump_core.backend import NoOptions, Site
 from sipdump_core.record import Record
+from sipdump_core.testing import Contract
 from sipdump_pcap import SNAPLEN, HeaderTransform, PcapBackend
-from tests.backends.contract import Contract
 from tests.support import OPTIONS, record
 
 
 class TestContract(Contract):
-    @pytest.fixture
-    def backend_class(self) -> type[Backend]:
-        return PcapBackend
-
-    def kept(self, original: Record) -> Record:
-        flow = attrs.evolve(original.flow, tag="pcap", pid=0, procno=0, proto="udp")
-        return attrs.evolve(original, flow=flow)
+    backend_class = PcapBackend
 
 
 def pcap(*transforms: HeaderTransform) -> PcapBackend:

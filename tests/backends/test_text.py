@@ -10,17 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipdump_core.backend import Backend, NoOptions, Site
+from sipdump_core.backend import NoOptions, Site
 from sipdump_core.record import Record
+from sipdump_core.testing import Contract
 from sipdump_text import TextBackend
-from tests.backends.contract import Contract
 from tests.support import OPTIONS, record
 
 
 class TestContract(Contract):
-    @pytest.fixture
-    def backend_class(self) -> type[Backend]:
-        return TextBackend
+    backend_class = TextBackend
 
 
 def text() -> TextBackend:

@@ -12,13 +12,14 @@ from sipdump_core.hep_options import DEFAULT_LISTEN, HepOptions
 from sipdump_core.options import Setting
 from sipdump_core.params import Params
 from sipdump_core.plan import SOURCES, make_plan
+from sipdump_s3 import S3Options
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 TABLE = re.compile(r"^\| `(\w+)` \| (int|str)[^|]* \|([^|]*)\|", re.MULTILINE)
 
 
-@pytest.mark.parametrize(("module", "cls"), [("sipdump", Params), *SOURCES.items()])
+@pytest.mark.parametrize(("module", "cls"), [("sipdump", Params), *SOURCES.items(), ("sipdump_s3", S3Options)])
 def test_every_parameter_is_documented_with_its_default(module: str, cls: type) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     section = text.partition(f"\n## `{module}`\n")[2].partition("\n## ")[0]

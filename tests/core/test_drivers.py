@@ -11,6 +11,7 @@ from sipdump_core.drivers import Driver, discover, select
 from sipdump_core.errors import ConfigError, DriverError
 from sipdump_core.options import Setting
 from sipdump_core.params import MODE_EVENT_ROUTE
+from sipdump_core.version import VERSION
 from sipdump_parquet import ParquetBackend
 from sipdump_pcap import HeaderTransform, PcapBackend
 from sipdump_s3 import S3Backend
@@ -67,13 +68,28 @@ def test_two_drivers_with_one_claim_are_an_error_that_names_both(path: Path, nam
         (GOOD.format(name="other", flag=256), "calls itself 'other', its entry point 'bad'"),
         (GOOD.format(name="bad", flag=300), "declares the flag 300, which is no power of two"),
         (GOOD.format(name="bad", flag=128), "declares the flag 128; third parties take 256 or more"),
-        (GOOD.format(name="bad", flag=256) + "    api = 2\n", "was made for version 2"),
+        (
+            GOOD.format(name="bad", flag=256) + "    api = 2\n",
+            f"was made for version 2 of the backend interface, sipdump {VERSION} has version 1; "
+            "install a newer sipdump, or an older release of the driver",
+        ),
+        (
+            GOOD.format(name="bad", flag=256) + "    api = 0\n",
+            "install a newer release of this driver, or an older release of sipdump",
+        ),
+        (GOOD.format(name="bad", flag=256) + "    api = '2'\n", "was made for version 2"),
         (GOOD.format(name="bad", flag=256) + "    options = dict\n", "has options that are no attrs class"),
         (
             "import attrs\n@attrs.frozen\nclass O:\n    x: int\n"
             + GOOD.format(name="bad", flag=256)
             + "    options = O\n",
-            "has options that cannot be made of their defaults",
+            "has options that cannot be used: TypeError",
+        ),
+        (
+            "import attrs\n@attrs.frozen\nclass O:\n    x: float = 0.5\n"
+            + GOOD.format(name="bad", flag=256)
+            + "    options = O\n",
+            "x is annotated <class 'float'>; an option is int, str or tuple[str, ...]",
         ),
     ],
 )

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -40,13 +40,13 @@ def need(*names: str) -> None:
     """Skip the test where a peer is not installed, or fail it where the environment says that all peers are there."""
     missing = [name for name in names if not program(name)]
     if missing:
-        _lacking(f"not installed: {', '.join(missing)}")
+        lacking(f"not installed: {', '.join(missing)}")
 
 
 def need_ipv6() -> None:
     """The same for IPv6 on loopback, which containers may lack."""
     if not has_ipv6():
-        _lacking("no IPv6 on loopback")
+        lacking("no IPv6 on loopback")
 
 
 def has_ipv6() -> bool:
@@ -59,7 +59,8 @@ def has_ipv6() -> bool:
     return True
 
 
-def _lacking(what: str) -> None:
+def lacking(what: str) -> NoReturn:
+    """Skip the test, or fail it where the environment says that all peers are there."""
     if os.environ.get("SIPDUMP_REQUIRE_PEERS") == "1":
         pytest.fail(f"{what}, and SIPDUMP_REQUIRE_PEERS=1 asks for it", pytrace=False)
     pytest.skip(what)

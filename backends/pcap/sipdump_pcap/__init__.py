@@ -63,6 +63,8 @@ class PcapBackend(FolderBackend):
     flag = 4
     suffix = ".pcap"
     transformed = True
+    loses = ("tag", "pid", "procno", "proto", "node")  # the P-KSR-SIPDump header has three of them, where it is on
+    longest = SNAPLEN - _IPV6_HEADERS
 
     def __init__(self, options: Any, site: Site) -> None:
         super().__init__(options, site)

@@ -54,6 +54,7 @@ class TextBackend(FolderBackend):
     name = "text"
     flag = 1
     suffix = ".data"
+    loses = ("node",)
 
     def __init__(self, options: Any, site: Site) -> None:
         super().__init__(options, site)

@@ -1,0 +1,142 @@
+"""What people filter SIP messages by, pulled out of their bytes: leniently, and fast.
+
+Header names are compared without case, the compact forms ``f``, ``t`` and ``i`` count (RFC 3261, section 7.3.3), folded
+lines are unfolded (section 7.3.1), lines may end in CRLF or LF, and of a header that comes twice the first one counts,
+all as in :mod:`sipdump_core.sip`. What is absent, or not of its form, is None. Nothing here raises on any input, and
+the time that a message takes grows with its length and no faster.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+__all__ = ["FIELDS", "Puller", "Row"]
+
+FIELDS = ("call_id", "method", "status", "cseq", "cseq_method", "from_user", "to_user", "user_agent")
+Row = tuple[str | None, str | None, int | None, int | None, str | None, str | None, str | None, str | None]
+"""The fields of one message, in the order of ``FIELDS``."""
+
+V = TypeVar("V")
+_TOKEN = rb"[A-Za-z0-9.!%*_+`'~-]{1,64}"
+_START = re.compile(rb"SIP/\d\.\d[ \t](\d{3})(?!\d)|(" + _TOKEN + rb")[ \t][^\n]*[ \t]SIP/\d")
+_HEADER = re.compile(
+    rb"\n(?:(c(?:all-id|seq)|i|f(?:rom)?|t(?:o)?|user-agent|server)[ \t]*:"
+    # a value runs on over line ends that are followed by white space
+    rb"([^\n]*+(?:\n[ \t][^\n]*+)*+)"
+    # a blank line, and all that follows: a match without a name, and the last one
+    rb"|\r?\n.*+)",
+    re.IGNORECASE | re.DOTALL,
+)
+_USUAL = frozenset((b"Call-ID", b"CSeq", b"From", b"To", b"User-Agent", b"Server", b""))
+_NAMES = {name.lower(): name for name in _USUAL} | {b"i": b"Call-ID", b"f": b"From", b"t": b"To"}
+_CSEQ = re.compile(rb"(\d{1,18})(?: (" + _TOKEN + rb"))?")
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# what most values of From and To are; the groups: user
+_PLAIN_USER = re.compile(rb'\s*+(?:"[^"\\]*+"\s*+|[^"<;]*+)<sips?:([!#-9=?A-Z^-~]++)@')
+_CACHE_LIMIT = 10_000
+
+
+class Puller:
+    """Pulls the fields out of messages; it remembers what values gave, because most come again."""
+
+    def __init__(self) -> None:
+        self._starts: _Cache[tuple[str | None, int | None]] = _Cache(_start, (None, None))
+        self._texts: _Cache[str | None] = _Cache(_text, None)
+        self._users: _Cache[str | None] = _Cache(_user, None)
+        self._cseqs: _Cache[tuple[int | None, str | None]] = _Cache(_cseq, (None, None))
+
+    def pull(self, data: bytes, offsets: Sequence[int]) -> list[Row]:
+        """Give the fields of messages that stand one behind the other.
+
+        Args:
+            data: holds the messages.
+            offsets: where each begins in ``data``, and at last where the last one ends.
+        """
+        starts, texts, users, cseqs = self._starts, self._texts, self._users, self._cseqs
+        for cache in (starts, texts, users, cseqs):
+            cache.limit()
+        find, headers, usual = data.find, _HEADER.findall, _USUAL.issuperset
+        rows: list[Row] = []
+        begin = offsets[0]
+        for end in offsets[1:]:
+            line_end = find(b"\n", begin, end)
+            method, status = starts[data[begin : line_end if line_end >= 0 else end]]
+            pairs = headers(data, begin, end)
+            found = dict(pairs)
+            if len(found) < len(pairs) or not usual(found):
+                # reversed, so that of two the first one stays
+                found = {_NAMES[name.lower()]: value for name, value in reversed(pairs)}
+            get = found.get
+            cseq, cseq_method = cseqs[get(b"CSeq")]
+            agent = texts[get(b"User-Agent")] or texts[get(b"Server")]
+            rows.append(
+                (
+                    texts[get(b"Call-ID")],
+                    method,
+                    status,
+                    cseq,
+                    cseq_method,
+                    users[get(b"From")],
+                    users[get(b"To")],
+                    agent,
+                )
+            )
+            begin = end
+        return rows
+
+
+class _Cache(dict[bytes | None, V], Generic[V]):
+    """Gives what ``make`` makes of a key, and ``absent`` for None."""
+
+    def __init__(self, make: Callable[[bytes], V], absent: V) -> None:
+        super().__init__({None: absent})
+        self._make = make
+        self._absent = absent
+
+    def __missing__(self, key: bytes) -> V:
+        value = self[key] = self._make(key)
+        return value
+
+    def limit(self) -> None:
+        """Forget all when there is too much."""
+        if len(self) > _CACHE_LIMIT:
+            self.clear()
+            self[None] = self._absent
+
+
+def _start(line: bytes) -> tuple[str | None, int | None]:
+    first = _START.match(line)
+    if first is None:
+        return None, None
+    status, method = first.groups()
+    return (method.decode(), None) if method else (None, int(status))
+
+
+def _text(value: bytes) -> str | None:
+    return b" ".join(value.split()).decode("utf-8", "backslashreplace") or None
+
+
+def _cseq(value: bytes) -> tuple[int | None, str | None]:
+    found = _CSEQ.fullmatch(b" ".join(value.split()))
+    if found is None:
+        return None, None
+    number, method = found.groups()
+    return int(number), method.decode() if method else None
+
+
+def _user(value: bytes) -> str | None:
+    """Give the user part of a name-addr or addr-spec (RFC 3261, section 20.10)."""
+    plain = _PLAIN_USER.match(value)
+    if plain:
+        return plain[1].decode()
+    value = value.strip()
+    name = _QUOTED.match(value)  # a display name may hold any of the characters that follow
+    opening = value.find(b"<", name.end() if name else 0)
+    uri = value[opening + 1 :].partition(b">")[0] if opening >= 0 else value.partition(b";")[0]
+    scheme, _, rest = uri.strip().partition(b":")
+    if scheme.lower() == b"tel":
+        return _text(rest.partition(b";")[0])
+    if scheme.lower() not in (b"sip", b"sips"):
+        return None
+    user, at, _ = rest.partition(b"@")
+    return _text(user.partition(b":")[0]) if at else None  # behind the colon stands a password

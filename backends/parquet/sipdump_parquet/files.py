@@ -1,0 +1,234 @@
+"""Parquet files: how one is written, checked, given its name, and read again."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sipdump_core.backend import Site
+from sipdump_core.errors import StorageError
+from sipdump_core.folder import RECORDS_XATTR
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment
+from sipdump_core.version import VERSION
+from sipdump_parquet import WAL_SUFFIX, ParquetOptions
+from sipdump_parquet.sort import Sorter
+from sipdump_parquet.table import DICTIONARY, TYPES, file_schema, records, run_schema
+
+__all__ = ["ContentError", "batches", "decode", "make", "metadata", "name", "pairs", "sync_folder", "translated"]
+
+SCHEMA = "1"
+"""Version of the schema, in the metadata as ``sipdump.schema``: it grows when a column changes its meaning."""
+
+_PAGE_SIZE = 1 << 20
+_MESSAGES_A_CALL = 2
+"""At the least: who is asked answers. So many times fewer Call-IDs than rows is what the bloom filter is made for."""
+
+
+class ContentError(StorageError):
+    """What a file holds cannot be handled; to try again is of no use."""
+
+
+@contextlib.contextmanager
+def translated(operation: str, path: str) -> Iterator[None]:
+    """Translate what the system and pyarrow raise: the one place where this backend does so."""
+    try:
+        yield
+    except MemoryError as error:
+        raise StorageError(operation, path, "out of memory", 'lower modparam("sipdump_parquet", "memory")') from error
+    except OSError as error:  # pyarrow's own ArrowIOError is one
+        raise StorageError.from_os(operation, path, error) from error
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise ContentError(operation, path, f"{type(error).__name__}: {error}") from error
+
+
+def make(
+    path: str, sorter: Sorter, options: ParquetOptions, extra: Mapping[str, str], *, mode: int, modified_ns: int
+) -> None:
+    """Make a whole Parquet file, durable and checked; where that fails, there is none.
+
+    Args:
+        path: where there is no file yet.
+        sorter: what holds the rows.
+        options: compression, columns, and the limits of a row group.
+        extra: key-value metadata, beside the versions of the schema and of the writer.
+        mode: permission bits, exactly these.
+        modified_ns: when the last record was written, nanoseconds since the epoch: retention counts from the file's
+            time, and that is not to be the time of the sealing.
+
+    Raises:
+        OSError: the folder refuses.
+        ContentError: what was written is not what it was made of.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with open(fd, "wb", buffering=1 << 20) as file:
+            os.fchmod(fd, mode)
+            _write(file, sorter, options, extra)
+            file.flush()
+            with contextlib.suppress(OSError):  # not every file system has extended attributes
+                os.setxattr(fd, RECORDS_XATTR, str(sorter.rows).encode())
+            os.utime(fd, ns=(modified_ns, modified_ns))
+            os.fsync(fd)
+        _check(path, sorter.rows)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def metadata(path: str) -> tuple[int, dict[str, str]]:
+    """Read from a file's end how many rows it has, and its key-value metadata.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no Parquet file.
+    """
+    with open(path, "rb") as file:
+        found = pq.read_metadata(file)
+    return found.num_rows, pairs(found)
+
+
+def pairs(found: Any) -> dict[str, str]:
+    """Give the key-value metadata of a :class:`pyarrow.parquet.FileMetaData` as text."""
+    return {str(key, "utf-8"): str(value, "utf-8", "replace") for key, value in (found.metadata or {}).items()}
+
+
+def name(draft: str, segment: Segment, site: Site, *, own: bool = False) -> str:
+    """Give a finished file a second name, that of a segment, or the next one that is free.
+
+    Args:
+        draft: the file's path.
+        segment: the name to begin with.
+        site: where.
+        own: the write-ahead file of ``segment``, if there is one, is the caller's.
+
+    Returns:
+        The path under the new name.
+
+    Raises:
+        StorageError: the folder refuses.
+    """
+    while True:
+        path = os.path.join(site.folder, segment.name)
+        try:
+            os.link(draft, path)
+            if own or not os.path.lexists(os.path.join(site.folder, segment.stem + WAL_SUFFIX)):
+                return path
+            os.unlink(path)  # it is the name of a segment that somebody else writes
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise StorageError.from_os("publish", path, error) from error
+        own = False
+        segment = segment.next()
+
+
+def sync_folder(folder: str) -> None:
+    """Have the names in a folder on the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def batches(file: BinaryIO, memory: int) -> Iterator[Any]:
+    """Read a file's rows as tables of at most about ``memory`` bytes, in the file's order."""
+    # with a buffer, column chunks are read page by page; without one, as a whole
+    with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as parquet:
+        names = [name for name in parquet.schema_arrow.names if name in TYPES]
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group)
+            rows = max(1, size.num_rows * memory // max(1, size.total_byte_size))
+            for batch in parquet.iter_batches(min(rows, 1 << 16), row_groups=[group], columns=names, use_threads=False):
+                yield pa.Table.from_batches([batch]).cast(run_schema(names))
+
+
+def decode(file: BinaryIO, memory: int) -> Iterator[Record]:
+    """Give a file's records in the order of their arrival.
+
+    Raises:
+        StorageError: it cannot be read, or lacks what a record cannot be without.
+    """
+    path = str(getattr(file, "name", "?"))
+    sorter = Sorter(["seq"], memory, None)
+    try:
+        with translated("read", path):
+            missing = {"seq", "time", "buf"}.difference(pq.read_schema(file).names)
+            if missing:
+                why = f"it has no column {', '.join(sorted(missing))}"
+                raise ContentError("read", path, why, "records can be read back with all columns only")
+            file.seek(0)
+            for table in batches(file, memory // 8):
+                sorter.add(table)
+            yield from records(sorter.sorted())
+    finally:
+        sorter.close()
+
+
+def _write(file: BinaryIO, sorter: Sorter, options: ParquetOptions, extra: Mapping[str, str]) -> None:
+    schema = file_schema(options.names)
+    encodings = dict.fromkeys(("seq", "time"), "DELTA_BINARY_PACKED")
+    dictionary = [name for name in options.names if name not in encodings and name != "buf"]
+    with pq.ParquetWriter(
+        file,
+        schema,
+        compression=options.compression,
+        compression_level=options.compression_level,
+        use_dictionary=dictionary,
+        column_encoding=encodings,
+        write_statistics=[name for name in options.names if name != "buf"],
+        write_page_index=True,
+        write_page_checksum=True,
+        data_page_size=_PAGE_SIZE,
+        bloom_filter_options=_bloom_filter(options, sorter.rows),
+        sorting_columns=[pq.SortingColumn(options.names.index(key)) for key in options.keys],
+    ) as writer:
+        for table in _row_groups(sorter.sorted(), options):
+            writer.write_table(_encoded(table, schema), row_group_size=len(table))
+        writer.add_key_value_metadata({"sipdump.schema": SCHEMA, "sipdump.version": VERSION, **extra})
+
+
+def _check(path: str, rows: int) -> None:
+    """Read the file's end again."""
+    found, _ = metadata(path)
+    if found != rows:
+        raise ContentError("check", path, f"it has {found} rows of {rows}")
+
+
+def _bloom_filter(options: ParquetOptions, rows: int) -> dict[str, Any] | None:
+    if "call_id" not in options.names:
+        return None
+    distinct = max(1, min(rows, options.row_group_records) // _MESSAGES_A_CALL)
+    return {"call_id": {"ndv": distinct, "fpp": 0.01}}
+
+
+def _row_groups(tables: Iterator[Any], options: ParquetOptions) -> Iterator[Any]:
+    """Gather tables into such of a row group each: as many rows as asked for, if the memory holds them."""
+    gathered: list[Any] = []
+    rows = size = 0
+    for whole in tables:
+        table = whole
+        while len(table):
+            fit = len(table) * (options.memory - size) // max(1, table.nbytes)
+            count = min(fit, options.row_group_records - rows)
+            if count <= 0 and gathered:
+                yield pa.concat_tables(gathered)
+                gathered, rows, size = [], 0, 0
+                continue
+            part = table.slice(0, max(1, count))
+            table = table.slice(len(part))
+            gathered.append(part)
+            rows += len(part)
+            size += part.nbytes
+    if gathered:
+        yield pa.concat_tables(gathered)
+
+
+def _encoded(table: Any, schema: Any) -> Any:
+    columns = [pc.dictionary_encode(table[name]) if name in DICTIONARY else table[name] for name in schema.names]
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,199 @@
+"""Sorting more than fits into memory: sorted runs in anonymous temporary files, merged as they are read."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+__all__ = ["FAN_IN", "Sorter"]
+
+FAN_IN = 32
+"""So many runs are merged into a longer one, so that neither files nor memory grow with what is sorted."""
+
+_BATCHES = 2 * FAN_IN
+
+
+class Sorter:
+    """Takes tables and gives all their rows sorted.
+
+    Rows with equal keys stay in the order in which they came only if the last key tells them apart.
+
+    Args:
+        keys: names of the columns to sort by, ascending, nulls last; ``timestamp``, ``int64`` or ``string``.
+        memory: bytes of one run; at work it is about three times as much.
+        folder: where the temporary files are made, without names; None for the system's folder.
+    """
+
+    def __init__(self, keys: Sequence[str], memory: int, folder: str | None) -> None:
+        self.rows = 0
+        self._keys = keys
+        self._memory = memory
+        self._folder = folder
+        self._tables: list[Any] = []
+        self._bytes = 0
+        self._levels: list[list[_Run]] = []
+
+    def add(self, table: Any) -> None:
+        """Take a :class:`pyarrow.Table`; all have one schema.
+
+        Raises:
+            OSError: a temporary file cannot be written.
+        """
+        self._tables.append(table)
+        self._bytes += table.nbytes
+        self.rows += len(table)
+        if self._bytes >= self._memory:
+            self.spill()
+
+    def spill(self) -> None:
+        """Write a run of what is held in memory, which is empty then.
+
+        Raises:
+            OSError: the temporary file cannot be written.
+        """
+        if not self._tables:
+            return
+        run: _Run | None = self._write(self._drain())
+        level = 0
+        while run is not None:
+            if level == len(self._levels):
+                self._levels.append([])
+            runs = self._levels[level]
+            runs.append(run)
+            run = None
+            if len(runs) == FAN_IN:
+                run = self._write(_merge(runs, self._keys))
+                _close(runs)
+                runs.clear()
+            level += 1
+
+    def sorted(self) -> Iterator[Any]:
+        """Give the rows as tables, once; then nothing is left but to close.
+
+        Raises:
+            OSError: a temporary file cannot be read.
+        """
+        if any(self._levels):
+            self.spill()
+            yield from _merge([run for runs in self._levels for run in runs], self._keys)
+        elif self._tables:
+            yield from self._drain()
+
+    def close(self) -> None:
+        """Let go of memory and files."""
+        self._tables.clear()
+        for runs in self._levels:
+            _close(runs)
+        self._levels.clear()
+
+    def _drain(self) -> Iterator[Any]:
+        table = pa.concat_tables(self._tables)
+        self._tables.clear()
+        self._bytes = 0
+        yield _sort(table, self._keys)
+
+    def _write(self, tables: Iterator[Any]) -> "_Run":
+        run = _Run(self._folder)
+        try:
+            for table in tables:
+                run.write(table, max(1, self._memory // _BATCHES))
+            run.finish()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+
+class _Run:
+    """Sorted rows in a temporary file, as an Arrow IPC stream; written once, then read once, batch by batch."""
+
+    def __init__(self, folder: str | None) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close()
+        # pyarrow reads and writes by itself what it opens by itself; that file has no name but this one
+        self._path = f"/proc/self/fd/{self._file.fileno()}"
+        self._stream: Any = None
+        self._writer: Any = None
+        self._reader: Any = None
+        self.batch: Any = None
+        """What is read and not yet taken."""
+
+    def write(self, table: Any, size: int) -> None:
+        """Append rows in batches of about ``size`` bytes."""
+        if self._writer is None:
+            self._stream = pa.OSFile(self._path, "w")
+            self._writer = pa.ipc.new_stream(self._stream, table.schema)
+        rows = max(1, len(table) * size // max(1, table.nbytes))
+        self._writer.write_table(table, max_chunksize=rows)
+
+    def finish(self) -> None:
+        """End writing, begin reading."""
+        self._writer.close()
+        self._stream.close()
+        self._stream = pa.OSFile(self._path, "r")
+        self._file.close()
+        self._reader = pa.ipc.open_stream(self._stream)
+        self.advance()
+
+    def advance(self) -> None:
+        """Read the next batch; None at the end."""
+        try:
+            self.batch = self._reader.read_next_batch()
+        except StopIteration:
+            self.batch = None
+
+    def close(self) -> None:
+        """Let go of the file, and so of its contents."""
+        if self._stream is not None:
+            self._stream.close()
+        self._file.close()
+
+
+def _merge(runs: Sequence[_Run], keys: Sequence[str]) -> Iterator[Any]:
+    while True:
+        runs = [run for run in runs if run.batch is not None]
+        if not runs:
+            return
+        # nothing that is still to be read comes before the least of the batches' ends
+        bound = min(_key(run.batch, len(run.batch) - 1, keys) for run in runs)
+        parts = []
+        for run in runs:
+            count = _first_above(run.batch, bound, keys)
+            if count:
+                parts.append(run.batch.slice(0, count))
+                run.batch = run.batch.slice(count)
+            if not len(run.batch):
+                run.advance()
+        yield _sort(pa.Table.from_batches(parts), keys)
+
+
+def _first_above(batch: Any, bound: tuple[Any, ...], keys: Sequence[str]) -> int:
+    """Give the index of the first row of a sorted batch whose key is greater; its length where there is none."""
+    low, high = 0, len(batch)
+    while low < high:
+        middle = (low + high) // 2
+        if _key(batch, middle, keys) <= bound:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _key(batch: Any, row: int, keys: Sequence[str]) -> tuple[Any, ...]:
+    """Give a row's key, whose order is Arrow's: nulls last, text by its UTF-8 bytes, as Python's by its code points."""
+    parts: list[Any] = []
+    for name in keys:
+        scalar = batch.column(name)[row]
+        value = scalar.value if pa.types.is_timestamp(scalar.type) else scalar.as_py()
+        parts += (value is None, value)
+    return tuple(parts)
+
+
+def _sort(table: Any, keys: Sequence[str]) -> Any:
+    return table.take(pc.sort_indices(table, [(key, "ascending") for key in keys]))
+
+
+def _close(runs: Sequence[_Run]) -> None:
+    for run in runs:
+        run.close()

@@ -1,0 +1,150 @@
+"""Arrow tables of records: the schema, from frames of the write-ahead file, and back to records."""
+
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+
+from sipdump_core.journal import Frame
+from sipdump_core.record import Flow, Record
+from sipdump_parquet.fields import FIELDS, Puller
+
+__all__ = ["DICTIONARY", "TYPES", "Builder", "file_schema", "records", "run_schema"]
+
+TYPES: dict[str, Any] = {
+    "seq": pa.int64(),
+    "time": pa.timestamp("us", "UTC"),
+    "tag": pa.string(),
+    "pid": pa.int32(),
+    "procno": pa.int32(),
+    "proto": pa.string(),
+    "af": pa.string(),
+    "src_ip": pa.string(),
+    "src_port": pa.int32(),
+    "dst_ip": pa.string(),
+    "dst_port": pa.int32(),
+    "node": pa.string(),
+    "call_id": pa.string(),
+    "method": pa.string(),
+    "status": pa.int32(),
+    "cseq": pa.int64(),
+    "cseq_method": pa.string(),
+    "from_user": pa.string(),
+    "to_user": pa.string(),
+    "user_agent": pa.string(),
+    "buf": pa.binary(),
+}
+"""Every column and its type; no unsigned 64-bit integers, no nanoseconds: Spark cannot read them as such."""
+
+DICTIONARY = ("tag", "proto", "af", "node")
+"""Columns of a handful of values, which the file's schema has as dictionaries."""
+
+_FLOW = ("tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node")
+# of a column that a file lacks
+_ABSENT = {"tag": "", "proto": "none", "pid": 0, "procno": 0, "src_port": 0, "dst_port": 0, "node": ""}
+_UNSPECIFIED = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - an address in a record, nothing is bound to it
+_BINARY_LIMIT = 1 << 31
+_CACHE_LIMIT = 10_000
+
+
+def run_schema(columns: Sequence[str]) -> Any:
+    """Give the schema of tables on their way (:class:`pyarrow.Schema`)."""
+    return pa.schema([(name, TYPES[name]) for name in columns])
+
+
+def file_schema(columns: Sequence[str]) -> Any:
+    """Give the schema of a file (:class:`pyarrow.Schema`)."""
+    dictionary = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema([(name, dictionary if name in DICTIONARY else TYPES[name]) for name in columns])
+
+
+class Builder:
+    """Makes tables of a journal's frames; no record is looked at one by one but for its fields.
+
+    Args:
+        columns: names, in order.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.schema = run_schema(columns)
+        self._flow = [name for name in _FLOW if name in columns]
+        self._fields = [name for name in FIELDS if name in columns]
+        self._puller = Puller()
+
+    def table(self, frame: Frame, first: int) -> Any:
+        """Give the :class:`pyarrow.Table` of a frame's records.
+
+        Args:
+            frame: of records.
+            first: ``seq`` of its first record.
+
+        Raises:
+            ValueError: the frame is not of its form, though its sum is right.
+        """
+        try:
+            return self._table(frame, first)
+        except (struct.error, IndexError) as error:
+            raise ValueError(str(error)) from error
+
+    def _table(self, frame: Frame, first: int) -> Any:
+        columns = frame.columns()
+        payload, count = frame.payload, frame.count
+        base = len(payload) - len(columns.data)
+        offsets = list(accumulate(columns.lengths, initial=base))
+        if offsets[-1] != len(payload) or len(payload) >= _BINARY_LIMIT:
+            raise ValueError("the messages are not as long as the frame says")
+        made = {
+            "seq": pa.arange(first, first + count),
+            "time": _of_buffers(TYPES["time"], count, columns.times),
+            "buf": _of_buffers(TYPES["buf"], count, array("i", offsets), payload),
+        }
+        indexes = _of_buffers(pa.uint32(), count, columns.indexes)
+        for name in self._flow:
+            values = [getattr(flow, name) for flow in columns.flows]
+            if name in ("pid", "procno"):  # any integer may stand there
+                values = [value if -_BINARY_LIMIT <= value < _BINARY_LIMIT else None for value in values]
+            made[name] = pa.array(values, TYPES[name]).take(indexes)  # an index out of bounds raises an IndexError
+        if self._fields:
+            pulled = zip(*self._puller.pull(payload, offsets), strict=True)
+            made |= {name: pa.array(column, TYPES[name]) for name, column in zip(FIELDS, pulled, strict=True)}
+        return pa.table([made[name] for name in self.schema.names], schema=self.schema)
+
+
+def records(tables: Iterator[Any]) -> Iterator[Record]:
+    """Give the records of tables; what a column would tell that is not there is left empty.
+
+    Raises:
+        ValueError: a value is none that a record can have.
+    """
+    flows: dict[tuple[Any, ...], Flow] = {}
+    for table in tables:
+        columns = []
+        for name in _FLOW:
+            known = name in table.schema.names
+            columns.append(table[name].to_pylist() if known else [_ABSENT.get(name)] * len(table))
+        times = table["time"].cast(pa.int64()).to_pylist()
+        for time_us, buf, *values in zip(times, table["buf"].to_pylist(), *columns, strict=True):
+            key = tuple(values)
+            flow = flows.get(key)
+            if flow is None:
+                if len(flows) >= _CACHE_LIMIT:
+                    flows.clear()
+                flow = flows[key] = _flow(*values)
+            yield Record(time_us, flow, buf)
+
+
+def _flow(
+    tag: str, pid: int | None, procno: int | None, proto: str, af: str | None,
+    src_ip: str | None, src_port: int, dst_ip: str | None, dst_port: int, node: str,
+) -> Flow:  # fmt: skip
+    af = af or ("ipv6" if ":" in f"{src_ip}{dst_ip}" else "ipv4")
+    src_ip, dst_ip = src_ip or _UNSPECIFIED[af], dst_ip or _UNSPECIFIED[af]
+    return Flow(tag, pid or 0, procno or 0, proto, af, src_ip, src_port, dst_ip, dst_port, node)
+
+
+def _of_buffers(kind: Any, count: int, *buffers: Any) -> Any:
+    """Make an array of what stands in memory already."""
+    return pa.Array.from_buffers(kind, count, [None, *map(pa.py_buffer, buffers)])

@@ -1,0 +1,117 @@
+"""Keys: where in the bucket a segment stands, and which segment a key stands for.
+
+The file's name in a key is that of a segment, ``<fprefix>yyyy-mm-dd--hh-mm-ss[-n]<suffix>``, in UTC: so collectors in
+several time zones agree, no hour comes twice, and the age can be told from the key alone.
+"""
+
+import calendar
+import string
+import time
+
+import attrs
+
+from sipdump_core.segment import Segment
+
+__all__ = ["Keys", "check_template"]
+
+FIELDS = ("node", "date", "hour", "file")
+_STAMP = "%Y-%m-%d--%H-%M-%S"
+_MAX_KEY = 1024  # bytes, by S3's documentation
+
+
+def check_template(template: str) -> str | None:
+    """Give None for a good template, else what is allowed."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        return f"must be a template: {error}"
+    names = [name for _, name, _, _ in parts if name is not None]
+    if any(name not in FIELDS for name in names) or any(spec or conversion for _, _, spec, conversion in parts):
+        return f"may hold {', '.join(f'{{{name}}}' for name in FIELDS)} and plain text"
+    if "node" not in names or names.count("file") != 1 or not template.endswith("{file}"):
+        return "must hold {node}, or collectors would take each other's segments for their own, and end with {file}"
+    if template.rpartition("{file}")[0][-1:] not in ("", "/"):
+        return "must have {file} for its last part, behind a slash"
+    return check_path(template)
+
+
+def check_path(text: str) -> str | None:
+    """Give None for what can stand in a key, else what is allowed."""
+    if text.startswith("/") or "//" in text or not text.isprintable():
+        return "must be a path in the bucket: printable, with no slash at its begin and none twice"
+    return None
+
+
+@attrs.frozen
+class Keys:
+    """The keys of one collector.
+
+    Args:
+        prefix: what all keys begin with; a slash is put behind it.
+        template: the rest of the key, see ``check_template``.
+        node: the collector.
+        fprefix: what names of segments begin with.
+        suffix: what they end with.
+    """
+
+    prefix: str
+    template: str
+    node: str
+    fprefix: str
+    suffix: str
+
+    @property
+    def root(self) -> str:
+        """What all keys of this collector begin with, up to the first part that varies."""
+        fixed = self.template
+        for field in ("{date}", "{hour}", "{file}"):
+            fixed = fixed.partition(field)[0]
+        return self._prefixed(fixed.format(node=self.node))
+
+    @property
+    def too_long(self) -> bool:
+        """Say whether its longest key would be longer than S3 allows."""
+        longest = Segment(self.fprefix, "2026-11-22--23-31-00", 999_999, self.suffix)
+        return len(self._place(longest).encode()) > _MAX_KEY
+
+    def key(self, segment: Segment) -> str:
+        """Give the key of a segment whose name is, as in a folder, in local time."""
+        stamp = time.strftime(_STAMP, time.gmtime(segment.start))
+        return self._place(Segment(self.fprefix, stamp, segment.sequence, self.suffix))
+
+    def segment(self, key: str) -> Segment | None:
+        """Give the segment that stands at a key, named in local time; None where the key is none of ours."""
+        utc = Segment.parse(key.rpartition("/")[2], self.fprefix, self.suffix)
+        if utc is None or self._place(utc) != key:
+            return None
+        start = calendar.timegm(time.strptime(utc.stamp, _STAMP))
+        return attrs.evolve(Segment.starting(self.fprefix, start), sequence=utc.sequence, suffix=self.suffix)
+
+    def start(self, key: str) -> float:
+        """Give when the segment at a key of ours starts, in seconds since the epoch."""
+        name = key.rpartition("/")[2]
+        stamp = name[len(self.fprefix) :][: len("yyyy-mm-dd--hh-mm-ss")]
+        return float(calendar.timegm(time.strptime(stamp, _STAMP)))
+
+    def partition(self, key: str) -> str:
+        """Give the hour of a key of ours, as ``date=2026-11-22/hour=23``, whatever the template."""
+        stamp = key.rpartition("/")[2][len(self.fprefix) :]
+        return f"date={stamp[:10]}/hour={stamp[12:14]}"
+
+    def next(self, key: str) -> str:
+        """Give the key to try when one of ours is taken."""
+        utc = Segment.parse(key.rpartition("/")[2], self.fprefix, self.suffix)
+        if utc is None:
+            raise ValueError(f"{key!r} is no key of a segment")
+        return self._place(utc.next())
+
+    def short(self, key: str) -> str:
+        """Give what tells a key of ours from the others of its hour, as ``31-00-1``."""
+        return key[: len(key) - len(self.suffix)].rpartition("/")[2][len(self.fprefix) + len("yyyy-mm-dd--hh-") :]
+
+    def _place(self, utc: Segment) -> str:
+        date, hour = utc.stamp[:10], utc.stamp[12:14]
+        return self._prefixed(self.template.format(node=self.node, date=date, hour=hour, file=utc.name))
+
+    def _prefixed(self, rest: str) -> str:
+        return f"{self.prefix.rstrip('/')}/{rest}" if self.prefix else rest

@@ -1,0 +1,81 @@
+"""The options of the S3 backend."""
+
+import re
+
+import attrs
+
+from sipdump_core.options import at_least, in_range, one_of, option
+from sipdump_s3.keys import check_path, check_template
+
+__all__ = ["S3Options"]
+
+
+def _node(value: str) -> str | None:
+    # of these alone every engine makes the same partition value
+    return None if re.fullmatch(r"[A-Za-z0-9._-]*", value) else "must be of letters, digits, dot, dash and underscore"
+
+
+def _url(value: str) -> str | None:
+    return None if re.fullmatch(r"(https?://[^/\s]+.*)?", value) else 'must begin with "https://" or "http://"'
+
+
+def _spool_max(value: int) -> str | None:
+    return None if value == 0 or value >= 1 << 20 else "must be 0 (no limit), or 1048576 or more"
+
+
+@attrs.frozen
+class S3Options:
+    """Options of the S3 backend. Credentials are found by boto3: environment, shared files, the machine's role."""
+
+    bucket: str = option("", help="the bucket that segments go to; it must be there")
+    prefix: str = option("", help="what all keys begin with, without a slash at its end", check=check_path)
+    region: str = option("", help="the bucket's region; by default what boto3 finds")
+    endpoint_url: str = option("", help="the address of a server other than AWS", check=_url)
+    addressing: str = option(
+        "auto",
+        help="where the bucket's name stands: path, virtual (host name) or auto",
+        check=one_of("auto", "path", "virtual"),
+    )
+    node: str = option("", help="names this collector in the keys; by default the host's name", check=_node)
+    format: str = option(
+        "parquet", help="the backend of files that makes the segments: parquet, pcap, text or another's"
+    )
+    key: str = option(
+        "node={node}/date={date}/hour={hour}/{file}",
+        help="layout of the keys below prefix, of {node}, {date}, {hour} (UTC) and {file}",
+        check=check_template,
+    )
+    spool: str = option("", help="the folder of segments that S3 has not confirmed; by default s3-spool in folder")
+    spool_max_bytes: int = option(
+        10 << 30, unit="bytes", help="how much may wait in the spool; 0: no limit", check=_spool_max
+    )
+    spool_full: str = option(
+        "drop_oldest",
+        help="what a full spool means: drop_oldest (segments, with a count), or stop (taking records)",
+        check=one_of("drop_oldest", "stop"),
+    )
+    checksum: str = option(
+        "sha256",
+        help="what is sent for the server to verify: sha256, crc32, md5 (Content-MD5) or none",
+        check=one_of("sha256", "crc32", "md5", "none"),
+    )
+    part_bytes: int = option(
+        16 << 20,
+        unit="bytes",
+        help="larger segments are uploaded in parts of this size; one part is held in memory",
+        check=in_range(5 << 20, 5 << 30),
+    )
+    storage_class: str = option("", help='storage class of the objects, as "STANDARD_IA"')
+    sse: str = option(
+        "",
+        help="encryption by the server: AES256, aws:kms or aws:kms:dsse",
+        check=one_of("", "AES256", "aws:kms", "aws:kms:dsse"),
+    )
+    sse_kms_key_id: str = option("", help="the key of aws:kms")
+    timeout: int = option(
+        30, unit="seconds", help="a server that is silent for this long is given up", check=at_least(1)
+    )
+    retry_max: int = option(120, unit="seconds", help="the longest wait between two tries", check=at_least(1))
+    stop_wait: int = option(
+        10, unit="seconds", help="how long the daemon's end waits for uploads", check=in_range(0, 25)
+    )

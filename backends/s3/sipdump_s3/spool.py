@@ -1,0 +1,201 @@
+"""The spool: the folder of segments that S3 has not confirmed yet, bounded in bytes, with one shipper at a time."""
+
+import contextlib
+import fcntl
+import os
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+
+import attrs
+
+from sipdump_core.errors import SipDumpError, StorageError, StorageFullError
+from sipdump_core.folder import FolderBackend
+from sipdump_core.log import Event, Limit, log
+from sipdump_core.segment import Segment, StoredSegment
+
+__all__ = ["Counts", "Spool"]
+
+_LOCK = ".shipper"
+
+
+@attrs.define
+class Counts:
+    """What became of the segments, for stats."""
+
+    uploaded: int = 0
+    uploaded_bytes: int = 0
+    spooled: int = 0
+    """Sealed segments that wait."""
+    spooled_bytes: int = 0
+    dropped_segments: int = 0
+    """Dropped for want of room."""
+    dropped_records: int = 0
+    quarantined: int = 0
+    """Set aside, because they can never be uploaded."""
+    retries: int = 0
+    conflicts: int = 0
+    """Times that a key held another content already."""
+
+
+class Spool:
+    """The spool of one backend.
+
+    Args:
+        inner: the backend that makes the segments; its folder is the spool.
+        limit: bytes that may stand here; 0 for no limit.
+        drop: where there is no room, drop the oldest sealed segments; else refuse.
+    """
+
+    def __init__(self, inner: FolderBackend, limit: int, *, drop: bool) -> None:
+        self.folder = inner.site.folder
+        self.counts = Counts()
+        self._inner = inner
+        self._limit = limit
+        self._drop = drop
+        self._mutex = threading.Lock()
+        self._used = limit  # so that the first write measures what earlier runs left
+        self._fd = -1
+        self._log = Limit()
+
+    def prepare(self) -> None:
+        """Create the folder, for this user alone.
+
+        Raises:
+            StorageError: it cannot be, or what stands there is not to be trusted.
+        """
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.folder, 0o700)
+            for status in (os.lstat(self.folder), os.stat(self.folder)):
+                if status.st_uid not in (0, os.geteuid()) or (
+                    stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_IWOTH
+                ):
+                    hint = "the spool must belong to the daemon's user, and nobody else may write there"
+                    raise StorageError("open spool", self.folder, "others could put segments there", hint)
+        except OSError as error:
+            raise StorageError.from_os("open spool", self.folder, error) from error
+
+    def lock(self) -> str:
+        """Become the one who ships from here.
+
+        Returns:
+            An empty text, or who does already.
+
+        Raises:
+            StorageError: the lock file cannot be made.
+        """
+        path = os.path.join(self.folder, _LOCK)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(fd, 200, 0).decode(errors="replace").strip()
+                os.close(fd)
+                return holder or "another process"
+            with contextlib.suppress(OSError):  # on a full disk the name is missing, and uploads make room
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.path.basename(sys.argv[0]) or 'python'} with pid {os.getpid()}".encode(), 0)
+        except OSError as error:
+            raise StorageError.from_os("lock spool", path, error) from error
+        self._fd = fd
+        return ""
+
+    @property
+    def locked(self) -> bool:
+        """Say whether this one ships."""
+        return self._fd >= 0
+
+    def unlock(self) -> None:
+        """Let another one ship."""
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # a forked child may hold the file open still
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of the lock of the process that this one was forked from, which keeps it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def segments(self) -> Iterator[StoredSegment]:
+        """Give what stands here, sealed or not.
+
+        Raises:
+            StorageError: the folder cannot be listed.
+        """
+        if os.path.isdir(self.folder):
+            yield from self._inner.segments()
+
+    def sealed(self) -> list[StoredSegment]:
+        """Give the segments that can go, oldest first."""
+        self._set_aside_unreadable()
+        found = [stored for stored in self.segments() if stored.sealed]
+        return sorted(found, key=lambda stored: (stored.segment.start, stored.segment.sequence))
+
+    def reserve(self, size: int) -> None:
+        """Have room for so many more bytes.
+
+        Raises:
+            StorageFullError: there is none, and none can be made.
+        """
+        if not self._limit:
+            return
+        with self._mutex:
+            if self._used + size > self._limit:
+                self._used = self._make_room(size)
+            self._used += size
+
+    def quarantine(self, path: str, reason: str) -> None:
+        """Set a file aside that can never go, for somebody to look at."""
+        folder = os.path.join(self.folder, "quarantine")
+        target = os.path.join(folder, os.path.basename(path))
+        try:
+            os.makedirs(folder, 0o700, exist_ok=True)
+            if os.path.lexists(target):
+                target += f".{os.stat(path).st_mtime_ns}"
+            os.rename(path, target)
+        except OSError as error:
+            self._log.warn("quarantine", "segment cannot be set aside", path=path, error=error)
+            return
+        self.counts.quarantined += 1
+        log.error(Event("segment can never be uploaded, set aside", path=target, reason=reason))
+
+    def _make_room(self, size: int) -> int:
+        """Give the bytes that are in use when there is room for ``size`` more."""
+        stored = list(self.segments())
+        used = sum(each.size for each in stored)
+        if self._drop and self.locked:
+            for oldest in sorted(stored, key=lambda each: (each.segment.start, each.segment.sequence)):
+                if used + size <= self._limit:
+                    break
+                if oldest.sealed and self._drop_one(oldest):
+                    used -= oldest.size
+        if used and used + size > self._limit:
+            hint = "what waits is written when uploads have made room; or raise spool_max_bytes"
+            reason = f"the spool holds {used} bytes of {self._limit} at the most"
+            raise StorageFullError("write", self.folder, reason, hint)
+        return used
+
+    def _drop_one(self, stored: StoredSegment) -> bool:
+        try:
+            records = stored.records
+            if records is None:
+                records = sum(1 for _ in self._inner.read(stored))
+            self._inner.delete(stored)
+        except SipDumpError:  # it is on its way; its end makes room too
+            return False
+        self.counts.dropped_segments += 1
+        self.counts.dropped_records += records
+        self._log.warn("drop", "spool full, oldest segment dropped", path=stored.location, records=records)
+        return True
+
+    def _set_aside_unreadable(self) -> None:
+        with contextlib.suppress(OSError):  # the listing that follows says what is wrong
+            for name in os.listdir(self.folder):
+                path = os.path.join(self.folder, name)
+                ours = Segment.parse(name, self._inner.site.prefix, self._inner.suffix)
+                if ours and os.path.isfile(path) and not os.access(path, os.R_OK, effective_ids=True):
+                    self.quarantine(path, "this user may not read it")

@@ -1,0 +1,185 @@
+"""A process of its own for a backend: one that can be killed, forked, and short of disk space.
+
+A fresh interpreter, not a fork of pytest's: a backend under test may have threads. It makes the same backend from its
+class, options and site, so the class must be found by its module and name; everything else travels by pickle.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from sipdump_core.backend import Backend
+from sipdump_core.errors import StorageError, StorageFullError
+from sipdump_core.segment import Segment
+from sipdump_core.testing.promise import not_checked
+from sipdump_core.testing.samples import noise, numbered
+
+__all__ = ["Child", "crash", "fork", "full"]
+
+LIMITS = (1 << 19, (1 << 20) + 20_000, 3 * (1 << 19) + 40_000)
+"""Bytes that a file may have in ``full``, one after the other: they cut batches at different places."""
+BATCH = 200
+_DEADLINE = 120.0
+
+
+class Child:
+    """A process that runs one of the functions below with a backend.
+
+    Args:
+        script: the function; what it yields can be read here, as text lines.
+        backend: the process makes another one like this.
+        args: arguments for the function, after the backend.
+    """
+
+    def __init__(self, script: Any, backend: Backend, *args: Any) -> None:
+        cls = type(backend)
+        try:
+            job = pickle.dumps((script.__name__, cls, backend.opts, backend.site, args))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            not_checked(f"the backend cannot be made in a process of its own: {error}")
+        module = sys.modules[cls.__module__]
+        begin = {"path": sys.path, "module": cls.__module__, "file": getattr(module, "__file__", None)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sipdump_core.testing.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self._timer = threading.Timer(_DEADLINE, self._process.kill)
+        self._timer.start()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died: its end tells more
+            self._process.stdin.write(json.dumps(begin).encode() + b"\n" + job)
+            self._process.stdin.flush()
+
+    def line(self) -> str:
+        """Wait for the next line.
+
+        Raises:
+            AssertionError: the process has ended without one.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().decode().strip()
+        if not line:
+            _, said = self._process.communicate()
+            last = said.decode(errors="replace").strip().rpartition("\n")[2]
+            raise AssertionError(f"a process with the backend ended with status {self._process.returncode}: {last}")
+        return line
+
+    def kill(self) -> None:
+        """Kill it: no code of its own runs any more."""
+        self._timer.cancel()
+        self._process.kill()
+        self._process.communicate()
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._timer.join()
+
+
+def crash(backend: Backend, segment: Segment) -> Iterator[str]:
+    """Write three batches, flushing each, and one more; then wait to be killed."""
+    backend.start()
+    backend.open(segment)
+    for n in range(3):
+        backend.write(numbered(BATCH, n * BATCH))
+        backend.flush()
+    backend.write(numbered(BATCH, 3 * BATCH))
+    yield "flushed"
+    sys.stdin.read()
+
+
+def full(backend: Backend, segment: Segment) -> Iterator[str]:
+    """Write until a write fails, because no file may be larger than a limit, and go on without one; three times.
+
+    It does what sipdump does with a storage error: the same batch again, in a fresh segment where the disk is not full.
+    Yields what was raised, and how many records were stored.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    errors: list[tuple[str, bool]] = []
+    count = 0
+    backend.start()
+    for number, limit in enumerate(LIMITS):
+        backend.open(attrs.evolve(segment, sequence=10 * number))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        for _ in range(limit // 300 // BATCH + 2):
+            batch = noise(BATCH, count)
+            try:
+                backend.write(batch)
+                backend.flush()
+            except Exception as error:  # noqa: BLE001 - the test judges it
+                errors.append((f"{type(error).__name__}: {error}", isinstance(error, StorageError)))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+                if not isinstance(error, StorageFullError):
+                    with contextlib.suppress(StorageError):
+                        backend.close()
+                    backend.open(attrs.evolve(segment, sequence=10 * number + 1))
+                backend.write(batch)
+                backend.flush()
+                count += BATCH
+                break
+            count += BATCH
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        backend.close()
+    backend.stop()
+    yield json.dumps({"errors": errors, "stored": count})
+
+
+def fork(backend: Backend, segment: Segment) -> Iterator[str]:
+    """Fork with a segment open, have the child let go of it, and go on. Yields the child's exit status."""
+    backend.start()
+    backend.open(segment)
+    backend.write(numbered(BATCH))
+    backend.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            backend.forget()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    backend.write(numbered(BATCH, BATCH))
+    backend.close()
+    backend.stop()
+    yield str(status)
+
+
+def main() -> None:
+    """Read what to do from stdin, and do it."""
+    begin = json.loads(sys.stdin.buffer.readline())
+    sys.path[:] = begin["path"]
+    try:
+        importlib.import_module(begin["module"])
+    except ImportError:
+        if not begin["file"]:
+            raise
+        # pytest may have imported a test module by its path
+        spec = importlib.util.spec_from_file_location(begin["module"], begin["file"])
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[begin["module"]] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    script, cls, options, site, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
+    for line in {"crash": crash, "full": full, "fork": fork}[script](cls(options, site), *args):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The contract: all checks in one class."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sipdump_core.testing.process import ProcessChecks
+from sipdump_core.testing.promise import promise_of
+from sipdump_core.testing.store import StoreChecks
+from sipdump_core.testing.writer import WriterChecks
+
+__all__ = ["Contract", "checks"]
+
+
+class Contract(ProcessChecks, StoreChecks, WriterChecks):  # pytest runs the last one first
+    """What every backend promises. A test class derives from it and says which backend it checks::
+
+        from sipdump_core.testing import Contract
+
+        class TestContract(Contract):
+            backend_class = LinesBackend
+            options = {"width": 100}
+
+    What is not so for a backend is overridden: ``make_backend``, ``settle``, ``received``, ``kept``, ``outage``. A
+    check that does not apply is skipped with the reason, as "not checked: ...".
+    """
+
+
+def checks() -> dict[str, str]:
+    """Give the name of every check, and its promise."""
+    found: dict[str, Callable[..., Any]] = {}
+    for cls in (WriterChecks, StoreChecks, ProcessChecks):
+        found |= {name: value for name, value in vars(cls).items() if name.startswith("test_")}
+    return {name: promise_of(check) for name, check in found.items()}

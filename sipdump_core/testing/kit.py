@@ -1,0 +1,277 @@
+"""What the checks of the contract stand on: the hooks that an author overrides, and how records are compared."""
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+
+from sipdump_core.backend import Backend, Site
+from sipdump_core.drivers import discover
+from sipdump_core.errors import ConfigError, SipDumpError
+from sipdump_core.folder import FolderBackend
+from sipdump_core.record import Flow, Record
+from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.testing.promise import not_checked
+
+__all__ = ["CLOCKS_APART", "Kit", "installed", "names", "zone"]
+
+CLOCKS_APART = 300.0
+"""Seconds that a store's clock may be off; local time taken for UTC, or milliseconds for seconds, is more."""
+
+# More records than any check writes: a reader that never ends is told from one that gives too many.
+_MOST = 300_000
+_FLOW_FIELDS = tuple(field.name for field in attrs.fields(Flow))
+
+
+def installed(name: str, site: Site) -> Backend:
+    """Make the backend of an installed driver with its default options, for one that stores through it (``Site.make``).
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    for driver in discover():
+        if driver.name == name and driver.cls and issubclass(driver.cls, Backend):
+            return driver.cls(driver.cls.options(), site)
+    raise ConfigError(f"no backend {name!r} is installed")
+
+
+class Kit:
+    """The hooks. A subclass names its ``backend_class``, and overrides of the rest what is not so for its backend."""
+
+    backend_class: type[Backend] = Backend
+    """The backend to check; it must be overridden."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Values for the backend's options, by name; the others have their defaults."""
+    time_limit: ClassVar[float] = 120.0
+    """Seconds that a check may take; what takes longer is taken for hanging."""
+    patience: ClassVar[float] = 3.0
+    """Seconds that what works in the background may take to end after ``stop``: threads, connections."""
+
+    def make_backend(self, site: Site) -> Backend:
+        """Make an instance. Every site has a folder and a prefix of its own, which no other check uses."""
+        if self.backend_class is Backend:
+            raise NotImplementedError(f"{type(self).__name__} must say which backend it checks: backend_class")
+        return self.backend_class(self.backend_class.options(**self.options), site)
+
+    def kept(self, original: Record) -> Record:
+        """Give what a record is after it was stored and read back; ``loses`` and ``longest`` are seen to elsewhere."""
+        return original
+
+    def settle(self, backend: Backend) -> None:
+        """Wait for what the backend does in the background after a ``close``, so that the segment is sealed."""
+        backend.stop()
+        backend.start()
+
+    def received(self, backend: Backend) -> list[Record]:
+        """Give all records that the store holds of the backend's site, in the order of their writing.
+
+        The default reads them with an instance that never wrote. A backend that cannot read overrides this and asks
+        its store, or the store's stand-in; where it does not, what depends on it is reported as not checked.
+        """
+        reader = self.reader(backend)
+        segments = sorted(self.segments(reader), key=lambda stored: stored.segment)
+        return [record for stored in segments for record in self.read(reader, stored)]
+
+    @contextlib.contextmanager
+    def outage(self, backend: Backend) -> Iterator[None]:
+        """Make the store unreachable for a while; the default takes the folder away from a backend of files."""
+        if not isinstance(backend, FolderBackend):
+            not_checked("outage() is not overridden, so the store cannot be made unreachable")
+        folder = Path(backend.site.folder)
+        aside = folder.rename(folder.with_name(folder.name + ".aside"))
+        try:
+            yield
+        finally:
+            aside.rename(folder)
+
+    def clean(self, backend: Backend) -> None:
+        """Delete what the store holds of the backend's site; what stands in its folder goes with the folder."""
+        if type(backend).has_lifecycle():
+            for stored in list(backend.segments()):
+                if not stored.location.startswith(backend.site.folder):
+                    backend.delete(stored)
+
+    # ---- what the checks use ----
+
+    @pytest.fixture
+    def site(self, tmp_path: Path) -> Iterator[Site]:
+        """Give a folder and a prefix; what a store elsewhere holds of them is deleted afterwards."""
+        folder = tmp_path / "store"
+        folder.mkdir()
+        site = Site(str(folder), f"kit-{uuid.uuid4().hex[:8]}-", make=installed)
+        yield site
+        with contextlib.suppress(Exception):  # what it left is told by the checks, not here
+            self.clean(self.make_backend(site))
+
+    @pytest.fixture
+    def backend(self, site: Site) -> Iterator[Backend]:
+        """Give a backend that was started."""
+        with self.started(site) as backend:
+            yield backend
+
+    @contextlib.contextmanager
+    def started(self, site: Site) -> Iterator[Backend]:
+        """Make a backend, start it, and end it afterwards."""
+        backend = self.make_backend(site)
+        self._started().append((backend, site))
+        try:
+            backend.start()
+            yield backend
+        finally:
+            for end in (backend.close, backend.stop):
+                with contextlib.suppress(Exception):  # whether they work is told by checks of their own
+                    end()
+
+    def site_of(self, backend: Backend) -> Site:
+        """Give the site that a backend was started with, whatever it has made of it."""
+        return next((site for one, site in self._started() if one is backend), backend.site)
+
+    def _started(self) -> list[tuple[Backend, Site]]:
+        started: list[tuple[Backend, Site]] = self.__dict__.setdefault("_instances", [])
+        return started
+
+    def reader(self, backend: Backend) -> Backend:
+        """Give another instance for the same site, one that was never started."""
+        return self.make_backend(self.site_of(backend))
+
+    def segment(self, backend: Backend, second: int = 0) -> Segment:
+        """Name a segment: an hour ago, so that no backend gets it right by its own clock, and ``second`` s later."""
+        hour_ago = self.__dict__.setdefault("_hour_ago", int(time.time()) - 3600)
+        return attrs.evolve(Segment.starting(self.site_of(backend).prefix, hour_ago + second), suffix=backend.suffix)
+
+    def write(self, backend: Backend, *batches: Sequence[Record], second: int = 0) -> Segment:
+        """Write a segment and close it."""
+        segment = self.segment(backend, second)
+        backend.open(segment)
+        for batch in batches:
+            backend.write(batch)
+        backend.close()
+        return segment
+
+    def store(self, backend: Backend, *batches: Sequence[Record], second: int = 0) -> StoredSegment:
+        """Write a segment, and give it as the store lists it when it is sealed."""
+        self.needs_segments(backend)
+        segment = self.write(backend, *batches, second=second)
+        self.settle(backend)
+        return self.find(backend, segment)
+
+    def find(self, backend: Backend, segment: Segment) -> StoredSegment:
+        """Give the one listed segment of a name."""
+        listed = self.segments(backend)
+        found = [stored for stored in listed if stored.segment == segment]
+        assert len(found) == 1, f"{segment.name} is listed {len(found)} times; listed are {names(listed)}"
+        return found[0]
+
+    def segments(self, backend: Backend) -> list[StoredSegment]:
+        """List what the store holds of the backend's site."""
+        self.needs_segments(backend)
+        return list(islice(backend.segments(), _MOST))
+
+    def needs_segments(self, backend: Backend) -> None:
+        """End the check where the backend lists no segments."""
+        if not type(backend).has_lifecycle():
+            not_checked("the backend has no segments(): what it stored is neither listed nor pruned")
+
+    def needs_open(self, backend: Backend) -> None:
+        """End the check where the backend has no segments to open and close."""
+        if type(backend).open is Backend.open or type(backend).close is Backend.close:
+            not_checked("the backend does not override open() and close(): it has no segments")
+
+    def can_read(self, backend: Backend) -> bool:
+        """Say whether the backend has a ``read``, or a ``decode``, of its own."""
+        own = type(backend)
+        if issubclass(own, FolderBackend) and own.read is FolderBackend.read:
+            return own.decode is not FolderBackend.decode
+        return own.read is not Backend.read
+
+    def read(self, backend: Backend, stored: StoredSegment) -> list[Record]:
+        """Read a segment, with an end to it in any case."""
+        if not self.can_read(backend):
+            not_checked("the backend cannot read its segments, and received() is not overridden")
+        records = list(islice(backend.read(stored), _MOST))
+        assert len(records) < _MOST, f"reading {stored.segment.name} does not end"
+        return records
+
+    def holds(self, backend: Backend, wrote: Iterable[Record], *, more: bool = False) -> None:
+        """Fail unless the store holds just these records of the backend's site, in this order.
+
+        Args:
+            backend: an instance.
+            wrote: the records.
+            more: there may be others behind them.
+        """
+        wrote, found = list(wrote), self.received(backend)
+        self.same(backend, wrote, found[: len(wrote)] if more else found)
+
+    def same(self, backend: Backend, wrote: Sequence[Record], found: Sequence[Record]) -> None:
+        """Fail unless what was read is what was written, as far as the backend keeps it."""
+        for number, (one, other) in enumerate(zip(wrote, found, strict=False)):
+            differences = _differences(backend, self.kept(one), other)
+            assert not differences, (
+                f"of {len(wrote)} written and {len(found)} read records number {number} differs: {differences}"
+            )
+        assert len(wrote) == len(found), f"{len(wrote)} records were written, {len(found)} are read"
+
+    @staticmethod
+    def raises_storage_error(call: Callable[[], Any]) -> bool:
+        """Say whether a call raises; what it raises must be of sipdump's tree."""
+        try:
+            call()
+        except SipDumpError:
+            return True
+        except Exception as error:
+            raise AssertionError(f"{type(error).__name__} is none of sipdump_core's errors: {error}") from error
+        return False
+
+
+@contextlib.contextmanager
+def zone(rules: str) -> Iterator[None]:
+    """Have the process live in a time zone for a while."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = rules
+    time.tzset()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TZ"]
+        else:
+            os.environ["TZ"] = before
+        time.tzset()
+
+
+def names(listed: Iterable[StoredSegment]) -> str:
+    """Give the names of segments, for a failure."""
+    return ", ".join(stored.segment.name for stored in listed) or "none"
+
+
+def _differences(backend: Backend, one: Record, other: Record) -> str:
+    loses = backend.loses
+    if type(other) is not Record or type(other.buf) is not bytes or type(other.time_us) is not int:
+        return f"it is no Record with buf of bytes and time_us of int: {other!r:.200}"
+    longest = backend.longest
+    if 0 < longest < len(one.buf) and longest <= len(other.buf):
+        one = attrs.evolve(one, buf=one.buf[: len(other.buf)])
+    found = []
+    if one.time_us != other.time_us and "time_us" not in loses:
+        found.append(f"time_us {one.time_us} is {other.time_us}")
+    if one.flow != other.flow:
+        found += [
+            f"{name} {getattr(one.flow, name)!r} is {getattr(other.flow, name)!r}"
+            for name in _FLOW_FIELDS
+            if name not in loses and getattr(one.flow, name) != getattr(other.flow, name)
+        ]
+    if one.buf != other.buf:
+        found.append(f"buf {_shown(one.buf)} is {_shown(other.buf)}")
+    return ", ".join(found)
+
+
+def _shown(buf: bytes) -> str:
+    return f"{buf!r}" if len(buf) <= 60 else f"{buf[:40]!r}... of {len(buf)} bytes"

@@ -1,0 +1,210 @@
+"""What a backend promises its process and its machine: crashes, full disks, forks, time zones, nothing left behind."""
+
+import contextlib
+import gc
+import json
+import locale
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from typing import Any
+
+import attrs
+
+from sipdump_core.backend import Site
+from sipdump_core.segment import Segment
+from sipdump_core.testing.child import BATCH, Child, crash, fork, full
+from sipdump_core.testing.kit import CLOCKS_APART, Kit, names, zone
+from sipdump_core.testing.promise import not_checked, promise
+from sipdump_core.testing.samples import noise, numbered, record
+
+__all__ = ["ProcessChecks"]
+
+# POSIX rules, which need no time zone database: an hour back on the last Sunday of October, and other offsets.
+BERLIN, ST_JOHNS, KATHMANDU = "CET-1CEST,M3.5.0,M10.5.0/3", "NST3:30NDT,M3.2.0,M11.1.0", "<+0545>-5:45"
+_HOUR_BACK = 1_792_890_000
+"""2026-10-25 01:00 UTC, when 03:00 in Berlin becomes 02:00 again."""
+_HOUR_FORWARD = 1_774_746_000
+"""2026-03-29 01:00 UTC, when 02:00 in Berlin becomes 03:00."""
+
+
+class ProcessChecks(Kit):
+    """The checks of crashes, failures and surroundings."""
+
+    @promise
+    def test_a_crash_loses_nothing_that_was_flushed(self, site: Site) -> None:
+        """After kill -9 the next start has all records that were flushed, each once, and its segment is sealed."""
+        maker = self.make_backend(site)
+        segment = self.segment(maker)
+        with Child(crash, maker, segment) as child:
+            child.line()
+            child.kill()
+        if type(maker).has_lifecycle():
+            self.segments(self.reader(maker))  # may list what it likes, but not fail
+        written = numbered(4 * BATCH)
+        for _ in range(2):  # and a second start changes nothing
+            with self.started(site) as backend:
+                self.settle(backend)
+                found = self.received(backend)
+                assert len(found) >= 3 * BATCH, f"{3 * BATCH} records were flushed, {len(found)} are read"
+                self.same(backend, written[: len(found)], found)
+                unsealed = [s for s in self.segments(backend) if not s.sealed] if backend.has_lifecycle() else []
+                assert not unsealed, f"nobody writes any more, and still listed as open are {names(unsealed)}"
+        with self.started(site) as backend:
+            self.write(backend, [record(b"after")], second=5)
+            self.settle(backend)
+            self.holds(backend, [*written[: len(found)], record(b"after")])
+
+    @promise
+    def test_a_failed_write_stores_nothing_of_its_batch(self, site: Site) -> None:
+        """A write that fails for want of space raises StorageError and stores nothing of its batch."""
+        maker = self.make_backend(site)
+        with Child(full, maker, self.segment(maker)) as child:
+            told = json.loads(child.line())
+        for error, is_storage_error in told["errors"]:
+            assert is_storage_error, f"the error is no StorageError: {error}"
+        with self.started(site) as backend:
+            self.settle(backend)
+            self.holds(backend, noise(told["stored"]))
+        if not told["errors"]:
+            not_checked("no write failed where files may not be larger than 512 KiB")
+
+    @promise
+    def test_a_forked_child_leaves_the_segment_alone(self, site: Site) -> None:
+        """forget() lets a forked child go of the open segment, and the process that has it goes on."""
+        maker = self.make_backend(site)
+        with Child(fork, maker, self.segment(maker)) as child:
+            status = child.line()
+            assert status == "0", f"forget() fails in the child, wait status {status}"
+        with self.started(site) as backend:
+            self.settle(backend)
+            self.holds(backend, numbered(2 * BATCH))
+
+    @promise
+    def test_nothing_is_left_open(self, site: Site) -> None:
+        """After stop() no thread, file descriptor or child process is left, whatever was refused before."""
+
+        def live(second: int) -> None:
+            backend = self.make_backend(site)
+            backend.start()
+            try:
+                segment = self.write(backend, numbered(10), second=second)
+                self.settle(backend)
+                if backend.has_lifecycle():
+                    with contextlib.suppress(Exception):  # whether the name is refused is told by another check
+                        backend.open(segment)
+                    backend.close()
+                    for stored in self.segments(backend):
+                        if self.can_read(backend):
+                            next(iter(backend.read(stored)))  # and the rest is not read
+                        backend.delete(stored)
+            finally:
+                backend.stop()
+
+        live(0)  # what a library opens once, for good, is no leak
+        before = _possessions()
+        for second in range(1, 4):
+            live(second)
+        end = time.monotonic() + self.patience
+        while True:
+            gc.collect()
+            more = {kind: now - before[kind] for kind, now in _possessions().items() if now > before[kind]}
+            if not more or time.monotonic() > end:
+                break
+            time.sleep(0.02)  # a thread or a peer's connection may be about to end
+        assert not more, f"three instances later there are more: {more}"
+
+    @promise
+    def test_the_process_is_left_as_it_is(self, site: Site) -> None:
+        """A backend changes nothing that others share: signal handlers, umask, environment, locale, logging."""
+        before = _surroundings()
+        with self.started(site) as backend:
+            self.write(backend, [record()])
+            self.settle(backend)
+            if self.can_read(backend):
+                self.holds(backend, [record()])
+        changed = [what for what, value in _surroundings().items() if value != before[what]]
+        assert not changed, f"changed are {changed}"
+
+    @promise
+    def test_times_are_kept_in_every_zone(self, site: Site) -> None:
+        """A record's time is a moment, the same in every time zone, also while clocks change."""
+        moments = [
+            change + s for change in (_HOUR_BACK, _HOUR_FORWARD) for s in (-3601, -3600, -1800, -1, 0, 1800, 3600)
+        ]
+        batch = [record(b"%d" % n, time_us=moment * 1_000_000 + 250_007) for n, moment in enumerate(moments)]
+        wrote = []
+        for second, rules in enumerate((BERLIN, ST_JOHNS, KATHMANDU, "UTC0")):
+            own = attrs.evolve(site, prefix=f"{site.prefix}{second}-")
+            with zone(rules), self.started(own) as backend:
+                self.write(backend, batch)
+                self.settle(backend)
+                self.holds(backend, batch)
+                late = (
+                    [abs(s.modified - time.time()) for s in self.segments(backend)] if backend.has_lifecycle() else []
+                )
+                assert max(late, default=0) < CLOCKS_APART, f"with TZ={rules} modified is {late[0]:.0f} s off"
+            wrote.append(own)
+        for own in wrote:
+            with zone(KATHMANDU):
+                self.holds(self.make_backend(own), batch)
+            with contextlib.suppress(Exception):  # as in site
+                self.clean(self.make_backend(own))
+
+    @promise
+    def test_no_segment_is_lost_when_clocks_change(self, site: Site) -> None:
+        """Segments named in the hour that comes twice, or by a clock that stepped back, are all kept and listed."""
+        with zone(BERLIN), self.started(site) as backend:
+            self.needs_segments(backend)
+            moments = [_HOUR_BACK - 1800, _HOUR_BACK + 1800, _HOUR_BACK - 7200, _HOUR_FORWARD, _HOUR_FORWARD - 1, 0]
+            records, wanted = [], []
+            for number, moment in enumerate(moments):
+                segment = attrs.evolve(Segment.starting(site.prefix, moment), suffix=backend.suffix)
+                while segment in wanted:
+                    segment = segment.next()
+                wanted.append(segment)
+                records.append(record(b"%d" % number, time_us=moment * 1_000_000))
+                backend.open(segment)
+                backend.write(records[-1:])
+                backend.close()
+            self.settle(backend)
+            listed = self.segments(backend)
+            assert len(listed) == len(wanted), f"{len(wanted)} segments were written, listed are {names(listed)}"
+            assert all(stored.sealed for stored in listed), "some are listed as open"
+            found = self.received(backend)
+            self.same(backend, records, sorted(found, key=lambda one: one.buf))
+            for stored in listed:
+                backend.delete(stored)
+            assert not self.segments(backend), f"after their delete there are {names(self.segments(backend))}"
+
+
+def _possessions() -> dict[str, int]:
+    tasks = "/proc/self/task"
+    children = 0
+    for task in os.listdir(tasks):
+        with contextlib.suppress(OSError), open(f"{tasks}/{task}/children") as file:  # a thread may end meanwhile
+            children += len(file.read().split())
+    return {
+        "threads": threading.active_count(),
+        "file descriptors": len(os.listdir("/proc/self/fd")),
+        "child processes": children,
+    }
+
+
+def _surroundings() -> dict[str, Any]:
+    umask = os.umask(0o022)
+    os.umask(umask)
+    root = logging.getLogger()
+    return {
+        "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        + [signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGUSR1, signal.SIGALRM)],
+        "the umask": umask,
+        "the working directory": os.getcwd(),
+        "the environment": dict(os.environ),
+        "the locale": locale.setlocale(locale.LC_ALL),
+        "the default time-out of sockets": socket.getdefaulttimeout(),
+        "the root logger": (root.level, list(root.handlers)),
+    }

@@ -1,0 +1,75 @@
+"""A check, and the promise that it is about."""
+
+import contextlib
+import functools
+import inspect
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import pytest
+
+__all__ = ["not_checked", "promise", "promise_of"]
+
+Check = TypeVar("Check", bound=Callable[..., None])
+
+
+def promise(check: Check) -> Check:
+    """Make a test one of the contract: the first line of its docstring is the promise, and stands first in a failure.
+
+    Whatever the test raises breaks the promise; what it raised is the detail behind it.
+    """
+    sentence = promise_of(check)
+
+    @functools.wraps(check)
+    def run(*args: Any, **kwargs: Any) -> None:
+        __tracebackhide__ = True
+        try:
+            with _limit(getattr(args[0], "time_limit", 0.0) if args else 0.0):
+                check(*args, **kwargs)
+        except (AssertionError, pytest.fail.Exception) as failure:  # pytest.raises fails with the latter
+            raise _broken(sentence, str(failure), failure) from None
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a driver may raise anything
+            raise _broken(sentence, f"{type(error).__name__}: {error}", error) from None
+
+    run.sipdump_promise = sentence  # type: ignore[attr-defined]  # the plugin's report finds it there
+    return run  # type: ignore[return-value]  # it is called as the check is
+
+
+def _broken(sentence: str, detail: str, error: BaseException) -> BaseException:
+    """Give the failure that the report shows: the promise, the detail, and where in the check it was raised."""
+    return pytest.fail.Exception(f"{sentence}\n{detail}").with_traceback(error.__traceback__)
+
+
+@contextlib.contextmanager
+def _limit(seconds: float) -> Iterator[None]:
+    """Interrupt what takes longer, where that can be done: in the main thread, if nobody else uses SIGALRM."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGALRM) != signal.SIG_DFL:
+        yield
+        return
+
+    def hangs(*_: object) -> None:
+        raise AssertionError(f"it has not ended after {seconds:g} s")
+
+    signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def promise_of(check: Callable[..., Any]) -> str:
+    """Give the sentence that a check is about."""
+    return (inspect.getdoc(check) or "").partition("\n")[0]
+
+
+def not_checked(why: str) -> NoReturn:
+    """End a check that does not apply to this backend; the report says so, with the reason.
+
+    Args:
+        why: the reason, as ``"the backend cannot be read"``.
+    """
+    pytest.skip(f"not checked: {why}")

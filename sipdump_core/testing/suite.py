@@ -1,0 +1,21 @@
+"""What ``pytest --sipdump-backend=NAME`` runs: the contract over that backend."""
+
+import pytest
+
+from sipdump_core.backend import Backend, Site
+from sipdump_core.testing.contract import Contract
+from sipdump_core.testing.plugin import CHOSEN
+
+__all__ = ["TestContract"]
+
+
+class TestContract(Contract):
+    """The contract over the backend of the command line."""
+
+    @pytest.fixture(autouse=True)
+    def _chosen(self, pytestconfig: pytest.Config) -> None:
+        self.backend_class, self._options = pytestconfig.stash[CHOSEN]
+
+    def make_backend(self, site: Site) -> Backend:
+        """Make the backend with the options of the command line."""
+        return self.backend_class(self._options, site)

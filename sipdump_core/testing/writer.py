@@ -1,0 +1,394 @@
+"""What a backend promises of writing: every byte of every record, once, in order, or an error."""
+
+import copy
+import gc
+import itertools
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import pytest
+
+from sipdump_core.backend import API_VERSION, Backend, Site, Transform
+from sipdump_core.errors import ClosedError, ConfigError
+from sipdump_core.options import Setting, build, describe
+from sipdump_core.record import Flow, Record
+from sipdump_core.testing.kit import Kit
+from sipdump_core.testing.promise import not_checked, promise
+from sipdump_core.testing.samples import FIELDS, MESSAGES, mixed, numbered, record
+
+__all__ = ["WriterChecks"]
+
+
+class WriterChecks(Kit):
+    """The checks of drivers, of writing, and of what is read back."""
+
+    # ---- the driver ----
+
+    @promise
+    def test_the_driver_is_declared(self, site: Site) -> None:
+        """A driver declares name, flag, suffix, version of the interface and options as sipdump needs them."""
+        cls = type(self.make_backend(site))
+        assert re.fullmatch(r"[a-z][a-z0-9_-]*", cls.name), (
+            f"name {cls.name!r} must be of lower-case letters, digits, _ or -"
+        )
+        flag = cls.flag
+        assert isinstance(flag, int), f"flag {flag!r} must be an int"
+        assert flag >= 0, f"flag {flag} must not be negative"
+        assert flag & (flag - 1) == 0, f"flag {flag} must be 0 or a power of two"
+        assert cls.api == API_VERSION, f"it was made for version {cls.api} of the interface, this is {API_VERSION}"
+        suffix = self.make_backend(site).suffix
+        assert suffix != ".meta", "the suffix .meta is that of the process tables"
+        assert re.fullmatch(r"(\.[\w.+~-]*[\w+~-])?", suffix), f"suffix {suffix!r} must be empty, or a dot and more"
+        if cls.has_lifecycle():
+            assert cls.delete is not Backend.delete, "it has segments() without delete(): pruning fails for ever"
+        unknown = set(cls.loses) - {*(field.name for field in attrs.fields(Flow)), "time_us"}
+        assert not unknown, f"loses names what is no field that may be lost: {sorted(unknown)}"
+
+    @promise
+    def test_options_round_trip(self, site: Site) -> None:
+        """Every option has a type, a default and a line of help, and what an operator sets arrives in opts."""
+        cls = type(self.make_backend(site))
+        assert attrs.has(cls.options), f"options must be an attrs class, not {cls.options!r}"
+        module = f"sipdump_{cls.name}"
+        for told in describe(cls.options):
+            assert told["help"], f"the option {told['name']} has no help"
+            default = told["default"]
+            assert isinstance(default, {"int": int, "str": str}.get(told["type"], tuple)), (
+                f"the default of {told['name']} is {default!r}, its type {told['type']}"
+            )
+            for value in _others(told):
+                try:
+                    options = build(cls.options, [Setting(module, told["name"], value)])
+                except ConfigError:
+                    continue  # its check refuses that value
+                set_to = getattr(options, told["name"])
+                assert set_to in (value, (value,)), f"the option {told['name']} set to {value!r} is {set_to!r}"
+                try:
+                    backend = cls(options, site)
+                except ConfigError:
+                    continue  # it contradicts the others' defaults
+                assert attrs.asdict(backend.opts) == attrs.asdict(options), (
+                    f"opts has not the {told['name']} {value!r} that was set"
+                )
+
+    @promise
+    def test_the_constructor_touches_nothing(self, site: Site, tmp_path: Any) -> None:
+        """Making an instance opens, creates and starts nothing: configurations are checked with it."""
+        missing = tmp_path / "missing"
+        threads = threading.enumerate()
+        made = [self.make_backend(attrs.evolve(site, folder=str(missing))), self.make_backend(site)]
+        assert not missing.exists(), "the constructor makes the folder"
+        left = sorted(path.name for path in tmp_path.rglob("*") if path.name != "store")
+        assert not left, f"the constructor leaves {left}"
+        assert not set(threading.enumerate()) - set(threads), "the constructor starts a thread"
+        assert all(backend.opts is not None and backend.site is not None for backend in made)
+
+    @promise
+    def test_health_and_stats_are_of_their_type(self, backend: Backend) -> None:
+        """health() gives one line of text, empty while all is well, and stats() a mapping of names to integers."""
+        fresh = self.reader(backend)
+        for one, when in ((fresh, "before start()"), (backend, "after start()")):
+            _check_numbers(one, when)
+        self.write(backend, [record()])
+        _check_numbers(backend, "after close()")
+
+    # ---- start, open, close, stop ----
+
+    @promise
+    def test_started_and_stopped_again(self, backend: Backend) -> None:
+        """A backend that was stopped can be started again, and goes on storing."""
+        self.write(backend, [record(b"first")])
+        for _ in range(2):
+            backend.stop()
+            backend.start()
+        self.write(backend, [record(b"second")], second=1)
+        self.settle(backend)
+        self.holds(backend, [record(b"first"), record(b"second")])
+
+    @promise
+    def test_close_twice(self, backend: Backend) -> None:
+        """close() where nothing is open does nothing: before the first segment, and a second time."""
+        backend.close()
+        self.write(backend, [record()])
+        backend.close()
+        self.settle(backend)
+        backend.close()
+        self.holds(backend, [record()])
+
+    @promise
+    def test_flush_where_nothing_is_open(self, backend: Backend) -> None:
+        """flush() where nothing is open does nothing: it may come after close()."""
+        backend.flush()
+        self.write(backend, [record()])
+        backend.flush()
+        self.settle(backend)
+        backend.flush()
+        self.holds(backend, [record()])
+
+    @promise
+    def test_write_after_close_is_refused(self, backend: Backend) -> None:
+        """write() without an open segment raises ClosedError; nothing is lost in silence."""
+        self.needs_open(backend)
+        with pytest.raises(ClosedError):
+            backend.write([record(b"too early")])
+        self.write(backend, [record()])
+        with pytest.raises(ClosedError):
+            backend.write([record(b"too late")])
+        self.settle(backend)
+        self.holds(backend, [record()])
+
+    @promise
+    def test_it_works_in_any_thread(self, site: Site) -> None:
+        """One thread may make a backend, another one write with it, and a third one read."""
+        backend = self.make_backend(site)
+        _in_thread(backend.start)
+        _in_thread(lambda: self.write(backend, numbered(3)))
+        _in_thread(lambda: self.settle(backend))
+        self.holds(backend, numbered(3))
+        _in_thread(backend.stop)
+
+    # ---- every byte, every field ----
+
+    @promise
+    def test_every_byte_is_kept(self, backend: Backend) -> None:
+        """A message is read back byte for byte, whatever it holds, from nothing to 1 MiB."""
+        batches = {name: [record(), record(message), record()] for name, message in MESSAGES.items()}
+        backend.open(self.segment(backend))
+        for name, batch in batches.items():
+            try:
+                backend.write(batch)
+            except Exception as error:
+                raise AssertionError(f"the message {name!r} is refused: {type(error).__name__}: {error}") from error
+        backend.close()
+        self.settle(backend)
+        self.holds(backend, [one for batch in batches.values() for one in batch])
+
+    @promise
+    def test_every_message_alone_in_a_segment(self, backend: Backend) -> None:
+        """A segment may hold one message only, and that may be any."""
+        batch = [record(message) for message in MESSAGES.values()]
+        for second, one in enumerate(batch):
+            self.write(backend, [one], second=second)
+        self.settle(backend)
+        self.holds(backend, batch)
+
+    @promise
+    @pytest.mark.parametrize("name", FIELDS)
+    def test_every_field_is_kept(self, backend: Backend, name: str) -> None:
+        """Time to the microsecond, tag, process, transport, addresses, ports and node are read back as they were."""
+        batch = [record(b"%d" % n, **fields) for n, fields in enumerate(FIELDS[name])]
+        self.write(backend, batch, batch[::-1])
+        self.settle(backend)
+        self.holds(backend, batch + batch[::-1])
+
+    @promise
+    def test_a_random_mix_is_kept(self, backend: Backend) -> None:
+        """Any mix of messages and fields is kept, in batches of any size."""
+        records = mixed(400, seed=5)
+        chance = random.Random(6)  # noqa: S311 - a reproducible mix
+        at, batches = 0, []
+        while at < len(records):
+            batches.append(records[at : at + chance.choice((1, 2, 7, 50))])
+            at += len(batches[-1])
+        self.write(backend, *batches)
+        self.settle(backend)
+        self.holds(backend, records)
+
+    @promise
+    def test_flows_are_told_apart(self, backend: Backend) -> None:
+        """Each record keeps its own flow: thousands of them, in turn, and some made where another one has just gone."""
+        many = [Record(n, record(src_ip=f"10.0.{n >> 8}.{n & 255}", pid=n % 7).flow, b"%d" % n) for n in range(12_000)]
+        backend.open(self.segment(backend))
+        backend.write(many[:6000])
+        backend.write(many[6000:] + many[:10] + many[5995:6005])
+        wrote = [(r.time_us, r.src_ip, r.pid, r.buf) for r in many + many[:10] + many[5995:6005]]
+        many.clear()
+        for port in range(300):  # CPython gives the next flow the address, and so the id(), of the one before
+            backend.write([record(b"short-lived", time_us=port, src_port=port)])
+            gc.collect(0)
+            wrote.append((port, "127.0.0.1", 2738, b"short-lived"))
+        backend.close()
+        self.settle(backend)
+        records = [
+            record(buf, time_us=time_us, src_ip=ip, pid=pid, src_port=time_us if ip == "127.0.0.1" else 5999)
+            for time_us, ip, pid, buf in wrote
+        ]
+        self.holds(backend, records)
+
+    # ---- batches and order ----
+
+    @promise
+    @pytest.mark.parametrize("sizes", [(1,), (1, 1, 1), (2, 999), (10_000,), (1, 10_000, 2)], ids=str)
+    def test_order_is_kept(self, backend: Backend, sizes: Sequence[int]) -> None:
+        """Records are read back each once, in the order of their writing, from batches of 1 to 10,000."""
+        records = numbered(sum(sizes))
+        at, batches = 0, []
+        for size in sizes:
+            batches.append(records[at : at + size])
+            at += size
+        self.write(backend, *batches)
+        self.settle(backend)
+        self.holds(backend, records)
+
+    @promise
+    def test_a_clock_that_steps_back_changes_no_order(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The order is that of writing, whatever the records' times and the machine's clock say."""
+        batch = [record(b"%d" % n, time_us=time_us) for n, time_us in enumerate((5, 9, 2, 2, 7, 1, 10**15, 0, 5))]
+        self.write(backend, batch, batch[::-1])
+        clock, hours = time.time, itertools.count()
+        backend.open(self.segment(backend, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: clock() - 3600 * next(hours))
+            for one in batch:
+                backend.write([one])
+                backend.flush()
+        backend.close()
+        self.settle(backend)
+        self.holds(backend, batch + batch[::-1] + batch)
+
+    @promise
+    def test_equal_records_are_all_kept(self, backend: Backend) -> None:
+        """A retransmission is a record of its own: equal ones are stored as often as they come."""
+        one = record()
+        batch = [one, one, record(), record(b"other"), one]
+        self.write(backend, batch, batch)
+        self.write(backend, batch, second=1)
+        self.settle(backend)
+        self.holds(backend, batch * 3)
+
+    @promise
+    def test_a_long_segment_is_kept(self, backend: Backend) -> None:
+        """A segment may hold more than 65,536 records."""
+        batch = [record(b"x", time_us=n) for n in range(10_000)]
+        self.write(backend, *[batch] * 7)
+        self.settle(backend)
+        self.holds(backend, batch * 7)
+
+    @promise
+    def test_a_batch_is_any_sequence(self, backend: Backend) -> None:
+        """A batch may be a list or a tuple."""
+        self.write(backend, numbered(2), tuple(numbered(2, 2)))
+        self.settle(backend)
+        self.holds(backend, numbered(4))
+
+    @promise
+    def test_a_batch_is_not_changed(self, backend: Backend) -> None:
+        """write() changes neither the batch nor its records: other backends get the same ones."""
+        batch = mixed(20, seed=1)
+        same, before = list(batch), copy.deepcopy(batch)
+        self.write(backend, batch)
+        self.settle(backend)
+        assert [*map(id, batch)] == [*map(id, same)], "the batch is another one after write()"
+        assert batch == before, "a record is another one after write()"
+
+    @promise
+    def test_a_batch_may_be_used_again(self, backend: Backend) -> None:
+        """What write() returned from is stored: the list may be emptied and filled again."""
+        backend.open(self.segment(backend))
+        batch: list[Record] = []
+        for first in range(0, 30, 3):
+            batch[:] = numbered(3, first)
+            backend.write(batch)
+            batch.clear()
+        backend.close()
+        self.settle(backend)
+        self.holds(backend, numbered(30))
+
+    @promise
+    def test_the_transforms_are_applied(self, site: Site) -> None:
+        """A backend that is transformed stores what the site's transforms make of a message."""
+        if not type(self.make_backend(site)).transformed:
+            not_checked("the backend does not ask for transforms")
+        with self.started(attrs.evolve(site, transforms=[_Shout({})])) as backend:
+            self.write(backend, [record(b"bob"), record(b"alice")])
+            self.settle(backend)
+            self.holds(backend, [record(b"BOB!"), record(b"alice")])
+
+    # ---- flush ----
+
+    @promise
+    def test_written_is_visible_after_flush(self, backend: Backend) -> None:
+        """What was written before flush() can be read, while the segment is open."""
+        backend.open(self.segment(backend))
+        for first in (0, 3, 6):
+            backend.write(numbered(3, first))
+            backend.flush()
+            self.holds(backend, numbered(first + 3))
+        backend.close()
+        self.settle(backend)
+        self.holds(backend, numbered(9))
+
+    # ---- failures ----
+
+    @promise
+    def test_an_outage_is_a_storage_error(self, site: Site) -> None:
+        """While the store cannot be reached, calls raise errors of sipdump_core, and afterwards all works again."""
+        with self.started(site) as backend:
+            self.write(backend, [record(b"before")])
+            self.settle(backend)
+        backend = self.make_backend(site)
+        with self.outage(backend):
+            if type(backend).has_lifecycle():
+                self.raises_storage_error(lambda: list(backend.segments()))
+            steps: list[Callable[[], Any]] = [
+                backend.start,
+                lambda: backend.open(self.segment(backend, 1)),
+                lambda: backend.write([record(b"after")]),
+                backend.flush,
+                backend.close,
+            ]
+            failed = any(self.raises_storage_error(step) for step in steps)  # ends at the first that raises
+            self.raises_storage_error(backend.close)
+            self.raises_storage_error(backend.stop)
+        with self.started(site) as backend:
+            if failed:
+                self.write(backend, [record(b"after")], second=2)
+            self.settle(backend)
+            self.holds(backend, [record(b"before"), record(b"after")])
+
+
+class _Shout(Transform):
+    name = "shout"
+
+    def apply(self, batch: Sequence[Record], bufs: Sequence[bytes]) -> Sequence[bytes]:  # noqa: ARG002 - its form
+        """Make a longer message of one that is said to bob."""
+        return [buf.replace(b"bob", b"BOB!") for buf in bufs]
+
+
+def _check_numbers(backend: Backend, when: str) -> None:
+    health, stats = backend.health(), backend.stats()
+    assert isinstance(health, str), f"health() {when} gives {health!r}"
+    assert not health, f"health() {when} says that something is wrong: {health}"
+    assert isinstance(stats, Mapping), f"stats() {when} gives {stats!r}"
+    wrong = {key: value for key, value in stats.items() if type(key) is not str or type(value) is not int}
+    assert not wrong, f"stats() {when} has {wrong}"
+
+
+def _others(told: Mapping[str, Any]) -> list[Any]:
+    """Give values to try for an option: its default where it is no tuple, and others."""
+    default = told["default"]
+    if told["type"] == "int":
+        return [default, default + 1, default - 1, 2 * default + 1, 0, 1]
+    return [*([default] if isinstance(default, str) else []), "x", "/tmp/x", "ü ☎", ""]  # noqa: S108 - nothing is opened
+
+
+def _in_thread(call: Callable[[], Any]) -> None:
+    """Run a call in a thread of its own; raise what it raises."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - it is raised again below
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,146 @@
+"""Backends that keep the contract, small, for the broken ones to be made of; and the list of those."""
+
+import contextlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, ClassVar
+
+import attrs
+
+from sipdump_core import Backend, ClosedError, Flow, FolderBackend, Record, Segment, Site, StorageError
+from sipdump_core.testing import Contract
+
+_HEAD = struct.Struct(">II")
+
+
+class Good(FolderBackend):
+    """Files of frames: the fields as JSON, and the message, each behind its length."""
+
+    name = "good"
+    suffix = ".good"
+
+    def frame(self, record: Record) -> bytes:
+        head = json.dumps([record.time_us, *attrs.astuple(record.flow)]).encode()
+        return _HEAD.pack(len(head), len(record.buf)) + head + record.buf
+
+    def unframe(self, head: bytes, buf: bytes) -> Record:
+        time_us, *flow = json.loads(head)
+        return Record(time_us, Flow(*flow), buf)
+
+    def encode(self, batch: Sequence[Record]) -> bytes:
+        return b"".join(map(self.frame, batch))
+
+    def decode(self, file: BinaryIO) -> Iterator[Record]:
+        while True:
+            lengths = file.read(_HEAD.size)
+            if len(lengths) < _HEAD.size:
+                return
+            head, buf = map(file.read, _HEAD.unpack(lengths))
+            if len(head) + len(buf) < sum(_HEAD.unpack(lengths)):
+                return
+            yield self.unframe(head, buf)
+
+    def record_size(self, record: Record) -> int:
+        return len(self.frame(record))
+
+
+class GoodStream(Backend):
+    """A queue: one file that batches are appended to, without segments. ``Queue`` reads it for the kit."""
+
+    name = "stream"
+    loses: ClassVar[Sequence[str]] = ("node",)
+
+    def __init__(self, options: Any, site: Site) -> None:
+        super().__init__(options, site)
+        self._coder = Good(options, site)
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.site.folder, f"{self.site.prefix}queue")
+
+    def write(self, batch: Sequence[Record]) -> None:
+        self.send(self._coder.encode(batch))
+
+    def send(self, data: bytes) -> None:
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError.from_os("connect", self.path, error) from error
+        try:
+            size = os.fstat(fd).st_size
+            try:
+                while data:
+                    data = data[os.write(fd, data) :]
+            except OSError as error:
+                os.ftruncate(fd, size)
+                raise StorageError.from_os("write", self.path, error) from error
+        finally:
+            os.close(fd)
+
+
+class GoodStreamWithSegments(GoodStream):
+    """A queue that knows what is open, and lists nothing."""
+
+    _open = False
+
+    def open(self, segment: Segment) -> None:
+        self._open = True
+
+    def write(self, batch: Sequence[Record]) -> None:
+        if not self._open:
+            raise ClosedError("write: no segment is open")
+        super().write(batch)
+
+    def close(self) -> None:
+        self._open = False
+
+
+class FileContract(Contract):
+    """The contract of backends made of Good."""
+
+    backend_class = Good
+    patience = 0.3
+
+
+class StreamContract(Contract):
+    """The contract of backends made of GoodStream: the test reads the queue."""
+
+    backend_class = GoodStream
+    patience = 0.3
+
+    @contextlib.contextmanager
+    def outage(self, backend: Backend) -> Iterator[None]:
+        os.rename(backend.site.folder, f"{backend.site.folder}.aside")
+        yield
+        os.rename(f"{backend.site.folder}.aside", backend.site.folder)
+
+    def received(self, backend: Backend) -> list[Record]:
+        assert isinstance(backend, GoodStream)
+        if not os.path.exists(backend.path):
+            return []
+        with open(backend.path, "rb") as file:
+            return [*Good(backend.opts, backend.site).decode(file)]
+
+
+@attrs.frozen
+class Fault:
+    """A broken backend, and the checks that must catch it."""
+
+    backend: type[Backend]
+    caught_by: Sequence[str]
+    time_limit: float = 60.0
+
+
+FAULTS: list[Fault] = []
+
+
+def caught_by(*checks: str, time_limit: float = 60.0) -> Callable[[type[Backend]], type[Backend]]:
+    """Put a broken backend on the list."""
+
+    def add(cls: type[Backend]) -> type[Backend]:
+        FAULTS.append(Fault(cls, [f"test_{check}" for check in checks], time_limit))
+        return cls
+
+    return add
