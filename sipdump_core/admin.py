@@ -455,7 +455,7 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     prune.set_defaults(run=_prune)
 
-    ship = commands.add_parser("ship", parents=[where, output], help="upload what waits in a spool, each file tried once")
+    ship = commands.add_parser("ship", parents=[where, output], help="upload what waits in a spool")
     ship.set_defaults(run=_ship)
 
     _add_upkeep(commands, [where, output])

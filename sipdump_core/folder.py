@@ -46,10 +46,14 @@ class FolderBackend(Backend):
         self._path = os.path.join(self.site.folder, segment.name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._fd = os.open(self._path, flags, self.site.file_mode)
-            os.fchmod(self._fd, self.site.file_mode)  # exactly that, whatever the umask
-            with contextlib.suppress(OSError):  # not every file system has locks
-                fcntl.flock(self._fd, fcntl.LOCK_EX)  # a lister holds its lock for a moment only
+            while self._fd < 0:
+                self._fd = os.open(self._path, flags, self.site.file_mode)
+                os.fchmod(self._fd, self.site.file_mode)  # exactly that, whatever the umask
+                with contextlib.suppress(OSError):  # not every file system has locks
+                    fcntl.flock(self._fd, fcntl.LOCK_EX)  # a lister holds its lock for a moment only
+                if not os.fstat(self._fd).st_nlink:  # who came before the lock took it for sealed, and deleted it
+                    os.close(self._fd)
+                    self._fd = -1
         except OSError as error:
             self._abandon()
             raise StorageError.from_os("open", self._path, error) from error
@@ -93,14 +97,14 @@ class FolderBackend(Backend):
             self._fd = -1
 
     def segments(self) -> Iterable[StoredSegment]:
-        """List the files of this prefix and suffix; links and whatever else has such a name are passed over."""
+        """List the files of this prefix and suffix, oldest first; links and what else has such a name are passed over."""
         try:
-            names = sorted(os.listdir(self.site.folder))
+            names = os.listdir(self.site.folder)
         except OSError as error:
             raise StorageError.from_os("list", self.site.folder, error) from error
-        for name in names:
-            segment = Segment.parse(name, self.site.prefix, self.suffix)
-            stored = segment and self._look(segment)
+        found = (Segment.parse(name, self.site.prefix, self.suffix) for name in names)
+        for segment in sorted(filter(None, found)):
+            stored = self._look(segment)
             if stored:
                 yield stored
 

@@ -24,6 +24,7 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import BinaryIO
 
 import attrs
@@ -311,6 +312,7 @@ def _guess_salt(fd: int) -> bytes:
     return marks.most_common(1)[0][0] if marks else b""
 
 
+@lru_cache(_CACHE_LIMIT)  # the same flows come frame after frame
 def _parse_flow(line: str) -> Flow:
     tag, pid, procno, proto, af, src_ip, src_port, dst_ip, dst_port, node = line.split("\t")
     return Flow(tag, int(pid), int(procno), proto, af, src_ip, int(src_port), dst_ip, int(dst_port), node)

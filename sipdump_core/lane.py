@@ -132,7 +132,7 @@ class Lane:
             self._stats.backlog = 0
             self._delivery.set_state("stalled", "did not stop in time")
         log.error(Event("backend did not stop in time", backend=self.backend.name))
-        return False
+        return not self._lost
 
     def _put(self, verb: Any, argument: Any) -> None:
         with self._changed:

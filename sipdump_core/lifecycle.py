@@ -15,7 +15,20 @@ from sipdump_core.log import Event, log
 from sipdump_core.record import Record
 from sipdump_core.segment import StoredSegment
 
-__all__ = ["PRUNE_INTERVAL", "PruneSummary", "Pruned", "Rotation", "Shipped", "Ships", "listed", "prune", "prune_all", "tell_pruned"]
+__all__ = [
+    "PRUNE_INTERVAL",
+    "Compacted",
+    "PruneSummary",
+    "Pruned",
+    "Recovered",
+    "Rotation",
+    "Shipped",
+    "Ships",
+    "listed",
+    "prune",
+    "prune_all",
+    "tell_pruned",
+]
 
 PRUNE_INTERVAL = 600.0
 """Seconds between two prunes, as in Kamailio."""

@@ -73,6 +73,8 @@ class Spool(Backend):
         self._deadline = 0.0
         self._busy_since: float | None = None
         self._segment: Segment | None = None
+        self._live: Segment | None = None
+        """The journal that is being written, whatever its lock says: it is told before the file is there."""
         self._feeding: Segment | None = None
         self._reading: Segment | None = None
         self._thread: threading.Thread | None = None
@@ -118,7 +120,8 @@ class Spool(Backend):
         """
         limit = self.opts.spool_max_bytes
         if self._bytes and self._bytes + sum([len(record.buf) for record in batch]) > limit:
-            self._journal.close()  # so that it can be deleted when it is delivered
+            if self._journal.fileno() >= 0:
+                self._close_journal()  # so that it can be deleted when it is delivered
             self._work.set()
             raise StorageFullError(
                 "write",
@@ -127,19 +130,18 @@ class Spool(Backend):
                 "it drains when the store takes records again",
             )
         if self._journal.fileno() >= 0 and self._journal.size > limit // _JOURNALS:
-            self._journal.close()
+            self._close_journal()
         if self._journal.fileno() < 0:
             self._open_journal()
         self._journal.write(batch)
-        self._count(self._journal.size - self._counted)
-        self._counted = self._journal.size
+        self._count_journal()
         self._work.set()
 
     def close(self) -> None:
         """Have the segment sealed after what it was given."""
         if self._journal.fileno() >= 0:
             self._journal.note(_SEAL)
-            self._journal.close()
+            self._close_journal()
         self._work.set()
 
     def forget(self) -> None:
@@ -171,6 +173,7 @@ class Spool(Backend):
             raise ClosedError(f"write to the backend {self.name}: no segment is open")
         name = attrs.evolve(self._segment, suffix=self.suffix)
         while True:
+            self._live = name
             try:
                 self._journal.open(name)
             except SegmentExistsError:
@@ -179,6 +182,16 @@ class Spool(Backend):
                 break
         self._journal.note(f"{self._segment.stamp} {self._segment.sequence}")
         self._counted = 0
+
+    def _close_journal(self) -> None:
+        self._count_journal()
+        self._journal.close()
+        self._live = None
+
+    def _count_journal(self) -> None:
+        """Count what the open journal has grown by."""
+        self._count(self._journal.size - self._counted)
+        self._counted = self._journal.size
 
     def _take_folder(self) -> int:
         path = os.path.join(self.site.folder, f".{self.site.prefix}{self.name}.lock")
@@ -198,7 +211,9 @@ class Spool(Backend):
     def _run(self, delivery: Delivery, lock: int) -> None:
         try:
             delivery.start()
-            while True:
+            stopping = False
+            while not stopping:
+                stopping = delivery.stopping.is_set()  # looked at before: what came until then is delivered still
                 self._work.clear()
                 try:
                     self._drain(delivery)
@@ -206,7 +221,7 @@ class Spool(Backend):
                     delivery.failed("read the spool", error)
                     delivery.stopping.wait(BACKOFF[1])
                 if delivery.stopping.is_set():
-                    break
+                    continue
                 self._work.wait(None if delivery.started else BACKOFF[1])
                 if not delivery.started:
                     delivery.start()
@@ -223,6 +238,7 @@ class Spool(Backend):
     def _feed(self, delivery: Delivery, stored: StoredSegment) -> bool:
         """Deliver what is left of one journal; False when it is time to stop."""
         whole = True
+        sealed = stored.sealed and stored.segment != self._live
         try:
             with open(stored.location, "rb") as file, _Place(stored.location) as place:
                 if self._reading != stored.segment:  # its first note tells the segment, wherever the place is
@@ -232,7 +248,7 @@ class Spool(Backend):
                     self._reading = stored.segment
                 for item in scan(file, place.read()):
                     if isinstance(item, Damage):
-                        if stored.sealed:
+                        if sealed:
                             _tell(stored, item)
                             whole = whole and item.torn
                         continue
@@ -242,7 +258,7 @@ class Spool(Backend):
                         return False
                     place.write(item.end)
             delivery.flush()
-            if stored.sealed:
+            if sealed:
                 self._settle(stored, whole=whole)
         except OSError as error:
             raise StorageError.from_os("read the spool", stored.location, error) from error
@@ -271,12 +287,13 @@ class Spool(Backend):
 
     def _settle(self, stored: StoredSegment, *, whole: bool) -> None:
         """Delete a journal that was delivered; one that was damaged is kept aside."""
+        size = os.stat(stored.location).st_size  # when it was listed it may have been smaller
         if whole:
             self._journal.delete(stored)
         else:
             os.rename(stored.location, stored.location + ".damaged")
             log.error(Event("damaged spool is kept aside", path=stored.location + ".damaged"))
-        self._count(-stored.size)
+        self._count(-size)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(stored.location + _PLACE_SUFFIX)
 

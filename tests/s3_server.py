@@ -4,6 +4,7 @@ The environment variable ``SIPDUMP_TEST_S3_ENDPOINT`` names another server, as `
 and region then come from the usual ``AWS_*`` variables. Each test has a bucket of its own there, and removes it.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -46,14 +47,11 @@ class Server:
     @contextmanager
     def client(self) -> Iterator[Any]:
         """Give a boto3 client of the test's own, which shares nothing with the code under test."""
-        import boto3
         from botocore.config import Config
 
-        made = boto3.session.Session(
-            self.environment["AWS_ACCESS_KEY_ID"],
-            self.environment["AWS_SECRET_ACCESS_KEY"],
-            region_name=self.environment["AWS_DEFAULT_REGION"],
-        ).client("s3", endpoint_url=self.endpoint, config=Config(s3={"addressing_style": "path"}))
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+        session = _session(*(self.environment[name] for name in names))
+        made = session.client("s3", endpoint_url=self.endpoint, config=Config(s3={"addressing_style": "path"}))
         try:
             yield made
         finally:
@@ -111,6 +109,13 @@ def object_bytes(client: Any, bucket: str, key: str) -> bytes:
     """Give an object's content."""
     with client.get_object(Bucket=bucket, Key=key)["Body"] as body:
         return bytes(body.read())
+
+
+@functools.cache
+def _session(key: str, secret: str, region: str) -> Any:
+    import boto3
+
+    return boto3.session.Session(key, secret, region_name=region)
 
 
 def _region() -> str:

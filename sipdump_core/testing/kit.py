@@ -199,19 +199,14 @@ class Kit:
         assert len(records) < _MOST, f"reading {stored.segment.name} does not end"
         return records
 
-    def holds(self, backend: Backend, wrote: Iterable[Record], *, more: bool = False) -> None:
-        """Fail unless the store holds just these records of the backend's site, in this order.
-
-        Args:
-            backend: an instance.
-            wrote: the records.
-            more: there may be others behind them.
-        """
-        wrote, found = list(wrote), self.received(backend)
-        self.same(backend, wrote, found[: len(wrote)] if more else found)
+    def holds(self, backend: Backend, wrote: Iterable[Record]) -> None:
+        """Fail unless the store holds just these records of the backend's site, in this order."""
+        __tracebackhide__ = True
+        self.same(backend, list(wrote), self.received(backend))
 
     def same(self, backend: Backend, wrote: Sequence[Record], found: Sequence[Record]) -> None:
         """Fail unless what was read is what was written, as far as the backend keeps it."""
+        __tracebackhide__ = True
         for number, (one, other) in enumerate(zip(wrote, found, strict=False)):
             differences = _differences(backend, self.kept(one), other)
             assert not differences, (

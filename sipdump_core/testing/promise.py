@@ -39,7 +39,8 @@ def promise(check: Check) -> Check:
 
 def _broken(sentence: str, detail: str, error: BaseException) -> BaseException:
     """Give the failure that the report shows: the promise, the detail, and where in the check it was raised."""
-    return pytest.fail.Exception(f"{sentence}\n{detail}").with_traceback(error.__traceback__)
+    said = detail.partition("\n")[0]  # without what pytest adds to assertions
+    return pytest.fail.Exception(f"{sentence}\n{said}").with_traceback(error.__traceback__)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from sipdump_core.testing.kit import installed
 from sipdump_s3 import S3Backend, S3Options
 from sipdump_s3.keys import Keys, check_template
 from tests.s3_faults import FaultProxy, answer
-from tests.s3_server import Server, objects
+from tests.s3_server import Server, object_bytes, objects
 from tests.s3_support import PREFIX, backend_of, sent, spool, spooled, stored
 from tests.support import record, wait_for
 
@@ -59,7 +59,7 @@ class TestContract(Contract):
             yield
 
     def make_backend(self, site: Site) -> Backend:
-        return backend_of(self.proxy.endpoint, self.bucket, site)
+        return backend_of(self.proxy.endpoint, self.bucket, site, format="parquet")  # the default
 
     @contextlib.contextmanager
     def outage(self, backend: Backend) -> Iterator[None]:
@@ -352,9 +352,10 @@ def test_in_process_objects_are_in_the_bucket_at_the_end(
     s3_server: Server, s3_bucket: str, tmp_path: Path, client: Any
 ) -> None:
     options = {"bucket": s3_bucket, "endpoint_url": s3_server.endpoint, "format": "pcap", "node": "here"}
-    with SipDump(enable=1, mode=32 + 1, folder=tmp_path, backend_options={"s3": options}) as dump:
+    with SipDump(enable=1, mode=32 + 8 + 1, folder=tmp_path, backend_options={"s3": options}) as dump:
         dump.intercept([record(), record()])
     (key,) = objects(client, s3_bucket)
+    assert object_bytes(client, s3_bucket, key).count(b"P-KSR-SIPDump: udp") == 2, "with the transform that was chosen"
     assert key.startswith("node=here/date=")
     assert key.endswith(".pcap")
     assert dict(dump.backends[0].stats())["uploaded"] == 1

@@ -133,8 +133,8 @@ def test_an_answer_lost_within_one_try_is_found_by_the_condition(backend: S3Back
         (answer(429, "TooManyRequests"), "server busy", "tried again"),
         (answer(400, "RequestTimeout"), "server slow", "timeout"),
         (answer(403, "AccessDenied"), "access denied", "docs/s3.md"),
-        (answer(400, "ExpiredToken"), "credentials expired", "read again"),
-        (answer(403, "InvalidAccessKeyId"), "credentials refused", "read again"),
+        (answer(400, "ExpiredToken"), "credentials expired", "read afresh"),
+        (answer(403, "InvalidAccessKeyId"), "credentials refused", "read afresh"),
         (answer(403, "SignatureDoesNotMatch"), "wrong secret", "secret key"),
         (answer(403, "RequestTimeTooSkewed"), "clock skew", "clock"),
         (answer(400, "AuthorizationHeaderMalformed"), "wrong region", "region"),
@@ -500,7 +500,7 @@ def test_a_spool_behind_another_users_link_is_refused(backend: S3Backend, tmp_pa
 
 
 def test_a_second_one_at_the_same_spool_waits_and_says_for_whom(
-    proxy: FaultProxy, s3_bucket: str, tmp_path: Path
+    proxy: FaultProxy, s3_bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = (backend_of(proxy.endpoint, s3_bucket, tmp_path) for _ in range(2))
     one.start()
@@ -522,6 +522,7 @@ def test_a_second_one_at_the_same_spool_waits_and_says_for_whom(
     finally:
         two.stop()
     assert stored(one) == [b"of two", b"alone"]
+    assert caplog.text.count("which ships what stands there") == 1
 
 
 def test_the_end_waits_for_a_silent_server_no_longer_than_it_may(
@@ -603,3 +604,12 @@ def test_objects_hold_what_the_spool_held(backend: S3Backend, client: Any) -> No
     sent(backend)
     keys = objects(client, backend.opts.bucket)
     assert {key.rpartition("/")[2]: object_bytes(client, backend.opts.bucket, key) for key in keys} == content
+
+
+def test_a_file_that_is_just_being_made_is_not_taken_for_sealed(backend: S3Backend) -> None:
+    """It has a name before it has its lock."""
+    path = spool(backend)
+    backend.spool.writing = path.name
+    assert list(backend.ship()) == []
+    backend.spool.writing = ""
+    assert len(sent(backend)) == 1

@@ -5,6 +5,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, BinaryIO, ClassVar
 
 import attrs
@@ -13,6 +14,7 @@ from sipdump_core import Backend, ClosedError, Flow, FolderBackend, Record, Segm
 from sipdump_core.testing import Contract
 
 _HEAD = struct.Struct(">II")
+_flow = lru_cache(1000)(Flow)
 
 
 class Good(FolderBackend):
@@ -27,7 +29,7 @@ class Good(FolderBackend):
 
     def unframe(self, head: bytes, buf: bytes) -> Record:
         time_us, *flow = json.loads(head)
-        return Record(time_us, Flow(*flow), buf)
+        return Record(time_us, _flow(*flow), buf)
 
     def encode(self, batch: Sequence[Record]) -> bytes:
         return b"".join(map(self.frame, batch))

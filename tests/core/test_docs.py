@@ -12,6 +12,7 @@ from sipdump_core.hep_options import DEFAULT_LISTEN, HepOptions
 from sipdump_core.options import Setting
 from sipdump_core.params import Params
 from sipdump_core.plan import SOURCES, make_plan
+from sipdump_parquet import ParquetOptions
 from sipdump_s3 import S3Options
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,10 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 TABLE = re.compile(r"^\| `(\w+)` \| (int|str)[^|]* \|([^|]*)\|", re.MULTILINE)
 
 
-@pytest.mark.parametrize(("module", "cls"), [("sipdump", Params), *SOURCES.items(), ("sipdump_s3", S3Options)])
+@pytest.mark.parametrize(
+    ("module", "cls"),
+    [("sipdump", Params), *SOURCES.items(), ("sipdump_s3", S3Options), ("sipdump_parquet", ParquetOptions)],
+)
 def test_every_parameter_is_documented_with_its_default(module: str, cls: type) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     section = text.partition(f"\n## `{module}`\n")[2].partition("\n## ")[0]

@@ -259,7 +259,7 @@ def test_a_driver_that_could_not_be_loaded_works_when_it_is_mended(
         assert "nosuchmodule" in dump.stats().backends["late"].error
         stored = packages / "stored"
         (packages / "sipdump_late.py").write_text(GOOD.format(path=str(stored)))
-        wait_for(lambda: stored.exists() and dump.stats().backends["late"].state == "ok")
+        wait_for(lambda: stored.exists() and stored.read_text() and dump.stats().backends["late"].state == "ok")
         assert stored.read_text() == "7 1\n"
         assert dump.stats().backends["late"].stored == 1
     sys.modules.pop("sipdump_late", None)

@@ -168,6 +168,7 @@ def test_a_full_spool_drops_with_a_count_for_this_backend_alone(tmp_path: Path) 
 def test_two_daemons_do_not_share_a_spool(tmp_path: Path) -> None:
     with start(tmp_path) as one:
         one.intercept([record(b"one")])
+        wait_for(lambda: Remote.stored == [b"one"])
         with start(tmp_path) as two:
             wait_for(lambda: "another process works on it" in two.stats().backends["remote"].error)
         wait_for(lambda: Remote.stored == [b"one"])

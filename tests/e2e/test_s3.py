@@ -144,8 +144,9 @@ def test_a_wrong_secret_is_told_and_a_right_one_taken(tmp_path: Path, monkeypatc
             assert stored(backend) == [b"one"]
 
 
-def test_the_daemon_ships_what_it_stored(stage: Stage, server: Server, bucket: str) -> None:
-    options = {"bucket": bucket, "endpoint_url": server.endpoint, "format": "text", "node": "n1", "stop_wait": 20}
+@pytest.mark.parametrize("kind", ["text", "parquet"])
+def test_the_daemon_ships_what_it_stored(stage: Stage, server: Server, bucket: str, kind: str) -> None:
+    options = {"bucket": bucket, "endpoint_url": server.endpoint, "format": kind, "node": "n1", "stop_wait": 20}
     argv = [f"--modparam=sipdump_s3:{name}:{'i' if name == 'stop_wait' else 's'}:{v}" for name, v in options.items()]
     daemon = stage.sipdumpd(*argv, mode=33, env=server.environment)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -161,7 +162,7 @@ def test_the_daemon_ships_what_it_stored(stage: Stage, server: Server, bucket: s
     (summary,) = (line for line in daemon.output().splitlines() if "summary: backend" in line and "name=s3" in line)
     assert "stored=11 dropped=0" in summary
     assert "uploaded=2 " in summary
-    backend = backend_of(server.endpoint, bucket, daemon.folder, fprefix="kamailio-sipdump-")
+    backend = backend_of(server.endpoint, bucket, daemon.folder, fprefix="kamailio-sipdump-", format=kind)
     assert sorted(stored(backend)) == sorted([*(request("OPTIONS", n) for n in range(10)), request("BYE", 77)])
 
 

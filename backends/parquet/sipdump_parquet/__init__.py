@@ -61,7 +61,7 @@ class ParquetOptions:
     memory: int = option(
         64 << 20,
         unit="bytes",
-        help="of records held at once while a segment is put together; at work it is about three times as much",
+        help="of records held at once while a segment is put together; at work it is about four times as much",
         check=in_range(1 << 16, 1 << 29),
     )
     sync: int = option(

@@ -27,8 +27,8 @@ _HEADER = re.compile(
     rb"|\r?\n.*+)",
     re.IGNORECASE | re.DOTALL,
 )
-_USUAL = frozenset((b"Call-ID", b"CSeq", b"From", b"To", b"User-Agent", b"Server", b""))
-_NAMES = {name.lower(): name for name in _USUAL} | {b"i": b"Call-ID", b"f": b"From", b"t": b"To"}
+_NAMES = (b"Call-ID", b"CSeq", b"From", b"To", b"User-Agent", b"Server")
+_USUAL = {name.lower(): name for name in _NAMES} | {b"i": b"Call-ID", b"f": b"From", b"t": b"To"}
 _CSEQ = re.compile(rb"(\d{1,18})(?: (" + _TOKEN + rb"))?")
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 # what most values of From and To are; the groups: user
@@ -55,32 +55,33 @@ class Puller:
         starts, texts, users, cseqs = self._starts, self._texts, self._users, self._cseqs
         for cache in (starts, texts, users, cseqs):
             cache.limit()
-        find, headers, usual = data.find, _HEADER.findall, _USUAL.issuperset
+        find, headers = data.find, _HEADER.findall
         rows: list[Row] = []
         begin = offsets[0]
         for end in offsets[1:]:
             line_end = find(b"\n", begin, end)
             method, status = starts[data[begin : line_end if line_end >= 0 else end]]
+            call_id = cseq = from_ = to = agent = server = None
             pairs = headers(data, begin, end)
-            found = dict(pairs)
-            if len(found) < len(pairs) or not usual(found):
-                # reversed, so that of two the first one stays
-                found = {_NAMES[name.lower()]: value for name, value in reversed(pairs)}
-            get = found.get
-            cseq, cseq_method = cseqs[get(b"CSeq")]
-            agent = texts[get(b"User-Agent")] or texts[get(b"Server")]
-            rows.append(
-                (
-                    texts[get(b"Call-ID")],
-                    method,
-                    status,
-                    cseq,
-                    cseq_method,
-                    users[get(b"From")],
-                    users[get(b"To")],
-                    agent,
-                )
-            )
+            for name, value in reversed(pairs):  # so that of two the first one stays
+                if name == b"From":
+                    from_ = value
+                elif name == b"To":
+                    to = value
+                elif name == b"Call-ID":
+                    call_id = value
+                elif name == b"CSeq":
+                    cseq = value
+                elif name == b"User-Agent":
+                    agent = value
+                elif name == b"Server":
+                    server = value
+                elif name:
+                    call_id, cseq, from_, to, agent, server = _by_any_name(pairs)
+                    break
+            number, cseq_method = cseqs[cseq]
+            product = texts[agent] or texts[server]
+            rows.append((texts[call_id], method, status, number, cseq_method, users[from_], users[to], product))
             begin = end
         return rows
 
@@ -102,6 +103,12 @@ class _Cache(dict[bytes | None, V], Generic[V]):
         if len(self) > _CACHE_LIMIT:
             self.clear()
             self[None] = self._absent
+
+
+def _by_any_name(pairs: list[tuple[bytes, bytes]]) -> list[bytes | None]:
+    """Give the values in the order of ``_NAMES`` where names are not all in their usual form."""
+    found = {_USUAL[name.lower()]: value for name, value in reversed(pairs) if name}
+    return [found.get(name) for name in _NAMES]
 
 
 def _start(line: bytes) -> tuple[str | None, int | None]:

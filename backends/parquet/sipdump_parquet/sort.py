@@ -22,7 +22,7 @@ class Sorter:
 
     Args:
         keys: names of the columns to sort by, ascending, nulls last; ``timestamp``, ``int64`` or ``string``.
-        memory: bytes of one run; at work it is about three times as much.
+        memory: bytes of one run; at work it is about four times as much.
         folder: where the temporary files are made, without names; None for the system's folder.
     """
 
@@ -55,7 +55,7 @@ class Sorter:
         """
         if not self._tables:
             return
-        run: _Run | None = self._write(self._drain())
+        run: _Run | None = self._write(iter((self._drain(),)))
         level = 0
         while run is not None:
             if level == len(self._levels):
@@ -75,11 +75,13 @@ class Sorter:
         Raises:
             OSError: a temporary file cannot be read.
         """
-        if any(self._levels):
-            self.spill()
-            yield from _merge([run for runs in self._levels for run in runs], self._keys)
+        runs: list[_Run | _Held] = [run for level in self._levels for run in level]
+        if runs and self._tables:
+            yield from _merge([*runs, _Held(self._drain(), max(1, self._memory // _BATCHES))], self._keys)
+        elif runs:
+            yield from _merge(runs, self._keys)
         elif self._tables:
-            yield from self._drain()
+            yield self._drain()
 
     def close(self) -> None:
         """Let go of memory and files."""
@@ -88,11 +90,12 @@ class Sorter:
             _close(runs)
         self._levels.clear()
 
-    def _drain(self) -> Iterator[Any]:
+    def _drain(self) -> Any:
+        """Give what is held in memory sorted, and let go of it as it came."""
         table = pa.concat_tables(self._tables)
         self._tables.clear()
         self._bytes = 0
-        yield _sort(table, self._keys)
+        return _sort(table, self._keys)
 
     def _write(self, tables: Iterator[Any]) -> "_Run":
         run = _Run(self._folder)
@@ -124,8 +127,7 @@ class _Run:
         if self._writer is None:
             self._stream = pa.OSFile(self._path, "w")
             self._writer = pa.ipc.new_stream(self._stream, table.schema)
-        rows = max(1, len(table) * size // max(1, table.nbytes))
-        self._writer.write_table(table, max_chunksize=rows)
+        self._writer.write_table(table, max_chunksize=_rows(table, size))
 
     def finish(self) -> None:
         """End writing, begin reading."""
@@ -150,7 +152,24 @@ class _Run:
         self._file.close()
 
 
-def _merge(runs: Sequence[_Run], keys: Sequence[str]) -> Iterator[Any]:
+class _Held:
+    """Sorted rows in memory, read as those of a run."""
+
+    def __init__(self, table: Any, size: int) -> None:
+        self._batches = iter(table.to_batches(_rows(table, size)))
+        self.batch: Any = next(self._batches)
+
+    def advance(self) -> None:
+        """Go on to the next batch; None at the end."""
+        self.batch = next(self._batches, None)
+
+
+def _rows(table: Any, size: int) -> int:
+    """Give how many of a table's rows take about so many bytes."""
+    return max(1, len(table) * size // max(1, int(table.nbytes)))
+
+
+def _merge(runs: "Sequence[_Run | _Held]", keys: Sequence[str]) -> Iterator[Any]:
     while True:
         runs = [run for run in runs if run.batch is not None]
         if not runs:
@@ -191,7 +210,8 @@ def _key(batch: Any, row: int, keys: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _sort(table: Any, keys: Sequence[str]) -> Any:
-    return table.take(pc.sort_indices(table, [(key, "ascending") for key in keys]))
+    by = table.select(keys).combine_chunks()  # in one piece they are compared twice as fast
+    return table.take(pc.sort_indices(by, [(key, "ascending") for key in keys]))
 
 
 def _close(runs: Sequence[_Run]) -> None:

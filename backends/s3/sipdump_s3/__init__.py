@@ -74,7 +74,7 @@ class S3Backend(Backend):
         self._inner_started = False
         # in the spool a name is free again as soon as its segment is uploaded
         self._names: deque[str] = deque(maxlen=_NAMES_KEPT)
-        self._opened = ""
+        self._unnoted = ""
 
     @staticmethod
     def _make_inner(options: S3Options, site: Site) -> FolderBackend:
@@ -120,8 +120,13 @@ class S3Backend(Backend):
         if segment.name in self._names:
             raise SegmentExistsError("open", segment.name, "a segment of this name was stored before")
         self.spool.prepare()
-        self.inner.open(segment)
-        self._opened = segment.name
+        self.spool.writing = segment.name
+        try:
+            self.inner.open(segment)
+        except BaseException:
+            self.spool.writing = ""
+            raise
+        self._unnoted = segment.name
 
     def write(self, batch: Sequence[Record]) -> None:
         """Write a batch into the spool.
@@ -132,9 +137,9 @@ class S3Backend(Backend):
         if self.opts.spool_max_bytes:
             self.spool.reserve(sum(map(self.inner.record_size, batch)))
         self.inner.write(batch)
-        if self._opened:
-            self._names.append(self._opened)
-            self._opened = ""
+        if self._unnoted:
+            self._names.append(self._unnoted)
+            self._unnoted = ""
 
     def flush(self) -> None:
         """Make what was written visible to readers."""
@@ -142,7 +147,10 @@ class S3Backend(Backend):
 
     def close(self) -> None:
         """Seal the segment; it is uploaded as soon as possible."""
-        self.inner.close()
+        try:
+            self.inner.close()
+        finally:
+            self.spool.writing = ""
         if self._shipper:
             self._shipper.wake()
 
@@ -150,6 +158,7 @@ class S3Backend(Backend):
         """Let go of what belongs to the process that this one was forked from."""
         self.inner.forget()
         self.spool.forget()
+        self.spool.writing = ""
         self._shipper = None  # its thread is in the parent
 
     def record_size(self, record: Record) -> int:

@@ -54,17 +54,17 @@ _STATES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "credentials expired",
-        "renew them; they are read again before each try",
+        "renew them; they are read afresh before each try",
         ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"),
     ),
     (
         "credentials refused",
-        "the server does not know this access key; they are read again before each try",
+        "the server does not know this access key; credentials are read afresh before each try",
         ("InvalidAccessKeyId", "InvalidToken", "InvalidClientTokenId", "UnrecognizedClientException", "401"),
     ),
     (
         "wrong secret",
-        "correct the secret key; they are read again before each try",
+        "correct the secret key; credentials are read afresh before each try",
         ("SignatureDoesNotMatch", "InvalidSignature"),
     ),
     ("wrong region", "set region to the bucket's", ("PermanentRedirect", "AuthorizationHeaderMalformed", "301")),

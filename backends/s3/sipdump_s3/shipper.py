@@ -116,11 +116,14 @@ class Shipper:
         try:
             holder = self._spool.lock()
         except StorageError as error:
-            self._ill(str(error))
-            return False
-        if holder:
-            self._ill(f"the spool {self._spool.folder} is in use by {holder}, which ships what stands there")
-        return not holder
+            trouble = str(error)
+        else:
+            if not holder:
+                return True
+            trouble = f"the spool {self._spool.folder} is in use by {holder}, which ships what stands there"
+        if trouble != self.illness:  # it may last for as long as the other one runs
+            self._ill(trouble)
+        return False
 
     def _ship_for_ever(self) -> None:
         delay = 0.0

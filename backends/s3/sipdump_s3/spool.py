@@ -51,6 +51,8 @@ class Spool:
     def __init__(self, inner: FolderBackend, limit: int, *, drop: bool) -> None:
         self.folder = inner.site.folder
         self.counts = Counts()
+        self.writing = ""
+        """The name of the segment that this process writes: while its file is made it has no lock yet."""
         self._inner = inner
         self._limit = limit
         self._drop = drop
@@ -132,7 +134,7 @@ class Spool:
     def sealed(self) -> list[StoredSegment]:
         """Give the segments that can go, oldest first."""
         self._set_aside_unreadable()
-        found = [stored for stored in self.segments() if stored.sealed]
+        found = [stored for stored in self.segments() if stored.sealed and stored.segment.name != self.writing]
         return sorted(found, key=lambda stored: (stored.segment.start, stored.segment.sequence))
 
     def reserve(self, size: int) -> None:

@@ -83,6 +83,8 @@ _ROW = 200
 """Bytes that a row takes beside the message and the Call-ID, with its part of indexes and half-empty pages."""
 _DELETE_ROWS = 5000
 """A segment's rows are deleted in transactions of so many, because a writer waits meanwhile."""
+_RESERVE = 16 << 20
+"""Bytes of the disk that are left free."""
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2): type, whence, start, length, pid
 _HINTS = {
     sqlite3.SQLITE_FULL: "free space, or lower fage; what waits is written when there is room",
@@ -186,6 +188,7 @@ class SqliteBackend(Backend):
             raise ClosedError("write to the backend sqlite: no segment is open")
         if not self._is_there():
             raise StorageError("write", self._path, "the file was removed or replaced", "a new one is made")
+        self._keep_room()
         rows = [(self._segment, r.time_us, r.call_id, r.buf, *(getattr(r.flow, name) for name in _FLOW)) for r in batch]
         size = sum(map(self.record_size, batch))
         with self._transaction("write") as db:
@@ -325,6 +328,18 @@ class SqliteBackend(Backend):
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
             kind = StorageFullError if code == sqlite3.SQLITE_FULL else StorageError
             raise kind(operation, self._path, str(error), _HINTS.get(code, "")) from error
+
+    def _keep_room(self) -> None:
+        """Leave a part of the disk free: SQLite needs space to delete, too, and only that makes room again."""
+        with self._translated("write"):
+            disk = os.statvfs(os.path.dirname(self._path))
+            if self._db is None or disk.f_bavail * disk.f_frsize >= _RESERVE:
+                return
+            (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()  # what was deleted is used again
+            (size,) = self._db.execute("PRAGMA page_size").fetchone()
+            if pages * size < _RESERVE:
+                reason = f"less than {_RESERVE} bytes are free on the disk, which pruning needs"
+                raise StorageFullError("write", self._path, reason, _HINTS[sqlite3.SQLITE_FULL])
 
     def _is_there(self) -> bool:
         try:

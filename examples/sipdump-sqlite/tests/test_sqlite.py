@@ -122,6 +122,16 @@ def test_a_full_disk_is_told_and_the_batch_comes_again(backend: SqliteBackend, d
     assert database.execute("SELECT count(*) FROM records").fetchone() == (20,)
 
 
+def test_room_to_delete_is_kept(backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend.write([record()])
+    with monkeypatch.context() as patch:
+        patch.setattr("sipdump_sqlite._RESERVE", 1 << 60)
+        with pytest.raises(StorageFullError, match="are free on the disk, which pruning needs"):
+            backend.write([record()])
+    backend.write([record()])
+    assert [one.records for one in backend.segments()] == [2]
+
+
 def test_deleted_space_is_used_again(tmp_path: Path) -> None:
     backend = make(tmp_path)
     sizes = []
