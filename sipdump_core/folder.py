@@ -97,7 +97,7 @@ class FolderBackend(Backend):
             self._fd = -1
 
     def segments(self) -> Iterable[StoredSegment]:
-        """List the files of this prefix and suffix, oldest first; links and what else has such a name are passed over."""
+        """List the files of this prefix and suffix, oldest first; links and other things of such names are passed over."""
         try:
             names = os.listdir(self.site.folder)
         except OSError as error:

@@ -45,7 +45,7 @@ def test_a_daemon_with_a_bad_driver(stage: Stage, tmp_path: Path, fault: str) ->
         "--modparam=sipdump:backend:s:bad",
         env={"PYTHONPATH": str(packages)},
     )
-    messages = [request(n) for n in range(3)]
+    messages = [request(f"{n}") for n in range(3)]
     for message in messages:  # one batch each, so that a driver which is given up meets more
         send(daemon.port, message)
         time.sleep(0.03)

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from sipdump_core.backend import Site
 from sipdump_core.errors import StorageError
-from sipdump_core.journal import NOTE, RECORDS, Damage, Frame, scan
+from sipdump_core.journal import NOTE, RECORDS, Damage, scan
 from sipdump_core.lifecycle import Recovered
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.segment import Segment
@@ -82,21 +82,21 @@ class Conversion:
             if isinstance(piece, Damage):
                 self.damages.append(piece)
                 continue
+            table = None
             try:
-                self._take_frame(piece)
-            except ValueError:
+                if piece.kind == RECORDS:
+                    table = self._builder.table(piece, self.sorter.rows)
+                elif piece.kind == NOTE:
+                    self.meta = piece.text()
+            except ValueError:  # its sum is right, but it is not of its form
                 self.damages.append(Damage(piece.offset, piece.end, torn=False))
+            if table is not None:
+                self.sorter.add(table)
 
     def close(self) -> None:
         """Let go of files and memory."""
         self._file.close()
         self.sorter.close()
-
-    def _take_frame(self, frame: Frame) -> None:
-        if frame.kind == RECORDS:
-            self.sorter.add(self._builder.table(frame, self.sorter.rows))
-        elif frame.kind == NOTE:
-            self.meta = frame.text()
 
 
 def seal(
