@@ -192,7 +192,7 @@ def test_kamcmd_own_commands(pair: Pair) -> None:
     assert outputs["rotate"] == "{\n\trotated: 1\n}\n"
     assert "\tstate: sealed\n" in outputs["list"]
     assert "\tstate: open\n" not in outputs["list"]
-    assert outputs["prune"].count("segments: 0") == 2
+    assert outputs["prune"].count("segments: 0") == 3
     assert outputs["backends"].count("kind: backend") >= 2
 
 
