@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "stages": hep.stages,
     "memory": memory.peak,
     "search": search.one_call,
+    "files": search.many_files,
     "parquet": parquet.cost,
     "parquet-memory": parquet.peak,
 }

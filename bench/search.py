@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -68,6 +69,32 @@ def one_call(folder: Path, quick: bool) -> list[Row]:
     return rows
 
 
+def many_files(folder: Path, quick: bool) -> list[Row]:
+    """Measure what small files cost: the same records in ever more of them, the size and the time to find a call."""
+    total = 35_000 if quick else 350_000
+    count = total // calls.MESSAGES
+    wanted = calls.call_id(count // 97)
+    rows = []
+    first: tuple[float, float] | None = None
+    for files in (10, 100) if quick else (10, 100, 1000):
+        place = folder / f"{files}"
+        place.mkdir()
+        backend = ParquetBackend(ParquetOptions(), Site(str(place), "b-"))
+        spent = _write(backend, calls.records(count), total, files)
+        size = sum(stored.size for stored in backend.segments()) / total
+        found = _best(partial(_duckdb, place, wanted))
+        first = first or (found, size)
+        rows.append(
+            Row(
+                f"{total:,} records in {files:,} Parquet files: find one call",
+                f"{found * 1000:.0f} ms",
+                f"{spent:.1f} µs CPU a record to write, {size:.0f} bytes a record",
+                f"{found / first[0]:.1f} times, {size / first[1]:.2f} times the size",
+            )
+        )
+    return rows
+
+
 def _write(backend: Backend, records: Iterator[Record], part: int, segments: int) -> float:
     """Write them in some segments; give the microseconds of CPU a record, of all threads, without making them."""
     spent = 0.0
@@ -78,7 +105,7 @@ def _write(backend: Backend, records: Iterator[Record], part: int, segments: int
         while done < limit and (batch := list(islice(records, min(BATCH, limit - done)))):
             before = time.process_time()
             if not done:
-                backend.open(Segment("b-", f"2026-11-22--{number:02}-00-00", 0, backend.suffix))
+                backend.open(Segment("b-", "2026-11-22--23-31-00", number, backend.suffix))
             backend.write(batch)
             spent += time.process_time() - before
             done += len(batch)
