@@ -247,7 +247,7 @@ def _each(args: argparse.Namespace, method: str, show: "Callable[[Backend], None
 
 def _list(args: argparse.Namespace) -> int:
     from sipdump_core.errors import SipDumpError  # noqa: PLC0415
-    from sipdump_core.lifecycle import listed  # noqa: PLC0415
+    from sipdump_core.lifecycle import counted, listed  # noqa: PLC0415
 
     _, backends, failed = _open(args)
     rows: list[dict[str, Any]] = []
@@ -256,7 +256,7 @@ def _list(args: argparse.Namespace) -> int:
             for stored in listed(backend):
                 records = stored.records
                 if records is None and args.count:
-                    records = sum(1 for _ in backend.read(stored))
+                    records = counted(backend, stored)
                 rows.append(
                     {
                         "name": stored.segment.name,

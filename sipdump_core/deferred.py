@@ -1,8 +1,9 @@
 """What stands in for a backend whose driver cannot be used yet: it tries again, while the others store."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from sipdump_core.backend import Backend, NoOptions, Site
+from sipdump_core.backend import Backend, Site
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 
@@ -14,12 +15,13 @@ class DeferredBackend(Backend):
 
     Args:
         name: the driver's name.
+        options: its options, as far as they are known.
         site: where it is to store.
         make: makes it, or raises why it cannot.
     """
 
-    def __init__(self, name: str, site: Site, make: Callable[[], Backend]) -> None:
-        super().__init__(NoOptions(), site)
+    def __init__(self, name: str, options: Any, site: Site, make: Callable[[], Backend]) -> None:
+        super().__init__(options, site)
         self.name = name  # type: ignore[misc]  # it goes by the name of what it stands for
         self._make = make
         self._made: Backend | None = None

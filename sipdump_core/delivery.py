@@ -6,6 +6,7 @@ digest).
 """
 
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,15 @@ import attrs
 
 from sipdump_core.backend import Backend
 from sipdump_core.clock import Clock
-from sipdump_core.errors import PartialWriteError, SegmentExistsError, SipDumpError, StorageError, StorageFullError
+from sipdump_core.errors import (
+    PartialWriteError,
+    SegmentExistsError,
+    SipDumpError,
+    StorageError,
+    StorageFullError,
+    kind_and_text,
+    one_line,
+)
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
@@ -26,6 +35,10 @@ ATTEMPTS = 5
 """How often a batch is tried that raises what is no StorageError."""
 BACKOFF = (0.1, 10.0)
 """Seconds before the first next try, and at the most."""
+_NAMES = 1000
+"""How many names in a row may be taken before that is the driver's fault."""
+_APART = frozenset(("flush", "record_size"))
+"""What may fail again and again while records are stored: only its own success says that it works again."""
 
 
 @attrs.define
@@ -70,6 +83,7 @@ class Delivery:
         self._segment: Segment | None = None
         self._opened = False
         self._dirty = False
+        self._failing: set[str] = set()
         self._ill_since = 0.0
         self._log = Limit()
 
@@ -81,7 +95,7 @@ class Delivery:
             self.failed("start", error)
             return error
         self.started = True
-        self._recovered()
+        self.worked("start")
         return None
 
     def begin(self, segment: Segment) -> None:
@@ -107,7 +121,8 @@ class Delivery:
                     return ()
                 lasting = isinstance(error, (StorageError, OSError))
                 if isinstance(error, PartialWriteError):
-                    batch = [record for at, record in enumerate(batch) if at in error.failed]
+                    failed = _failed(error, len(batch))
+                    batch = [record for at, record in enumerate(batch) if at in failed]
                     lasting = False
                 elif lasting and not isinstance(error, StorageFullError):
                     self.seal()  # what the segment has is good; go on in a fresh one
@@ -145,10 +160,10 @@ class Delivery:
         """Give a copy of the numbers as they are now, with what the backend itself says."""
         counters: Mapping[str, int] = {}
         try:
-            illness = str(self.backend.health() or "")
+            illness = one_line(str(self.backend.health() or ""))
             counters = {str(name): int(value) for name, value in self.backend.stats().items()}
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises
-            illness = _text(error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a driver raises
+            illness = kind_and_text(error)
         with self.lock:
             self._ill_since = (self._ill_since or self._clock.time()) if illness else 0.0
             numbers = attrs.evolve(self.stats, dropped=Counter(self.stats.dropped), counters=counters)
@@ -160,14 +175,29 @@ class Delivery:
 
     def failed(self, operation: str, error: BaseException) -> None:
         """Note and log what a call raised."""
-        text = _text(error)
+        text = kind_and_text(error)
         with self.lock:
+            self._failing.add(operation)
             self.set_state("retrying", text)
-        fields: dict[str, Any] = {"backend": self.backend.name, "operation": operation, "error": text}
+            since = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.stats.since))
+        fields: dict[str, Any] = {"backend": self.backend.name, "distribution": self.stats.distribution}
+        fields |= {"operation": operation, "error": text, "since": since}
         if not isinstance(error, SipDumpError):  # the driver's own fault: its author wants to see where
             last = traceback.extract_tb(error.__traceback__)[-1]
-            fields |= {"at": f"{last.filename}:{last.lineno}", "distribution": self.stats.distribution}
+            fields["at"] = f"{last.filename}:{last.lineno}"
         self._log.warn(operation, "backend failed", **fields)
+
+    def worked(self, operation: str) -> None:
+        """Note that a call succeeded: the backend works again, unless another one fails still."""
+        if not self._failing:
+            return
+        with self.lock:
+            self._failing &= _APART if operation not in _APART else self._failing - {operation}
+            recovered = not self._failing and self.stats.state == "retrying"
+            if recovered:
+                self.set_state("ok", "")
+        if recovered:
+            log.warning(Event("backend works again", backend=self.backend.name, stored=self.stats.stored))
 
     def drop(self, count: int, reason: str) -> None:
         """Count records as lost, and log it."""
@@ -203,34 +233,34 @@ class Delivery:
         if self._segment is None:
             raise StorageError("open", self.backend.name, "no segment was named")
         segment = attrs.evolve(self._segment, suffix=self.backend.suffix)
-        while True:
+        for _ in range(_NAMES):
+            self._segment = segment
             try:
                 self.backend.open(segment)
             except SegmentExistsError:
                 segment = segment.next()
             else:
                 self._opened = True
-                self._segment = segment
                 log.info(Event("segment opened", backend=self.backend.name, name=segment.name))
                 return
+        raise StorageError("open", segment.name, f"this name is taken, and {_NAMES - 1} before it")
 
     def _try(self, batch: Sequence[Record]) -> BaseException | None:
         failure: BaseException | None = None
         stored = len(batch)
         try:
             self.backend.write(batch)
-        except PartialWriteError as error:
-            stored -= len(error.failed.intersection(range(stored)))
-            failure = error if stored < len(batch) else None
         except BaseException as error:  # noqa: BLE001 - whatever a driver raises, sys.exit too, stays with it
-            failure, stored = error, 0
+            failed = _failed(error, len(batch))
+            stored -= len(failed)
+            failure = error if failed else None
         self._dirty = True
         with self.lock:
             self.stats.stored += stored
         if failure is not None:
             self.failed("write", failure)
         else:
-            self._recovered()
+            self.worked("write")
         return failure
 
     def _sift(self, batch: Sequence[Record]) -> None:
@@ -243,22 +273,23 @@ class Delivery:
             elif error is not None:
                 self.drop(1, type(error).__name__)
 
-    def _recovered(self) -> None:
-        with self.lock:
-            recovered = self.stats.state == "retrying"
-            if recovered:
-                self.set_state("ok", "")
-        if recovered:
-            log.warning(Event("backend works again", backend=self.backend.name, stored=self.stats.stored))
-
     def _call(self, operation: str) -> bool:
         try:
             getattr(self.backend, operation)()
         except BaseException as error:  # noqa: BLE001 - see _try
             self.failed(operation, error)
             return False
+        if operation in _APART:
+            self.worked(operation)
         return True
 
 
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _failed(error: BaseException, count: int) -> frozenset[int]:
+    """Give which of ``count`` records an error of ``write`` leaves unstored, by index: all where it names none."""
+    every = frozenset(range(count))
+    if not isinstance(error, PartialWriteError):
+        return every
+    try:
+        return every.intersection(error.failed)
+    except (AttributeError, TypeError):  # a driver's own kind of it has none, or no indexes
+        return every

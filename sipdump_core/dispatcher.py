@@ -173,5 +173,5 @@ class Dispatcher:
 def _preamble_size(backend: Backend) -> int:
     try:
         return len(backend.preamble()) if isinstance(backend, FolderBackend) else 0
-    except Exception:  # noqa: BLE001 - its lane tells it, when it opens a segment
+    except (Exception, SystemExit):  # noqa: BLE001 - its lane tells it, when it opens a segment
         return 0

@@ -13,16 +13,28 @@ import attrs
 from stevedore import ExtensionManager
 
 from sipdump_core.backend import API_VERSION, Backend, Transform
-from sipdump_core.errors import DriverError
+from sipdump_core.ctl_options import CtlOptions
+from sipdump_core.errors import DriverError, kind_and_text
+from sipdump_core.hep_options import HepOptions
+from sipdump_core.kemi_options import KemiOptions
+from sipdump_core.ksr_options import KsrOptions
 from sipdump_core.options import Setting, describe
 from sipdump_core.params import MODE_EVENT_ROUTE
 from sipdump_core.version import VERSION
 
-__all__ = ["NAMESPACE", "Driver", "discover", "reload", "select"]
+__all__ = ["NAMESPACE", "SOURCES", "Driver", "discover", "reload", "select", "unusable"]
 
 NAMESPACE = "sipdump.backends"
+SOURCES: dict[str, type[Any]] = {
+    "sipdump_hep": HepOptions,
+    "sipdump_ksr": KsrOptions,
+    "sipdump_ctl": CtlOptions,
+    "sipdump_kemi": KemiOptions,
+}
+"""Modules with parameters that are no drivers', so that no driver may have their names."""
 THIRD_PARTY_FLAGS = 256
 """Third parties take mode flags from here up."""
+_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _SUFFIX = re.compile(r"|(?!\.meta)(?:\.[\w+-]+)+", re.ASCII)
 
 
@@ -47,7 +59,7 @@ class Driver:
         if self.cls is None:
             return self.error
         for module in self.cls.requires if issubclass(self.cls, Backend) else ():
-            if importlib.util.find_spec(module) is None:
+            if not _is_there(module):
                 install = f"pip install '{self.distribution}[{self.name}]'"
                 return f"it needs the module {module}, which is not installed; install it with: {install}"
         return ""
@@ -160,42 +172,78 @@ def _driver(point: importlib.metadata.EntryPoint, **kwargs: Any) -> Driver:
 def _load(point: importlib.metadata.EntryPoint) -> Driver:
     try:
         cls = point.load()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return _driver(point, error=f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
+        return _driver(point, error=f"{kind_and_text(error)} ({where.filename}:{where.lineno})")
     return _check(point, cls)
 
 
-def _check(point: importlib.metadata.EntryPoint, cls: Any) -> Driver:
-    def refuse(why: str) -> Driver:
-        return _driver(point, error=f"{point.value} {why}")
+def unusable(cls: Any) -> str:
+    """Say why a class cannot be a driver, whatever its entry point says; empty when it can."""
+    try:
+        return _unusable(cls)
+    except Exception as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
+        return f"cannot be looked at: {kind_and_text(error)}"
 
+
+def _unusable(cls: Any) -> str:
     if not (isinstance(cls, type) and issubclass(cls, (Backend, Transform))):
-        return refuse("is no subclass of sipdump_core.Backend or sipdump_core.Transform")
+        return "is no subclass of sipdump_core.Backend or sipdump_core.Transform"
     if cls.api != API_VERSION:
         newer = isinstance(cls.api, int) and cls.api > API_VERSION
-        return refuse(
-            f"was made for version {cls.api} of the backend interface, sipdump {VERSION} has version {API_VERSION}; "
+        return (
+            f"was made for version {cls.api!r} of the backend interface, sipdump {VERSION} has version {API_VERSION}; "
             f"install {'a newer sipdump' if newer else 'a newer release of this driver'}, or an older release of "
             f"{'the driver' if newer else 'sipdump'}"
         )
-    if cls.name != point.name:
-        return refuse(f"calls itself {cls.name!r}, its entry point {point.name!r}")
+    if not isinstance(cls.name, str) or not _NAME.fullmatch(cls.name):
+        return f"has the name {cls.name!r}; a name is of lower-case letters, digits and _, and begins with a letter"
+    if f"sipdump_{cls.name}" in SOURCES:
+        return f"has the name {cls.name}, and sipdump_{cls.name} has parameters of sipdump itself; it needs another one"
+    flag = cls.flag
+    if type(flag) is not int or flag < 0 or flag & (flag - 1):
+        return f"declares the flag {flag!r}, which is no power of two"
     try:
         if not attrs.has(cls.options):
-            return refuse(f"has options that are no attrs class: {cls.options!r}")
+            return f"has options that are no attrs class: {cls.options!r}"
         describe(cls.options)
-    except Exception as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
-        return refuse(f"has options that cannot be used: {type(error).__name__}: {error}")
-    if issubclass(cls, Backend) and not (isinstance(cls.suffix, str) and _SUFFIX.fullmatch(cls.suffix)):
-        return refuse(f"declares the suffix {cls.suffix!r}, which is no end of a file name, as '.data'")
-    driver = _driver(point, cls=cls)
-    flag = cls.flag
-    if not isinstance(flag, int) or flag < 0 or flag & (flag - 1):
-        return refuse(f"declares the flag {flag!r}, which is no power of two")
-    if 0 < flag < THIRD_PARTY_FLAGS and driver.distribution != "sipdump":
-        return refuse(f"declares the flag {flag}; third parties take {THIRD_PARTY_FLAGS} or more, or 0")
-    return driver
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"has options that cannot be used: {kind_and_text(error)}"
+    return _unusable_backend(cls) if issubclass(cls, Backend) else ""
+
+
+def _unusable_backend(cls: type[Backend]) -> str:
+    if not is_suffix(cls.suffix):
+        return f"declares the suffix {cls.suffix!r}, which is no end of a file name, as '.data'"
+    if not isinstance(cls.requires, (tuple, list)) or not all(isinstance(module, str) for module in cls.requires):
+        return f"declares that it requires {cls.requires!r}, which is no tuple of names of modules"
+    if getattr(cls.has_lifecycle, "__func__", None) is not Backend.has_lifecycle.__func__:  # type: ignore[attr-defined]  # of a class method
+        return "overrides has_lifecycle(), which says whether there is a segments()"
+    return ""
+
+
+def is_suffix(suffix: Any) -> bool:
+    """Say whether names of segments may end so: not at all, or with a dot and more."""
+    return isinstance(suffix, str) and _SUFFIX.fullmatch(suffix) is not None
+
+
+def _check(point: importlib.metadata.EntryPoint, cls: Any) -> Driver:
+    why = unusable(cls)
+    driver = _driver(point, cls=None if why else cls)
+    if not why and cls.name != point.name:
+        why = f"calls itself {cls.name!r}, its entry point {point.name!r}"
+    if not why and 0 < cls.flag < THIRD_PARTY_FLAGS and driver.distribution != "sipdump":
+        why = f"declares the flag {cls.flag}; third parties take {THIRD_PARTY_FLAGS} or more, or 0"
+    return attrs.evolve(driver, cls=None, error=f"{point.value} {why}") if why else driver
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except Exception:  # noqa: BLE001 - for a.b the package a is imported, which may be missing, or fail
+        return False
 
 
 def _refuse_conflicts(drivers: Iterable[Driver]) -> None:

@@ -33,6 +33,8 @@ __all__ = [
     "SipDumpError",
     "StorageError",
     "StorageFullError",
+    "kind_and_text",
+    "one_line",
 ]
 
 
@@ -131,6 +133,21 @@ class StorageFullError(StorageError):
     """No space, or over quota: the same write may succeed later."""
 
 
+def kind_and_text(error: BaseException) -> str:
+    """Say in one line what was raised, whatever that is: of a driver's error even the text may be a fault."""
+    try:
+        return one_line(f"{type(error).__name__}: {error}")
+    except Exception:  # noqa: BLE001 - see above
+        return type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Make a line of a driver's text, and not too long a one: a client library may tell the whole batch."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LINE else f"{line[:_LINE]}..."
+
+
+_LINE = 500
 _FULL = (StorageFullError, "free space, or lower fage; what waits is written when there is room")
 _KINDS: dict[int, tuple[type[StorageError], str]] = {
     errno.EEXIST: (SegmentExistsError, ""),

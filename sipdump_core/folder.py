@@ -97,7 +97,7 @@ class FolderBackend(Backend):
             self._fd = -1
 
     def segments(self) -> Iterable[StoredSegment]:
-        """List the files of this prefix and suffix, oldest first; links and other things of such names are passed over."""
+        """List the files of this prefix and suffix, oldest first; links and other things of such names don't count."""
         try:
             names = os.listdir(self.site.folder)
         except OSError as error:
@@ -172,7 +172,7 @@ class FolderBackend(Backend):
             os.close(fd)
         return StoredSegment(segment, status.st_size, status.st_mtime, sealed, records, path)
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         try:
             while view:

@@ -25,16 +25,18 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from io import BytesIO
 from typing import BinaryIO
 
 import attrs
 
 from sipdump_core.backend import NoOptions, Site
+from sipdump_core.errors import ClosedError
 from sipdump_core.folder import FolderBackend
 from sipdump_core.log import Event, log
 from sipdump_core.record import Flow, Record
 
-__all__ = ["Columns", "Damage", "Frame", "Journal", "scan"]
+__all__ = ["Columns", "Damage", "Frame", "Journal", "parse_flow", "scan"]
 
 RECORDS, NOTE = 1, 2
 FRAME_RECORDS = 8192
@@ -49,6 +51,8 @@ _HEAD = struct.Struct("<4s8sBxxxIIII")
 _SUM = struct.Struct("<I")
 _CACHE_LIMIT = 10_000
 _CHUNK = 1 << 20
+_KEPT = 1 << 22
+"""Bytes of the buffer that is kept from one batch to the next."""
 
 
 @attrs.frozen
@@ -56,6 +60,8 @@ class Columns:
     """The records of one frame, column by column; ``data`` is all messages in one piece, one behind the other."""
 
     flows: list[Flow]
+    lines: list[str]
+    """The flows as they stand in the journal, see :func:`parse_flow`."""
     times: "array[int]"
     """Type ``q``: microseconds since the epoch."""
     indexes: "array[int]"
@@ -93,7 +99,8 @@ class Frame:
         view = memoryview(self.payload)
         (flows_length,) = struct.unpack_from("<I", view)
         at = 4 + flows_length
-        flows = [_parse_flow(line) for line in str(view[4:at], "utf-8").split("\n")[:-1]]
+        lines = str(view[4:at], "utf-8").split("\n")[:-1]
+        flows = [parse_flow(line) for line in lines]
         columns = []
         for kind in "qII":
             column = array(kind)
@@ -104,7 +111,7 @@ class Frame:
                 column.byteswap()
             columns.append(column)
         times, indexes, lengths = columns
-        return Columns(flows, times, indexes, lengths, view[at:])
+        return Columns(flows, lines, times, indexes, lengths, view[at:])
 
     def text(self) -> str:
         """Give the text of a note."""
@@ -131,6 +138,7 @@ class Journal(FolderBackend):
         super().__init__(NoOptions(), site)
         self.suffix = suffix  # journals of several owners may stand in one folder
         self._salt = b""
+        self._buffer = BytesIO()
         # flows by identity; the flow is kept beside its line so that no other one can get its id
         self._lines: dict[int, tuple[Flow, bytes]] = {}
 
@@ -155,7 +163,20 @@ class Journal(FolderBackend):
 
     def encode(self, batch: Sequence[Record]) -> bytes:
         """Give the frames of a batch."""
-        return b"".join(part for piece in _pieces(batch) for part in self._frame(piece))
+        return bytes(self._frames(batch, BytesIO()))
+
+    def write(self, batch: Sequence[Record]) -> None:
+        """Append a batch; if that fails, the file ends with the batch before it."""
+        if self._fd < 0:
+            raise ClosedError(f"write to the backend {self.name}: no segment is open")
+        # Memory fresh from the system costs more than what is done in it. The buffer cannot be used again where a
+        # failure still refers to it.
+        buffer, self._buffer = self._buffer, BytesIO()
+        frames = self._frames(batch, buffer)
+        self._append(frames)
+        self._records += len(batch)
+        if len(frames) <= _KEPT:
+            self._buffer = buffer
 
     def note(self, text: str) -> None:
         """Append a note.
@@ -164,7 +185,7 @@ class Journal(FolderBackend):
             StorageError: it could not be written; the file is as before.
         """
         payload = text.encode()
-        self._append(_head(self._salt, NOTE, 0, (payload,)) + payload)
+        self._append(_head(self._salt, NOTE, 0, payload) + payload)
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Read the records of every whole frame; what is damaged is passed over and logged."""
@@ -176,30 +197,41 @@ class Journal(FolderBackend):
             elif frame.kind == RECORDS:
                 yield from frame.columns().records()
 
-    def _frame(self, batch: Sequence[Record]) -> list[bytes]:
-        indexes: dict[int, int] = {}
-        lines: list[bytes] = []
-        column = []
-        known = self._lines
-        for record in batch:
-            flow = record.flow
-            index = indexes.get(id(flow))
-            if index is None:
-                index = indexes[id(flow)] = len(lines)
-                lines.append((known.get(id(flow)) or self._prepare(flow))[1])
-            column.append(index)
-        flows = b"".join(lines)
+    def _frames(self, batch: Sequence[Record], buffer: BytesIO) -> memoryview:
+        """Write the frames of a batch into a buffer from its begin, and give that part of it."""
         messages = [record.buf for record in batch]
+        lengths = list(map(len, messages))
+        buffer.seek(0)
+        for cut in _cuts(lengths):
+            self._frame(batch[cut], messages[cut], lengths[cut], buffer)
+        return buffer.getbuffer()[: buffer.tell()]
+
+    def _frame(
+        self, batch: Sequence[Record], messages: Sequence[bytes], lengths: Sequence[int], buffer: BytesIO
+    ) -> None:
+        each_flow = [record.flow for record in batch]
+        keys = list(map(id, each_flow))
+        flows = dict(zip(keys, each_flow, strict=True))
+        indexes = dict(zip(flows, range(len(flows)), strict=True))
+        known = self._lines
+        lines = b"".join([(known.get(key) or self._prepare(flow))[1] for key, flow in flows.items()])
         columns = (
             array("q", [record.time_us for record in batch]),
-            array("I", column),
-            array("I", [len(message) for message in messages]),
+            array("I", [indexes[key] for key in keys]),
+            array("I", lengths),
         )
         if sys.byteorder == "big":
             for each in columns:
                 each.byteswap()
-        parts = [struct.pack("<I", len(flows)), flows, *(each.tobytes() for each in columns), b"".join(messages)]
-        return [_head(self._salt, RECORDS, len(batch), parts), *parts]
+        begin = buffer.tell()
+        buffer.write(bytes(_HEAD.size))
+        buffer.writelines([_SUM.pack(len(lines)), lines, *columns, *messages])
+        end = buffer.tell()
+        with buffer.getbuffer() as view, view[begin + _HEAD.size : end] as payload:
+            head = _head(self._salt, RECORDS, len(batch), payload)
+        buffer.seek(begin)
+        buffer.write(head)
+        buffer.seek(end)
 
     def _prepare(self, flow: Flow) -> tuple[Flow, bytes]:
         if len(self._lines) >= _CACHE_LIMIT:
@@ -248,24 +280,22 @@ def scan(file: BinaryIO, start: int = 0) -> Iterator[Frame | Damage]:
             break
 
 
-def _pieces(batch: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    if len(batch) <= FRAME_RECORDS and sum([len(record.buf) for record in batch]) <= FRAME_BYTES:
-        yield batch
+def _cuts(lengths: Sequence[int]) -> Iterator[slice]:
+    """Divide a batch, of messages so long, into frames."""
+    if len(lengths) <= FRAME_RECORDS and sum(lengths) <= FRAME_BYTES:
+        yield slice(0, len(lengths))
         return
     begin = size = 0
-    for at, record in enumerate(batch):
-        if at > begin and (at - begin >= FRAME_RECORDS or size + len(record.buf) > FRAME_BYTES):
-            yield batch[begin:at]
+    for at, length in enumerate(lengths):
+        if at > begin and (at - begin >= FRAME_RECORDS or size + length > FRAME_BYTES):
+            yield slice(begin, at)
             begin, size = at, 0
-        size += len(record.buf)
-    yield batch[begin:]
+        size += length
+    yield slice(begin, len(lengths))
 
 
-def _head(salt: bytes, kind: int, count: int, parts: Sequence[bytes]) -> bytes:
-    crc = 0
-    for part in parts:
-        crc = zlib.crc32(part, crc)
-    head = _HEAD.pack(_MARK, salt, kind, count, sum(map(len, parts)), crc, 0)[: -_SUM.size]
+def _head(salt: bytes, kind: int, count: int, payload: bytes | memoryview) -> bytes:
+    head = _HEAD.pack(_MARK, salt, kind, count, len(payload), zlib.crc32(payload), 0)[: -_SUM.size]
     return head + _SUM.pack(zlib.crc32(head))
 
 
@@ -313,6 +343,11 @@ def _guess_salt(fd: int) -> bytes:
 
 
 @lru_cache(_CACHE_LIMIT)  # the same flows come frame after frame
-def _parse_flow(line: str) -> Flow:
+def parse_flow(line: str) -> Flow:
+    """Give the flow of a line of a frame.
+
+    Raises:
+        ValueError: it is no such line.
+    """
     tag, pid, procno, proto, af, src_ip, src_port, dst_ip, dst_port, node = line.split("\t")
     return Flow(tag, int(pid), int(procno), proto, af, src_ip, int(src_port), dst_ip, int(dst_port), node)

@@ -55,10 +55,12 @@ class Lane:
     def size(self, record: Record) -> int:
         """Give the bytes that a record will take in this backend's segment."""
         try:
-            return max(0, int(self.backend.record_size(record)))
-        except Exception as error:  # noqa: BLE001 - the writer must not end, whatever a driver raises
+            size = max(0, int(self.backend.record_size(record)))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the writer must not end, whatever a driver raises
             self._delivery.failed("record_size", error)
             return len(record.buf)
+        self._delivery.worked("record_size")
+        return size
 
     def open(self, segment: Segment) -> None:
         """Have the records that follow stored in a segment of this name (with the backend's own suffix)."""

@@ -3,17 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
 from sipdump_core import meta
 from sipdump_core.backend import Backend
-from sipdump_core.errors import DriverError, SipDumpError
+from sipdump_core.errors import DriverError, SipDumpError, kind_and_text
 from sipdump_core.folder import FolderBackend
 from sipdump_core.log import Event, log
 from sipdump_core.record import Record
-from sipdump_core.segment import StoredSegment
+from sipdump_core.segment import Segment, StoredSegment
 
 __all__ = [
     "PRUNE_INTERVAL",
@@ -24,6 +24,7 @@ __all__ = [
     "Rotation",
     "Shipped",
     "Ships",
+    "counted",
     "listed",
     "prune",
     "prune_all",
@@ -154,13 +155,27 @@ def listed(backend: Backend) -> Iterator[StoredSegment]:
     """
     try:
         for stored in backend.segments():
-            if not (isinstance(stored, StoredSegment) and isinstance(stored.modified, (int, float))):
-                raise TypeError(f"segments() gave {stored!r}")  # noqa: TRY301 - told as what else it raises
+            _look_at(stored)
             yield stored
     except SipDumpError:
         raise
     except (Exception, SystemExit) as error:
         raise _fault(backend, "list", error) from error
+
+
+def counted(backend: Backend, stored: StoredSegment) -> int:
+    """Count a segment's records by reading them.
+
+    Raises:
+        StorageError: it cannot be read.
+        DriverError: the driver raises anything else.
+    """
+    try:
+        return sum(1 for _ in backend.read(stored))
+    except SipDumpError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _fault(backend, "read", error) from error
 
 
 @attrs.frozen
@@ -279,7 +294,10 @@ def tell_pruned(pruned: Pruned) -> None:
 
 def _delete(backend: Backend, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
     try:
-        yield from backend.delete_many(chunk)
+        for stored, error in backend.delete_many(chunk):
+            if not (isinstance(stored, StoredSegment) and (error is None or isinstance(error, SipDumpError))):
+                raise TypeError(f"delete_many() gave {stored!r}, {error!r}")  # noqa: TRY301 - told as what else it raises
+            yield stored, error
     except SipDumpError:
         raise
     except (Exception, SystemExit) as error:
@@ -288,4 +306,23 @@ def _delete(backend: Backend, chunk: Sequence[StoredSegment]) -> Iterator[tuple[
 
 def _fault(backend: Backend, operation: str, error: BaseException) -> DriverError:
     origin = f" of {backend.site.distribution}" if backend.site.distribution else ""
-    return DriverError(f"{operation}: the backend {backend.name}{origin} raised {type(error).__name__}: {error}")
+    return DriverError(f"{operation}: the backend {backend.name}{origin} raised {kind_and_text(error)}")
+
+
+def _look_at(stored: Any) -> None:
+    """See whether what a driver lists is a segment.
+
+    Raises:
+        TypeError: it, or a field of it, is of another type.
+        ValueError: its name has no time.
+    """
+    if not (
+        isinstance(stored, StoredSegment)
+        and isinstance(stored.segment, Segment)
+        and isinstance(stored.size, int)
+        and isinstance(stored.modified, (int, float))
+        and isinstance(stored.records, (int, type(None)))
+        and isinstance(stored.location, str)
+    ):
+        raise TypeError(f"segments() gave {stored!r}")
+    _ = stored.segment.start

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import attrs
 
-from sipdump_core.errors import ConfigError
+from sipdump_core.errors import ConfigError, kind_and_text
 from sipdump_core.posix_re import Pattern
 
 __all__ = ["Check", "Setting", "at_least", "build", "describe", "duration", "in_range", "one_of", "option"]
@@ -110,11 +110,12 @@ def build(cls: type[T], settings: Iterable[Setting]) -> T:
     """Fill an options class from the settings of one module; of a single-valued option the last one counts.
 
     Raises:
-        ConfigError: an unknown name, a wrong type or a value that the option's check refuses.
+        ConfigError: an unknown name, a wrong type, or a value that the option's check or the class refuses.
     """
     hints = get_type_hints(cls)
     fields = {field.name: field for field in attrs.fields(cls)}  # type: ignore[arg-type]  # T is any attrs class
     values: dict[str, Any] = {}
+    setting = None
     for setting in settings:
         field = fields.get(setting.name)
         if field is None:
@@ -124,15 +125,19 @@ def build(cls: type[T], settings: Iterable[Setting]) -> T:
         if type(setting.value) is not wanted:
             names = {int: "an integer, without quotes", str: "a string, in quotes"}
             raise setting.error(f"must be {names[wanted]}")
-        check = field.metadata.get("check")
-        refusal = check(setting.value) if check else None
+        refusal = _refusal(field.metadata.get("check"), setting.value)
         if refusal:
             raise setting.error(refusal)
         if kind in (int, str):
             values[setting.name] = setting.value
         else:
             values[setting.name] = (*values.get(setting.name, ()), setting.value)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except Exception as error:
+        if setting is None:
+            raise
+        raise ConfigError(f"the parameters of {setting.module}: {kind_and_text(error)}", setting.place) from error
 
 
 def describe(cls: type[Any]) -> list[dict[str, Any]]:
@@ -145,18 +150,31 @@ def describe(cls: type[Any]) -> list[dict[str, Any]]:
     defaults = cls()
     described = []
     for field in attrs.fields(cls):
-        if hints[field.name] not in _TYPES:
-            raise TypeError(f"{field.name} is annotated {hints[field.name]}; an option is int, str or tuple[str, ...]")
+        kind = hints[field.name]
+        if kind not in _TYPES:
+            raise TypeError(f"{field.name} is annotated {kind}; an option is int, str or tuple[str, ...]")
+        if not field.init or field.alias != field.name:
+            raise TypeError(f"{field.name} cannot be given to {cls.__name__} by that name")
+        default = getattr(defaults, field.name)
+        if not isinstance(default, kind if kind in (int, str) else tuple):
+            raise TypeError(f"{field.name} is annotated {kind}, and its default is {default!r}")
         described.append(
             {
                 "name": field.name,
-                "type": _TYPES[hints[field.name]],
+                "type": _TYPES[kind],
                 "unit": field.metadata.get("unit", ""),
-                "default": getattr(defaults, field.name),
+                "default": default,
                 "help": field.metadata.get("help", ""),
             }
         )
     return described
+
+
+def _refusal(check: Check | None, value: Any) -> str | None:
+    try:
+        return check(value) if check else None
+    except Exception as error:  # noqa: BLE001 - a check is a driver's, and may fail in any way
+        return f"it cannot be checked: {kind_and_text(error)}"
 
 
 @lru_cache(256)

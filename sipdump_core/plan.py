@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from sipdump_core.backend import Backend, Site, Transform
-from sipdump_core.ctl_options import CtlOptions
 from sipdump_core.deferred import DeferredBackend
-from sipdump_core.drivers import Driver, discover, refusal, reload, select
-from sipdump_core.errors import ConfigError, DriverError, SipDumpError
+from sipdump_core.drivers import SOURCES, Driver, discover, is_suffix, refusal, reload, select
+from sipdump_core.errors import ConfigError, DriverError, SipDumpError, kind_and_text
 from sipdump_core.event_route import Callback, EventRoute, load_callback
 from sipdump_core.folder import FolderBackend
-from sipdump_core.hep_options import HepOptions
-from sipdump_core.kemi_options import KemiOptions
-from sipdump_core.ksr_options import KsrOptions
 from sipdump_core.log import Event, log
 from sipdump_core.options import Setting, build
 from sipdump_core.params import MODE_EVENT_ROUTE, Params
@@ -31,12 +27,6 @@ __all__ = ["Plan", "make_backends", "make_plan"]
 CORE = "sipdump"
 EVENT = "sipdump:msg"
 KAMAILIO_KEMI = ("app_lua", "app_python3", "app_python3s")
-SOURCES: dict[str, type[Any]] = {
-    "sipdump_hep": HepOptions,
-    "sipdump_ksr": KsrOptions,
-    "sipdump_ctl": CtlOptions,
-    "sipdump_kemi": KemiOptions,
-}
 
 
 @attrs.frozen
@@ -46,10 +36,10 @@ class Plan:
     settings: Sequence[Setting]
     """What it was made of."""
     params: Params
-    drivers: Sequence[Driver]
-    """Every driver that is installed."""
-    chosen: Sequence[Driver]
-    """Those that mode and name switch on."""
+    drivers: list[Driver]
+    """Every driver that is installed; one that could not be loaded is replaced when it can."""
+    chosen: list[Driver]
+    """Those that mode and name switch on; the same."""
     options: dict[str, Any]
     """The options of each driver, by its name."""
     modules: dict[str, Any]
@@ -68,15 +58,18 @@ class Plan:
         made: list[Backend] = []
         faults: list[DriverError] = []
         for driver in self.chosen:
+            if driver.kind == "transform":
+                continue
             try:
                 if driver.fault:
                     raise DriverError(refusal(driver))  # noqa: TRY301 - told as what a constructor raises
-                if driver.kind == "backend":
-                    made.append(self._spooled(self._make(driver, site)))
+                backend = self._make(driver, site)
             except DriverError as fault:
                 faults.append(fault)
                 where = attrs.evolve(site, distribution=driver.origin)
-                made.append(DeferredBackend(driver.name, where, partial(self._remake, driver.name, site)))
+                options = self.options[driver.name] if driver.cls else self._spool_options(driver.name)
+                backend = DeferredBackend(driver.name, options, where, partial(self._remake, driver.name, site))
+            made.append(_spooled(backend))
         if faults and len(faults) == len(made) and not self.params.mode & MODE_EVENT_ROUTE:
             raise faults[0]
         for each in faults:
@@ -130,12 +123,15 @@ class Plan:
             raise DriverError(f"the backend {name} can be loaded now, and its flag {driver.flag} is not in mode")
         module = f"sipdump_{name}"
         self.options[name] = build(driver.cls.options, [s for s in self.settings if s.module == module])
-        return self._spooled(self._make(driver, site))
+        backend = self._make(driver, site)
+        for those in (self.drivers, self.chosen):  # from now on it is listed and pruned too
+            those[:] = [driver if one.name == name else one for one in those]
+        return backend
 
-    @staticmethod
-    def _spooled(backend: Backend) -> Backend:
-        options = backend.opts
-        return Spool(backend) if isinstance(options, SpoolOptions) and options.spool else backend
+    def _spool_options(self, name: str) -> SpoolOptions:
+        """Give what is said of the spool of a driver that cannot be loaded: its records are to wait there for it."""
+        module, own = f"sipdump_{name}", {field.name for field in attrs.fields(SpoolOptions)}
+        return build(SpoolOptions, [s for s in self.settings if s.module == module and s.name in own])
 
     def _make(self, driver: Driver, site: Site) -> Backend:
         if not (driver.cls and issubclass(driver.cls, Backend)):
@@ -145,17 +141,34 @@ class Plan:
             site = attrs.evolve(site, transforms=transforms)
         site = attrs.evolve(site, distribution=driver.origin)
         try:
-            return driver.cls(self.options[driver.name], site)
+            backend = driver.cls(self.options[driver.name], site)
+            _look_at(backend)
         except ConfigError as error:
             raise self._located(driver.name, error) from error
         except (Exception, SystemExit) as error:
-            what = f"the backend {driver.name} of {driver.distribution} cannot be made"
-            raise DriverError(f"{what}: {type(error).__name__}: {error}") from error
+            what = f"the backend {driver.name} of {driver.origin} cannot be made"
+            raise DriverError(f"{what}: {kind_and_text(error)}") from error
+        return backend
 
     def _located(self, driver: str, error: ConfigError) -> ConfigError:
         """Add to a backend's own error where its first parameter was set, if one was."""
         place = next((s.place for s in self.settings if s.module == f"sipdump_{driver}"), "")
         return error if error.place or not place else ConfigError(str(error), place)
+
+
+def _spooled(backend: Backend) -> Backend:
+    options = backend.opts
+    return Spool(backend) if isinstance(options, SpoolOptions) and options.spool else backend
+
+
+def _look_at(backend: Backend) -> None:
+    """See whether a constructor has made what it should have."""
+    if not isinstance(backend, Backend):
+        raise TypeError(f"the class gives {backend!r} in the place of an instance")
+    if not (hasattr(backend, "opts") and isinstance(getattr(backend, "site", None), Site)):
+        raise TypeError("its constructor does not call super().__init__(options, site)")
+    if not is_suffix(backend.suffix):
+        raise TypeError(f"it has the suffix {backend.suffix!r}, which is no end of a file name, as '.data'")
 
 
 def make_plan(
@@ -202,7 +215,7 @@ def make_plan(
             route.callback = _load_callback(settings, given["event_callback"], params, route)
         _warn_of_idle_scripts(settings, event_routes, wanted=wanted)
     options = {d.name: built[f"sipdump_{d.name}"] for d in drivers if d.cls}
-    return Plan(settings, params, drivers, chosen, options, {name: built[name] for name in SOURCES}, route)
+    return Plan(settings, params, [*drivers], chosen, options, {name: built[name] for name in SOURCES}, route)
 
 
 def _resolve(settings: Sequence[Setting], modules: Sequence[str]) -> list[Setting]:
@@ -283,6 +296,8 @@ def make_backends(plan: Plan, folder: str, prefix: str) -> tuple[list[Backend], 
     backends: list[Backend] = []
     errors: list[SipDumpError] = []
     for driver in plan.drivers:
+        if driver.cls is None and driver in plan.chosen:
+            errors.append(DriverError(refusal(driver)))
         if not (driver.cls and issubclass(driver.cls, Backend)):
             continue
         if driver in plan.chosen or issubclass(driver.cls, FolderBackend):

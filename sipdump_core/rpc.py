@@ -187,7 +187,9 @@ class Rpc:
         for backend in self._dump.backends:
             lane = stats.backends[backend.name]
             result["backends"][backend.name] = {
+                "version": lane.distribution,
                 "state": lane.state,
+                "since": _moment(lane.since),
                 "error": lane.error,
                 "stored": lane.stored,
                 "backlog": lane.backlog,
@@ -262,15 +264,18 @@ class Rpc:
             row = {"name": driver.name, "kind": driver.kind, "flag": driver.flag, "version": driver.origin}
             lane = lanes.get(driver.name)
             if lane:
-                since = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(lane.since))
                 dropped = sum(lane.dropped.values())
-                row |= {"state": lane.state, "since": since, "error": lane.error, "dropped": dropped}
+                row |= {"state": lane.state, "since": _moment(lane.since), "error": lane.error, "dropped": dropped}
             elif driver.error:
                 row["state"] = f"not loaded: {driver.error}"
             else:
                 row["state"] = "on" if driver in self._dump.plan.chosen else "off"
             rows.append(row)
         return rows
+
+
+def _moment(time_s: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time_s))
 
 
 def _lenient(value: Any) -> int:

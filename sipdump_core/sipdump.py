@@ -15,11 +15,11 @@ from sipdump_core.backend import Backend
 from sipdump_core.clock import Clock
 from sipdump_core.delivery import LaneStats
 from sipdump_core.dispatcher import Dispatcher
-from sipdump_core.errors import ClosedError
+from sipdump_core.errors import ClosedError, kind_and_text
 from sipdump_core.event_route import Callback
 from sipdump_core.intake import Intake
 from sipdump_core.lifecycle import PRUNE_INTERVAL, Pruned, prune_all, tell_pruned
-from sipdump_core.log import Limit
+from sipdump_core.log import Event, Limit, log
 from sipdump_core.meta import ProcessTable
 from sipdump_core.options import Setting
 from sipdump_core.params import MODE_EVENT_ROUTE
@@ -381,7 +381,12 @@ def _forget(dump: SipDump | None) -> None:
         atexit.unregister(dump.close)
         dump._closed.acquire(blocking=False)
         for backend in dump.backends:
-            backend.forget()
+            try:
+                backend.forget()
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
+                log.warning(
+                    Event("backend failed", backend=backend.name, operation="forget", error=kind_and_text(error))
+                )
 
 
 def _settings(module: str, name: str, value: Any) -> list[Setting]:

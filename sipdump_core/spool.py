@@ -144,6 +144,10 @@ class Spool(Backend):
             self._close_journal()
         self._work.set()
 
+    def record_size(self, record: Record) -> int:
+        """Ask the backend, whose segments are rotated."""
+        return self.inner.record_size(record)
+
     def forget(self) -> None:
         """Let go of the open journal: it belongs to the process that this one was forked from."""
         self._journal.forget()

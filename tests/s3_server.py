@@ -47,15 +47,12 @@ class Server:
     @contextmanager
     def client(self) -> Iterator[Any]:
         """Give a boto3 client of the test's own, which shares nothing with the code under test."""
-        from botocore.config import Config
-
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
-        session = _session(*(self.environment[name] for name in names))
-        made = session.client("s3", endpoint_url=self.endpoint, config=Config(s3={"addressing_style": "path"}))
+        made = _client(self.endpoint, *(self.environment[name] for name in names))
         try:
             yield made
         finally:
-            made.close()
+            made.close()  # its connections; the next one uses it again
 
     @contextmanager
     def bucket(self) -> Iterator[str]:
@@ -112,10 +109,12 @@ def object_bytes(client: Any, bucket: str, key: str) -> bytes:
 
 
 @functools.cache
-def _session(key: str, secret: str, region: str) -> Any:
+def _client(endpoint: str, key: str, secret: str, region: str) -> Any:
     import boto3
+    from botocore.config import Config
 
-    return boto3.session.Session(key, secret, region_name=region)
+    session = boto3.session.Session(key, secret, region_name=region)
+    return session.client("s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"}))
 
 
 def _region() -> str:

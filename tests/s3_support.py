@@ -29,7 +29,7 @@ def spool(backend: S3Backend, *bufs: bytes, second: int = 0, stamp: str = "2026-
     backend.open(segment)
     backend.write([record(buf) for buf in bufs or (b"x",)])
     backend.close()
-    return Path(backend.spool.folder) / segment.name
+    return Path(backend.spool.folder) / backend.keys.utc(segment).name
 
 
 def spooled(backend: S3Backend) -> list[str]:

@@ -7,9 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from sipdump_core.drivers import THIRD_PARTY_FLAGS, discover
+from sipdump_core.drivers import SOURCES, THIRD_PARTY_FLAGS, discover
 from sipdump_core.errors import ConfigError, StorageError
-from sipdump_core.plan import SOURCES
 from sipdump_core.version import VERSION
 
 __all__ = ["KINDS", "Kind", "write"]

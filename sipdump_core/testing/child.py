@@ -5,16 +5,22 @@ class, options and site, so the class must be found by its module and name; ever
 """
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import json
+import locale
+import logging
 import os
 import pickle
 import resource
+import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import attrs
@@ -25,7 +31,7 @@ from sipdump_core.segment import Segment
 from sipdump_core.testing.promise import not_checked
 from sipdump_core.testing.samples import noise, numbered
 
-__all__ = ["Child", "crash", "fork", "full"]
+__all__ = ["Child", "crash", "fork", "full", "live", "surroundings"]
 
 LIMITS = (1 << 19, (1 << 20) + 20_000, 3 * (1 << 19) + 40_000)
 """Bytes that a file may have in ``full``, one after the other: they cut batches at different places."""
@@ -119,17 +125,19 @@ def full(backend: Backend, segment: Segment) -> Iterator[str]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         for _ in range(limit // 300 // BATCH + 2):
             batch = noise(BATCH, count)
+            call: Callable[[], None] = partial(backend.write, batch)
             try:
-                backend.write(batch)
-                backend.flush()
+                call()
+                call = backend.flush
+                call()
             except Exception as error:  # noqa: BLE001 - the test judges it
                 errors.append((f"{type(error).__name__}: {error}", isinstance(error, StorageError)))
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-                if not isinstance(error, StorageFullError):
+                if call != backend.flush and not isinstance(error, StorageFullError):
                     with contextlib.suppress(StorageError):
                         backend.close()
                     backend.open(attrs.evolve(segment, sequence=10 * number + 1))
-                backend.write(batch)
+                call()  # what was written is not written again: a flush that failed is tried again alone
                 backend.flush()
                 count += BATCH
                 break
@@ -161,6 +169,42 @@ def fork(backend: Backend, segment: Segment) -> Iterator[str]:
     yield str(status)
 
 
+def live(backend: Backend, segment: Segment) -> Iterator[str]:
+    """Store something. Yields what has changed of the surroundings."""
+    before = surroundings()
+    backend.start()
+    backend.open(segment)
+    backend.write(numbered(BATCH))
+    backend.flush()
+    backend.close()
+    backend.stop()
+    yield json.dumps([what for what, value in surroundings().items() if value != before[what]])
+
+
+def surroundings() -> dict[str, Any]:
+    """Give what a process has once, for all that runs in it."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    root = logging.getLogger()
+    return {
+        "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        + [signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGUSR1, signal.SIGALRM)],
+        "the umask": umask,
+        "the working directory": os.getcwd(),
+        "the environment": dict(os.environ),
+        "the locale": locale.setlocale(locale.LC_ALL),
+        "the default time-out of sockets": socket.getdefaulttimeout(),
+        "limits": [resource.getrlimit(kind) for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)],
+        "the interpreter's settings": (
+            sys.getrecursionlimit(),
+            sys.getswitchinterval(),
+            gc.isenabled(),
+            sys.excepthook,
+        ),
+        "the root logger": (root.level, list(root.handlers)),
+    }
+
+
 def main() -> None:
     """Read what to do from stdin, and do it."""
     begin = json.loads(sys.stdin.buffer.readline())
@@ -177,7 +221,7 @@ def main() -> None:
         module = sys.modules[begin["module"]] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     script, cls, options, site, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
-    for line in {"crash": crash, "full": full, "fork": fork}[script](cls(options, site), *args):
+    for line in {"crash": crash, "full": full, "fork": fork, "live": live}[script](cls(options, site), *args):
         print(line, flush=True)
 
 

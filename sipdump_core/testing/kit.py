@@ -1,6 +1,7 @@
 """What the checks of the contract stand on: the hooks that an author overrides, and how records are compared."""
 
 import contextlib
+import functools
 import os
 import time
 import uuid
@@ -28,6 +29,7 @@ CLOCKS_APART = 300.0
 # More records than any check writes: a reader that never ends is told from one that gives too many.
 _MOST = 300_000
 _FLOW_FIELDS = tuple(field.name for field in attrs.fields(Flow))
+_drivers = functools.cache(discover)  # they stay the same while the checks run, which make hundreds of backends
 
 
 def installed(name: str, site: Site) -> Backend:
@@ -36,7 +38,7 @@ def installed(name: str, site: Site) -> Backend:
     Raises:
         ConfigError: there is none of that name.
     """
-    for driver in discover():
+    for driver in _drivers():
         if driver.name == name and driver.cls and issubclass(driver.cls, Backend):
             return driver.cls(driver.cls.options(), site)
     raise ConfigError(f"no backend {name!r} is installed")
@@ -94,9 +96,8 @@ class Kit:
     def clean(self, backend: Backend) -> None:
         """Delete what the store holds of the backend's site; what stands in its folder goes with the folder."""
         if type(backend).has_lifecycle():
-            for stored in list(backend.segments()):
-                if not stored.location.startswith(backend.site.folder):
-                    backend.delete(stored)
+            stored = [each for each in backend.segments() if not each.location.startswith(backend.site.folder)]
+            list(backend.delete_many(stored))
 
     # ---- what the checks use ----
 
@@ -121,9 +122,15 @@ class Kit:
         """Make a backend, start it, and end it afterwards."""
         backend = self.make_backend(site)
         self._started().append((backend, site))
-        try:
+        with self.ended(backend):
             backend.start()
             yield backend
+
+    @contextlib.contextmanager
+    def ended(self, backend: Backend) -> Iterator[None]:
+        """End a backend after use."""
+        try:
+            yield
         finally:
             for end in (backend.close, backend.stop):
                 with contextlib.suppress(Exception):  # whether they work is told by checks of their own

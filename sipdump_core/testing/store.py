@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import random
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -54,6 +56,8 @@ class StoreChecks(Kit):
             )
             assert one.location, "location is empty"
             assert Segment.parse(one.segment.name, one.segment.prefix, one.segment.suffix) == one.segment
+            if isinstance(backend, FolderBackend):
+                assert os.path.isfile(one.location), f"the location {one.location} is no file"
             if os.path.isfile(one.location):
                 size = os.stat(one.location).st_size
                 assert one.size == size, f"the file has {size} bytes, and is listed with {one.size}"
@@ -275,7 +279,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_however_many_segments_are_listed(self, backend: Backend) -> None:
-        """All segments are listed, however many there are."""
+        """All segments are listed, however many there are, and pruning takes all of them."""
         self.needs_segments(backend)
         end = time.monotonic() + 2  # in which a store far away takes some, and a folder all of them
         wrote: list[Segment] = []
@@ -284,6 +288,9 @@ class StoreChecks(Kit):
             self.settle(backend)
         listed = sorted(stored.segment for stored in self.segments(backend))
         assert listed == sorted(wrote), f"{len(wrote)} were written, {len(listed)} are listed"
+        pruned = len([*prune([self.reader(backend)], 1.0, now=time.time() + 1e6)])
+        assert pruned == len(wrote), f"{len(wrote)} were due, {pruned} were pruned"
+        assert not self.segments(backend), f"left are {names(self.segments(backend))}"
 
     # ---- reading ----
 
@@ -326,6 +333,30 @@ class StoreChecks(Kit):
             assert len(found) < 20, f"{cut} bytes were cut off, and 20 records are read"
 
     @promise
+    def test_damage_is_an_error_of_sipdump(self, backend: Backend) -> None:
+        """Of a file with any bytes in it, reading gives records, or raises an error of sipdump_core."""
+        stored = self.store(backend, numbered(5))
+        if not os.path.isfile(stored.location):
+            not_checked("the location is no file that could be damaged")
+        self.same(backend, numbered(5), self.read(backend, stored))
+        content = Path(stored.location).read_bytes()
+        chance = random.Random(7)  # noqa: S311 - the same damage in each run
+        damaged = [
+            chance.randbytes(1000),
+            bytes(1000),
+            b"\xff" * 1000,
+            content[50:],
+            content + content[: len(content) // 2],
+        ]
+        damaged += [
+            content[:at] + bytes([content[at] ^ chance.randrange(1, 256)]) + content[at + 1 :]
+            for at in [*range(min(64, len(content))), *(chance.randrange(len(content)) for _ in range(100))]
+        ]
+        for data in damaged:
+            Path(stored.location).write_bytes(data)
+            self.raises_storage_error(lambda: self.read(backend, stored))
+
+    @promise
     def test_a_segment_inside_a_message_is_a_message(self, backend: Backend) -> None:
         """A message may hold what the backend's own file holds; it stays one message."""
         stored = self.store(backend, [record(), record(b"x")])
@@ -344,7 +375,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_delete_is_idempotent(self, backend: Backend) -> None:
-        """delete() deletes, for every instance; a segment that is gone already is no error."""
+        """delete() deletes all of a segment, for every instance; one that is gone already is no error."""
         first, second = (self.store(backend, [record()], second=n) for n in (0, 1))
         other = self.reader(backend)
         was_file = os.path.isfile(first.location)
@@ -357,6 +388,29 @@ class StoreChecks(Kit):
         assert [s.segment for s in self.segments(other)] == [second.segment], names(self.segments(other))
         backend.delete(second)
         assert not self.segments(backend), names(self.segments(backend))
+        left = [name for name in _tree(Path(backend.site.folder)) if first.segment.stem in name]
+        assert not left, f"beside the segment that was deleted it left {left}"
+
+    @promise
+    def test_delete_many_is_as_delete(self, backend: Backend) -> None:
+        """delete_many() tells of each segment once: that it is gone, or why not, and goes on with the next."""
+        stored = [self.store(backend, numbered(2, 2 * n), second=n) for n in range(4)]
+        backend.open(self.segment(backend, 5))
+        backend.write([record()])
+        backend.flush()
+        (opened,) = (one for one in self.segments(backend) if not one.sealed)
+        backend.delete(stored[0])
+        told = [*self.reader(backend).delete_many([stored[0], opened, stored[1], stored[2]])]
+        assert sorted(one.segment for one, _ in told) == sorted(one.segment for one in (*stored[:3], opened)), (
+            f"it was told of {names(one for one, _ in told)}"
+        )
+        for one, error in told:
+            if one.segment == opened.segment:
+                assert isinstance(error, SipDumpError), "it says that the open segment is gone"
+            else:
+                assert error is None, f"{one.segment.name} is not deleted: {error}"
+        left = sorted(one.segment for one in self.segments(backend))
+        assert left == [stored[3].segment, opened.segment], f"left are {names(self.segments(backend))}"
 
     @promise
     def test_delete_takes_its_own_only(self, backend: Backend) -> None:
@@ -483,7 +537,7 @@ class StoreChecks(Kit):
     @promise
     @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
     def test_files_have_the_mode_that_was_asked_for(self, site: Site, mode: int) -> None:
-        """A segment's file has the permission bits of file_mode, whatever the umask is."""
+        """A segment's file has the permission bits of file_mode, whatever the umask is; no file beside it has more."""
         before = os.umask(0o027 if mode == 0o664 else 0)
         try:
             with self.started(attrs.evolve(site, file_mode=mode)) as backend:
@@ -494,6 +548,11 @@ class StoreChecks(Kit):
             not_checked("the location is no file")
         found = stat.S_IMODE(os.stat(stored.location).st_mode)
         assert found == mode, f"file_mode is {mode:o}, the file's mode {found:o}"
+        for name, (kind, _) in _tree(Path(site.folder)).items():
+            if stat.S_ISREG(kind):
+                assert not stat.S_IMODE(kind) & ~mode, (
+                    f"file_mode is {mode:o}, the mode of {name} {stat.S_IMODE(kind):o}"
+                )
 
     @promise
     def test_links_are_not_followed(self, backend: Backend, tmp_path: Path) -> None:
@@ -519,10 +578,14 @@ class StoreChecks(Kit):
         """Nothing is written beside the site's folder, whatever tags and messages say."""
         (tmp_path / "cwd").mkdir()
         monkeypatch.chdir(tmp_path / "cwd")
+        monkeypatch.setenv("HOME", str(tmp_path / "cwd"))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "cwd"))
         hostile = ["../../escaped", "../escaped", "escaped/x", str(tmp_path / "escaped"), "|touch escaped", ".", ".."]
         self.write(backend, [record(text.encode(), tag=text, node=text) for text in hostile])
         self.settle(backend)
         self.received(backend)
+        backend.stop()
+        backend.start()
         left = sorted(path.name for path in [*tmp_path.iterdir(), *(tmp_path / "cwd").iterdir()])
         assert left == ["cwd", "store"], f"beside the folder there are {left}"
 

@@ -3,17 +3,19 @@
 import copy
 import gc
 import itertools
+import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 import pytest
 
-from sipdump_core.backend import API_VERSION, Backend, Site, Transform
+from sipdump_core.backend import Backend, Site, Transform
+from sipdump_core.drivers import is_suffix, unusable
 from sipdump_core.errors import ClosedError, ConfigError
 from sipdump_core.options import Setting, build, describe
 from sipdump_core.record import Flow, Record
@@ -33,17 +35,10 @@ class WriterChecks(Kit):
     def test_the_driver_is_declared(self, site: Site) -> None:
         """A driver declares name, flag, suffix, version of the interface and options as sipdump needs them."""
         cls = type(self.make_backend(site))
-        assert re.fullmatch(r"[a-z][a-z0-9_-]*", cls.name), (
-            f"name {cls.name!r} must be of lower-case letters, digits, _ or -"
-        )
-        flag = cls.flag
-        assert isinstance(flag, int), f"flag {flag!r} must be an int"
-        assert flag >= 0, f"flag {flag} must not be negative"
-        assert flag & (flag - 1) == 0, f"flag {flag} must be 0 or a power of two"
-        assert cls.api == API_VERSION, f"it was made for version {cls.api} of the interface, this is {API_VERSION}"
+        why = unusable(cls)
+        assert not why, f"{cls.__qualname__} {why}"
         suffix = self.make_backend(site).suffix
-        assert suffix != ".meta", "the suffix .meta is that of the process tables"
-        assert re.fullmatch(r"(\.[\w.+~-]*[\w+~-])?", suffix), f"suffix {suffix!r} must be empty, or a dot and more"
+        assert is_suffix(suffix), f"suffix {suffix!r} of an instance is no end of a file name, as '.data'"
         if cls.has_lifecycle():
             assert cls.delete is not Backend.delete, "it has segments() without delete(): pruning fails for ever"
         unknown = set(cls.loses) - {*(field.name for field in attrs.fields(Flow)), "time_us"}
@@ -58,13 +53,12 @@ class WriterChecks(Kit):
         for told in describe(cls.options):
             assert told["help"], f"the option {told['name']} has no help"
             default = told["default"]
-            assert isinstance(default, {"int": int, "str": str}.get(told["type"], tuple)), (
-                f"the default of {told['name']} is {default!r}, its type {told['type']}"
-            )
             for value in _others(told):
                 try:
                     options = build(cls.options, [Setting(module, told["name"], value)])
-                except ConfigError:
+                except ConfigError as error:
+                    if value == default:
+                        raise AssertionError(f"the default of the option {told['name']} is refused: {error}") from error
                     continue  # its check refuses that value
                 set_to = getattr(options, told["name"])
                 assert set_to in (value, (value,)), f"the option {told['name']} set to {value!r} is {set_to!r}"
@@ -80,12 +74,13 @@ class WriterChecks(Kit):
     def test_the_constructor_touches_nothing(self, site: Site, tmp_path: Any) -> None:
         """Making an instance opens, creates and starts nothing: configurations are checked with it."""
         missing = tmp_path / "missing"
-        threads = threading.enumerate()
+        threads, opened = threading.enumerate(), len(os.listdir("/proc/self/fd"))
         made = [self.make_backend(attrs.evolve(site, folder=str(missing))), self.make_backend(site)]
         assert not missing.exists(), "the constructor makes the folder"
         left = sorted(path.name for path in tmp_path.rglob("*") if path.name != "store")
         assert not left, f"the constructor leaves {left}"
         assert not set(threading.enumerate()) - set(threads), "the constructor starts a thread"
+        assert len(os.listdir("/proc/self/fd")) <= opened, "the constructor opens a file or a connection"
         assert all(backend.opts is not None and backend.site is not None for backend in made)
 
     @promise
@@ -301,13 +296,13 @@ class WriterChecks(Kit):
 
     @promise
     def test_the_transforms_are_applied(self, site: Site) -> None:
-        """A backend that is transformed stores what the site's transforms make of a message."""
+        """A backend that is transformed stores what the site's transforms make of a message, one after the other."""
         if not type(self.make_backend(site)).transformed:
             not_checked("the backend does not ask for transforms")
-        with self.started(attrs.evolve(site, transforms=[_Shout({})])) as backend:
-            self.write(backend, [record(b"bob"), record(b"alice")])
+        with self.started(attrs.evolve(site, transforms=[_Append(b" one"), _Append(b" two")])) as backend:
+            self.write(backend, [record(b"to bob"), record(b"to alice")])
             self.settle(backend)
-            self.holds(backend, [record(b"BOB!"), record(b"alice")])
+            self.holds(backend, [record(b"to bob one two"), record(b"to alice")])
 
     # ---- flush ----
 
@@ -351,13 +346,77 @@ class WriterChecks(Kit):
             self.settle(backend)
             self.holds(backend, [record(b"before"), record(b"after")])
 
+    @promise
+    def test_it_works_again_after_an_outage(self, site: Site) -> None:
+        """After an outage the same instance works again: a start, a segment and a batch that failed may come again."""
+        backend = self.make_backend(site)
+        with self.outage(backend):
+            starts = not self.raises_storage_error(backend.start)
+        with self.ended(backend):
+            if not starts:
+                backend.start()
+            backend.open(self.segment(backend))
+            backend.write([record(b"before")])
+            backend.flush()
+            todo = [record(b"meanwhile")]
+            with self.outage(backend):
+                if not self.raises_storage_error(lambda: backend.write(todo)):
+                    todo = []
+                    self.raises_storage_error(backend.flush)
+                if todo or not self.raises_storage_error(backend.close):
+                    self.raises_storage_error(backend.close)
+                    self.raises_storage_error(lambda: backend.open(self.segment(backend, 1)))
+            for second in range(2, 7):  # some notice only now that their connection is dead
+                self.raises_storage_error(backend.close)
+                again = partial(self._open_and_write, backend, [*todo, record(b"after")], second)
+                if not self.raises_storage_error(again):
+                    break
+            else:
+                raise AssertionError("it still raises when the outage is over")
+            backend.close()
+            self.settle(backend)
+            _check_numbers(backend, "after an outage")
+            self.holds(backend, [record(b"before"), record(b"meanwhile"), record(b"after")])
 
-class _Shout(Transform):
-    name = "shout"
+    def _open_and_write(self, backend: Backend, batch: Sequence[Record], second: int) -> None:
+        backend.open(self.segment(backend, second))
+        backend.write(batch)
 
-    def apply(self, batch: Sequence[Record], bufs: Sequence[bytes]) -> Sequence[bytes]:  # noqa: ARG002 - its form
+    @promise
+    def test_write_after_stop_loses_nothing_in_silence(self, backend: Backend) -> None:
+        """write() after stop() raises an error of sipdump_core, or stores."""
+        self.write(backend, [record(b"one")])
+        backend.stop()
+        todo = [record(b"two")]
+        if self.raises_storage_error(lambda: backend.write(todo)):
+            todo = []
+        backend.start()
+        self.settle(backend)
+        self.holds(backend, [record(b"one"), *todo])
+
+    @promise
+    def test_storing_is_silent(
+        self, site: Site, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """While all is well nothing is printed, and the log has no line for each record."""
+        with caplog.at_level("INFO"), self.started(site) as backend:
+            self.write(backend, numbered(500), numbered(500, 500))
+            self.settle(backend)
+            if backend.has_lifecycle() and self.can_read(backend):
+                self.holds(backend, numbered(1000))
+        out, err = capfd.readouterr()
+        assert not out, f"on the standard output there is {out[:100]!r}"
+        assert not err, f"on the standard error output there is {err[:100]!r}"
+        said = len(caplog.records)
+        assert said < 100, f"for 1,000 records there are {said} lines in the log"
+
+
+class _Append(Transform):
+    name = "append"
+
+    def apply(self, batch: Sequence[Record], bufs: Sequence[bytes]) -> Sequence[bytes]:
         """Make a longer message of one that is said to bob."""
-        return [buf.replace(b"bob", b"BOB!") for buf in bufs]
+        return [buf + self.opts if b"bob" in one.buf else buf for one, buf in zip(batch, bufs, strict=True)]
 
 
 def _check_numbers(backend: Backend, when: str) -> None:

@@ -226,8 +226,8 @@ def test_a_frame_that_is_not_of_its_form_costs_itself_alone(tmp_path: Path) -> N
     with wal.open("r+b") as file:
         salt = file.read()[8:16]
         for payload in (b"", b"\xff" * 40, b"\0" * 40, b"\4\0\0\0a\tb\n" + b"\0" * 16):
-            file.write(journal._head(salt, journal.RECORDS, 1, (payload,)) + payload)
-        file.write(journal._head(salt, journal.NOTE, 0, (b"\xff",)) + b"\xff")
+            file.write(journal._head(salt, journal.RECORDS, 1, payload) + payload)
+        file.write(journal._head(salt, journal.NOTE, 0, b"\xff") + b"\xff")
         good = Journal(make(tmp_path).site)
         good._salt = salt
         file.write(good.encode([record(b"2")]))

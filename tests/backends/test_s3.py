@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,23 +103,43 @@ def test_names_in_the_bucket_are_utc_and_listed_in_local_time(
 
 
 def test_both_hours_of_a_clock_that_goes_back_are_listed_read_and_deleted_apart(
-    backend: S3Backend, client: Any, monkeypatch: pytest.MonkeyPatch
+    backend: S3Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In local time they have one name; only the keys tell them apart."""
+    for hour in ("00", "01"):  # in UTC
+        spool(backend, hour.encode(), stamp=f"2026-10-25--{hour}-30")
+    sent(backend)
     monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
     time.tzset()
-    for hour in ("00", "01"):
-        spool(backend, hour.encode(), stamp=f"2026-10-25--{hour}-30")
-        # what another zone's collector, or this one in the right season, would have called it
-        key = f"node=n1/date=2026-10-25/hour={hour}/test-2026-10-25--{hour}-30-00.data"
-        path = Path(backend.spool.folder) / f"test-2026-10-25--{hour}-30-00.data"
-        client.put_object(Bucket=backend.opts.bucket, Key=key, Body=path.read_bytes())
-        path.unlink()
     one, two = backend.segments()
     assert one.segment.stamp == two.segment.stamp == "2026-10-25--02-30-00"
     assert stored(backend) == [b"00", b"01"]
     backend.delete(two)
     assert stored(backend) == [b"00"]
+
+
+def test_the_zone_of_whoever_uploads_changes_nothing(
+    backend: S3Backend, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a daemon in one zone wrote, an operator ships in another; and again, as after a crash, in a third."""
+
+    def zone(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    zone("EST5EDT")
+    path = spool(backend, b"one", stamp="2026-11-22--18-31")
+    content = path.read_bytes()
+    for name, stamp in (("UTC", "22--23-31"), ("XYZ-5:30", "23--05-01")):
+        zone(name)
+        path.write_bytes(content)
+        (waiting,) = (listed for listed in backend.segments() if not listed.sealed)
+        assert waiting.segment.stamp == f"2026-11-{stamp}-00"
+        assert [r.buf for r in backend.read(waiting)] == [b"one"]
+        sent(backend)
+        assert list(objects(client, backend.opts.bucket)) == [f"{ROOT}.data"]
+        metadata = client.head_object(Bucket=backend.opts.bucket, Key=f"{ROOT}.data")["Metadata"]
+        assert metadata["sipdump-start"] == "2026-11-22T23:31:00+00:00"
 
 
 def test_two_collectors_at_once_share_a_bucket(s3_server: Server, s3_bucket: str, tmp_path: Path) -> None:
@@ -167,16 +189,20 @@ def test_thousands_of_objects_are_listed_and_pruned_in_pages(
 ) -> None:
     with FaultProxy(s3_server.endpoint) as proxy:
         backend = backend_of(proxy.endpoint, s3_bucket, tmp_path)
-        for n in range(1050):
+
+        def put(n: int) -> None:
             stamp = f"2026-11-22--{n // 3600:02}-{n // 60 % 60:02}-{n % 60:02}"
             key = backend.keys.key(Segment(PREFIX, stamp, 0, ".data"))
             client.put_object(Bucket=s3_bucket, Key=key, Body=b"x")
-        now = Segment(PREFIX, "2026-11-22--00-17-10").start
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(put, range(1020)))
+        now = Segment(PREFIX, "2026-11-22--00-16-50").start
         dry = list(prune([backend], 0, now=now + 7200, dry_run=True))
-        assert len(dry) == 1030, "the last 20 may hold younger records"
-        assert len(objects(client, s3_bucket)) == 1050
+        assert len(dry) == 1010, "the last 10 may hold younger records"
+        assert len(objects(client, s3_bucket)) == 1020
         assert list(prune([backend], 0, now=now + 7200)) == dry
-        assert len(objects(client, s3_bucket)) == 20
+        assert len(objects(client, s3_bucket)) == 10
         assert proxy.count("POST", r"\?delete") == 2
 
 
@@ -275,15 +301,30 @@ def test_the_objects_attributes_are_asked_for(s3_server: Server, s3_bucket: str,
     ("options", "message"),
     [
         ({"bucket": ""}, "no bucket is named; set modparam"),
-        ({"format": "s3"}, "format must name a backend of files"),
-        ({"format": "nosuch"}, "no backend 'nosuch' is installed"),
+        ({"format": "s3"}, r'"format", "s3"\): must name a backend of files'),
+        ({"format": "nosuch"}, r"\"format\", \"nosuch\"\): no backend 'nosuch' is installed"),
         ({"sse_kms_key_id": "x"}, '"sse", "aws:kms"'),
+        ({"format": "header"}, "no backend 'header' is installed"),
         ({"prefix": "x" * 900, "node": "n" * 200}, "longer than the 1024 bytes"),
     ],
 )
 def test_options_that_contradict_each_other(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         S3Backend(S3Options(**{"bucket": "b", "format": "text", **options}), Site(str(tmp_path), "", make=installed))
+
+
+def test_what_needs_boto3_says_how_to_get_it(backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("bucket", "shipper"):
+        monkeypatch.delitem(sys.modules, f"sipdump_s3.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    backend.spool.prepare()
+    for call in (backend.segments, backend.ship, backend.compact):
+        if call == backend.compact:
+            monkeypatch.setattr(type(backend.inner), "merge", lambda *_: 0)
+        with pytest.raises(StorageError, match=r"load boto3: .*pip install 'sipdump\[s3\]'"):
+            list(call())
+    with pytest.raises(StorageError, match="load boto3"):
+        backend.start()
 
 
 def test_a_hosts_name_that_is_no_node_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +356,9 @@ def test_a_bucket_is_asked_for_when_the_daemon_is_configured(tmp_path: Path) -> 
         ("{node/{file}", "must be a template"),
         ("/{node}/{file}", "no slash at its begin"),
         ("{node}//{file}", "none twice"),
+        ("{node}/../{file}", "no part"),
+        ("./{node}/{file}", "no part"),
+        ("{{date}}/{node}/{file}", ""),
     ],
 )
 def test_key_templates(template: str, refusal: str) -> None:
@@ -326,14 +370,18 @@ def test_key_templates(template: str, refusal: str) -> None:
     start=st.integers(0, 4_000_000_000),
     sequence=st.integers(0, 999_999),
     fprefix=st.text(st.characters(codec="utf-8", exclude_characters="/"), max_size=20),
-    template=st.sampled_from(["node={node}/date={date}/hour={hour}/{file}", "{date}/{node}/{file}", "{node}/{file}"]),
+    template=st.sampled_from(
+        ["node={node}/date={date}/hour={hour}/{file}", "{date}/{node}/{file}", "{{date}}/{node}/{file}"]
+    ),
     prefix=st.sampled_from(["", "a", "a/b", "a/b/"]),
 )
 def test_keys_are_read_back(start: int, sequence: int, fprefix: str, template: str, prefix: str) -> None:
     keys = Keys(prefix, template, "n.1-x", fprefix, ".parquet")
     segment = attrs.evolve(Segment.starting(fprefix, start), sequence=sequence, suffix=".parquet")
-    key = keys.key(segment)
-    assert keys.segment(key) == segment
+    utc = keys.utc(segment)
+    assert keys.local(utc) == segment
+    key = keys.key(utc)
+    assert keys.segment(key) == utc
     assert keys.start(key) == start
     assert key.startswith(keys.root)
     assert "n.1-x" in keys.root or template.startswith("{date}")

@@ -2,13 +2,23 @@
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import attrs
 
-from sipdump_core import ClosedError, FolderBackend, Record, Segment, Site, StoredSegment
+from sipdump_core import (
+    ClosedError,
+    FolderBackend,
+    Record,
+    Segment,
+    SegmentExistsError,
+    Site,
+    StorageError,
+    StoredSegment,
+)  # fmt: skip
 from tests.broken.good import Good, GoodStream, GoodStreamWithSegments, caught_by
 
 # ---- bytes of a message ----
@@ -683,3 +693,117 @@ class NamesFlowsInTheFirstSegmentOnly(Good):
     def unframe(self, head: bytes, buf: bytes) -> Record:
         time_us, at = json.loads(head)
         return Record(time_us, self._flows[at], buf)
+
+
+# ---- transforms ----
+
+
+class Transformed(Good):
+    """Stores what the transforms make of a message."""
+
+    transformed = True
+
+    def encode(self, batch: Sequence[Record]) -> bytes:
+        bufs = self.bufs(batch)
+        return b"".join(self.frame(attrs.evolve(one, buf=buf)) for one, buf in zip(batch, bufs, strict=True))
+
+
+@caught_by("the_transforms_are_applied")
+class TransformsTwice(Transformed):
+    def bufs(self, batch: Sequence[Record]) -> Sequence[bytes]:
+        return super().bufs([attrs.evolve(one, buf=buf) for one, buf in zip(batch, super().bufs(batch), strict=True)])
+
+
+@caught_by("the_transforms_are_applied")
+class TransformsFirstOnly(Transformed):
+    def bufs(self, batch: Sequence[Record]) -> Sequence[bytes]:
+        return self.site.transforms[0].apply(batch, [one.buf for one in batch]) if self.site.transforms else []
+
+
+# ---- outages ----
+
+
+@caught_by("it_works_again_after_an_outage")
+class StreamNeverReconnects(GoodStream):
+    _lost = False
+
+    def send(self, data: bytes) -> None:
+        if self._lost:
+            raise StorageError("write", self.path, "the connection is lost")
+        try:
+            super().send(data)
+        except StorageError:
+            self._lost = True
+            raise
+
+
+@caught_by("it_works_again_after_an_outage")
+class StreamStartsOnce(GoodStream):
+    """A start that fails leaves it half started."""
+
+    _starting = False
+
+    def start(self) -> None:
+        if self._starting:
+            raise StorageError("start", self.path, "it starts already")
+        self._starting = True
+        if not os.path.isdir(self.site.folder):
+            raise StorageError("connect", self.path, "there is no such folder")
+        self._starting = False
+
+
+@caught_by("it_works_again_after_an_outage")
+class StreamSendsWithoutAnAnswer(GoodStream):
+    """What a dead connection takes is lost."""
+
+    def send(self, data: bytes) -> None:
+        with contextlib.suppress(StorageError):
+            super().send(data)
+
+
+@caught_by("it_works_again_after_an_outage")
+class NeverOpensAgain(Good):
+    _failed = False
+
+    def open(self, segment: Segment) -> None:
+        if self._failed:
+            raise StorageError("open", segment.name, "it failed before")
+        try:
+            super().open(segment)
+        except SegmentExistsError:
+            raise
+        except StorageError:
+            self._failed = True
+            raise
+
+
+@caught_by("it_works_again_after_an_outage")
+class IllForEver(Good):
+    """An error that is over is told still."""
+
+    _illness = ""
+
+    def open(self, segment: Segment) -> None:
+        try:
+            super().open(segment)
+        except StorageError as error:
+            self._illness = str(error)
+            raise
+
+    def health(self) -> str:
+        return self._illness
+
+
+@caught_by("write_after_stop_loses_nothing_in_silence")
+class StreamIgnoresWhatComesAfterStop(GoodStream):
+    _started = False
+
+    def start(self) -> None:
+        self._started = True
+
+    def stop(self) -> None:
+        self._started = False
+
+    def write(self, batch: Sequence[Record]) -> None:
+        if self._started:
+            super().write(batch)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import attrs
 
-from sipdump_core import Backend, ClosedError, Flow, FolderBackend, Record, Segment, Site, StorageError
+from sipdump_core import Backend, ClosedError, Flow, FolderBackend, FormatError, Record, Segment, Site, StorageError
 from sipdump_core.testing import Contract
 
 _HEAD = struct.Struct(">II")
@@ -42,7 +42,10 @@ class Good(FolderBackend):
             head, buf = map(file.read, _HEAD.unpack(lengths))
             if len(head) + len(buf) < sum(_HEAD.unpack(lengths)):
                 return
-            yield self.unframe(head, buf)
+            try:
+                yield self.unframe(head, buf)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise FormatError(f"{file.name}: {error}") from error
 
     def record_size(self, record: Record) -> int:
         return len(self.frame(record))

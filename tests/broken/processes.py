@@ -1,20 +1,23 @@
 """Backends that are bad company: what they leave open, take for granted, or lose when something fails."""
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import attrs
 
 from sipdump_core import (
     Backend,
     ClosedError,
+    FormatError,
     Record,
     Segment,
     SegmentExistsError,
@@ -446,3 +449,96 @@ class FlushesToMemory(Good):
 
     def read(self, stored: StoredSegment) -> Iterator[Record]:
         yield from list(self._memory.get(stored.location, [])) or super().read(stored)
+
+
+# ---- what is said, and what is declared ----
+
+
+@caught_by("storing_is_silent")
+class Prints(Good):
+    def segments(self) -> Iterable[StoredSegment]:
+        print("listing", self.site.folder)
+        return super().segments()
+
+
+@caught_by("storing_is_silent")
+class LogsEachRecord(Good):
+    def frame(self, record: Record) -> bytes:
+        logging.getLogger("sipdump.good").info("stored %s", record.call_id)
+        return super().frame(record)
+
+
+@caught_by("the_process_is_left_as_it_is")
+class SetsTheRecursionLimit(Good):
+    def start(self) -> None:
+        sys.setrecursionlimit(sys.getrecursionlimit() + 10)
+
+
+@caught_by("the_constructor_touches_nothing")
+class ConstructorOpensAFile(Good):
+    def __init__(self, options: Any, site: Site) -> None:
+        super().__init__(options, site)
+        self._opened = os.open(os.devnull, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self._opened)
+
+
+@caught_by("a_failed_write_stores_nothing_of_its_batch")
+class AFailedFlushForgets(Good):
+    def __init__(self, options: Any, site: Site) -> None:
+        super().__init__(options, site)
+        self._held: list[Record] = []
+
+    def write(self, batch: Sequence[Record]) -> None:
+        if self._fd < 0:
+            raise ClosedError("write: no segment is open")
+        self._held += batch
+
+    def flush(self) -> None:
+        held, self._held = self._held, []
+        if held and self._fd >= 0:
+            super().write(held)
+
+    def close(self) -> None:
+        self.flush()
+        super().close()
+
+
+@caught_by("damage_is_an_error_of_sipdump")
+class DamageIsAnyError(Good):
+    def decode(self, file: BinaryIO) -> Iterator[Record]:
+        try:
+            yield from super().decode(file)
+        except FormatError as error:
+            raise KeyError(str(error)) from error
+
+
+@caught_by("the_driver_is_declared")
+class RequiresAString(Good):
+    requires = "json"
+
+
+@caught_by("the_driver_is_declared")
+class TakesTheNameOfASource(Good):
+    name = "hep"
+
+
+@attrs.frozen
+class _Bools:
+    width: int = option(80, help="how wide", check=lambda value: value > 0)
+
+
+@caught_by("options_round_trip")
+class OptionChecksGiveBools(Good):
+    options = _Bools
+
+
+@attrs.frozen
+class _Refused:
+    width: int = option(0, help="how wide", check=at_least(1))
+
+
+@caught_by("options_round_trip")
+class DefaultIsRefused(Good):
+    options = _Refused

@@ -6,6 +6,7 @@ import fnmatch
 import os
 import re
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from sipdump_core import Record, Segment, SegmentExistsError, Site, StorageError, StoredSegment
+from sipdump_core import Record, Segment, SegmentExistsError, SipDumpError, Site, StorageError, StoredSegment
 from tests.broken.good import Good, caught_by
 
 
@@ -611,3 +612,93 @@ class SizeIsConstant(Good):
 class SizeIsAFloat(Good):
     def record_size(self, record: Record) -> int:
         return len(self.frame(record)) * 1.1  # type: ignore[return-value]  # that is the fault
+
+
+# ---- several at once, and what stands beside a segment ----
+
+
+@caught_by("delete_many_is_as_delete", "prune_deletes_what_is_due")
+class DeleteManySaysNothing(Good):
+    def delete_many(self, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
+        for stored in chunk:
+            self.delete(stored)
+        return iter(())
+
+
+@caught_by("delete_many_is_as_delete")
+class DeleteManyTakesTheOpenOne(Good):
+    def delete_many(self, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
+        for stored in chunk:
+            Path(stored.location).unlink(missing_ok=True)
+            yield stored, None
+
+
+@caught_by("delete_many_is_as_delete")
+class DeleteManyEndsWithAnError(Good):
+    def delete_many(self, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
+        for stored in chunk:
+            self.delete(stored)
+            yield stored, None
+
+
+@caught_by("delete_many_is_as_delete")
+class DeleteManyWantsAllToBeThere(Good):
+    def delete_many(self, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
+        for stored in chunk:
+            there = os.path.exists(stored.location)
+            for one, error in super().delete_many([stored]):
+                yield one, error if there else StorageError("delete", one.location, "it is not there")
+
+
+@caught_by("however_many_segments_are_listed")
+class DeleteManyTakesHalfAThousand(Good):
+    def delete_many(self, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
+        return super().delete_many(chunk[:500])
+
+
+class Index(Good):
+    """Has a file beside each segment."""
+
+    mode = 0o600
+
+    def close(self) -> None:
+        if self._fd >= 0 and self._records:
+            with contextlib.suppress(OSError):
+                os.close(os.open(f"{self._path}.index", os.O_WRONLY | os.O_CREAT, self.mode))
+                os.chmod(f"{self._path}.index", self.mode)
+        super().close()
+
+
+@caught_by("delete_is_idempotent")
+class DeleteLeavesTheIndex(Index):
+    pass
+
+
+@caught_by("files_have_the_mode_that_was_asked_for")
+class IndexForAll(Index):
+    mode = 0o644
+
+    def delete(self, stored: StoredSegment) -> None:
+        super().delete(stored)
+        Path(f"{stored.location}.index").unlink(missing_ok=True)
+
+
+@caught_by("the_listing_tells_the_truth")
+class LocationIsNoPath(Listing):
+    def change(self, stored: StoredSegment) -> StoredSegment:
+        return attrs.evolve(stored, location=f"store://{stored.segment.name}")
+
+
+@caught_by("nothing_is_written_elsewhere")
+class LeavesTemporaryFiles(Good):
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(tempfile.mkstemp()[0])
+        super().close()
+
+
+@caught_by("nothing_is_written_elsewhere")
+class WritesToTheHome(Good):
+    def stop(self) -> None:
+        if "store" in os.listdir(Path.home().parent):  # the kit's, and not that of who runs this
+            (Path.home() / ".good").touch()

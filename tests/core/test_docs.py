@@ -8,10 +8,11 @@ import pytest
 
 import sipdump_core
 from sipdump_core.config import read_config
+from sipdump_core.drivers import SOURCES
 from sipdump_core.hep_options import DEFAULT_LISTEN, HepOptions
 from sipdump_core.options import Setting
 from sipdump_core.params import Params
-from sipdump_core.plan import SOURCES, make_plan
+from sipdump_core.plan import make_plan
 from sipdump_parquet import ParquetOptions
 from sipdump_s3 import S3Options
 

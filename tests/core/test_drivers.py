@@ -1,5 +1,6 @@
 """Finding drivers: conflicts, drivers that do not load, entry points of other distributions."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_two_drivers_with_one_claim_are_an_error_that_names_both(path: Path, nam
             GOOD.format(name="bad", flag=256) + "    api = 0\n",
             "install a newer release of this driver, or an older release of sipdump",
         ),
-        (GOOD.format(name="bad", flag=256) + "    api = '2'\n", "was made for version 2"),
+        (GOOD.format(name="bad", flag=256) + "    api = '2'\n", "was made for version '2'"),
         (GOOD.format(name="bad", flag=256) + "    options = dict\n", "has options that are no attrs class"),
         (
             "import attrs\n@attrs.frozen\nclass O:\n    x: int\n"
@@ -91,6 +92,38 @@ def test_two_drivers_with_one_claim_are_an_error_that_names_both(path: Path, nam
             + "    options = O\n",
             "x is annotated <class 'float'>; an option is int, str or tuple[str, ...]",
         ),
+        (
+            "import attrs\n@attrs.frozen\nclass O:\n    x: int = None\n"
+            + GOOD.format(name="bad", flag=256)
+            + "    options = O\n",
+            "x is annotated <class 'int'>, and its default is None",
+        ),
+        (
+            "import attrs\n@attrs.frozen\nclass O:\n    _x: int = 3\n"
+            + GOOD.format(name="bad", flag=256)
+            + "    options = O\n",
+            "_x cannot be given to O by that name",
+        ),
+        (GOOD.format(name="bad", flag=True), "declares the flag True, which is no power of two"),
+        (
+            GOOD.format(name="bad", flag=256) + "    name = 'no name'\n",
+            "has the name 'no name'; a name is of lower-case",
+        ),
+        (GOOD.format(name="bad", flag=256) + "    suffix = '/../x'\n", "declares the suffix '/../x'"),
+        (
+            GOOD.format(name="bad", flag=256) + "    requires = 'boto3'\n",
+            "declares that it requires 'boto3', which is no tuple",
+        ),
+        (GOOD.format(name="bad", flag=256) + "    requires = (1,)\n", "declares that it requires (1,)"),
+        (GOOD.format(name="bad", flag=256) + "    has_lifecycle = True\n", "overrides has_lifecycle()"),
+        (
+            "class E:\n    def __eq__(self, other): raise RuntimeError('eq')\n"
+            + GOOD.format(name="bad", flag=256)
+            + "    api = E()\n",
+            "cannot be looked at: RuntimeError: eq",
+        ),
+        ("class X(BaseException): pass\nraise X('gone')", "X: gone"),
+        ("class X(Exception):\n    def __str__(self): raise RuntimeError\nraise X", "X ("),
     ],
 )
 def test_a_driver_that_cannot_be_used_is_told_and_stops_nobody(path: Path, code: str, error: str) -> None:
@@ -104,6 +137,19 @@ def test_a_driver_that_cannot_be_used_is_told_and_stops_nobody(path: Path, code:
     # alone, it stores nothing: that is no start
     with pytest.raises(ConfigError, match=r"the backend bad of sipdump-bad 1.5 cannot be used: "):
         select([found], Setting("sipdump", "mode", 8192), by_name)
+
+
+@pytest.mark.parametrize("name", ["hep", "ksr", "ctl", "kemi"])
+def test_a_name_with_parameters_of_sipdump_itself_is_refused(path: Path, name: str) -> None:
+    install(path, "sipdump-bad", GOOD.format(name=name, flag=256), f"{name} = sipdump_bad:B")
+    assert f"has the name {name}, and sipdump_{name} has parameters of sipdump itself" in named(name).error
+
+
+def test_a_module_that_is_required_may_be_missing_with_its_package(path: Path) -> None:
+    code = GOOD.format(name="bad", flag=256) + "    requires = ('json', 'nosuch.cloud.client')\n"
+    install(path, "sipdump-bad", code, "bad = sipdump_bad:B")
+    install_it = r"it needs the module nosuch.cloud.client, which is not installed; .* 'sipdump-bad\[bad\]'"
+    assert re.search(install_it, named("bad").fault)
 
 
 def test_a_flag_without_owner_is_taken_for_that_of_a_driver_that_cannot_be_loaded(path: Path) -> None:

@@ -13,13 +13,14 @@ import pytest
 from sipdump_core import delivery, lane
 from sipdump_core.backend import Backend, NoOptions, Site
 from sipdump_core.drivers import Driver
-from sipdump_core.errors import DriverError, PartialWriteError, StorageError
-from sipdump_core.lifecycle import listed, prune_all
+from sipdump_core.errors import DriverError, PartialWriteError, SegmentExistsError, StorageError
+from sipdump_core.folder import FolderBackend
+from sipdump_core.lifecycle import counted, listed, prune_all
 from sipdump_core.options import Setting
-from sipdump_core.plan import make_plan
+from sipdump_core.plan import make_backends, make_plan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
-from sipdump_core.sipdump import SipDump
+from sipdump_core.sipdump import SipDump, _forget
 from sipdump_text import TextBackend
 from tests.core.test_drivers import install
 from tests.support import record, wait_for
@@ -152,6 +153,9 @@ def test_records_that_are_refused_for_good_are_dropped_with_a_count(
         ("stats", fail(RuntimeError("bug"))),
         ("health", lambda _: 5),
         ("health", fail(SystemError("bug"))),
+        ("health", fail(SystemExit(3))),
+        ("stats", fail(SystemExit(3))),
+        ("record_size", fail(SystemExit(3))),
         ("record_size", lambda *_: "large"),
         ("record_size", lambda *_: None),
         ("record_size", lambda *_: -(10**9)),
@@ -170,6 +174,133 @@ def test_nonsense_that_one_returns_stops_nobody(
         assert dump.stats().backends["text"].stored == 10
         assert dump.stats().backends["flaky"].stored == 10
     assert len(text_of(tmp_path)) == 10
+
+
+class Unspeakable(Exception):
+    """Its text cannot be made, as where a client library decodes what a server said."""
+
+    def __str__(self) -> str:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad")
+
+
+def partial(failed: Any) -> PartialWriteError:
+    error = PartialWriteError("insert", "db", "locked", [0])
+    error.failed = failed
+    return error
+
+
+@pytest.mark.parametrize("error", [Unspeakable(), partial([0, 1, 2]), partial(None), partial([[0]])])
+def test_errors_that_are_wrong_themselves_stop_nobody(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Flaky, "write", fail(error))
+    with start(tmp_path, Flaky) as dump:
+        dump.intercept([record(b"%d" % n) for n in range(3)])
+        assert dump.flush(10)
+        numbers = dump.stats().backends["flaky"]
+        assert (numbers.stored, sum(numbers.dropped.values()), numbers.state) == (0, 3, "retrying")
+    assert len(text_of(tmp_path)) == 3
+
+
+def test_names_that_are_all_taken_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Segment] = []
+
+    def open_(self: Flaky, segment: Segment) -> None:
+        taken.append(segment)
+        if len(taken) < 2500:
+            raise SegmentExistsError("open", segment.name, "taken")
+
+    monkeypatch.setattr(Flaky, "open", open_)
+    with start(tmp_path, Flaky) as dump:
+        dump.intercept([record()])
+        wait_for(lambda: dump.stats().backends["flaky"].stored == 1)
+    assert len(set(taken)) == 2500 - 2  # each is tried once, but for the one at which it goes on after an error
+
+
+def test_a_flush_that_always_fails_is_one_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Flaky, "flush", fail(RuntimeError("bug")))
+    with start(tmp_path, Flaky) as dump:
+        for n in range(10):
+            dump.intercept([record(b"%d" % n)])
+            assert dump.flush(10)
+            numbers = dump.stats().backends["flaky"]
+            assert (numbers.state, numbers.stored, numbers.error) == ("retrying", n + 1, "RuntimeError: bug")
+        assert "works again" not in caplog.text
+        monkeypatch.undo()
+        dump.intercept([record()])
+        assert dump.flush(10)
+        assert dump.stats().backends["flaky"].state == "ok"
+    (said,) = (line for line in caplog.text.splitlines() if "works again" in line)
+    assert "backend=flaky" in said
+
+
+def test_a_long_error_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flaky, "health", lambda _: "the statement was:\n" + "INSERT " * 100_000)
+    with start(tmp_path, Flaky) as dump:
+        error = dump.stats().backends["flaky"].error
+    assert error.startswith("the statement was: INSERT INSERT")
+    assert len(error) < 600
+
+
+def without_super(self: Backend, options: Any, site: Site) -> None:
+    self.own = options  # type: ignore[attr-defined]  # that is the fault
+
+
+def slash(self: Backend, options: Any, site: Site) -> None:
+    Backend.__init__(self, options, site)
+    self.suffix = "/../x"
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "error"),
+    [
+        ("__init__", without_super, "does not call super().__init__(options, site)"),
+        ("__init__", slash, "it has the suffix '/../x'"),
+        ("__init__", fail(SystemExit(3)), "SystemExit: 3"),
+        ("__new__", lambda *_: None, "gives None in the place of an instance"),
+    ],
+)
+def test_a_constructor_that_is_wrong_stops_nobody(
+    tmp_path: Path, method: str, value: Any, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unmade(Flaky):
+        name = "unmade"
+
+    setattr(Unmade, method, value)
+    monkeypatch.setattr("sipdump_core.plan.reload", lambda _: Driver("unmade", "sipdump-bad", "1.5", Unmade))
+    with start(tmp_path, Unmade, mode=1) as dump:
+        dump.intercept([record()])
+        wait_for(lambda: len(text_of(tmp_path)) == 1)
+        wait_for(lambda: error in dump.stats().backends["unmade"].error)
+        assert "the backend unmade of sipdump-bad 1.5 cannot be made" in dump.stats().backends["unmade"].error
+
+
+def test_a_preamble_that_exits_stops_nobody(tmp_path: Path) -> None:
+    class Preamble(FolderBackend):
+        name = "preamble"
+        suffix = ".preamble"
+
+        def preamble(self) -> bytes:
+            sys.exit(3)
+
+    with start(tmp_path, Preamble) as dump:
+        dump.intercept([record()])
+        wait_for(lambda: len(text_of(tmp_path)) == 1)
+        wait_for(lambda: "SystemExit" in dump.stats().backends["preamble"].error)
+
+
+def test_a_fork_lets_go_of_all_whatever_one_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten: list[str] = []
+    monkeypatch.setattr(Flaky, "forget", fail(SystemExit(3)))
+    monkeypatch.setattr(TextBackend, "forget", lambda self: forgotten.append(self.name))
+    with start(tmp_path, Flaky) as dump:
+        dump.backends.sort(key=lambda backend: backend.name)
+        _forget(dump)
+        assert forgotten == ["text"]
+        dump._forked = False
+        dump._closed.release()
 
 
 def test_what_one_says_of_its_background_work_is_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,12 +326,52 @@ class Listing(Backend):
         return self.given
 
 
-@pytest.mark.parametrize("given", [5, [5], [None], fail(RuntimeError("bug")), fail(SystemExit(3))])
+SEGMENT = Segment("p-", "2026-11-22--23-31-00")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        5,
+        [5],
+        [None],
+        fail(RuntimeError("bug")),
+        fail(SystemExit(3)),
+        [StoredSegment("p-x", 5, 1.0, True)],  # type: ignore[arg-type]  # that is the fault
+        [StoredSegment(SEGMENT, None, 1.0, True)],  # type: ignore[arg-type]  # that is the fault
+        [StoredSegment(SEGMENT, 5, "now", True)],  # type: ignore[arg-type]  # that is the fault
+        [StoredSegment(SEGMENT, 5, 1.0, True, "many")],  # type: ignore[arg-type]  # that is the fault
+        [StoredSegment(SEGMENT, 5, 1.0, True, None, None)],  # type: ignore[arg-type]  # that is the fault
+        [StoredSegment(Segment("p-", "yesterday"), 5, 1.0, True)],
+    ],
+)
 def test_a_listing_of_nonsense_is_an_error_that_names_the_driver(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Listing, "given", property(given) if callable(given) else given)
     bad = Listing(NoOptions(), Site("", "", distribution="sipdump-bad 1.5"))
     with pytest.raises(DriverError, match=r"list: the backend listing of sipdump-bad 1.5 raised "):
         list(listed(bad))
+
+
+@pytest.mark.parametrize("told", [None, [5], [(SEGMENT, None)], [(StoredSegment(SEGMENT, 5, 1.0, True), "no")]])
+def test_a_delete_that_tells_nonsense_is_an_error_that_names_the_driver(
+    told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Listing, "given", [StoredSegment(SEGMENT, 5, 1.0, True)])
+    monkeypatch.setattr(Listing, "delete_many", lambda *_: told)
+    bad = Listing(NoOptions(), Site("", "", distribution="sipdump-bad 1.5"))
+    (summary,) = prune_all([bad], 10, lambda _: None)
+    assert summary.segments == 0
+    assert summary.errors[0].startswith("delete: the backend listing of sipdump-bad 1.5 raised ")
+
+
+def test_records_are_counted_or_the_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = StoredSegment(SEGMENT, 5, 1.0, True)
+    bad = Listing(NoOptions(), Site("", ""))
+    monkeypatch.setattr(Listing, "read", lambda *_: iter([record(), record()]))
+    assert counted(bad, stored) == 2
+    monkeypatch.setattr(Listing, "read", lambda *_: None)
+    with pytest.raises(DriverError, match="read: the backend listing raised TypeError"):
+        counted(bad, stored)
 
 
 def test_a_prune_goes_on_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,11 +428,16 @@ def test_a_driver_that_could_not_be_loaded_works_when_it_is_mended(
         dump.intercept([record(b"a")])
         wait_for(lambda: len(text_of(folder)) == 1)
         assert "nosuchmodule" in dump.stats().backends["late"].error
+        (error,) = make_backends(plan, str(folder), "p-")[1]
+        assert "the backend late of sipdump-late 1.5 cannot be used" in str(error)  # so a prune says it
         stored = packages / "stored"
         (packages / "sipdump_late.py").write_text(GOOD.format(path=str(stored)))
         wait_for(lambda: stored.exists() and stored.read_text() and dump.stats().backends["late"].state == "ok")
         assert stored.read_text() == "7 1\n"
         assert dump.stats().backends["late"].stored == 1
+        backends, errors = make_backends(plan, str(folder), "p-")
+        assert "late" in [backend.name for backend in backends]  # it is listed and pruned from now on
+        assert errors == []
     sys.modules.pop("sipdump_late", None)
 
 

@@ -46,6 +46,28 @@ def test_what_is_refused(name: str, value: int | str, message: str) -> None:
         build(Options, [Setting("m", name, value, "k.cfg:7:1")])
 
 
+def _fails(value: int) -> str | None:
+    raise AttributeError(f"no {value}")
+
+
+@attrs.frozen
+class Hostile:
+    checked: int = option(1, help="its check is wrong", check=_fails)
+    validated: int = attrs.field(default=1, validator=attrs.validators.in_((1, 2)))  # type: ignore[arg-type,unused-ignore]  # attrs' types vary
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("checked", r'modparam\("m", "checked", 3\): it cannot be checked: AttributeError: no 3'),
+        ("validated", r"the parameters of m: ValueError: .*'validated' must be in \(1, 2\)"),
+    ],
+)
+def test_whatever_a_drivers_options_raise_names_the_place(name: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=f"^k.cfg:7:1: {error}"):
+        build(Hostile, [Setting("m", name, 3, "k.cfg:7:1")])
+
+
 def test_checks() -> None:
     assert at_least(3)(3) is None
     assert at_least(3)(2) == "must be 3 or more"

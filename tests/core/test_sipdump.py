@@ -450,7 +450,7 @@ def plan(folder: Path, *classes: type[Backend], **params: Any) -> Plan:
 
 
 def test_a_backend_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
-    why = "the backend unmade of sipdump-unmade cannot be made: RuntimeError: no connection"
+    why = "the backend unmade of sipdump-unmade 1 cannot be made: RuntimeError: no connection"
     with pytest.raises(DriverError, match=why):
         plan(tmp_path, Unmade).check()
     with pytest.raises(DriverError, match=why):

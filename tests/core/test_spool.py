@@ -252,6 +252,53 @@ def test_kill_9_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
     assert len(delivered) - len(set(delivered)) <= 6  # what was accepted last may come once more, a frame a crash
 
 
+def test_rotation_counts_as_the_backend_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Remote, "record_size", lambda *_: 77)
+    with start(tmp_path) as dump:
+        assert [backend.record_size(record()) for backend in dump.backends if backend.name == "remote"] == [77]
+
+
+LATE = """
+from sipdump_core import Backend, SpoolOptions
+
+class Late(Backend):
+    name, flag, options = "late", 512, SpoolOptions
+    {start}
+
+    def write(self, batch):
+        with open({path!r}, "ab") as file:
+            file.write(b"".join(one.buf + b"\\n" for one in batch))
+"""
+
+
+@pytest.mark.parametrize("code", ["import nosuchmodule", "def f(:", LATE.replace("{start}", "requires = ('no.such',)")])
+def test_the_records_of_a_driver_that_cannot_be_used_wait_in_its_spool(
+    tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages, spool, stored = tmp_path / "packages", tmp_path / "spool", tmp_path / "stored"
+    packages.mkdir()
+    monkeypatch.syspath_prepend(str(packages))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the mended file may have the same second and size
+    monkeypatch.setitem(sys.modules, "sipdump_late", None)
+    monkeypatch.delitem(sys.modules, "sipdump_late")
+    install(packages, "sipdump-late", code.replace("{path!r}", repr(str(stored))), "late = sipdump_late:Late")
+    params = {"mode": 513, "folder": str(tmp_path), "enable": 1, "queue": 10}
+    settings = [*(Setting("sipdump", n, v) for n, v in params.items()), Setting("sipdump_late", "spool", str(spool))]
+    with SipDump(plan=make_plan(settings)) as dump:
+        for n in range(100):  # many more than the backlog has room for
+            dump.intercept([record(b"%d" % n)])
+            assert dump.flush(10)
+        numbers = dump.stats().backends["late"]
+        assert (numbers.state, numbers.stored, numbers.dropped) == ("retrying", 0, {})
+        assert numbers.counters["spooled"] == 100
+        (packages / "sipdump_late.py").write_text(LATE.format(start="", path=str(stored)))
+        sys.modules.pop("sipdump_late", None)
+        wait_for(lambda: dump.stats().backends["late"].stored == 100)
+        assert dump.stats().backends["late"].state == "ok"
+    assert stored.read_bytes() == b"".join(b"%d\n" % n for n in range(100))
+    assert left(tmp_path) == []
+
+
 def test_the_options_are_there_for_an_author(tmp_path: Path) -> None:
     backend = Remote(RemoteOptions(), Site(str(tmp_path), ""))
     assert (backend.opts.spool, backend.opts.spool_max_bytes) == ("", 1 << 30)

@@ -20,7 +20,8 @@ V = TypeVar("V")
 _TOKEN = rb"[A-Za-z0-9.!%*_+`'~-]{1,64}"
 _START = re.compile(rb"SIP/\d\.\d[ \t](\d{3})(?!\d)|(" + _TOKEN + rb")[ \t][^\n]*[ \t]SIP/\d")
 _HEADER = re.compile(
-    rb"\n(?:(c(?:all-id|seq)|i|f(?:rom)?|t(?:o)?|user-agent|server)[ \t]*:"
+    # most headers are others, and are passed over by their first letter
+    rb"\n(?=[CFITUScfitus\r\n])(?:(c(?:all-id|seq)|i|f(?:rom)?|t(?:o)?|user-agent|server)[ \t]*:"
     # a value runs on over line ends that are followed by white space
     rb"([^\n]*+(?:\n[ \t][^\n]*+)*+)"
     # a blank line, and all that follows: a match without a name, and the last one

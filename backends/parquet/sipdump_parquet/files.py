@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sipdump_core.backend import Site
@@ -17,7 +16,7 @@ from sipdump_core.segment import Segment
 from sipdump_core.version import VERSION
 from sipdump_parquet import WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
-from sipdump_parquet.table import DICTIONARY, TYPES, file_schema, records, run_schema
+from sipdump_parquet.table import TYPES, file_schema, finished, records, run_schema
 
 __all__ = ["ContentError", "batches", "decode", "make", "metadata", "name", "pairs", "sync_folder", "translated"]
 
@@ -189,7 +188,7 @@ def _write(file: BinaryIO, sorter: Sorter, options: ParquetOptions, extra: Mappi
         sorting_columns=[pq.SortingColumn(options.names.index(key)) for key in options.keys],
     ) as writer:
         for table in _row_groups(sorter.sorted(), options):
-            writer.write_table(_encoded(table, schema), row_group_size=len(table))
+            writer.write_table(finished(table, schema), row_group_size=len(table))
         writer.add_key_value_metadata({"sipdump.schema": SCHEMA, "sipdump.version": VERSION, **extra})
 
 
@@ -227,8 +226,3 @@ def _row_groups(tables: Iterator[Any], options: ParquetOptions) -> Iterator[Any]
             size += part.nbytes
     if gathered:
         yield pa.concat_tables(gathered)
-
-
-def _encoded(table: Any, schema: Any) -> Any:
-    columns = [pc.dictionary_encode(table[name]) if name in DICTIONARY else table[name] for name in schema.names]
-    return pa.table(columns, schema=schema)

@@ -30,6 +30,7 @@ class Sorter:
         self.rows = 0
         self._keys = keys
         self._memory = memory
+        self._batch = max(1, memory // _BATCHES)
         self._folder = folder
         self._tables: list[Any] = []
         self._bytes = 0
@@ -55,7 +56,7 @@ class Sorter:
         """
         if not self._tables:
             return
-        run: _Run | None = self._write(iter((self._drain(),)))
+        run: _Run | None = self._write(self._drain())
         level = 0
         while run is not None:
             if level == len(self._levels):
@@ -64,7 +65,7 @@ class Sorter:
             runs.append(run)
             run = None
             if len(runs) == FAN_IN:
-                run = self._write(_merge(runs, self._keys))
+                run = self._write(_merge(runs, self._keys, self._batch))
                 _close(runs)
                 runs.clear()
             level += 1
@@ -75,13 +76,11 @@ class Sorter:
         Raises:
             OSError: a temporary file cannot be read.
         """
-        runs: list[_Run | _Held] = [run for level in self._levels for run in level]
-        if runs and self._tables:
-            yield from _merge([*runs, _Held(self._drain(), max(1, self._memory // _BATCHES))], self._keys)
-        elif runs:
-            yield from _merge(runs, self._keys)
+        if self._levels:
+            self.spill()  # who takes the rows needs the memory
+            yield from _merge([run for level in self._levels for run in level], self._keys, self._batch)
         elif self._tables:
-            yield self._drain()
+            yield from self._drain()
 
     def close(self) -> None:
         """Let go of memory and files."""
@@ -90,18 +89,16 @@ class Sorter:
             _close(runs)
         self._levels.clear()
 
-    def _drain(self) -> Any:
+    def _drain(self) -> Iterator[Any]:
         """Give what is held in memory sorted, and let go of it as it came."""
-        table = pa.concat_tables(self._tables)
-        self._tables.clear()
-        self._bytes = 0
-        return _sort(table, self._keys)
+        tables, self._tables, self._bytes = self._tables, [], 0
+        return _sorted(tables, self._keys, self._batch)
 
     def _write(self, tables: Iterator[Any]) -> "_Run":
         run = _Run(self._folder)
         try:
             for table in tables:
-                run.write(table, max(1, self._memory // _BATCHES))
+                run.write(table)
             run.finish()
         except BaseException:
             run.close()
@@ -122,12 +119,12 @@ class _Run:
         self.batch: Any = None
         """What is read and not yet taken."""
 
-    def write(self, table: Any, size: int) -> None:
-        """Append rows in batches of about ``size`` bytes."""
+    def write(self, table: Any) -> None:
+        """Append rows as one batch."""
         if self._writer is None:
             self._stream = pa.OSFile(self._path, "w")
             self._writer = pa.ipc.new_stream(self._stream, table.schema)
-        self._writer.write_table(table, max_chunksize=_rows(table, size))
+        self._writer.write_table(table)
 
     def finish(self) -> None:
         """End writing, begin reading."""
@@ -152,24 +149,7 @@ class _Run:
         self._file.close()
 
 
-class _Held:
-    """Sorted rows in memory, read as those of a run."""
-
-    def __init__(self, table: Any, size: int) -> None:
-        self._batches = iter(table.to_batches(_rows(table, size)))
-        self.batch: Any = next(self._batches)
-
-    def advance(self) -> None:
-        """Go on to the next batch; None at the end."""
-        self.batch = next(self._batches, None)
-
-
-def _rows(table: Any, size: int) -> int:
-    """Give how many of a table's rows take about so many bytes."""
-    return max(1, len(table) * size // max(1, int(table.nbytes)))
-
-
-def _merge(runs: "Sequence[_Run | _Held]", keys: Sequence[str]) -> Iterator[Any]:
+def _merge(runs: Sequence[_Run], keys: Sequence[str], size: int) -> Iterator[Any]:
     while True:
         runs = [run for run in runs if run.batch is not None]
         if not runs:
@@ -184,7 +164,7 @@ def _merge(runs: "Sequence[_Run | _Held]", keys: Sequence[str]) -> Iterator[Any]
                 run.batch = run.batch.slice(count)
             if not len(run.batch):
                 run.advance()
-        yield _sort(pa.Table.from_batches(parts), keys)
+        yield from _sorted([pa.Table.from_batches(parts)], keys, size)
 
 
 def _first_above(batch: Any, bound: tuple[Any, ...], keys: Sequence[str]) -> int:
@@ -209,9 +189,33 @@ def _key(batch: Any, row: int, keys: Sequence[str]) -> tuple[Any, ...]:
     return tuple(parts)
 
 
-def _sort(table: Any, keys: Sequence[str]) -> Any:
-    by = table.select(keys).combine_chunks()  # in one piece they are compared twice as fast
-    return table.take(pc.sort_indices(by, [(key, "ascending") for key in keys]))
+def _sorted(tables: list[Any], keys: Sequence[str], size: int) -> Iterator[Any]:
+    """Give the rows of tables sorted, as tables of about ``size`` bytes; the list is empty then, to free memory."""
+    table = pa.concat_tables(tables).combine_chunks()
+    tables.clear()
+    table = table.take(_order([_comparable(table[key]) for key in keys]))
+    rows = max(1, len(table) * size // max(1, int(table.nbytes)))
+    for at in range(0, len(table), rows):
+        yield table.slice(at, rows)
+
+
+def _order(columns: Sequence[Any]) -> Any:
+    if all(map(_ascends, columns[1:])):
+        return pc.sort_indices(columns[0])  # it is stable
+    names = list(map(str, range(len(columns))))
+    return pc.sort_indices(pa.table(columns, names), [(name, "ascending") for name in names])
+
+
+def _comparable(column: Any) -> Any:
+    """Give an array of the same order as a column that is compared fast: of text, the ranks of its values."""
+    if not pa.types.is_string(column.type):
+        return pa.concat_arrays(column.chunks)  # in one piece they are compared twice as fast
+    found = pa.concat_arrays(column.dictionary_encode().chunks)
+    return pc.rank(found.dictionary).take(found.indices)
+
+
+def _ascends(column: Any) -> bool:
+    return bool(pc.all(pc.less_equal(column[:-1], column[1:])).as_py())
 
 
 def _close(runs: Sequence[_Run]) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from sipdump_core.journal import Frame
+from sipdump_core.journal import Frame, parse_flow
 from sipdump_core.record import Flow, Record
 from sipdump_parquet.fields import FIELDS, Puller
 
-__all__ = ["DICTIONARY", "TYPES", "Builder", "file_schema", "records", "run_schema"]
+__all__ = ["DICTIONARY", "TYPES", "Builder", "file_schema", "finished", "records", "run_schema"]
 
 TYPES: dict[str, Any] = {
     "seq": pa.int64(),
@@ -42,6 +42,7 @@ TYPES: dict[str, Any] = {
 DICTIONARY = ("tag", "proto", "af", "node")
 """Columns of a handful of values, which the file's schema has as dictionaries."""
 
+_LINES = pa.dictionary(pa.int32(), pa.string())
 _FLOW = ("tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node")
 # of a column that a file lacks
 _ABSENT = {"tag": "", "proto": "none", "pid": 0, "procno": 0, "src_port": 0, "dst_port": 0, "node": ""}
@@ -64,13 +65,18 @@ def file_schema(columns: Sequence[str]) -> Any:
 class Builder:
     """Makes tables of a journal's frames; no record is looked at one by one but for its fields.
 
+    The columns that tell of a flow are one on the way, ``flow``: a dictionary of the journal's lines. They become what
+    they are in the file at last, by :func:`finished`, so that they need not be sorted one by one.
+
     Args:
         columns: names, in order.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
-        self.schema = run_schema(columns)
-        self._flow = [name for name in _FLOW if name in columns]
+        own = [name for name in columns if name not in _FLOW]
+        self.schema = pa.schema([(name, TYPES[name]) for name in own])
+        if len(own) < len(columns):
+            self.schema = self.schema.append(pa.field("flow", _LINES))
         self._fields = [name for name in FIELDS if name in columns]
         self._puller = Puller()
 
@@ -96,21 +102,55 @@ class Builder:
         offsets = list(accumulate(columns.lengths, initial=base))
         if offsets[-1] != len(payload) or len(payload) >= _BINARY_LIMIT:
             raise ValueError("the messages are not as long as the frame says")
+        indexes = _of_buffers(pa.int32(), count, columns.indexes)
         made = {
             "seq": pa.arange(first, first + count),
             "time": _of_buffers(TYPES["time"], count, columns.times),
             "buf": _of_buffers(TYPES["buf"], count, array("i", offsets), payload),
+            # an index out of bounds raises a ValueError
+            "flow": pa.DictionaryArray.from_arrays(indexes, pa.array(columns.lines, pa.string())),
         }
-        indexes = _of_buffers(pa.uint32(), count, columns.indexes)
-        for name in self._flow:
-            values = [getattr(flow, name) for flow in columns.flows]
-            if name in ("pid", "procno"):  # any integer may stand there
-                values = [value if -_BINARY_LIMIT <= value < _BINARY_LIMIT else None for value in values]
-            made[name] = pa.array(values, TYPES[name]).take(indexes)  # an index out of bounds raises an IndexError
         if self._fields:
             pulled = zip(*self._puller.pull(payload, offsets), strict=True)
-            made |= {name: pa.array(column, TYPES[name]) for name, column in zip(FIELDS, pulled, strict=True)}
+            made |= {
+                name: pa.array(column, TYPES[name])
+                for name, column in zip(FIELDS, pulled, strict=True)
+                if name in self._fields
+            }
         return pa.table([made[name] for name in self.schema.names], schema=self.schema)
+
+
+def finished(table: Any, schema: Any) -> Any:
+    """Give a table on its way as it stands in the file (:class:`pyarrow.Table`).
+
+    Args:
+        table: of a :class:`Builder`, or with a file's columns.
+        schema: of the file.
+    """
+    made = {name: table[name] for name in table.schema.names}
+    if "flow" in made:
+        lines = made["flow"].unify_dictionaries().combine_chunks()
+        made |= _flow_columns([parse_flow(line) for line in lines.dictionary.to_pylist()], lines.indices)
+    return pa.table([_of_type(made[name], schema.field(name).type) for name in schema.names], schema=schema)
+
+
+def _flow_columns(flows: Sequence[Flow], indexes: Any) -> dict[str, Any]:
+    made = {}
+    for name in _FLOW:
+        values = [getattr(flow, name) for flow in flows]
+        if name in ("pid", "procno"):  # any integer may stand there
+            values = [value if -_BINARY_LIMIT <= value < _BINARY_LIMIT else None for value in values]
+        column = pa.array(values, TYPES[name])
+        if TYPES[name] == pa.string():
+            column = column.dictionary_encode()
+        made[name] = column.take(indexes)
+    return made
+
+
+def _of_type(column: Any, kind: Any) -> Any:
+    if column.type == kind:
+        return column
+    return column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
 
 
 def records(tables: Iterator[Any]) -> Iterator[Record]:

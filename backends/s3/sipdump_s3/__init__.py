@@ -6,6 +6,7 @@ uploads what is sealed, and deletes it here when S3 has confirmed it. So ``write
 boto3 is imported by what talks to the server, and not by this module, which every start loads.
 """
 
+import contextlib
 import importlib.util
 import os
 import socket
@@ -75,19 +76,26 @@ class S3Backend(Backend):
         # in the spool a name is free again as soon as its segment is uploaded
         self._names: deque[str] = deque(maxlen=_NAMES_KEPT)
         self._unnoted = ""
+        # making one takes longer than a request
+        self._idle: deque[Bucket] = deque(maxlen=1)
 
     @staticmethod
     def _make_inner(options: S3Options, site: Site) -> FolderBackend:
         spool = options.spool or os.path.join(site.folder, "s3-spool")
-        refusal = f"format must name a backend of files, as parquet, pcap or text; {options.format} is none"
+        given = f'modparam("sipdump_s3", "format", "{options.format}")'
+        refusal = f"{given}: must name a backend of files, as parquet, pcap or text"
         if options.format == S3Backend.name:
             raise ConfigError(refusal)
-        inner = site.make(options.format, attrs.evolve(site, folder=spool))
+        try:
+            inner = site.make(options.format, attrs.evolve(site, folder=spool))
+        except ConfigError as error:
+            raise ConfigError(f"{given}: {error}") from error
         if not isinstance(inner, FolderBackend):
             raise ConfigError(refusal)
         for module in inner.requires:
             if importlib.util.find_spec(module) is None:
-                raise ConfigError(f"the format {options.format} needs the module {module}, which is not installed")
+                hint = f"install it with: pip install {module}; or set another format"
+                raise ConfigError(f"{given}: it needs the module {module}, which is not installed; {hint}")
         return inner
 
     def start(self) -> None:
@@ -116,17 +124,18 @@ class S3Backend(Backend):
         return (shipper.illness if shipper else "") or self.inner.health()
 
     def open(self, segment: Segment) -> None:
-        """Begin a segment in the spool."""
-        if segment.name in self._names:
-            raise SegmentExistsError("open", segment.name, "a segment of this name was stored before")
+        """Begin a segment in the spool, where its name is in UTC."""
+        utc = self.keys.utc(segment)
+        if utc.name in self._names:
+            raise SegmentExistsError("open", utc.name, "a segment of this name was stored before")
         self.spool.prepare()
-        self.spool.writing = segment.name
+        self.spool.writing = utc.name
         try:
-            self.inner.open(segment)
+            self.inner.open(utc)
         except BaseException:
             self.spool.writing = ""
             raise
-        self._unnoted = segment.name
+        self._unnoted = utc.name
 
     def write(self, batch: Sequence[Record]) -> None:
         """Write a batch into the spool.
@@ -159,7 +168,8 @@ class S3Backend(Backend):
         self.inner.forget()
         self.spool.forget()
         self.spool.writing = ""
-        self._shipper = None  # its thread is in the parent
+        self._shipper = None  # its thread is in the parent, as are those of the backend that makes the segments
+        self._inner_started = False
 
     def record_size(self, record: Record) -> int:
         """Give the bytes that a record takes in a segment of the format."""
@@ -172,8 +182,8 @@ class S3Backend(Backend):
         its upload, whichever is earlier: so an upload that an outage delayed makes no segment younger.
         """
         for stored in self.spool.segments():
-            yield attrs.evolve(stored, sealed=False)
-        with self._bucket() as bucket:
+            yield attrs.evolve(stored, segment=self.keys.local(stored.segment), sealed=False)
+        with self.bucket() as bucket:
             for _, stored in self._objects(bucket):
                 yield stored
 
@@ -181,14 +191,14 @@ class S3Backend(Backend):
         """Read a segment's records again; an object is downloaded first, and verified."""
         key = self._key(stored)
         if not key:
-            yield from self.inner.read(stored)
+            yield from self.inner.read(attrs.evolve(stored, segment=self.keys.utc(stored.segment)))
             return
         try:
             with (
                 tempfile.NamedTemporaryFile(prefix="sipdump-", suffix=self.suffix) as named,
                 open(named.name, "r+b") as file,
             ):
-                with self._bucket() as bucket:
+                with self.bucket() as bucket:
                     bucket.get(key, file)
                 file.seek(0)
                 yield from self.inner.decode(file)
@@ -210,7 +220,7 @@ class S3Backend(Backend):
                 by_key[key] = stored
             else:
                 yield stored, StorageError("delete", stored.location, "it is not uploaded yet")
-        with self._bucket() as bucket:
+        with self.bucket() as bucket:
             for key, error in bucket.delete(list(by_key)):
                 yield by_key[key], error
 
@@ -263,12 +273,14 @@ class S3Backend(Backend):
             StorageError: the bucket cannot be listed, another compaction is under way, or the format cannot merge.
         """
         if type(self.inner).merge is FolderBackend.merge:
-            raise StorageError("compact", self.keys.root, f"segments of the format {self.inner.name} cannot be merged")
-        from sipdump_s3.compaction import Compaction  # noqa: PLC0415 - see the module's docstring
+            where = f"s3://{self.opts.bucket}/{self.keys.root}"
+            raise StorageError("compact", where, f"segments of the format {self.inner.name} cannot be merged")
+        with _needing_boto3():
+            from sipdump_s3.compaction import Compaction  # noqa: PLC0415 - see the module's docstring
 
         self.spool.prepare()
-        with self._bucket() as bucket:
-            waiting = frozenset(self.keys.key(stored.segment) for stored in self.spool.segments())
+        with self.bucket() as bucket:
+            waiting = frozenset(self.keys.start(self.keys.key(stored.segment)) for stored in self.spool.segments())
             yield from Compaction(bucket, self.keys, self.inner, self.opts, waiting).run(
                 dict(self._objects(bucket)),
                 target_size=target_size,
@@ -286,18 +298,32 @@ class S3Backend(Backend):
         for key, size, uploaded in bucket.list(self.keys.root):
             segment = self.keys.segment(key)
             if segment:
-                written = min(uploaded, self.keys.start(key) + self.site.rotate)
-                yield key, StoredSegment(segment, size, written, sealed=True, location=bucket.address(key))
+                start = self.keys.start(key)
+                written = max(start, min(uploaded, start + self.site.rotate))  # the server's clock may be wrong
+                local = self.keys.local(segment)
+                yield key, StoredSegment(local, size, written, sealed=True, location=bucket.address(key))
 
     def _make_shipper(self) -> "Shipper":
-        from sipdump_s3.shipper import Shipper  # noqa: PLC0415 - see the module's docstring
+        with _needing_boto3():
+            from sipdump_s3.shipper import Shipper  # noqa: PLC0415 - see the module's docstring
 
-        return Shipper(self.spool, self.inner, self.keys, self.opts)
+        return Shipper(self.spool, self.inner, self.keys, self.opts, self.bucket)
 
-    def _bucket(self) -> "Bucket":
-        from sipdump_s3.bucket import Bucket  # noqa: PLC0415 - see the module's docstring
+    @contextlib.contextmanager
+    def bucket(self) -> Iterator["Bucket"]:
+        """Lend a bucket, to one at a time; between two uses it has no connections."""
+        with _needing_boto3():
+            from sipdump_s3.bucket import Bucket  # noqa: PLC0415 - see the module's docstring
 
-        return Bucket(self.opts)
+        try:
+            bucket = self._idle.pop()
+        except IndexError:
+            bucket = Bucket(self.opts)
+        try:
+            yield bucket
+        finally:
+            bucket.disconnect()
+            self._idle.append(bucket)
 
     def _key(self, stored: StoredSegment) -> str:
         """Give the key of an object; an empty text for a file of the spool.
@@ -312,3 +338,11 @@ class S3Backend(Backend):
         if not self.keys.segment(key):
             raise StorageError("find", stored.location, "it is none of this collector's segments")
         return key
+
+
+@contextlib.contextmanager
+def _needing_boto3() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise StorageError("load", "boto3", str(error), "install it with: pip install 'sipdump[s3]'") from error

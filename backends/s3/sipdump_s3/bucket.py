@@ -4,6 +4,7 @@ Nothing is retried here, by boto3 neither: the shipper does that, who knows what
 """
 
 import base64
+import copy
 import hashlib
 import io
 import zlib
@@ -29,6 +30,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
     TokenRetrievalError,
 )
+from botocore.hooks import HierarchicalEmitter
 from botocore.loaders import create_loader
 
 from sipdump_core.errors import SegmentExistsError, StorageError
@@ -40,7 +42,10 @@ __all__ = ["Bucket", "Content", "Found", "Part", "S3Error"]
 DELETE_AT_ONCE = 1000  # what DeleteObjects takes
 _MAX_PARTS = 10_000
 _CHUNK = 1 << 20
-_LOADER = create_loader()  # one for all sessions: reading the descriptions of S3 takes longer than a request
+# One for all sessions: reading S3's description, and registering botocore's handlers, takes longer than a request.
+_LOADER = create_loader()
+_HANDLERS = HierarchicalEmitter()
+botocore.session.Session(event_hooks=_HANDLERS)  # registers them there
 _HASH = "sipdump-sha256"
 _CHECKSUMS = {"sha256": "ChecksumSHA256", "crc32": "ChecksumCRC32", "md5": "ContentMD5"}
 
@@ -71,7 +76,7 @@ _STATES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("clock skew", "set this machine's clock, as by NTP", ("RequestTimeTooSkewed",)),
     (
         "server busy",
-        "nothing: it is tried again, more and more slowly",
+        "nothing: the daemon tries again, more and more slowly",
         (
             "SlowDown", "ServiceUnavailable", "InternalError", "Throttling", "ThrottlingException", "TooManyRequests",
             "RequestLimitExceeded", "429", "500", "502", "503", "504",
@@ -92,7 +97,7 @@ _STATES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 _BY_CODE = {code: (state, hint) for state, hint, codes in _STATES for code in codes}
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _UNKNOWN_HEADER = ("NotImplemented", "InvalidArgument", "InvalidRequest", "501")
-_UNREACHABLE = "look at the network, the name server, endpoint_url and the server; it is tried again"
+_UNREACHABLE = "look at the network, the name server, endpoint_url and the server; the daemon tries again"
 _NO_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws/credentials or the machine's role"
 
 
@@ -261,17 +266,10 @@ class Bucket:
         self._conditional = True
         self._batches = True
 
-    def __enter__(self) -> "Bucket":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections; the next call opens new ones, with credentials read afresh."""
-        made, self._made = self._made, None
-        if made is not None:
-            made.close()
+    def disconnect(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        if self._made is not None:
+            self._made.close()
 
     def address(self, key: str) -> str:
         """Give the address of an object, for people."""
@@ -491,7 +489,7 @@ class Bucket:
                 response_checksum_validation="when_required",
                 s3={"addressing_style": opts.addressing},
             )
-            session = botocore.session.Session()
+            session = botocore.session.Session(event_hooks=copy.copy(_HANDLERS), include_builtin_handlers=False)
             session.register_component("data_loader", _LOADER)
             self._made = boto3.session.Session(botocore_session=session).client(
                 "s3", region_name=opts.region or None, endpoint_url=opts.endpoint_url or None, config=config
@@ -550,16 +548,21 @@ class Bucket:
         except ClientError as error:
             answer = error.response.get("Error", {})
             code = str(answer.get("Code", ""))
+            kind = ""
             if code not in _BY_CODE:  # one of the server's own: its status tells the kind
                 status = str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-                known = status in _BY_CODE and status not in ("403", "408")
-                raise self._error(
-                    operation, key, code, str(answer.get("Message", "")), status if known else ""
-                ) from error
-            raise self._error(operation, key, code, str(answer.get("Message", ""))) from error
+                kind = status if status in _BY_CODE and status not in ("403", "408") else ""
+            raise self._renewing(self._error(operation, key, code, str(answer.get("Message", "")), kind)) from error
         except (BotoCoreError, ValueError, OSError) as error:  # the last as of a certificate file that is not there
             state, hint = _state_of(error)
-            raise S3Error(operation, self.address(key), str(error), hint, state) from error
+            raise self._renewing(S3Error(operation, self.address(key), str(error), hint, state)) from error
+
+    def _renewing(self, error: S3Error) -> S3Error:
+        """Have credentials read afresh before the next try, where others may help."""
+        if error.of_credentials:
+            self.disconnect()
+            self._made = None
+        return error
 
     def _error(self, operation: str, key: str, code: str, message: str, kind: str = "") -> S3Error:
         state, hint = _BY_CODE.get(kind or code, ("refused", ""))
@@ -576,7 +579,7 @@ def _state_of(error: Exception) -> tuple[str, str]:
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError)):
         return "no credentials", _NO_CREDENTIALS
     if isinstance(error, (ConnectTimeoutError, ReadTimeoutError)):
-        return "server slow", "the server is silent for longer than timeout; it is tried again"
+        return "server slow", "the server is silent for longer than timeout; the daemon tries again"
     if isinstance(error, EndpointConnectionError):
         return "unreachable", _UNREACHABLE
     if isinstance(error, (HTTPClientError, IncompleteReadError, ResponseStreamingError)):

@@ -28,7 +28,7 @@ from sipdump_s3.upload import Uploader
 __all__ = ["Compaction"]
 
 MERGED = "sipdump-merged"
-_AT_ONCE = 60  # sources of one object: each takes up to 30 of the 2,048 bytes that S3 allows for metadata
+_AT_ONCE = 50  # sources of one object: each takes up to 30 of the 2,048 bytes that S3 allows for metadata
 _DIGITS = 16  # of a source's hash, to tell it from another object that took its key later
 _DRAFTS = ".compaction-"
 
@@ -49,11 +49,12 @@ class Compaction:
         keys: under which keys.
         inner: the backend that can merge their files.
         options: the backend's options.
-        waiting: keys of what stands in the spool still, which are left alone.
+        waiting: when segments start that stand in the spool still. Objects of that second are left alone: one of
+            them may be the segment's own, from before a crash, under whichever key was free.
     """
 
     def __init__(
-        self, bucket: Bucket, keys: Keys, inner: FolderBackend, options: S3Options, waiting: frozenset[str]
+        self, bucket: Bucket, keys: Keys, inner: FolderBackend, options: S3Options, waiting: frozenset[float]
     ) -> None:
         self._bucket = bucket
         self._keys = keys
@@ -85,7 +86,7 @@ class Compaction:
                     for each in there
                     if each.stored.size < target_size
                     and now - each.stored.modified >= min_age
-                    and each.key not in self._waiting
+                    and self._keys.start(each.key) not in self._waiting
                 ]
                 for pack in _packs(small, target_size):
                     yield self._compact(hour, pack, dry_run=dry_run)
@@ -105,7 +106,7 @@ class Compaction:
                 draft = os.path.join(folder, f"merged{self._inner.suffix}")
                 records = self._inner.merge(paths, draft)
                 stored = attrs.evolve(last.stored, records=records)
-                metadata = {**metadata_of(self._inner, self._keys, stored), MERGED: " ".join(merged)}
+                metadata = {**metadata_of(self._inner, self._keys, last.key, stored), MERGED: " ".join(merged)}
                 with open(draft, "rb") as file:
                     key = Uploader(self._bucket, self._keys, self._opts).send(file, self._keys.next(last.key), metadata)
                     size = os.fstat(file.fileno()).st_size

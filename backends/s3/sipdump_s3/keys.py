@@ -1,7 +1,8 @@
 """Keys: where in the bucket a segment stands, and which segment a key stands for.
 
 The file's name in a key is that of a segment, ``<fprefix>yyyy-mm-dd--hh-mm-ss[-n]<suffix>``, in UTC: so collectors in
-several time zones agree, no hour comes twice, and the age can be told from the key alone.
+several time zones agree, no hour comes twice, and the age can be told from the key alone. It has that name in the spool
+too, so that a key does not depend on the time zone of whoever uploads it.
 """
 
 import calendar
@@ -39,6 +40,8 @@ def check_path(text: str) -> str | None:
     """Give None for what can stand in a key, else what is allowed."""
     if text.startswith("/") or "//" in text or not text.isprintable():
         return "must be a path in the bucket: printable, with no slash at its begin and none twice"
+    if {".", ".."} & set(text.split("/")):
+        return 'must have no part "." or "..", which some servers resolve'
     return None
 
 
@@ -63,35 +66,43 @@ class Keys:
     @property
     def root(self) -> str:
         """What all keys of this collector begin with, up to the first part that varies."""
-        fixed = self.template
-        for field in ("{date}", "{hour}", "{file}"):
-            fixed = fixed.partition(field)[0]
-        return self._prefixed(fixed.format(node=self.node))
+        fixed = ""
+        for text, field, _, _ in string.Formatter().parse(self.template):
+            fixed += text
+            if field not in (None, "node"):  # None: plain text goes on
+                break
+            fixed += self.node if field else ""
+        return self._prefixed(fixed)
 
     @property
     def too_long(self) -> bool:
         """Say whether its longest key would be longer than S3 allows."""
         longest = Segment(self.fprefix, "2026-11-22--23-31-00", 999_999, self.suffix)
-        return len(self._place(longest).encode()) > _MAX_KEY
+        return len(self.key(longest).encode()) > _MAX_KEY
 
-    def key(self, segment: Segment) -> str:
-        """Give the key of a segment whose name is, as in a folder, in local time."""
+    def utc(self, segment: Segment) -> Segment:
+        """Name in UTC a segment that is named, as in a folder, in local time."""
         stamp = time.strftime(_STAMP, time.gmtime(segment.start))
-        return self._place(Segment(self.fprefix, stamp, segment.sequence, self.suffix))
+        return attrs.evolve(segment, stamp=stamp, suffix=self.suffix)
+
+    def local(self, utc: Segment) -> Segment:
+        """Name in local time a segment that is named in UTC."""
+        return attrs.evolve(utc, stamp=Segment.starting(self.fprefix, _seconds(utc.stamp)).stamp)
+
+    def key(self, utc: Segment) -> str:
+        """Give the key of a segment that is named in UTC."""
+        date, hour = utc.stamp[:10], utc.stamp[12:14]
+        return self._prefixed(self.template.format(node=self.node, date=date, hour=hour, file=utc.name))
 
     def segment(self, key: str) -> Segment | None:
-        """Give the segment that stands at a key, named in local time; None where the key is none of ours."""
+        """Give the segment that stands at a key, named in UTC; None where the key is none of ours."""
         utc = Segment.parse(key.rpartition("/")[2], self.fprefix, self.suffix)
-        if utc is None or self._place(utc) != key:
-            return None
-        start = calendar.timegm(time.strptime(utc.stamp, _STAMP))
-        return attrs.evolve(Segment.starting(self.fprefix, start), sequence=utc.sequence, suffix=self.suffix)
+        return utc if utc and self.key(utc) == key else None
 
     def start(self, key: str) -> float:
         """Give when the segment at a key of ours starts, in seconds since the epoch."""
         name = key.rpartition("/")[2]
-        stamp = name[len(self.fprefix) :][: len("yyyy-mm-dd--hh-mm-ss")]
-        return float(calendar.timegm(time.strptime(stamp, _STAMP)))
+        return _seconds(name[len(self.fprefix) :][: len("yyyy-mm-dd--hh-mm-ss")])
 
     def partition(self, key: str) -> str:
         """Give the hour of a key of ours, as ``date=2026-11-22/hour=23``, whatever the template."""
@@ -103,15 +114,15 @@ class Keys:
         utc = Segment.parse(key.rpartition("/")[2], self.fprefix, self.suffix)
         if utc is None:
             raise ValueError(f"{key!r} is no key of a segment")
-        return self._place(utc.next())
+        return self.key(utc.next())
 
     def short(self, key: str) -> str:
         """Give what tells a key of ours from the others of its hour, as ``31-00-1``."""
         return key[: len(key) - len(self.suffix)].rpartition("/")[2][len(self.fprefix) + len("yyyy-mm-dd--hh-") :]
 
-    def _place(self, utc: Segment) -> str:
-        date, hour = utc.stamp[:10], utc.stamp[12:14]
-        return self._prefixed(self.template.format(node=self.node, date=date, hour=hour, file=utc.name))
-
     def _prefixed(self, rest: str) -> str:
         return f"{self.prefix.rstrip('/')}/{rest}" if self.prefix else rest
+
+
+def _seconds(stamp: str) -> float:
+    return float(calendar.timegm(time.strptime(stamp, _STAMP)))

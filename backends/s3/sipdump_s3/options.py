@@ -10,9 +10,18 @@ from sipdump_s3.keys import check_path, check_template
 __all__ = ["S3Options"]
 
 
+def _bucket(value: str) -> str | None:
+    # as botocore has it; an ARN is left to it
+    if value.startswith("arn:") or re.fullmatch(r"[A-Za-z0-9._-]{0,255}", value):
+        return None
+    return 'must be the name alone, as "calls"; what keys are to begin with goes into prefix'
+
+
 def _node(value: str) -> str | None:
     # of these alone every engine makes the same partition value
-    return None if re.fullmatch(r"[A-Za-z0-9._-]*", value) else "must be of letters, digits, dot, dash and underscore"
+    if re.fullmatch(r"[A-Za-z0-9._-]*", value) and value not in (".", ".."):
+        return None
+    return "must be of letters, digits, dot, dash and underscore"
 
 
 def _url(value: str) -> str | None:
@@ -27,7 +36,7 @@ def _spool_max(value: int) -> str | None:
 class S3Options:
     """Options of the S3 backend. Credentials are found by boto3: environment, shared files, the machine's role."""
 
-    bucket: str = option("", help="the bucket that segments go to; it must be there")
+    bucket: str = option("", help="the bucket that segments go to; it must be there", check=_bucket)
     prefix: str = option("", help="what all keys begin with, without a slash at its end", check=check_path)
     region: str = option("", help="the bucket's region; by default what boto3 finds")
     endpoint_url: str = option("", help="the address of a server other than AWS", check=_url)

@@ -7,6 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 from sipdump_core.clock import Clock
@@ -38,6 +39,7 @@ class Shipper:
         inner: the backend that makes the segments.
         keys: where they go.
         options: the backend's options.
+        lend: lends the bucket for as long as it ships.
         clock: the time, for the end.
         wait: waits for an event, up to so many seconds.
     """
@@ -48,6 +50,7 @@ class Shipper:
         inner: FolderBackend,
         keys: Keys,
         options: S3Options,
+        lend: Callable[[], AbstractContextManager[Bucket]],
         clock: Clock | None = None,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
@@ -65,7 +68,7 @@ class Shipper:
         self._wake = threading.Event()
         self._log = Limit()
         self._tidied = False
-        self._bucket = Bucket(options)
+        self._lend = lend
         self._thread = threading.Thread(target=self._run, name="sipdump-s3-shipper", daemon=True)
 
     def start(self) -> None:
@@ -96,9 +99,9 @@ class Shipper:
             hint = "it uploads what stands there; ask it for its state, or stop it"
             raise StorageError("lock spool", self._spool.folder, f"it is in use by {holder}", hint)
         try:
-            yield from self._pass(progress)
+            with self._lend() as self._bucket:
+                yield from self._pass(progress)
         finally:
-            self._bucket.close()
             self._spool.unlock()
 
     def _run(self) -> None:
@@ -107,9 +110,9 @@ class Shipper:
                 self._wait(self._stopping, _IDLE)
                 if self._stopping.is_set():
                     return
-            self._ship_for_ever()
+            with self._lend() as self._bucket:
+                self._ship_for_ever()
         finally:
-            self._bucket.close()
             self._spool.unlock()
 
     def _lock(self) -> bool:
@@ -179,10 +182,11 @@ class Shipper:
         """Try each sealed segment once; what concerns them all ends it."""
         sealed = self._spool.sealed()
         self._counts.spooled, self._counts.spooled_bytes = len(sealed), sum(stored.size for stored in sealed)
-        if not sealed and self._tidied:
+        look = bool(self.illness) and not sealed  # whether the trouble has ended only the server can tell
+        if not sealed and self._tidied and not look:
             return
         uploader = Uploader(self._bucket, self._keys, self._opts, self._go_on, progress)
-        if not self._tidied:
+        if look or not self._tidied:
             try:
                 self._tidy()
             except SipDumpError as error:
@@ -196,7 +200,6 @@ class Shipper:
             try:
                 location = self._ship_one(uploader, stored)
             except SipDumpError as error:
-                self._bucket_failed(error)
                 yield Shipped(stored, error=error)
                 if not (isinstance(error, S3Error) and error.of_one):
                     return
@@ -215,8 +218,8 @@ class Shipper:
                 # shared, so that it can be listed; and nobody deletes it to make room
                 fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
                 try:
-                    metadata = metadata_of(self._inner, self._keys, stored)
-                    key = uploader.send(file, self._keys.key(stored.segment), metadata)
+                    key = self._keys.key(stored.segment)
+                    key = uploader.send(file, key, metadata_of(self._inner, self._keys, key, stored))
                 finally:
                     fcntl.flock(file.fileno(), fcntl.LOCK_UN)  # a forked child may hold the file open still
         except FileNotFoundError:
@@ -243,10 +246,6 @@ class Shipper:
         self._counts.spooled -= 1
         self._counts.spooled_bytes -= stored.size
 
-    def _bucket_failed(self, error: SipDumpError) -> None:
-        if isinstance(error, S3Error) and error.of_credentials:
-            self._bucket.close()  # the next call reads them afresh
-
     def _tidy(self) -> None:
         """Abort uploads in parts of this collector that nothing in the spool goes on with."""
         going_on = set()
@@ -266,7 +265,6 @@ class Shipper:
                     log.info(Event("abandoned upload aborted", location=self._bucket.address(key)))
         except S3Error as error:
             if error.state not in ("access denied", "refused"):
-                self._bucket_failed(error)
                 raise
             # whoever may not list uploads can ship all the same
             log.warning(Event("abandoned uploads cannot be looked for", error=error))
@@ -276,13 +274,13 @@ class Shipper:
         return not self._stopping.is_set() or self._clock.monotonic() < self._deadline
 
 
-def metadata_of(inner: FolderBackend, keys: Keys, stored: StoredSegment) -> dict[str, str]:
+def metadata_of(inner: FolderBackend, keys: Keys, key: str, stored: StoredSegment) -> dict[str, str]:
     """Give what is kept with an object, in ASCII and far below the 2 KB that S3 allows."""
     metadata = {
         "sipdump-version": VERSION,
         "sipdump-format": inner.name,
         "sipdump-node": keys.node,
-        "sipdump-start": _utc(stored.segment.start),
+        "sipdump-start": _utc(keys.start(key)),
         "sipdump-end": _utc(stored.modified),
     }
     if stored.records is not None:

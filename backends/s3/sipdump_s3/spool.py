@@ -40,7 +40,7 @@ class Counts:
 
 
 class Spool:
-    """The spool of one backend.
+    """The spool of one backend. Names of segments are in UTC here.
 
     Args:
         inner: the backend that makes the segments; its folder is the spool.
@@ -135,7 +135,7 @@ class Spool:
         """Give the segments that can go, oldest first."""
         self._set_aside_unreadable()
         found = [stored for stored in self.segments() if stored.sealed and stored.segment.name != self.writing]
-        return sorted(found, key=lambda stored: (stored.segment.start, stored.segment.sequence))
+        return sorted(found, key=lambda stored: stored.segment)
 
     def reserve(self, size: int) -> None:
         """Have room for so many more bytes.
@@ -170,7 +170,7 @@ class Spool:
         stored = list(self.segments())
         used = sum(each.size for each in stored)
         if self._drop and self.locked:
-            for oldest in sorted(stored, key=lambda each: (each.segment.start, each.segment.sequence)):
+            for oldest in sorted(stored, key=lambda each: each.segment):
                 if used + size <= self._limit:
                     break
                 if oldest.sealed and self._drop_one(oldest):
@@ -183,9 +183,7 @@ class Spool:
 
     def _drop_one(self, stored: StoredSegment) -> bool:
         try:
-            records = stored.records
-            if records is None:
-                records = sum(1 for _ in self._inner.read(stored))
+            records = self._count(stored) if stored.records is None else stored.records
             self._inner.delete(stored)
         except SipDumpError:  # it is on its way; its end makes room too
             return False
@@ -193,6 +191,13 @@ class Spool:
         self.counts.dropped_records += records
         self._log.warn("drop", "spool full, oldest segment dropped", path=stored.location, records=records)
         return True
+
+    def _count(self, stored: StoredSegment) -> int:
+        count = 0
+        with contextlib.suppress(Exception):  # whatever a third party's format raises: a damaged one must go too
+            for _ in self._inner.read(stored):
+                count += 1
+        return count
 
     def _set_aside_unreadable(self) -> None:
         with contextlib.suppress(OSError):  # the listing that follows says what is wrong

@@ -24,6 +24,7 @@ __all__ = ["NOTE_SUFFIX", "Uploader", "read_note"]
 
 NOTE_SUFFIX = ".upload"
 _LOOKS = 3  # how often a key is looked at that others take and leave meanwhile
+_KEYS = 1000  # how many are tried: a server that says yes to everything must not be asked for ever
 
 
 class Uploader:
@@ -68,7 +69,7 @@ class Uploader:
             OSError: the file cannot be read.
         """
         content = Content.of(file, self._opts.part_bytes, self._opts.checksum)
-        looks = 0
+        looks, first = 0, key
         while True:
             found = self._bucket.head(key)
             if found is None:
@@ -81,9 +82,14 @@ class Uploader:
                     self._store(file, key, content, metadata)
             elif not found.claims(content):
                 self.conflicts += 1
-                log.warning(Event("key is taken by another content; taking the next", key=self._bucket.address(key)))
+                if self.conflicts >= _KEYS:
+                    reason = f"it is taken by another content, as are the {self.conflicts - 1} keys after it"
+                    raise S3Error("upload", self._bucket.address(first), reason, state="refused")
                 key = self._keys.next(key)
             elif found.holds(content):
+                if key != first:
+                    taken, address = self._bucket.address(first), self._bucket.address(key)
+                    log.warning(Event("key is taken by another content", key=taken, instead=address))
                 _remove_note(file)
                 return key
             else:
