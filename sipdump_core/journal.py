@@ -16,6 +16,7 @@ can stand in a field. The salt, which nobody outside knows, keeps a frame that t
 taken for one.
 """
 
+import errno
 import os
 import re
 import struct
@@ -51,6 +52,7 @@ _HEAD = struct.Struct("<4s8sBxxxIIII")
 _SUM = struct.Struct("<I")
 _CACHE_LIMIT = 10_000
 _CHUNK = 1 << 20
+_BLOCK = 4096
 _KEPT = 1 << 22
 """Bytes of the buffer that is kept from one batch to the next."""
 
@@ -249,7 +251,7 @@ def scan(file: BinaryIO, start: int = 0) -> Iterator[Frame | Damage]:
         start: where to begin: 0, or the ``end`` of a frame.
     """
     fd = file.fileno()
-    header = os.pread(fd, _FILE_HEADER, 0)
+    header = _pread(fd, _FILE_HEADER, 0)
     at = max(start, _FILE_HEADER)
     if len(header) < _FILE_HEADER:
         if header:
@@ -263,6 +265,11 @@ def scan(file: BinaryIO, start: int = 0) -> Iterator[Frame | Damage]:
     flawed = -1
     while True:
         frame = _read_frame(fd, at, salt)
+        if isinstance(frame, Damage) and frame.torn and _find(fd, _MARK + salt, at + 1) >= 0:
+            # frames follow, so the end did not cut it off: it is damaged, or was written only just now
+            frame = _read_frame(fd, at, salt)
+            if isinstance(frame, Damage):
+                frame = attrs.evolve(frame, torn=False)
         if isinstance(frame, Frame) or (frame and frame.torn):
             if flawed >= 0:
                 yield Damage(flawed, at, torn=False)
@@ -301,7 +308,7 @@ def _head(salt: bytes, kind: int, count: int, payload: bytes | memoryview) -> by
 
 def _read_frame(fd: int, at: int, salt: bytes) -> Frame | Damage | None:
     """Read what stands at an offset; None at the end of the file."""
-    head = os.pread(fd, _HEAD.size, at)
+    head = _pread(fd, _HEAD.size, at)
     mark = _MARK + salt
     if not head:
         return None
@@ -311,7 +318,7 @@ def _read_frame(fd: int, at: int, salt: bytes) -> Frame | Damage | None:
     begin = at + _HEAD.size
     if not head.startswith(mark) or zlib.crc32(head[: -_SUM.size]) != head_crc:
         return Damage(at, begin, torn=False)
-    payload = os.pread(fd, length, begin)
+    payload = _pread(fd, length, begin)
     if len(payload) < length:
         return Damage(at, begin + len(payload), torn=True)
     if zlib.crc32(payload) != crc:
@@ -319,9 +326,27 @@ def _read_frame(fd: int, at: int, salt: bytes) -> Frame | Damage | None:
     return Frame(kind, at, begin + length, count, payload)
 
 
+def _pread(fd: int, length: int, at: int) -> bytes:
+    """Read a part of a file; blocks that the device cannot read come as zeros, and so fail their sum."""
+    try:
+        return os.pread(fd, length, at)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    size = max(0, min(length, os.fstat(fd).st_size - at))
+    parts = []
+    for begin in range(at - at % _BLOCK, at + size, _BLOCK):
+        first, end = max(begin, at), min(begin + _BLOCK, at + size)
+        try:
+            parts.append(os.pread(fd, end - first, first))
+        except OSError:
+            parts.append(bytes(end - first))
+    return b"".join(parts)
+
+
 def _find(fd: int, mark: bytes, at: int) -> int:
     while True:
-        chunk = os.pread(fd, _CHUNK, at)
+        chunk = _pread(fd, _CHUNK, at)
         found = chunk.find(mark)
         if found >= 0:
             return at + found
@@ -334,7 +359,7 @@ def _guess_salt(fd: int) -> bytes:
     """Find the salt where the file's header is damaged: what most marks are followed by."""
     marks: Counter[bytes] = Counter()
     at = 0
-    while chunk := os.pread(fd, _CHUNK, at):
+    while chunk := _pread(fd, _CHUNK, at):
         marks.update(re.findall(re.escape(_MARK) + rb"(.{8})", chunk, re.DOTALL))
         if len(chunk) < _CHUNK:
             break

@@ -252,9 +252,10 @@ class Spool(Backend):
                     self._reading = stored.segment
                 for item in scan(file, place.read()):
                     if isinstance(item, Damage):
-                        if sealed:
-                            _tell(stored, item)
-                            whole = whole and item.torn
+                        if not sealed:
+                            break  # more of it may come
+                        _tell(stored, item)
+                        whole = whole and item.torn
                         continue
                     if item.kind == NOTE:
                         self._turn(delivery, item.text())

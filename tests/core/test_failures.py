@@ -176,7 +176,7 @@ def test_nonsense_that_one_returns_stops_nobody(
     assert len(text_of(tmp_path)) == 10
 
 
-class Unspeakable(Exception):
+class UnspeakableError(Exception):
     """Its text cannot be made, as where a client library decodes what a server said."""
 
     def __str__(self) -> str:
@@ -189,7 +189,7 @@ def partial(failed: Any) -> PartialWriteError:
     return error
 
 
-@pytest.mark.parametrize("error", [Unspeakable(), partial([0, 1, 2]), partial(None), partial([[0]])])
+@pytest.mark.parametrize("error", [UnspeakableError(), partial([0, 1, 2]), partial(None), partial([[0]])])
 def test_errors_that_are_wrong_themselves_stop_nobody(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,12 +293,12 @@ def test_a_preamble_that_exits_stops_nobody(tmp_path: Path) -> None:
 
 def test_a_fork_lets_go_of_all_whatever_one_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forgotten: list[str] = []
-    monkeypatch.setattr(Flaky, "forget", fail(SystemExit(3)))
-    monkeypatch.setattr(TextBackend, "forget", lambda self: forgotten.append(self.name))
+    monkeypatch.setattr(TextBackend, "forget", fail(SystemExit(3)))
+    monkeypatch.setattr(Flaky, "forget", lambda self: forgotten.append(self.name))
     with start(tmp_path, Flaky) as dump:
-        dump.backends.sort(key=lambda backend: backend.name)
+        assert [backend.name for backend in dump.backends] == ["text", "flaky"]
         _forget(dump)
-        assert forgotten == ["text"]
+        assert forgotten == ["flaky"]
         dump._forked = False
         dump._closed.release()
 

@@ -1,5 +1,6 @@
 """The journal: frames, damage, torn tails."""
 
+import errno
 import os
 import random
 from pathlib import Path
@@ -96,6 +97,34 @@ def test_damage_costs_only_the_frame_that_it_hits(tmp_path: Path, at: str) -> No
     assert len(damages) == 1
     assert not damages[0].torn
     assert records(path) == [r for n, batch in enumerate(BATCHES) if n not in lost for r in batch]
+
+
+def test_frames_behind_a_large_one_that_lost_its_middle_are_found(tmp_path: Path) -> None:
+    batches = [[record(b"x" * 20_000)], [record(b"a")], [record(b"b")], [record(b"c")]]
+    path = write(tmp_path, *batches)
+    data = path.read_bytes()
+    path.write_bytes(data[:8000] + data[12096:])
+    damage, *rest = frames(path)
+    assert isinstance(damage, Damage)
+    assert not damage.torn
+    assert len(rest) == 3
+    assert records(path) == [r for batch in batches[1:] for r in batch]
+
+
+def test_a_block_that_cannot_be_read_costs_only_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [[record(b"%d" % n * 3000)] for n in range(8)]
+    path = write(tmp_path, *batches)
+    pread = os.pread
+
+    def fail(fd: int, length: int, at: int) -> bytes:
+        if at < 12288 and at + length > 8192:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(fd, length, at)
+
+    monkeypatch.setattr(os, "pread", fail)
+    found = records(path)
+    assert found == [batches[n][0] for n in (0, 1, 4, 5, 6, 7)]
+    assert [f.torn for f in frames(path) if isinstance(f, Damage)] == [False]
 
 
 def test_any_flipped_bit_is_found(tmp_path: Path) -> None:

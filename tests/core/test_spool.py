@@ -24,6 +24,7 @@ from sipdump_core.segment import Segment
 from sipdump_core.sipdump import SipDump
 from sipdump_core.spool import SpoolOptions
 from sipdump_text import TextBackend
+from tests.core.test_drivers import install
 from tests.support import record, wait_for
 
 
@@ -282,7 +283,7 @@ def test_the_records_of_a_driver_that_cannot_be_used_wait_in_its_spool(
     monkeypatch.setitem(sys.modules, "sipdump_late", None)
     monkeypatch.delitem(sys.modules, "sipdump_late")
     install(packages, "sipdump-late", code.replace("{path!r}", repr(str(stored))), "late = sipdump_late:Late")
-    params = {"mode": 513, "folder": str(tmp_path), "enable": 1, "queue": 10}
+    params: dict[str, int | str] = {"mode": 513, "folder": str(tmp_path), "enable": 1, "queue": 10}
     settings = [*(Setting("sipdump", n, v) for n, v in params.items()), Setting("sipdump_late", "spool", str(spool))]
     with SipDump(plan=make_plan(settings)) as dump:
         for n in range(100):  # many more than the backlog has room for
