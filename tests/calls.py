@@ -35,6 +35,9 @@ RINGING_MS = [100 * n for n in range(1, 21)]
 LATE = "late@198.51.100.10"
 """A call at 08:10, which stands in a segment that began at 07:00."""
 
+FORKED = "forked@198.51.100.10"
+"""A call at 07:26 that two gateways got, and one answered; a change of it was refused later."""
+
 PREFIX = "kamailio-sipdump-"
 COLLECTED = {FRA: 2, AMS: 3}
 """How many segments, and so files and partitions, each collector writes."""
@@ -126,6 +129,19 @@ class Day:
         self.seen[collector].append(record)
 
 
+def fork(day: Day, dialog: Dialog, time_us: int) -> None:
+    """Call two gateways at once: one answers, the other is cancelled; a change of the call is refused later."""
+    asked = day.send(time_us, dialog.request("INVITE"), PHONE, FRA_PROXY)
+    for gateway in (GATEWAY, BAD_GATEWAY):
+        day.send(asked, dialog.request("INVITE"), FRA_PROXY, gateway)
+    day.send(asked + 80_000, dialog.reply(180, "INVITE"), GATEWAY, FRA_PROXY, PHONE)
+    day.send(asked + 900_000, dialog.reply(200, "INVITE"), GATEWAY, FRA_PROXY, PHONE)
+    day.send(asked + 901_000, dialog.request("CANCEL"), FRA_PROXY, BAD_GATEWAY)
+    day.send(asked + 903_000, dialog.reply(487, "INVITE"), BAD_GATEWAY, FRA_PROXY)
+    changed = day.send(asked + 5_000_000, dialog.request("INVITE", 2), PHONE, FRA_PROXY, GATEWAY)
+    day.send(changed + 1000, dialog.reply(488, "INVITE", 2), GATEWAY, FRA_PROXY, PHONE)
+
+
 def segments() -> list[Segment]:
     """Give the segments of both collectors, in the order of their starts."""
     day = Day()
@@ -146,6 +162,7 @@ def segments() -> list[Segment]:
     day.send(at("07:25:00"), over.request("INVITE"), FRA_PROXY, BAD_GATEWAY)
     day.send(at("07:25:00") + 9000, over.reply(500, "INVITE"), BAD_GATEWAY, FRA_PROXY)
     day.call(over, at("07:24:59"), PHONE, FRA_PROXY, GATEWAY, rings_us=1_500_000)
+    fork(day, Dialog(FORKED), at("07:26:00"))
     day.call(Dialog(LATE), at("08:10:00"), PHONE, FRA_PROXY, GATEWAY, rings_us=150_000)
     for number in range(5):
         phone = Dialog(f"phone-{number}@x", f"user{number}", f"user{number}")

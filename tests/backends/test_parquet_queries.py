@@ -98,6 +98,14 @@ def test_find_a_call(db: Any) -> None:
     assert rows(db, sql) == [(calls.FIND_ME, began, "alice", "bob", 200, [calls.AMS, calls.FRA])]
 
 
+def test_a_forked_call_whose_change_was_refused_is_an_answered_call(db: Any) -> None:
+    (sql,) = statements("Find a call")
+    found = rows(db, sql.replace("07:30", "07:26").replace("07:40", "07:27"))
+    assert [(row[0], row[4]) for row in found] == [(calls.FORKED, 200)]
+    asked = "SELECT cseq, final, delay_ms FROM invites_between('2026-11-22 07:26', '2026-11-22 07:27')"
+    assert rows(db, asked) == [(1, 200, 80)]
+
+
 def test_the_messages_of_a_call_are_in_order(db: Any) -> None:
     (sql,) = statements("A call's messages, both directions, in order")
     found = rows(db, sql)
@@ -134,8 +142,8 @@ def test_slow_answers(db: Any) -> None:
 def test_calls_an_hour(db: Any) -> None:
     (sql,) = statements("Calls an hour, and how many were answered")
     hours = [datetime(2026, 11, 22, hour, tzinfo=UTC) for hour in (7, 8)]
-    # at 7: one to find, 20 of the delays, 11 of which 5 are answered, and one that the second gateway takes
-    assert rows(db, sql) == [(hours[0], 33, 27, 81.8), (hours[1], 1, 1, 100.0)]
+    # at 7: one to find, 20 of the delays, 11 of which 5 are answered, one that the second gateway takes, and one forked
+    assert rows(db, sql) == [(hours[0], 34, 28, 82.4), (hours[1], 1, 1, 100.0)]
 
 
 def test_failed_registrations_by_user_agent(db: Any) -> None:
@@ -171,9 +179,9 @@ def test_errors_by_destination(db: Any) -> None:
     (sql,) = statements("Errors by destination")
     # the refusals are four 503, a 404, and the 500 after which the call went elsewhere; the 487 is the caller's own
     assert rows(db, sql) == [
-        (calls.BAD_GATEWAY, 12, 6, 50.0, 503),
+        (calls.BAD_GATEWAY, 13, 6, 46.2, 503),
         (calls.AMS_PROXY, 1, 0, 0.0, None),
-        (calls.GATEWAY, 22, 0, 0.0, None),
+        (calls.GATEWAY, 23, 0, 0.0, None),
     ]
 
 

@@ -74,7 +74,7 @@ class Sorter:
         """Give the rows as tables, once; then nothing is left but to close.
 
         Raises:
-            OSError: a temporary file cannot be read.
+            OSError: a temporary file cannot be written or read.
         """
         if self._levels:
             self.spill()  # who takes the rows needs the memory
