@@ -19,7 +19,7 @@ import pyarrow as pa
 from bench import calls, machine
 from bench.table import Row, compare
 from sipdump_core.backend import NoOptions, Site
-from sipdump_core.journal import RECORDS, Columns, Frame, scan
+from sipdump_core.journal import RECORDS, Frame, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_parquet import WAL_SUFFIX, ParquetBackend, ParquetOptions
@@ -109,7 +109,7 @@ def _ready(wal: Path, options: ParquetOptions) -> Any:
     first = 0
     tables = []
     for frame in _frames(wal):
-        tables.append(builder.table(frame, first))
+        tables.append(builder.table(frame.columns(), first))
         first += frame.count
     return _Ready(tables)
 
@@ -137,9 +137,8 @@ def _frames(wal: Path) -> list[Frame]:
 def _pull(frames: Sequence[Frame]) -> None:
     puller = Puller()
     for frame in frames:
-        columns: Columns = frame.columns()
-        base = len(frame.payload) - len(columns.data)
-        puller.pull(frame.payload, list(accumulate(columns.lengths, initial=base)))
+        columns = frame.columns()
+        puller.pull(columns.payload, list(accumulate(columns.lengths, initial=columns.base)))
 
 
 def _text_size(items: Sequence[Record]) -> int:

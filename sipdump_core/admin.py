@@ -187,7 +187,7 @@ def _recover(args: argparse.Namespace) -> int:
     failed = _each(args, "recover", show)
     if args.json:
         print(json.dumps(rows, indent=2))
-    elif not rows:
+    elif not rows and not failed:
         print("nothing to recover")
     return int(failed or any(row["error"] and not row["in_use"] for row in rows))
 
@@ -224,7 +224,7 @@ def _compact(args: argparse.Namespace) -> int:
     failed = _each(args, "compact", show)
     if args.json:
         print(json.dumps(rows, indent=2))
-    elif not rows:
+    elif not rows and not failed:
         print("nothing to compact")
     return int(failed or any(row["error"] for row in rows))
 
@@ -239,7 +239,11 @@ def _each(args: argparse.Namespace, method: str, show: "Callable[[Backend], None
             continue
         try:
             show(backend)
-        except (SipDumpError, ImportError) as error:
+        except ImportError as error:
+            hint = f"install it with: pip install 'sipdump[{backend.name}]'"
+            print(f"sipdump-admin: {backend.name}: {error}; {hint}", file=sys.stderr)
+            failed = True
+        except SipDumpError as error:
             print(f"sipdump-admin: {backend.name}: {error}", file=sys.stderr)
             failed = True
     return failed

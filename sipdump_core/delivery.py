@@ -35,6 +35,8 @@ ATTEMPTS = 5
 """How often a batch is tried that raises what is no StorageError."""
 BACKOFF = (0.1, 10.0)
 """Seconds before the first next try, and at the most."""
+_ANSWER = 1.0
+"""Seconds that whoever asks for the numbers waits for what the backend says of itself."""
 _NAMES = 1000
 """How many names in a row may be taken before that is the driver's fault."""
 _APART = frozenset(("flush", "record_size"))
@@ -85,6 +87,8 @@ class Delivery:
         self._dirty = False
         self._failing: set[str] = set()
         self._ill_since = 0.0
+        self._asking: threading.Thread | None = None
+        self._answer: tuple[str, Mapping[str, int]] = ("", {})
         self._log = Limit()
 
     def start(self) -> BaseException | None:
@@ -158,12 +162,16 @@ class Delivery:
 
     def snapshot(self) -> LaneStats:
         """Give a copy of the numbers as they are now, with what the backend itself says."""
-        counters: Mapping[str, int] = {}
-        try:
-            illness = one_line(str(self.backend.health() or ""))
-            counters = {str(name): int(value) for name, value in self.backend.stats().items()}
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a driver raises
-            illness = kind_and_text(error)
+        asking = self._asking
+        if asking is None or not asking.is_alive():
+            asking = self._asking = threading.Thread(
+                target=self._ask, name=f"sipdump-{self.backend.name}-ask", daemon=True
+            )
+            asking.start()
+        asking.join(_ANSWER)
+        illness, counters = self._answer
+        if asking.is_alive():
+            illness = "health() or stats() does not return"
         with self.lock:
             self._ill_since = (self._ill_since or self._clock.time()) if illness else 0.0
             numbers = attrs.evolve(self.stats, dropped=Counter(self.stats.dropped), counters=counters)
@@ -214,6 +222,16 @@ class Delivery:
                 self.stats.since = self._clock.time()
             self.stats.state = state
             self.stats.error = error
+
+    def _ask(self) -> None:
+        """Ask the backend for its health and its counters; in a thread, for it may wait for a call that hangs."""
+        counters: Mapping[str, int] = {}
+        try:
+            illness = one_line(str(self.backend.health() or ""))
+            counters = {str(name): int(value) for name, value in self.backend.stats().items()}
+        except BaseException as error:  # noqa: BLE001 - see _try
+            illness = kind_and_text(error)
+        self._answer = illness, counters
 
     def _prepare(self) -> BaseException | None:
         """Have the backend started, and a segment open."""

@@ -59,7 +59,7 @@ _KEPT = 1 << 22
 
 @attrs.frozen
 class Columns:
-    """The records of one frame, column by column; ``data`` is all messages in one piece, one behind the other."""
+    """The records of one frame, or of several, column by column."""
 
     flows: list[Flow]
     lines: list[str]
@@ -70,14 +70,37 @@ class Columns:
     """Type ``I``: for each record the index of its flow."""
     lengths: "array[int]"
     """Type ``I``: bytes of each message."""
-    data: memoryview
+    payload: bytes
+    base: int
+    """All messages, one behind the other, stand in the payload from here to its end."""
 
     def records(self) -> Iterator[Record]:
         """Give the records one by one."""
-        at = 0
+        at = self.base
         for time_us, index, length in zip(self.times, self.indexes, self.lengths, strict=True):
-            yield Record(time_us, self.flows[index], bytes(self.data[at : at + length]))
+            yield Record(time_us, self.flows[index], self.payload[at : at + length])
             at += length
+
+    @classmethod
+    def joined(cls, parts: Sequence["Columns"]) -> "Columns":
+        """Give the records of several frames as if they were of one."""
+        if len(parts) == 1:
+            return parts[0]
+        known: dict[str, int] = {}
+        flows: list[Flow] = []
+        times, indexes, lengths = array("q"), array("I"), array("I")
+        for part in parts:
+            own = []
+            for line, flow in zip(part.lines, part.flows, strict=True):
+                index = known.setdefault(line, len(flows))
+                if index == len(flows):
+                    flows.append(flow)
+                own.append(index)
+            times += part.times
+            indexes.extend([own[index] for index in part.indexes])
+            lengths += part.lengths
+        payload = b"".join([memoryview(part.payload)[part.base :] for part in parts])
+        return cls(flows, list(known), times, indexes, lengths, payload, 0)
 
 
 @attrs.frozen
@@ -99,6 +122,8 @@ class Frame:
             ValueError: the payload is not of its form, though its sum is right.
         """
         view = memoryview(self.payload)
+        if len(view) < 4:
+            raise ValueError("the payload is too short")
         (flows_length,) = struct.unpack_from("<I", view)
         at = 4 + flows_length
         lines = str(view[4:at], "utf-8").split("\n")[:-1]
@@ -113,7 +138,9 @@ class Frame:
                 column.byteswap()
             columns.append(column)
         times, indexes, lengths = columns
-        return Columns(flows, lines, times, indexes, lengths, view[at:])
+        if len(lengths) != self.count or sum(lengths) != len(view) - at or max(indexes, default=0) >= len(lines):
+            raise ValueError("the columns do not fit together")
+        return Columns(flows, lines, times, indexes, lengths, self.payload, at)
 
     def text(self) -> str:
         """Give the text of a note."""
@@ -197,7 +224,14 @@ class Journal(FolderBackend):
                     Event("journal is not whole", path=file.name, offset=frame.offset, bytes=frame.end - frame.offset)
                 )
             elif frame.kind == RECORDS:
-                yield from frame.columns().records()
+                try:
+                    columns = frame.columns()
+                except ValueError as error:  # its sum is right, but it is not of its form
+                    log.warning(
+                        Event("journal has a frame of no form", path=file.name, offset=frame.offset, error=error)
+                    )
+                else:
+                    yield from columns.records()
 
     def _frames(self, batch: Sequence[Record], buffer: BytesIO) -> memoryview:
         """Write the frames of a batch into a buffer from its begin, and give that part of it."""

@@ -130,6 +130,7 @@ class Lane:
             return not self._lost
         with self._changed:
             self._commands.clear()
+            self._commands.append(("stop", None))  # if it returns after all
             self._drop(self._stats.backlog, "backend did not stop in time")
             self._stats.backlog = 0
             self._delivery.set_state("stalled", "did not stop in time")

@@ -28,7 +28,8 @@ def call_id(buf: bytes) -> str | None:
     found = _CALL_ID.search(buf)
     if found is None:
         return None
-    blank = _BLANK_LINE.search(buf)
+    empty = len(buf) - len(buf.lstrip(b"\r\n"))  # lines before a message are no part of it (section 7.5)
+    blank = _BLANK_LINE.search(buf, max(0, empty - 1))
     if blank is not None and found.start() > blank.start():
         return None
     return b" ".join(found[1].split()).decode("utf-8", "backslashreplace") or None

@@ -259,8 +259,14 @@ class Spool(Backend):
                         continue
                     if item.kind == NOTE:
                         self._turn(delivery, item.text())
-                    elif not self._give(delivery, list(item.columns().records())):
-                        return False
+                    else:
+                        try:
+                            batch = list(item.columns().records())
+                        except ValueError:  # its sum is right, but it is not of its form
+                            _tell(stored, Damage(item.offset, item.end, torn=False))
+                            whole, batch = False, []
+                        if batch and not self._give(delivery, batch):
+                            return False
                     place.write(item.end)
             delivery.flush()
             if sealed:

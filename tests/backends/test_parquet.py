@@ -409,15 +409,53 @@ def test_what_cannot_be_sealed_is_tried_again(tmp_path: Path, monkeypatch: pytes
     assert os.listdir(tmp_path) == [SEGMENT.name]
 
 
+def test_many_small_batches_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With little traffic each batch is a record, and a table costs much however little it holds."""
+    rows: list[int] = []
+    real = Builder.table
+
+    def count(self: Builder, columns: journal.Columns, first: int) -> Any:
+        rows.append(len(columns.times))
+        return real(self, columns, first)
+
+    monkeypatch.setattr(Builder, "table", count)
+    batch = [record(b"%d" % n, src_port=n % 7 + 1, time_us=n) for n in range(9000)]
+    backend = make(tmp_path)
+    backend.start()
+    backend.open(SEGMENT)
+    for one in batch:
+        backend.write([one])
+    backend.close()
+    backend.stop()
+    assert read(tmp_path) == batch
+    assert sum(rows) == 9000
+    assert len(rows) == 3
+
+
+def test_the_time_of_a_file_is_that_of_its_last_record(tmp_path: Path) -> None:
+    tables = iter(["v: 1\n", "v: 2\n"])
+    backend = ParquetBackend(ParquetOptions(), Site(str(tmp_path), SEGMENT.prefix, meta=lambda: next(tables)))
+    backend.start()
+    backend.open(SEGMENT)
+    backend.write([record()])
+    wal = tmp_path / (SEGMENT.stem + WAL_SUFFIX)
+    os.utime(wal, (1_000_000_000, 1_000_000_000))
+    backend.close()
+    backend.stop()
+    (stored,) = backend.segments()
+    assert stored.modified == 1_000_000_000
+    assert pq.read_metadata(stored.location).metadata[b"sipdump.meta"] == b"v: 2\n"
+
+
 @pytest.mark.usefixtures("quick")
 def test_what_no_try_can_seal_is_kept_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of ours, which comes again each time, must hold up nothing else."""
     real = Builder.table
 
-    def fault(self: Builder, frame: journal.Frame, first: int) -> Any:
-        if b"poison" in frame.payload:
+    def fault(self: Builder, columns: journal.Columns, first: int) -> Any:
+        if b"poison" in columns.payload:
             raise RuntimeError("a bug")
-        return real(self, frame, first)
+        return real(self, columns, first)
 
     monkeypatch.setattr(Builder, "table", fault)
     backend = make(tmp_path)

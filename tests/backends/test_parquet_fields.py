@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sipdump_core import sip
 from sipdump_parquet import fields
 from sipdump_parquet.fields import FIELDS, Puller
-from tests.support import OPTIONS
+from tests.support import OPTIONS, record
 
 CORPUS = Path(os.environ.get("SIPDUMP_CORPUS", "/nonexistent"))
 """A folder of real messages, one a file, where there is one."""
@@ -27,8 +27,12 @@ def pull(*messages: bytes) -> list[dict[str, object]]:
 def plainly(message: bytes) -> dict[str, object]:
     """The same by splitting lines, header by header."""
     found = dict.fromkeys(FIELDS)
-    head = re.split(rb"\n\r?\n", message, maxsplit=1)[0] + b"\n"
+    stripped = message.lstrip(b"\r\n")
+    leading = message[: len(message) - len(stripped)]
+    head = re.split(rb"\n\r?\n", stripped, maxsplit=1)[0] + b"\n"
     lines = head.split(b"\n")
+    if leading.endswith(b"\n"):  # the first line counts as the start line, and as a header
+        lines.insert(1, lines[0])
     status = re.match(rb"SIP/\d\.\d[ \t](\d\d\d)(\D|$)", lines[0])
     request = re.match(rb"([A-Za-z0-9.!%*_+`'~-]+)[ \t](.*[ \t])?SIP/\d", lines[0], re.DOTALL)
     if status:
@@ -54,10 +58,9 @@ def plainly(message: bytes) -> dict[str, object]:
     cseq = headers.get(b"cseq", b"").split(b" ")
     if (
         cseq[0].isdigit()
-        and len(cseq[0]) <= 18
         and (len(cseq) == 1 or (len(cseq) == 2 and re.fullmatch(rb"[A-Za-z0-9.!%*_+`'~-]{1,64}", cseq[1])))
     ):
-        found["cseq"] = int(cseq[0])
+        found["cseq"] = int(cseq[0]) if len(cseq[0]) <= 18 else None
         found["cseq_method"] = cseq[1].decode() if len(cseq) == 2 else None
     return found
 
@@ -130,10 +133,31 @@ def test_users(value: bytes, user: str | None) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [b"", b"x", b"\r\n\r\n", b"no line end", b"\r\n\r\nINVITE sip:x SIP/2.0\r\nCall-ID: x\r\n\r\n", b"\0" * 100],
+    [b"", b"x", b"\r\n\r\n", b"no line end", b"\0" * 100],
 )
 def test_what_is_no_sip_has_nothing(message: bytes) -> None:
     assert pull(message) == [dict.fromkeys(FIELDS)]
+
+
+def test_line_ends_before_a_message_are_no_part_of_it() -> None:
+    (found,) = pull(b"\r\n\r\nINVITE sip:x SIP/2.0\r\nCall-ID: x\r\n\r\n")
+    assert (found["method"], found["call_id"]) == ("INVITE", "x")
+    assert record(b"\r\n\r\nINVITE sip:x SIP/2.0\r\nCall-ID: x\r\n\r\n").call_id == "x"
+
+
+def test_a_number_that_is_too_large_costs_no_method() -> None:
+    (found,) = pull(b"X sip:x SIP/2.0\r\nCSeq: 12345678901234567890 INVITE\r\n\r\n")
+    assert (found["cseq"], found["cseq_method"]) == (None, "INVITE")
+
+
+def test_long_values_are_not_remembered() -> None:
+    puller = Puller()
+    messages = [b"X sip:x SIP/2.0\r\nUser-Agent: %d%b\r\n\r\n" % (n, b"x" * 5000) for n in range(10)]
+    offsets = [0]
+    for message in messages:
+        offsets.append(offsets[-1] + len(message))
+    assert [row[-1] for row in puller.pull(b"".join(messages), offsets)] == [f"{n}{'x' * 5000}" for n in range(10)]
+    assert sum(len(key or b"") for cache in vars(puller).values() for key in cache) < 1000
 
 
 def test_of_two_the_first_counts_even_when_it_is_empty() -> None:

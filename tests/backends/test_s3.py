@@ -246,6 +246,23 @@ def test_errors_of_single_keys_are_told_and_the_others_go(s3_server: Server, s3_
         assert proxy.count("DELETE") == 3, "one by one, where the server knows no other way"
 
 
+def test_a_server_whose_clock_is_wrong_makes_no_segment_older_than_its_start(
+    s3_server: Server, s3_bucket: str, tmp_path: Path
+) -> None:
+    with FaultProxy(s3_server.endpoint) as proxy:
+
+        def years_ago(_: FaultProxy, request: Any, connection: Any) -> None:
+            told = proxy.forward(request)
+            connection.sendall(re.sub(rb"<LastModified>\d{4}", b"<LastModified>1999", told))
+
+        backend = backend_of(proxy.endpoint, s3_bucket, tmp_path)
+        spool(backend)
+        sent(backend)
+        proxy.on("GET", "list-type=2", years_ago)
+        (listed,) = backend.segments()
+        assert listed.modified == listed.segment.start
+
+
 def test_what_is_not_uploaded_yet_is_listed_as_open_and_kept(backend: S3Backend) -> None:
     path = spool(backend, b"waits")
     (listed,) = backend.segments()
@@ -311,6 +328,22 @@ def test_the_objects_attributes_are_asked_for(s3_server: Server, s3_bucket: str,
 def test_options_that_contradict_each_other(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         S3Backend(S3Options(**{"bucket": "b", "format": "text", **options}), Site(str(tmp_path), "", make=installed))
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [
+        ("bucket", ("s3://calls", "calls/sip", "b c"), ("", "calls", "my.calls_1", "arn:aws:s3:eu:1:accesspoint/x")),
+        ("prefix", ("/a", "a//b", "a/../b", ".", "a\n"), ("", "a", "a/b/", "a/..b", "prüf")),
+        ("node", ("a/b", "..", ".", "ä", "a b"), ("", "fra1", "a.b-c_d", "...")),
+        ("endpoint_url", ("localhost:9000", "ftp://x", "https://"), ("", "http://localhost:9000", "https://x/y")),
+        ("spool_max_bytes", (-1, 1, 1048575), (0, 1048576)),
+    ],
+)
+def test_what_options_may_be(name: str, bad: tuple[Any, ...], good: tuple[Any, ...]) -> None:
+    (check,) = (field.metadata["check"] for field in attrs.fields(S3Options) if field.name == name)
+    assert [value for value in bad if not check(value)] == []
+    assert [value for value in good if check(value)] == []
 
 
 def test_what_needs_boto3_says_how_to_get_it(backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from sipdump_core.errors import StorageError, StorageFullError
+from sipdump_core.folder import RECORDS_XATTR
 from sipdump_core.segment import Segment
 from sipdump_s3 import S3Backend
 from sipdump_s3.bucket import S3Error
@@ -408,6 +409,90 @@ def test_a_full_spool_that_stops_takes_records_again_when_there_is_room(
     assert backend.stats()["dropped_segments"] == 0
 
 
+def write_on(backend: S3Backend, buf: bytes) -> bool:
+    """Try to write a record as the core does: what finds no room comes again."""
+    try:
+        backend.write([record(buf)])
+    except StorageFullError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("choice", ["stop", "drop_oldest"])
+@pytest.mark.parametrize("kind", ["text", "parquet"])
+def test_a_segment_that_fills_the_spool_is_sealed_and_uploaded(
+    proxy: FaultProxy, s3_bucket: str, tmp_path: Path, choice: str, kind: str
+) -> None:
+    """Else nothing could ever make room: it is the open one."""
+    options: dict[str, Any] = {"spool_max_bytes": 1 << 20, "spool_full": choice, "format": kind, "retry_max": 1}
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, **options)
+    backend.start()
+    try:
+        backend.open(Segment(PREFIX, "2026-11-22--23-31-00", 0, backend.suffix))
+        bufs = [os.urandom(200_000) for _ in range(12)]
+        for buf in bufs:
+            wait_for(lambda buf=buf: write_on(backend, buf))
+        backend.close()
+        wait_for(lambda: not spooled(backend))
+    finally:
+        backend.stop()
+    assert stored(backend) == bufs
+    assert len({listed.segment for listed in backend.segments()}) >= 3
+    assert backend.stats()["dropped_segments"] == 0
+
+
+def test_a_full_spool_is_not_filled_with_ever_more_segments(proxy: FaultProxy, s3_bucket: str, tmp_path: Path) -> None:
+    proxy.down.set()
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, spool_max_bytes=1 << 20, spool_full="stop", stop_wait=0)
+    backend.start()
+    backend.open(Segment(PREFIX, "2026-11-22--23-31-00", 0, ".data"))
+    tries = [write_on(backend, b"x" * 400_000) for _ in range(20)]
+    assert tries == [True] * 2 + [False] * 18
+    assert spooled(backend) == ["test-2026-11-22--23-31-00.data"]
+    backend.close()
+    backend.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+@pytest.mark.parametrize("kind", ["text", "parquet"])
+def test_a_segment_that_fills_the_disk_is_sealed_and_uploaded(
+    proxy: FaultProxy, s3_bucket: str, tmp_path: Path, kind: str
+) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path], check=True)
+    try:
+        proxy.down.set()
+        backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, format=kind, retry_max=1)
+        backend.start()
+        backend.open(Segment(PREFIX, "2026-11-22--23-31-00", 0, backend.suffix))
+        bufs = [os.urandom(400_000) for _ in range(12)]
+        wrote = [buf for buf in bufs if write_on(backend, buf)]
+        assert 0 < len(wrote) < len(bufs)
+        proxy.down.clear()
+        for buf in bufs[len(wrote) :]:
+            wait_for(lambda buf=buf: write_on(backend, buf))
+        backend.close()
+        wait_for(lambda: not spooled(backend))
+        backend.stop()
+        assert stored(backend) == bufs
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_what_cannot_be_counted_is_dropped_all_the_same(
+    proxy: FaultProxy, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.down.set()
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, spool_max_bytes=1 << 20, stop_wait=0)
+    backend.start()
+    wait_for(lambda: backend.spool.locked)
+    os.removexattr(spool(backend, b"a" * 700_000), RECORDS_XATTR)
+    monkeypatch.setattr(backend.inner, "read", lambda _: 1 / 0)  # a third party's, of a damaged file
+    spool(backend, b"b" * 700_000, second=1)
+    assert spooled(backend) == ["test-2026-11-22--23-31-01.data"]
+    assert backend.stats()["dropped_segments"] == 1
+    backend.stop()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 def test_a_full_disk_is_told_and_ends_when_uploads_make_room(proxy: FaultProxy, s3_bucket: str, tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], check=True)
@@ -438,6 +523,64 @@ def test_a_certificate_file_that_is_missing_is_no_fault_of_the_segment(
     path = spool(backend)
     assert state_of(backend)
     assert path.exists()
+
+
+def page(status: int, body: bytes) -> Fault:
+    """Answer as some other server does."""
+
+    def act(_: FaultProxy, __: Any, connection: Any) -> None:
+        connection.sendall(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
+
+    return act
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 405])
+@pytest.mark.parametrize("body", [b"", b"<html>hello</html>"])
+def test_a_server_that_is_none_of_s3(backend: S3Backend, proxy: FaultProxy, status: int, body: bytes) -> None:
+    """It says yes to everything, or no; nothing is lost, and nothing is taken for an empty bucket."""
+    proxy.on(".*", "", page(status, body), times=9999)
+    for second, buf in enumerate((b"small", BIG)):
+        spool(backend, buf, second=second)
+    results = list(backend.ship())
+    assert results
+    assert all(isinstance(result.error, S3Error) for result in results)
+    assert len([name for name in spooled(backend) if name.endswith(".data")]) == 2
+    with pytest.raises(S3Error):
+        list(backend.segments())
+
+
+def test_keys_that_are_taken_are_not_tried_for_ever(backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sipdump_s3.upload._KEYS", 3)
+    path = Path(backend.spool.folder) / f"{PREFIX}2026-11-22--23-31-00.data"
+    for buf in (b"0", b"1", b"2"):
+        spool(backend, buf)
+        sent(backend)
+        backend = backend_of(backend.opts.endpoint_url, backend.opts.bucket, Path(backend.site.folder))
+    spool(backend, b"3")
+    (result,) = backend.ship()
+    assert "taken by another content, as are the 2 keys after it" in str(result.error)
+    assert path.exists()
+    assert stored(backend) == [b"0", b"1", b"2"]
+
+
+def test_trouble_has_not_ended_when_nothing_waits_any_more(
+    backend: S3Backend, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when what waited was dropped: that the server works is said when it answers."""
+    proxy.down.set()
+    path = spool(backend)
+    backend.start()
+    try:
+        wait_for(backend.health)
+        path.unlink()
+        tries = backend.stats()["retries"]
+        wait_for(lambda: backend.stats()["retries"] > tries + 1)
+        assert backend.health().startswith(("connection cut: ", "unreachable: "))
+        assert "uploads work again" not in caplog.text
+        proxy.down.clear()
+        wait_for(lambda: not backend.health())
+    finally:
+        backend.stop()
 
 
 def test_a_segment_that_vanishes_holds_up_nobody(

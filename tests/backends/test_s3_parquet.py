@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +120,52 @@ def test_what_is_young_or_large_or_in_the_spool_is_left_alone(backend: S3Backend
     assert list(backend.compact(now=NOW)) == []
     waiting.unlink()
     assert len(list(backend.compact(now=NOW))) == 1
+
+
+def test_what_may_be_in_the_spool_still_under_another_key_is_left_alone(backend: S3Backend, client: Any) -> None:
+    """Its key was taken; a crash came before the deletion. Merged, it would be uploaded a second time."""
+    fill(backend, "23-20-00", "23-40-00", suffix=b"other")
+    fill(backend_of(backend.opts.endpoint_url, backend.opts.bucket, Path(backend.site.folder), format="parquet"),
+         "23-40-00")  # fmt: skip
+    assert names(client, backend)[-1].endswith("23-40-00.parquet")
+    (own,) = (key for key in objects(client, backend.opts.bucket) if key.endswith("-1.parquet"))
+    waiting = Path(backend.spool.folder) / f"{PREFIX}2026-11-22--23-40-00.parquet"
+    waiting.write_bytes(object_bytes(client, backend.opts.bucket, own))
+    assert list(backend.compact(now=NOW)) == []
+    sent(backend)
+    assert len(list(backend.compact(now=NOW))) == 1
+    assert len(stored(backend)) == 6
+
+
+_FORK = """
+import os, sys
+from pathlib import Path
+from sipdump_core.segment import Segment
+from tests.s3_support import PREFIX, backend_of
+from tests.support import record
+
+backend = backend_of(sys.argv[1], sys.argv[2], Path(sys.argv[3]), format="parquet")
+backend.start()
+backend.open(Segment(PREFIX, "2026-11-22--23-31-00", 0, backend.suffix))
+backend.write([record(b"parent")])
+child = os.fork()
+if not child:
+    backend.forget()
+os.waitpid(child, 0) if child else backend.start()
+if not child:
+    backend.open(Segment(PREFIX, "2026-11-22--23-31-01", 0, backend.suffix))
+    backend.write([record(b"child")])
+backend.close()
+backend.stop()
+os._exit(0)
+"""
+
+
+def test_a_forked_child_seals_its_own_segments(backend: S3Backend) -> None:
+    argv = [sys.executable, "-c", _FORK, backend.opts.endpoint_url, backend.opts.bucket, backend.site.folder]
+    subprocess.run(argv, check=True, cwd=Path(__file__).parents[2], timeout=60)
+    assert spooled(backend) == []
+    assert stored(backend) == [b"parent", b"child"]
 
 
 @pytest.mark.parametrize("fault", [answer(500, "InternalError"), lose_answer], ids=["refused", "lost"])

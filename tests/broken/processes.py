@@ -324,7 +324,7 @@ class LeavesHalfABatch(Good):
 
 @caught_by("a_failed_write_stores_nothing_of_its_batch")
 class LeavesATornRecord(Good):
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes | memoryview) -> None:
         try:
             while data:
                 data = data[os.write(self._fd, data) :]
@@ -391,7 +391,7 @@ class ListingSharesState(Good):
         self._size = size
         return listed
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes | memoryview) -> None:
         os.pwrite(self._fd, data, self._size)
         self._size += len(data)
 
@@ -400,7 +400,7 @@ class ListingSharesState(Good):
 class WritesTwiceABatch(Good):
     """A reader may see the lengths of a record before the record."""
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes | memoryview) -> None:
         for part in (b"\0" * len(data), data):
             os.pwrite(self._fd, part, self._size)
             time.sleep(0.001)

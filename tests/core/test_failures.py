@@ -454,3 +454,24 @@ def test_a_driver_that_hangs_is_seen_and_is_not_waited_for(tmp_path: Path, monke
     assert time.monotonic() - begin < 5
     assert sum(dump.stats().backends["flaky"].dropped.values()) == 50
     free.set()
+
+
+@pytest.mark.parametrize("method", ["health", "stats"])
+def test_numbers_are_told_while_what_a_driver_says_of_itself_waits_for_a_call_that_hangs(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "STALL", 0.05)
+    monkeypatch.setattr(delivery, "_ANSWER", 0.05)
+    free = threading.Event()
+    for call in ("write", method):
+        monkeypatch.setattr(Flaky, call, lambda *_: free.wait(30) and {})
+    dump = start(tmp_path, Flaky)
+    dump.intercept([record()])
+    wait_for(lambda: dump.stats().backends["flaky"].state == "stalled")
+    wait_for(lambda: len(text_of(tmp_path)) == 1)
+    begin = time.monotonic()
+    assert not dump.close(0.2)
+    assert sum(dump.stats().backends["flaky"].dropped.values()) == 1
+    assert time.monotonic() - begin < 20
+    free.set()
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("sipdump-flaky")])

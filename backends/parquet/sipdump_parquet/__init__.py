@@ -62,7 +62,7 @@ class ParquetOptions:
         64 << 20,
         unit="bytes",
         help="of records held at once while a segment is put together; at work it is about four times as much",
-        check=in_range(1 << 16, 1 << 29),
+        check=in_range(1 << 22, 1 << 29),
     )
     sync: int = option(
         1,
@@ -150,6 +150,7 @@ class ParquetBackend(FolderBackend):
         self._segment = segment
         self._journal.open(attrs.evolve(segment, suffix=WAL_SUFFIX))
         self._written = False
+        self._noted = ""
         path = os.path.join(self.site.folder, segment.name)
         try:
             # looked for only now, so that of two writers one sees the other
@@ -288,8 +289,14 @@ class ParquetBackend(FolderBackend):
 
     def _note(self) -> None:
         text = self.site.meta()
-        if text:
-            self._journal.note(text)
+        if not text or text == self._noted:
+            return
+        before = os.fstat(self._journal.fileno())
+        self._journal.note(text)
+        self._noted = text
+        if self._written:  # a file's time is that of its last record, and not of the rotation
+            with contextlib.suppress(OSError):
+                os.utime(self._journal.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def _wal(self, segment: Segment) -> str:
         return os.path.join(self.site.folder, segment.stem + WAL_SUFFIX)

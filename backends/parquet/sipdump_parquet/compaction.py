@@ -25,8 +25,9 @@ from sipdump_core.lifecycle import Compacted
 from sipdump_core.log import Event, log
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_parquet import COLUMNS, WAL_SUFFIX, ParquetOptions
-from sipdump_parquet.files import ContentError, batches, make, name, pairs, sync_folder, translated
+from sipdump_parquet.files import ContentError, batches, make, name, pairs, translated
 from sipdump_parquet.sort import Sorter
+from sipdump_parquet.sync import sync_folder
 
 if TYPE_CHECKING:
     from sipdump_parquet import ParquetBackend

@@ -30,11 +30,15 @@ _HEADER = re.compile(
 )
 _NAMES = (b"Call-ID", b"CSeq", b"From", b"To", b"User-Agent", b"Server")
 _USUAL = {name.lower(): name for name in _NAMES} | {b"i": b"Call-ID", b"f": b"From", b"t": b"To"}
-_CSEQ = re.compile(rb"(\d{1,18})(?: (" + _TOKEN + rb"))?")
+_EMPTY_LINES = re.compile(rb"[\r\n]*+")
+_CSEQ = re.compile(rb"(\d+)(?: (" + _TOKEN + rb"))?")
+_LF = 10
+_CSEQ_DIGITS = 18  # what surely fits into 64 bits
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 # what most values of From and To are; the groups: user
 _PLAIN_USER = re.compile(rb'\s*+(?:"[^"\\]*+"\s*+|[^"<;]*+)<sips?:([!#-9=?A-Z^-~]++)@')
 _CACHE_LIMIT = 10_000
+_CACHED = 256  # bytes of the longest value that is remembered, so that memory is bounded, too
 
 
 class Puller:
@@ -60,10 +64,15 @@ class Puller:
         rows: list[Row] = []
         begin = offsets[0]
         for end in offsets[1:]:
+            if begin < end and data[begin] < 14:  # line ends before a message are no part of it (RFC 3261, 7.5)
+                begin = _EMPTY_LINES.match(data, begin, end).end()  # type: ignore[union-attr]  # it always matches
+                headers_at = begin - (data[begin - 1] == _LF)
+            else:
+                headers_at = begin
             line_end = find(b"\n", begin, end)
             method, status = starts[data[begin : line_end if line_end >= 0 else end]]
             call_id = cseq = from_ = to = agent = server = None
-            pairs = headers(data, begin, end)
+            pairs = headers(data, headers_at, end)
             for name, value in reversed(pairs):  # so that of two the first one stays
                 if name == b"From":
                     from_ = value
@@ -96,7 +105,9 @@ class _Cache(dict[bytes | None, V], Generic[V]):
         self._absent = absent
 
     def __missing__(self, key: bytes) -> V:
-        value = self[key] = self._make(key)
+        value = self._make(key)
+        if len(key) <= _CACHED:
+            self[key] = value
         return value
 
     def limit(self) -> None:
@@ -129,7 +140,7 @@ def _cseq(value: bytes) -> tuple[int | None, str | None]:
     if found is None:
         return None, None
     number, method = found.groups()
-    return int(number), method.decode() if method else None
+    return int(number) if len(number) <= _CSEQ_DIGITS else None, method.decode() if method else None
 
 
 def _user(value: bytes) -> str | None:

@@ -18,7 +18,7 @@ from sipdump_parquet import WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import TYPES, file_schema, finished, records, run_schema
 
-__all__ = ["ContentError", "batches", "decode", "make", "metadata", "name", "pairs", "sync_folder", "translated"]
+__all__ = ["ContentError", "batches", "decode", "make", "metadata", "name", "pairs", "translated"]
 
 SCHEMA = "1"
 """Version of the schema, in the metadata as ``sipdump.schema``: it grows when a column changes its meaning."""
@@ -41,7 +41,7 @@ def translated(operation: str, path: str) -> Iterator[None]:
         raise StorageError(operation, path, "out of memory", 'lower modparam("sipdump_parquet", "memory")') from error
     except OSError as error:  # pyarrow's own ArrowIOError is one
         raise StorageError.from_os(operation, path, error) from error
-    except (pa.ArrowException, ValueError, KeyError) as error:
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise ContentError(operation, path, f"{type(error).__name__}: {error}") from error
 
 
@@ -124,15 +124,6 @@ def name(draft: str, segment: Segment, site: Site, *, own: bool = False) -> str:
             raise StorageError.from_os("publish", path, error) from error
         own = False
         segment = segment.next()
-
-
-def sync_folder(folder: str) -> None:
-    """Have the names in a folder on the disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def batches(file: BinaryIO, memory: int) -> Iterator[Any]:

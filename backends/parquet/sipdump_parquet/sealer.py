@@ -14,7 +14,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import attrs
@@ -22,13 +22,14 @@ import pyarrow as pa
 
 from sipdump_core.backend import Site
 from sipdump_core.errors import StorageError
-from sipdump_core.journal import NOTE, RECORDS, Damage, scan
+from sipdump_core.journal import NOTE, RECORDS, Columns, Damage, scan
 from sipdump_core.lifecycle import Recovered
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.segment import Segment
 from sipdump_parquet import WAL_SUFFIX, ParquetBackend, ParquetOptions
-from sipdump_parquet.files import ContentError, make, metadata, name, sync_folder, translated
+from sipdump_parquet.files import ContentError, make, metadata, name, translated
 from sipdump_parquet.sort import Sorter
+from sipdump_parquet.sync import sync_folder
 from sipdump_parquet.table import Builder
 
 __all__ = ["Conversion", "Sealer", "recover", "seal"]
@@ -37,6 +38,8 @@ ATTEMPTS = 3
 """How often a write-ahead file is tried whose content is at fault."""
 
 _BACKOFF = (1.0, 300.0)
+_GATHERED_RECORDS = 4096
+_GATHERED_BYTES = 1 << 20
 _IDENTITY = slice(8, 16)  # in a journal's header: its salt, which no other one has
 
 
@@ -75,23 +78,31 @@ class Conversion:
         Raises:
             OSError: the file cannot be read, or a temporary one cannot be written.
         """
+        small: list[Columns] = []  # a table costs some 20 kB however little it holds: small frames are gathered
+        count = size = 0
         for piece in scan(self._file, self.at):
             if limit is not None and (piece.end > limit or isinstance(piece, Damage)):
-                return
+                break
             self.at = piece.end
             if isinstance(piece, Damage):
                 self.damages.append(piece)
                 continue
-            table = None
             try:
                 if piece.kind == RECORDS:
-                    table = self._builder.table(piece, self.sorter.rows)
+                    small.append(piece.columns())
+                    count, size = count + piece.count, size + len(piece.payload)
                 elif piece.kind == NOTE:
                     self.meta = piece.text()
             except ValueError:  # its sum is right, but it is not of its form
                 self.damages.append(Damage(piece.offset, piece.end, torn=False))
-            if table is not None:
-                self.sorter.add(table)
+            if count >= _GATHERED_RECORDS or size >= _GATHERED_BYTES:
+                self._add(small)
+                small, count, size = [], 0, 0
+        self._add(small)
+
+    def _add(self, parts: Sequence[Columns]) -> None:
+        if parts:
+            self.sorter.add(self._builder.table(Columns.joined(parts), self.sorter.rows))
 
     def close(self) -> None:
         """Let go of files and memory."""

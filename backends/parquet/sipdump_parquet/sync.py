@@ -5,7 +5,7 @@ import threading
 
 from sipdump_core.errors import StorageError
 
-__all__ = ["Syncer"]
+__all__ = ["Syncer", "sync_folder"]
 
 
 class Syncer:
@@ -20,6 +20,8 @@ class Syncer:
         self._lock = threading.Lock()
         self._fd = -1
         self._path = ""
+        self._named = False
+        """The folder was synced since the file is there: its name is on the disk, too."""
         self._error: StorageError | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sipdump-parquet-sync", daemon=True)
@@ -29,6 +31,7 @@ class Syncer:
         """Take care of a file from now on."""
         with self._lock:
             self._fd, self._path, self._error = fd, path, None
+            self._named = False
 
     def release(self) -> None:
         """Let go of the file: it is about to be closed."""
@@ -59,11 +62,23 @@ class Syncer:
                 if self._fd < 0 or self._error:
                     continue
                 fd, path = os.dup(self._fd), self._path  # the writer may close its own meanwhile
+                named, self._named = self._named, True
             try:
                 os.fdatasync(fd)
+                if not named:
+                    sync_folder(os.path.dirname(path))
             except OSError as error:
                 with self._lock:
                     if path == self._path:
                         self._error = StorageError.from_os("sync", path, error)
             finally:
                 os.close(fd)
+
+
+def sync_folder(folder: str) -> None:
+    """Have the names in a folder on the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,6 +1,5 @@
 """Arrow tables of records: the schema, from frames of the write-ahead file, and back to records."""
 
-import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -8,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sipdump_core.journal import Frame, parse_flow
+from sipdump_core.journal import Columns, parse_flow
 from sipdump_core.record import Flow, Record
 from sipdump_parquet.fields import FIELDS, Puller
 
@@ -80,34 +79,20 @@ class Builder:
         self._fields = [name for name in FIELDS if name in columns]
         self._puller = Puller()
 
-    def table(self, frame: Frame, first: int) -> Any:
-        """Give the :class:`pyarrow.Table` of a frame's records.
+    def table(self, columns: Columns, first: int) -> Any:
+        """Give the :class:`pyarrow.Table` of a journal's records, of less than 2 GiB.
 
         Args:
-            frame: of records.
-            first: ``seq`` of its first record.
-
-        Raises:
-            ValueError: the frame is not of its form, though its sum is right.
+            columns: the records.
+            first: ``seq`` of the first one.
         """
-        try:
-            return self._table(frame, first)
-        except (struct.error, IndexError) as error:
-            raise ValueError(str(error)) from error
-
-    def _table(self, frame: Frame, first: int) -> Any:
-        columns = frame.columns()
-        payload, count = frame.payload, frame.count
-        base = len(payload) - len(columns.data)
-        offsets = list(accumulate(columns.lengths, initial=base))
-        if offsets[-1] != len(payload) or len(payload) >= _BINARY_LIMIT:
-            raise ValueError("the messages are not as long as the frame says")
+        payload, count = columns.payload, len(columns.times)
+        offsets = list(accumulate(columns.lengths, initial=columns.base))
         indexes = _of_buffers(pa.int32(), count, columns.indexes)
         made = {
             "seq": pa.arange(first, first + count),
             "time": _of_buffers(TYPES["time"], count, columns.times),
             "buf": _of_buffers(TYPES["buf"], count, array("i", offsets), payload),
-            # an index out of bounds raises a ValueError
             "flow": pa.DictionaryArray.from_arrays(indexes, pa.array(columns.lines, pa.string())),
         }
         if self._fields:

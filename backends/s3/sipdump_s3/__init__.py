@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from sipdump_core.backend import Backend, Site
-from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError, StorageError
+from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError, StorageError, StorageFullError
 from sipdump_core.folder import FolderBackend
 from sipdump_core.lifecycle import Compacted, Recovered, Shipped
 from sipdump_core.record import Record
@@ -75,7 +75,11 @@ class S3Backend(Backend):
         self._inner_started = False
         # in the spool a name is free again as soon as its segment is uploaded
         self._names: deque[str] = deque(maxlen=_NAMES_KEPT)
-        self._unnoted = ""
+        self._segment: Segment | None = None
+        self._wrote = 0
+        self._following: Segment | None = None
+        # what makes segments of what it wrote first needs room for both
+        self._room_to_seal = hasattr(self.inner, "recover")
         # making one takes longer than a request
         self._idle: deque[Bucket] = deque(maxlen=1)
 
@@ -125,30 +129,31 @@ class S3Backend(Backend):
 
     def open(self, segment: Segment) -> None:
         """Begin a segment in the spool, where its name is in UTC."""
-        utc = self.keys.utc(segment)
-        if utc.name in self._names:
-            raise SegmentExistsError("open", utc.name, "a segment of this name was stored before")
-        self.spool.prepare()
-        self.spool.writing = utc.name
-        try:
-            self.inner.open(utc)
-        except BaseException:
-            self.spool.writing = ""
-            raise
-        self._unnoted = utc.name
+        self._following = None
+        self._begin(self.keys.utc(segment))
 
     def write(self, batch: Sequence[Record]) -> None:
         """Write a batch into the spool.
 
         Raises:
-            StorageFullError: the spool is full, and ``spool_full`` is ``stop`` or there is nothing to drop.
+            StorageFullError: the spool is full, and ``spool_full`` is ``stop`` or there is nothing to drop; or the disk
+                is. What stands in the segment is sealed then, so that it can be uploaded and make room; the next batch
+                goes into a fresh one.
         """
-        if self.opts.spool_max_bytes:
-            self.spool.reserve(sum(map(self.inner.record_size, batch)))
-        self.inner.write(batch)
-        if self._unnoted:
-            self._names.append(self._unnoted)
-            self._unnoted = ""
+        size = sum(map(self.inner.record_size, batch))
+        try:
+            self.spool.reserve(size, self._wrote + size if self._room_to_seal else 0)
+            self._follow()
+            self.inner.write(batch)
+        except StorageFullError:
+            if self._segment and self._wrote:
+                following = self._segment.next()
+                self.close()
+                self._following = following
+            raise
+        if self._segment and not self._wrote:
+            self._names.append(self._segment.name)
+        self._wrote += size
 
     def flush(self) -> None:
         """Make what was written visible to readers."""
@@ -156,6 +161,7 @@ class S3Backend(Backend):
 
     def close(self) -> None:
         """Seal the segment; it is uploaded as soon as possible."""
+        self._segment = self._following = None
         try:
             self.inner.close()
         finally:
@@ -168,6 +174,7 @@ class S3Backend(Backend):
         self.inner.forget()
         self.spool.forget()
         self.spool.writing = ""
+        self._segment = self._following = None
         self._shipper = None  # its thread is in the parent, as are those of the backend that makes the segments
         self._inner_started = False
 
@@ -293,6 +300,28 @@ class S3Backend(Backend):
     def stats(self) -> Mapping[str, int]:
         """Give what was uploaded, what waits, and what was lost."""
         return {**attrs.asdict(self.spool.counts), **self.inner.stats()}
+
+    def _begin(self, utc: Segment) -> None:
+        if utc.name in self._names:
+            raise SegmentExistsError("open", utc.name, "a segment of this name was stored before")
+        self.spool.prepare()
+        self.spool.writing = utc.name
+        try:
+            self.inner.open(utc)
+        except BaseException:
+            self.spool.writing = ""
+            raise
+        self._segment, self._wrote = utc, 0
+
+    def _follow(self) -> None:
+        """Begin the segment that follows one that was sealed for want of room."""
+        while self._following:
+            try:
+                self._begin(self._following)
+            except SegmentExistsError:
+                self._following = self._following.next()
+            else:
+                self._following = None
 
     def _objects(self, bucket: "Bucket") -> Iterator[tuple[str, StoredSegment]]:
         for key, size, uploaded in bucket.list(self.keys.root):

@@ -33,7 +33,7 @@ from botocore.exceptions import (
 from botocore.hooks import HierarchicalEmitter
 from botocore.loaders import create_loader
 
-from sipdump_core.errors import SegmentExistsError, StorageError
+from sipdump_core.errors import SegmentExistsError, StorageError, kind_and_text
 from sipdump_core.log import Event, log
 from sipdump_s3.options import S3Options
 
@@ -98,6 +98,7 @@ _BY_CODE = {code: (state, hint) for state, hint, codes in _STATES for code in co
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _UNKNOWN_HEADER = ("NotImplemented", "InvalidArgument", "InvalidRequest", "501")
 _UNREACHABLE = "look at the network, the name server, endpoint_url and the server; the daemon tries again"
+_NO_S3 = "look at endpoint_url: what answers there may be no S3 server"
 _NO_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws/credentials or the machine's role"
 
 
@@ -285,6 +286,7 @@ class Bucket:
         try:
             with self._translated("look at", key):
                 found = self._client().head_object(Bucket=self._opts.bucket, Key=key, **mode)
+                size, etag = int(found["ContentLength"]), _unquoted(found["ETag"])
         except S3Error as error:
             if error.code in ("404", "NoSuchKey", "NotFound"):
                 return None
@@ -294,8 +296,8 @@ class Bucket:
             raise
         encrypted = found.get("ServerSideEncryption", "").startswith("aws:kms")
         return Found(
-            found["ContentLength"],
-            "" if encrypted else _unquoted(found.get("ETag", "")),
+            size,
+            "" if encrypted else etag,
             found.get(_CHECKSUMS.get(self._opts.checksum, ""), ""),
             {name.lower(): value for name, value in found.get("Metadata", {}).items()},
         )
@@ -323,7 +325,7 @@ class Bucket:
             begun = self._client().create_multipart_upload(
                 Bucket=self._opts.bucket, Key=key, **self._attributes(content, metadata), **algorithm
             )
-        return str(begun["UploadId"])
+            return str(begun["UploadId"])
 
     def put_part(self, key: str, upload: str, number: int, body: bytes, part: Part) -> str:
         """Upload one part, from 1 on, and give its ETag.
@@ -336,8 +338,8 @@ class Bucket:
                 Bucket=self._opts.bucket, Key=key, UploadId=upload, PartNumber=number, Body=io.BytesIO(body),
                 **self._sum(part),
             )  # fmt: skip
+            etag = str(answer["ETag"])
         encrypted = answer.get("ServerSideEncryption", "").startswith("aws:kms")
-        etag = str(answer["ETag"])
         checksum = answer.get(_CHECKSUMS.get(self._opts.checksum, ""), "")
         if not self._agrees(part, "" if encrypted else etag, checksum):
             raise self._mismatch("upload part", key, f"part {number} arrived changed")
@@ -409,8 +411,9 @@ class Bucket:
         while True:
             with self._translated("list", prefix):
                 page = next(pages, None)
-            if page is None:
-                return
+                if page is None:
+                    return
+                page["IsTruncated"]  # it is in every listing; without it the answer is of something else
             for found in page.get("Contents", ()):
                 yield found["Key"], int(found["Size"]), found["LastModified"].timestamp()
 
@@ -446,8 +449,9 @@ class Bucket:
         whole = hashlib.sha256()
         with self._translated("download", key):
             answer = self._client().get_object(Bucket=self._opts.bucket, Key=key)
+            expected, opened = int(answer["ContentLength"]), answer["Body"]
         size = 0
-        with answer["Body"] as body:
+        with opened as body:
             while True:
                 with self._translated("download", key):
                     chunk = body.read(_CHUNK)
@@ -457,7 +461,7 @@ class Bucket:
                 size += len(chunk)
                 file.write(chunk)
         file.flush()
-        found = Found(answer["ContentLength"], "", "", {k.lower(): v for k, v in answer.get("Metadata", {}).items()})
+        found = Found(expected, "", "", {k.lower(): v for k, v in answer.get("Metadata", {}).items()})
         if size != found.size or found.sha256 not in ("", whole.hexdigest()):
             raise self._mismatch("download", key, "what came is not what was uploaded")
         return found
@@ -556,6 +560,9 @@ class Bucket:
         except (BotoCoreError, ValueError, OSError) as error:  # the last as of a certificate file that is not there
             state, hint = _state_of(error)
             raise self._renewing(S3Error(operation, self.address(key), str(error), hint, state)) from error
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:  # what boto3 makes of no S3 server
+            reason = f"the answer is none of S3: {kind_and_text(error)}"
+            raise S3Error(operation, self.address(key), reason, _NO_S3, "misconfigured") from error
 
     def _renewing(self, error: S3Error) -> S3Error:
         """Have credentials read afresh before the next try, where others may help."""
@@ -565,7 +572,7 @@ class Bucket:
         return error
 
     def _error(self, operation: str, key: str, code: str, message: str, kind: str = "") -> S3Error:
-        state, hint = _BY_CODE.get(kind or code, ("refused", ""))
+        state, hint = _BY_CODE.get(kind or code, ("refused", "" if message else _NO_S3))
         reason = ": ".join(filter(None, [code, message])) or "no reason given"
         return S3Error(operation, self.address(key), reason, hint, state, code)
 

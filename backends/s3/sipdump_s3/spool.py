@@ -137,12 +137,18 @@ class Spool:
         found = [stored for stored in self.segments() if stored.sealed and stored.segment.name != self.writing]
         return sorted(found, key=lambda stored: stored.segment)
 
-    def reserve(self, size: int) -> None:
+    def reserve(self, size: int, to_seal: int = 0) -> None:
         """Have room for so many more bytes.
+
+        Args:
+            size: bytes.
+            to_seal: bytes that the disk must have besides, for the open segment to be sealed.
 
         Raises:
             StorageFullError: there is none, and none can be made.
         """
+        if to_seal:
+            self._check_disk(size + to_seal)
         if not self._limit:
             return
         with self._mutex:
@@ -164,6 +170,16 @@ class Spool:
             return
         self.counts.quarantined += 1
         log.error(Event("segment can never be uploaded, set aside", path=target, reason=reason))
+
+    def _check_disk(self, needed: int) -> None:
+        try:
+            found = os.statvfs(self.folder)
+        except OSError as error:
+            raise StorageError.from_os("write", self.folder, error) from error
+        left = found.f_bavail * found.f_frsize
+        if left < needed:
+            hint = "free space; what waits is written when there is room"
+            raise StorageFullError("write", self.folder, f"the disk has {left} bytes left, which sealing takes", hint)
 
     def _make_room(self, size: int) -> int:
         """Give the bytes that are in use when there is room for ``size`` more."""
