@@ -7,6 +7,7 @@ import attrs
 import pytest
 
 import sipdump_core
+from bench import scale
 from sipdump_core.config import read_config
 from sipdump_core.drivers import SOURCES
 from sipdump_core.hep_options import DEFAULT_LISTEN, HepOptions
@@ -64,3 +65,8 @@ def test_public_names_are_there() -> None:
         assert getattr(sipdump_core, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
         _ = sipdump_core.nosuch
+
+
+@pytest.mark.parametrize("table", [scale.by_collectors(scale.Inputs()), scale.by_rotation(scale.Inputs(), 1000)])
+def test_the_sums_of_the_scale_document_are_those_of_its_inputs(table: list[str]) -> None:
+    assert "\n".join(table) in (ROOT / "docs" / "scale.md").read_text()

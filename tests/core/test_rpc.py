@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from sipdump_core.errors import RpcFault
 from sipdump_core.rpc import Rpc
 from sipdump_core.sipdump import SipDump
+from sipdump_core.version import VERSION
 from tests.support import record
 
 
@@ -80,6 +82,9 @@ def test_records_are_taken_or_not(dump: SipDump, rpc: Rpc) -> None:
     assert (stats["disabled"], stats["received"], stats["enable"]) == (1, 2, 1)
     assert stats["sources"] == {"hep": {"packets": 3}}
     assert stats["backends"].keys() == {"text", "pcap"}
+    text = stats["backends"]["text"]
+    assert (text["version"], text["state"], text["error"]) == (f"sipdump {VERSION}", "ok", "")
+    assert datetime.strptime(text["since"], "%Y-%m-%dT%H:%M:%S%z") <= datetime.now(UTC)
 
 
 def test_rotate_returns_when_it_is_sealed(dump: SipDump, rpc: Rpc) -> None:

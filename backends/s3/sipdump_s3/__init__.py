@@ -70,7 +70,9 @@ class S3Backend(Backend):
             raise ConfigError(f'the host\'s name, {node!r}, {refusal}; set modparam("sipdump_s3", "node", ...)')
         if self.keys.too_long:
             raise ConfigError("prefix, key, node and fprefix together make keys longer than the 1024 bytes of S3")
-        self.spool = Spool(self.inner, options.spool_max_bytes, drop=options.spool_full == "drop_oldest")
+        self.spool = Spool(
+            self.inner, options.spool_max_bytes, drop=options.spool_full == "drop_oldest", patience=options.timeout
+        )
         self._shipper: Shipper | None = None
         self._inner_started = False
         # in the spool a name is free again as soon as its segment is uploaded

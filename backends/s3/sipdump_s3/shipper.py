@@ -169,11 +169,13 @@ class Shipper:
             self._ill(trouble)
         elif self.illness:
             self.illness = ""
+            self._spool.failing = False
             log.warning(Event("uploads work again", backend="s3", uploaded=self._counts.uploaded))
         return bool(trouble)
 
     def _ill(self, text: str) -> None:
         self.illness = text
+        self._spool.failing = True
         self._log.warn(
             "ill", "upload failed, it is tried again", backend="s3", error=text, waiting=self._counts.spooled
         )

@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import attrs
@@ -46,16 +47,21 @@ class Spool:
         inner: the backend that makes the segments; its folder is the spool.
         limit: bytes that may stand here; 0 for no limit.
         drop: where there is no room, drop the oldest sealed segments; else refuse.
+        patience: seconds that a segment may wait while uploads do not fail, before it is dropped.
     """
 
-    def __init__(self, inner: FolderBackend, limit: int, *, drop: bool) -> None:
+    def __init__(self, inner: FolderBackend, limit: int, *, drop: bool, patience: float) -> None:
         self.folder = inner.site.folder
         self.counts = Counts()
         self.writing = ""
         """The name of the segment that this process writes: while its file is made it has no lock yet."""
+        self.failing = False
+        """Whether uploads fail."""
         self._inner = inner
         self._limit = limit
         self._drop = drop
+        self._patience = patience
+        self._since = 0.0
         self._mutex = threading.Lock()
         self._used = limit  # so that the first write measures what earlier runs left
         self._fd = -1
@@ -102,7 +108,7 @@ class Spool:
                 os.pwrite(fd, f"{os.path.basename(sys.argv[0]) or 'python'} with pid {os.getpid()}".encode(), 0)
         except OSError as error:
             raise StorageError.from_os("lock spool", path, error) from error
-        self._fd = fd
+        self._fd, self._since = fd, time.time()
         return ""
 
     @property
@@ -189,13 +195,17 @@ class Spool:
             for oldest in sorted(stored, key=lambda each: each.segment):
                 if used + size <= self._limit:
                     break
-                if oldest.sealed and self._drop_one(oldest):
+                if oldest.sealed and self._has_waited(oldest) and self._drop_one(oldest):
                     used -= oldest.size
         if used and used + size > self._limit:
             hint = "what waits is written when uploads have made room; or raise spool_max_bytes"
             reason = f"the spool holds {used} bytes of {self._limit} at the most"
             raise StorageFullError("write", self.folder, reason, hint)
         return used
+
+    def _has_waited(self, stored: StoredSegment) -> bool:
+        """Say whether a segment could have been uploaded by now, if that were possible."""
+        return self.failing or time.time() - max(stored.modified, self._since) > self._patience
 
     def _drop_one(self, stored: StoredSegment) -> bool:
         try:
