@@ -3,6 +3,7 @@
 Every input is a field with its unit. docs/scale.md shows what this prints; a test compares them.
 """
 
+import math
 from collections.abc import Sequence
 
 import attrs
@@ -10,7 +11,6 @@ import attrs
 SECONDS_A_DAY = 86400
 PRUNES_A_DAY = SECONDS_A_DAY / 600
 KEYS_A_PAGE = 1000
-KEYS_A_DELETION = 1000
 
 
 @attrs.frozen
@@ -23,10 +23,10 @@ class Inputs:
     """b: bytes a record while the segment is open (message and details)."""
     parquet_bytes: float = 60.0
     """p: bytes a record in Parquet."""
-    receive_us: float = 5.5
+    receive_us: float = 5.3
     """CPU, microseconds a record: HEP received, decoded, queued, dispatched (docs/benchmarks.md)."""
-    parquet_us: float = 8.0
-    """CPU, microseconds a record: write-ahead file, fields, sorting, writing (docs/parquet.md)."""
+    parquet_us: float = 10.1
+    """CPU, microseconds a record: write-ahead file, fields, sorting, writing (docs/benchmarks.md)."""
     upload_us: float = 0.4
     """CPU, microseconds a record: hashed, sent, verified."""
     rotate: float = 3600.0
@@ -78,7 +78,7 @@ def work_out(given: Inputs, collectors: int, *, prunes: bool = True) -> Cost:
     objects = collectors * SECONDS_A_DAY / seconds
     object_bytes = given.rate * seconds * given.parquet_bytes
     stored = objects * given.days
-    pages = max(1.0, stored / collectors / KEYS_A_PAGE)
+    pages = math.ceil(stored / collectors / KEYS_A_PAGE)
     lists = collectors * PRUNES_A_DAY * pages if prunes else 0.0
     puts, heads = (objects * count for count in given.requests_per_object)
     storage = stored * object_bytes / 1e9 * given.storage_usd
