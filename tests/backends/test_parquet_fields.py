@@ -56,9 +56,8 @@ def plainly(message: bytes) -> dict[str, object]:
     found["call_id"] = texts.get(b"call-id")
     found["user_agent"] = texts.get(b"user-agent") or texts.get(b"server")
     cseq = headers.get(b"cseq", b"").split(b" ")
-    if (
-        cseq[0].isdigit()
-        and (len(cseq) == 1 or (len(cseq) == 2 and re.fullmatch(rb"[A-Za-z0-9.!%*_+`'~-]{1,64}", cseq[1])))
+    if cseq[0].isdigit() and (
+        len(cseq) == 1 or (len(cseq) == 2 and re.fullmatch(rb"[A-Za-z0-9.!%*_+`'~-]{1,64}", cseq[1]))
     ):
         found["cseq"] = int(cseq[0]) if len(cseq[0]) <= 18 else None
         found["cseq_method"] = cseq[1].decode() if len(cseq) == 2 else None

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from sipdump_core.backend import Backend, Site
-from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError, StorageError, StorageFullError
+from sipdump_core.errors import (
+    ConfigError,
+    DriverError,
+    SegmentExistsError,
+    SipDumpError,
+    StorageError,
+    StorageFullError,
+)
 from sipdump_core.folder import FolderBackend
 from sipdump_core.lifecycle import Compacted, Recovered, Shipped
 from sipdump_core.record import Record
@@ -45,6 +52,7 @@ class S3Backend(Backend):
 
     Raises:
         ConfigError: no bucket is named, ``format`` names no backend of files, or an option does not fit the others.
+        DriverError: the backend that ``format`` names lacks a module.
     """
 
     name = "s3"
@@ -101,7 +109,7 @@ class S3Backend(Backend):
         for module in inner.requires:
             if importlib.util.find_spec(module) is None:
                 hint = f"install it with: pip install {module}; or set another format"
-                raise ConfigError(f"{given}: it needs the module {module}, which is not installed; {hint}")
+                raise DriverError(f"{given}: it needs the module {module}, which is not installed; {hint}")
         return inner
 
     def start(self) -> None:
