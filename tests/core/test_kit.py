@@ -66,6 +66,7 @@ def test_every_check_has_a_fault_that_it_catches() -> None:
 def test_every_check_is_documented_with_its_promise() -> None:
     text = (ROOT / "docs" / "contract.md").read_text()
     assert dict(re.findall(r"^\| `(test_\w+)` \| (.*) \|$", text, re.MULTILINE)) == checks()
+    assert set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "backends.md").read_text())) == checks().keys()
     assert all(promise.endswith(".") and len(promise) < 120 for promise in checks().values())
 
 
