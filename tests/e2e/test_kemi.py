@@ -129,7 +129,7 @@ def kamailio_lines(server: Kamailio) -> list[tuple[str, str]]:
 def our_lines(daemon: Daemon) -> list[tuple[str, str]]:
     """Give the same of ours: the lines of the log that are not the daemon's own."""
     found = []
-    for line in daemon.output().splitlines():
+    for line in daemon.output().split("\n")[:-1]:  # the last one may be half written
         seen = json.loads(line)
         if seen.keys() == {"time", "level", "event"}:
             found.append((seen["level"].upper(), seen["event"].rstrip("\n")))
