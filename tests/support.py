@@ -5,12 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from sipdump_core.clock import Clock
-from sipdump_core.record import Record
+from sipdump_core.testing.samples import OPTIONS, record
 
-OPTIONS = (
-    b"OPTIONS sip:bob@192.0.2.2 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\n"
-    b"To: <sip:b@c>\r\nCall-ID: c1@192.0.2.1\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-)
+__all__ = ["OPTIONS", "FakeClock", "record", "wait_for"]
 
 
 class FakeClock(Clock):
@@ -29,21 +26,6 @@ class FakeClock(Clock):
     def advance(self, seconds: float) -> None:
         self.now += seconds
         self.ticks += seconds
-
-
-def record(buf: bytes = OPTIONS, **fields: Any) -> Record:
-    """Make a record of plain values."""
-    values = {
-        "time_us": 1_795_386_431_765_284,
-        "tag": "rcv",
-        "pid": 2738,
-        "procno": 2,
-        "src_ip": "127.0.0.1",
-        "src_port": 5999,
-        "dst_ip": "127.0.0.1",
-        "dst_port": 5070,
-    }
-    return Record.of(buf, **{**values, **fields})
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 10.0) -> Any:

@@ -41,12 +41,6 @@ def _utc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def client(s3_server: Server) -> Iterator[Any]:
-    with s3_server.client() as made:
-        yield made
-
-
-@pytest.fixture
 def backend(s3_server: Server, s3_bucket: str, tmp_path: Path) -> S3Backend:
     return backend_of(s3_server.endpoint, s3_bucket, tmp_path)
 

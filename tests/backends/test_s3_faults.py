@@ -30,12 +30,6 @@ BIG = os.urandom(1 << 20) * 11
 
 
 @pytest.fixture
-def proxy(s3_server: Server) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_server.endpoint) as made:
-        yield made
-
-
-@pytest.fixture
 def backend(proxy: FaultProxy, s3_bucket: str, tmp_path: Path) -> S3Backend:
     return backend_of(proxy.endpoint, s3_bucket, tmp_path, timeout=1, part_bytes=PART)
 

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,6 @@ NOW = Segment(PREFIX, "2026-11-25--00-00-00").start
 def _utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-
-
-@pytest.fixture
-def client(s3_server: Server) -> Iterator[Any]:
-    with s3_server.client() as made:
-        yield made
-
-
-@pytest.fixture
-def proxy(s3_server: Server) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_server.endpoint) as made:
-        yield made
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from sipdump_core import meta
 from sipdump_core.backend import Site
 from sipdump_core.errors import SipDumpError, StorageError
-from sipdump_core.lifecycle import Compacted
+from sipdump_core.lifecycle import Compacted, is_within, packs
 from sipdump_core.log import Event, log
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_parquet import COLUMNS, WAL_SUFFIX, ParquetOptions
@@ -102,10 +102,10 @@ def compact(
             for file in files
             if file.stored.size < target_size
             and now - file.stored.modified >= min_age
-            and _is_within(_partition(file.stored.segment), partition)
+            and is_within(_partition(file.stored.segment), partition)
         ]
         for (hour, _), alike in groupby(sorted(small, key=_group), _group):
-            for pack in _packs([file.stored for file in alike], target_size):
+            for pack in packs([file.stored for file in alike], target_size, lambda stored: stored.size):
                 yield _compact(backend, hour, pack, dry_run=dry_run)
 
 
@@ -160,19 +160,6 @@ def _finish_earlier(backend: "ParquetBackend", files: list[_File], *, dry_run: b
     return list(there.values())
 
 
-def _packs(stored: Iterable[StoredSegment], limit: int) -> Iterator[list[StoredSegment]]:
-    """Put neighbours together, two at the least and not more than ``limit`` bytes."""
-    pack: list[StoredSegment] = []
-    for one in stored:
-        if pack and sum(other.size for other in pack) + one.size > limit:
-            if len(pack) > 1:
-                yield pack
-            pack = []
-        pack.append(one)
-    if len(pack) > 1:
-        yield pack
-
-
 def _file(stored: StoredSegment) -> _File:
     with translated("compact", stored.location), open(stored.location, "rb") as file:
         columns, extra = _look(file)
@@ -210,10 +197,6 @@ def _group(file: _File) -> tuple[str, tuple[str, ...]]:
 
 def _partition(segment: Segment) -> str:
     return time.strftime("date=%Y-%m-%d/hour=%H", time.gmtime(segment.start))
-
-
-def _is_within(partition: str, wanted: str) -> bool:
-    return not wanted or f"{partition}/".startswith(f"{wanted.strip('/')}/")
 
 
 def _path(backend: "ParquetBackend", file: str) -> str:

@@ -16,7 +16,7 @@ import attrs
 
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.folder import FolderBackend
-from sipdump_core.lifecycle import Compacted
+from sipdump_core.lifecycle import Compacted, is_within, packs
 from sipdump_core.log import Event, log
 from sipdump_core.segment import StoredSegment
 from sipdump_s3.bucket import Bucket
@@ -72,7 +72,7 @@ class Compaction:
         with _alone(self._folder):
             self._remove_drafts()
             for hour, group in groupby(found, lambda each: self._keys.partition(each.key)):
-                if partition and not f"{hour}/".startswith(f"{partition.strip('/')}/"):
+                if not is_within(hour, partition):
                     continue
                 there = list(group)
                 if len(there) > 1 and not dry_run:
@@ -88,7 +88,7 @@ class Compaction:
                     and now - each.stored.modified >= min_age
                     and self._keys.start(each.key) not in self._waiting
                 ]
-                for pack in _packs(small, target_size):
+                for pack in packs(small, target_size, lambda each: each.stored.size, most=_AT_ONCE):
                     yield self._compact(hour, pack, dry_run=dry_run)
 
     def _order(self, each: _Object) -> tuple[str, float, int]:
@@ -158,19 +158,6 @@ class Compaction:
             for name in os.listdir(self._folder):
                 if name.startswith(_DRAFTS):
                     shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
-
-
-def _packs(found: Sequence[_Object], limit: int) -> Iterator[list[_Object]]:
-    """Put neighbours together, two at the least and not more than ``limit`` bytes."""
-    pack: list[_Object] = []
-    for one in found:
-        if pack and (sum(each.stored.size for each in pack) + one.stored.size > limit or len(pack) == _AT_ONCE):
-            if len(pack) > 1:
-                yield pack
-            pack = []
-        pack.append(one)
-    if len(pack) > 1:
-        yield pack
 
 
 @contextlib.contextmanager
