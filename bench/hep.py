@@ -17,13 +17,13 @@ import attrs
 
 from bench import machine, traffic, writer
 from bench.table import Row
-from sipdump_core.backend import Backend
-from sipdump_core.hep import HepDecoder
-from sipdump_core.hep_options import HepOptions
-from sipdump_core.meta import ProcessTable
-from sipdump_core.options import Setting
+from sipdump_core.drivers.base import Backend
+from sipdump_core.lifecycle.meta_file import ProcessTable
 from sipdump_core.plan import make_plan
 from sipdump_core.record import Record
+from sipdump_core.settings.hep import HepOptions
+from sipdump_core.settings.options import Setting
+from sipdump_core.sources.hep_decoder import HepDecoder
 from sipdump_pcap import HeaderTransform
 
 _ROOT = Path(__file__).parent.parent

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from bench import calls, machine
 from bench.table import Row, compare
-from sipdump_core.backend import NoOptions, Site
-from sipdump_core.journal import RECORDS, Frame, scan
+from sipdump_core.drivers.base import NoOptions, Site
+from sipdump_core.pipeline.journal import RECORDS, Frame, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_parquet import WAL_SUFFIX, ParquetBackend, ParquetOptions

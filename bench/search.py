@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import calls
 from bench.table import Row
-from sipdump_core.backend import Backend, NoOptions, Site
+from sipdump_core.drivers.base import Backend, NoOptions, Site
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_parquet import ParquetBackend, ParquetOptions

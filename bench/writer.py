@@ -13,8 +13,8 @@ import attrs
 from bench import kamailio, machine, traffic
 from bench.table import Row, compare
 from sipdump_core import SipDump
-from sipdump_core.backend import Site
-from sipdump_core.folder import FolderBackend
+from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_pcap import HeaderTransform, PcapBackend

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from sipdump_core import Record, Site
-from sipdump_core.hep_source import split_frames
+from sipdump_core.sources.hep import split_frames
 from sipdump_pcap import PcapBackend
 from sipdump_text import TextBackend
 

@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sipdump_core.backend import API_VERSION, Backend, NoOptions, Site, Transform
-    from sipdump_core.config import Config, RouteBlock, read_config
+    from sipdump_core.config.reader import Config, RouteBlock, read_config
+    from sipdump_core.drivers.base import API_VERSION, Backend, NoOptions, Site, Transform
+    from sipdump_core.drivers.folder import FolderBackend
     from sipdump_core.errors import (
         ClosedError,
         ConfigError,
@@ -20,31 +21,30 @@ if TYPE_CHECKING:
         StorageError,
         StorageFullError,
     )
-    from sipdump_core.event_route import DROP
-    from sipdump_core.folder import FolderBackend
-    from sipdump_core.options import at_least, in_range, one_of, option
+    from sipdump_core.pipeline.spool import SpoolOptions
     from sipdump_core.record import Flow, Record
+    from sipdump_core.routes.event_route import DROP
     from sipdump_core.segment import Segment, StoredSegment
+    from sipdump_core.settings.options import at_least, in_range, one_of, option
     from sipdump_core.sipdump import SipDump, Stats
-    from sipdump_core.spool import SpoolOptions
-    from sipdump_core.tap import tap_datagram, tap_streams
+    from sipdump_core.sources.asyncio_taps import tap_datagram, tap_streams
     from sipdump_core.version import VERSION as __version__  # noqa: N811 - it is a dunder here
 
 _HOME = {
-    "backend": ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"],
-    "config": ["Config", "RouteBlock", "read_config"],
+    "drivers.base": ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"],
+    "config.reader": ["Config", "RouteBlock", "read_config"],
     "errors": [
         "ClosedError", "ConfigError", "DriverError", "FormatError", "PartialWriteError", "SegmentExistsError",
         "SipDumpError", "StorageError", "StorageFullError",
     ],
-    "event_route": ["DROP"],
-    "folder": ["FolderBackend"],
-    "options": ["at_least", "in_range", "one_of", "option"],
+    "routes.event_route": ["DROP"],
+    "drivers.folder": ["FolderBackend"],
+    "settings.options": ["at_least", "in_range", "one_of", "option"],
     "record": ["Flow", "Record"],
     "segment": ["Segment", "StoredSegment"],
     "sipdump": ["SipDump", "Stats"],
-    "spool": ["SpoolOptions"],
-    "tap": ["tap_datagram", "tap_streams"],
+    "pipeline.spool": ["SpoolOptions"],
+    "sources.asyncio_taps": ["tap_datagram", "tap_streams"],
 }  # fmt: skip
 
 __all__ = [

@@ -8,16 +8,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from sipdump_core.config import Config, override, parse_modparam_option, read_config
-from sipdump_core.ctl import Ctl
+from sipdump_core.config.reader import Config, override, parse_modparam_option, read_config
+from sipdump_core.control.commands import Rpc
+from sipdump_core.control.server import Ctl
 from sipdump_core.errors import SipDumpError
-from sipdump_core.hep_source import HepSource
-from sipdump_core.ksr_source import KsrSource
 from sipdump_core.log import Event, log, setup
-from sipdump_core.params import MODE_EVENT_ROUTE
 from sipdump_core.plan import Plan, make_plan
-from sipdump_core.rpc import Rpc
+from sipdump_core.settings.core import MODE_EVENT_ROUTE
 from sipdump_core.sipdump import SipDump
+from sipdump_core.sources.hep import HepSource
+from sipdump_core.sources.ksr import KsrSource
 from sipdump_core.version import VERSION
 
 __all__ = ["main"]

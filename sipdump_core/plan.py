@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from sipdump_core.backend import Backend, Site, Transform
-from sipdump_core.deferred import DeferredBackend
-from sipdump_core.drivers import SOURCES, Driver, discover, is_suffix, refusal, reload, select
+from sipdump_core.drivers.base import Backend, Site, Transform
+from sipdump_core.drivers.deferred import DeferredBackend
+from sipdump_core.drivers.discovery import SOURCES, Driver, discover, is_suffix, refusal, reload, select
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ConfigError, DriverError, SipDumpError, kind_and_text
-from sipdump_core.event_route import Callback, EventRoute, load_callback
-from sipdump_core.folder import FolderBackend
 from sipdump_core.log import Event, log
-from sipdump_core.options import Setting, build
-from sipdump_core.params import MODE_EVENT_ROUTE, Params
-from sipdump_core.spool import Spool, SpoolOptions
+from sipdump_core.pipeline.spool import Spool, SpoolOptions
+from sipdump_core.routes.event_route import Callback, EventRoute, load_callback
+from sipdump_core.settings.core import MODE_EVENT_ROUTE, Params
+from sipdump_core.settings.options import Setting, build
 
 if TYPE_CHECKING:
-    from sipdump_core.config import RouteBlock
+    from sipdump_core.config.reader import RouteBlock
 
 __all__ = ["Plan", "make_backends", "make_plan"]
 
@@ -253,7 +253,7 @@ def _compile_route(event_routes: Mapping[str, "RouteBlock"], params: Params) -> 
     for name, block in event_routes.items():
         if name != EVENT:
             raise ConfigError(f"event_route[{name}]: sipdump has no such event; there is {EVENT}", block.place(0))
-    from sipdump_core.route import compile_route  # noqa: PLC0415 - few have a route, and it loads a parser
+    from sipdump_core.routes.script import compile_route  # noqa: PLC0415 - few have a route, and it loads a parser
 
     return compile_route(event_routes[EVENT], parse_call_id=bool(params.parse_call_id))
 
@@ -270,7 +270,7 @@ def _load_callback(settings: Sequence[Setting], function: Setting, params: Param
             'must be "module:function" or "file.py:function", or a function of a KEMI script; '
             'such a script is loaded by modparam("sipdump_kemi", "load", "callback.py")'
         )
-    from sipdump_core.kemi import load_kemi  # noqa: PLC0415 - few have a script, and it loads a parser
+    from sipdump_core.routes.kemi import load_kemi  # noqa: PLC0415 - few have a script, and it loads a parser
 
     return load_kemi(loads, function, route, parse_call_id=bool(params.parse_call_id))
 

@@ -10,21 +10,21 @@ from typing import Any, Self
 
 import attrs
 
-from sipdump_core.address import canonical_ip
-from sipdump_core.backend import Backend
 from sipdump_core.clock import Clock
-from sipdump_core.delivery import LaneStats
-from sipdump_core.dispatcher import Dispatcher
+from sipdump_core.drivers.base import Backend
 from sipdump_core.errors import ClosedError, kind_and_text
-from sipdump_core.event_route import Callback
-from sipdump_core.intake import Intake
-from sipdump_core.lifecycle import PRUNE_INTERVAL, Pruned, prune_all, tell_pruned
+from sipdump_core.lifecycle.meta_file import ProcessTable
+from sipdump_core.lifecycle.retention import PRUNE_INTERVAL, Pruned, prune_all, tell_pruned
 from sipdump_core.log import Event, Limit, log
-from sipdump_core.meta import ProcessTable
-from sipdump_core.options import Setting
-from sipdump_core.params import MODE_EVENT_ROUTE
+from sipdump_core.net.address import canonical_ip
+from sipdump_core.pipeline.delivery import LaneStats
+from sipdump_core.pipeline.dispatcher import Dispatcher
+from sipdump_core.pipeline.intake import Intake
 from sipdump_core.plan import Plan, make_backends, make_plan
 from sipdump_core.record import Flow, Record
+from sipdump_core.routes.event_route import Callback
+from sipdump_core.settings.core import MODE_EVENT_ROUTE
+from sipdump_core.settings.options import Setting
 
 __all__ = ["SipDump", "Stats"]
 
@@ -84,7 +84,7 @@ class SipDump:
         start_pruning: prune from now on, at once and every 600 s; else when ``start_pruning`` is called.
 
     Raises:
-        ConfigError: a parameter is wrong, see :class:`~sipdump_core.params.Params`.
+        ConfigError: a parameter is wrong, see :class:`~sipdump_core.settings.core.Params`.
         DriverError: the installed drivers contradict each other.
     """
 

@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from sipdump_core import segment
-from sipdump_core.backend import Backend, Site
+from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.record import Record
 from sipdump_parquet import ParquetBackend
 from sipdump_s3 import S3Backend, S3Options

@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 
-from sipdump_core.backend import Site
+from sipdump_core.drivers.base import Site
 from sipdump_core.segment import Segment
 from sipdump_core.testing.kit import installed
 from sipdump_s3 import S3Backend, S3Options

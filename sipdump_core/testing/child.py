@@ -25,7 +25,7 @@ from typing import Any
 
 import attrs
 
-from sipdump_core.backend import Backend
+from sipdump_core.drivers.base import Backend
 from sipdump_core.errors import StorageError, StorageFullError
 from sipdump_core.segment import Segment
 from sipdump_core.testing.promise import not_checked

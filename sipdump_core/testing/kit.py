@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 
-from sipdump_core.backend import Backend, Site
-from sipdump_core.drivers import discover
+from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.discovery import discover
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ConfigError, SipDumpError
-from sipdump_core.folder import FolderBackend
 from sipdump_core.record import Flow, Record
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.testing.promise import not_checked

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from sipdump_core.backend import Backend
+    from sipdump_core.drivers.base import Backend
 
 __all__ = ["CHOSEN"]
 
@@ -85,10 +85,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _choose(name: str, given: list[str]) -> "tuple[type[Backend], Any]":
-    from sipdump_core.backend import Backend  # noqa: PLC0415 - see above: only when it is used
-    from sipdump_core.drivers import discover  # noqa: PLC0415
+    from sipdump_core.drivers.base import Backend  # noqa: PLC0415 - see above: only when it is used
+    from sipdump_core.drivers.discovery import discover  # noqa: PLC0415
     from sipdump_core.errors import SipDumpError  # noqa: PLC0415
-    from sipdump_core.options import Setting, build, describe  # noqa: PLC0415
+    from sipdump_core.settings.options import Setting, build, describe  # noqa: PLC0415
 
     try:
         drivers = discover()

@@ -9,7 +9,7 @@ import time
 
 import attrs
 
-from sipdump_core.backend import Site
+from sipdump_core.drivers.base import Site
 from sipdump_core.segment import Segment
 from sipdump_core.testing.child import BATCH, Child, crash, fork, full, live, surroundings
 from sipdump_core.testing.kit import CLOCKS_APART, Kit, names, zone

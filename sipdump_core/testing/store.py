@@ -14,10 +14,10 @@ from typing import Any
 import attrs
 import pytest
 
-from sipdump_core.backend import Backend, Site
+from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import SegmentExistsError, SipDumpError, StorageError
-from sipdump_core.folder import FolderBackend
-from sipdump_core.lifecycle import prune
+from sipdump_core.lifecycle.retention import prune
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.testing.kit import CLOCKS_APART, Kit, names
 from sipdump_core.testing.promise import not_checked, promise

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sipdump_core.backend import Backend, Site
+from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.testing.contract import Contract
 from sipdump_core.testing.plugin import CHOSEN
 

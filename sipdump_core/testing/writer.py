@@ -14,11 +14,11 @@ from typing import Any
 import attrs
 import pytest
 
-from sipdump_core.backend import Backend, Site, Transform
-from sipdump_core.drivers import is_suffix, unusable
+from sipdump_core.drivers.base import Backend, Site, Transform
+from sipdump_core.drivers.discovery import is_suffix, unusable
 from sipdump_core.errors import ClosedError, ConfigError
-from sipdump_core.options import Setting, build, describe
 from sipdump_core.record import Flow, Record
+from sipdump_core.settings.options import Setting, build, describe
 from sipdump_core.testing.kit import Kit
 from sipdump_core.testing.promise import not_checked, promise
 from sipdump_core.testing.samples import FIELDS, MESSAGES, mixed, numbered, record

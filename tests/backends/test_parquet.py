@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipdump_core import admin, journal
-from sipdump_core.backend import Site
+from sipdump_core.admin import command as admin
+from sipdump_core.drivers.base import Site
 from sipdump_core.errors import ConfigError, SegmentExistsError, StorageError, StorageFullError
-from sipdump_core.options import Setting, build
+from sipdump_core.pipeline import journal
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
+from sipdump_core.settings.options import Setting, build
 from sipdump_core.testing import Contract
 from sipdump_parquet import COLUMNS, WAL_SUFFIX, ParquetBackend, ParquetOptions, sealer
 from sipdump_parquet.table import TYPES, Builder

@@ -13,9 +13,9 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from sipdump_core import admin
+from sipdump_core.admin import command as admin
 from sipdump_core.errors import SegmentExistsError, StorageError
-from sipdump_core.lifecycle import Compacted, prune
+from sipdump_core.lifecycle.retention import Compacted, prune
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_parquet.sort import Sorter
@@ -213,7 +213,7 @@ def test_two_compactions_do_not_meet(tmp_path: Path) -> None:
 # Compacts, and ends at a call of a function of os that is named.
 _STEP = """
 import os, sys
-from sipdump_core.backend import Site
+from sipdump_core.drivers.base import Site
 from sipdump_parquet import ParquetBackend, ParquetOptions
 
 folder, step, number = sys.argv[1], sys.argv[2], int(sys.argv[3])

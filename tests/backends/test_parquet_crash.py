@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sipdump_core import journal
-from sipdump_core.journal import Damage, Journal, scan
-from sipdump_core.lifecycle import Recovered
+from sipdump_core.lifecycle.retention import Recovered
 from sipdump_core.log import Event
+from sipdump_core.pipeline import journal
+from sipdump_core.pipeline.journal import Damage, Journal, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_parquet import WAL_SUFFIX
@@ -26,7 +26,7 @@ ROUNDS = int(os.environ.get("SIPDUMP_CRASH_ROUNDS", "20"))
 # Writes records until it is killed, a segment each so many batches, and says on stdout what is stored.
 _WRITER = """
 import sys
-from sipdump_core.backend import Site
+from sipdump_core.drivers.base import Site
 from sipdump_core.segment import Segment
 from sipdump_parquet import ParquetBackend, ParquetOptions
 from tests.support import record
@@ -85,7 +85,7 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
 # Seals a segment, and ends at the call of a function of os that is named, before or after it is done.
 _STEP = """
 import os, sys
-from sipdump_core.backend import Site
+from sipdump_core.drivers.base import Site
 from sipdump_parquet import ParquetBackend, ParquetOptions
 
 folder, step, number, after = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "after"

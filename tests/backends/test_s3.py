@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipdump_core import admin
-from sipdump_core.backend import Backend, Site
+from sipdump_core.admin import command as admin
+from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.errors import ConfigError, StorageError
-from sipdump_core.lifecycle import prune
+from sipdump_core.lifecycle.retention import prune
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.sipdump import SipDump
 from sipdump_core.testing import Contract

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from sipdump_core.drivers.folder import RECORDS_XATTR
 from sipdump_core.errors import StorageError, StorageFullError
-from sipdump_core.folder import RECORDS_XATTR
 from sipdump_core.segment import Segment
 from sipdump_s3 import S3Backend
 from sipdump_s3.bucket import S3Error

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sipdump_core import admin
+from sipdump_core.admin import command as admin
 from sipdump_core.errors import StorageError
 from sipdump_core.segment import Segment
 from sipdump_s3 import S3Backend

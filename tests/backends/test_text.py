@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipdump_core.backend import NoOptions, Site
+from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.record import Record
 from sipdump_core.testing import Contract
 from sipdump_text import TextBackend

@@ -8,12 +8,12 @@ import pytest
 
 import sipdump_core
 from bench import scale
-from sipdump_core.config import read_config
-from sipdump_core.drivers import SOURCES
-from sipdump_core.hep_options import DEFAULT_LISTEN, HepOptions
-from sipdump_core.options import Setting
-from sipdump_core.params import Params
+from sipdump_core.config.reader import read_config
+from sipdump_core.drivers.discovery import SOURCES
 from sipdump_core.plan import make_plan
+from sipdump_core.settings.core import Params
+from sipdump_core.settings.hep import DEFAULT_LISTEN, HepOptions
+from sipdump_core.settings.options import Setting
 from sipdump_parquet import ParquetOptions
 from sipdump_s3 import S3Options
 

@@ -14,17 +14,17 @@ from typing import Any
 import attrs
 import pytest
 
-from sipdump_core import delivery, lane
-from sipdump_core.backend import Backend, NoOptions, Site
-from sipdump_core.config import parse_config
-from sipdump_core.drivers import Driver
+from sipdump_core.config.reader import parse_config
+from sipdump_core.drivers.base import Backend, NoOptions, Site
+from sipdump_core.drivers.discovery import Driver
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ClosedError, ConfigError, DriverError, StorageError, StorageFullError
-from sipdump_core.folder import FolderBackend
-from sipdump_core.options import Setting, build
-from sipdump_core.params import Params
+from sipdump_core.pipeline import delivery, lane
 from sipdump_core.plan import Plan, make_plan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
+from sipdump_core.settings.core import Params
+from sipdump_core.settings.options import Setting, build
 from sipdump_core.sipdump import SipDump
 from sipdump_text import TextBackend
 from tests.support import OPTIONS, FakeClock, record, wait_for
@@ -759,7 +759,7 @@ def test_a_meta_file_of_another_segment_is_never_overwritten(tmp_path: Path, mon
     def fail(*_: object) -> Segment:
         raise StorageError("write", "x", "Too many open files")
 
-    monkeypatch.setattr("sipdump_core.meta.claim", fail)
+    monkeypatch.setattr("sipdump_core.lifecycle.meta_file.claim", fail)
     with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
         dump.received(b"a", A, B)
         assert dump.flush(10)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.test_drivers import install
+from tests.core.drivers.test_discovery import install
 from tests.e2e.peers import Stage, request
 from tests.e2e.test_daemon import send, stored
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from sipdump_core import SipDump
-from sipdump_core.hep_options import HepOptions
-from sipdump_core.hep_source import HepSource
+from sipdump_core.settings.hep import HepOptions
+from sipdump_core.sources.hep import HepSource
 from tests.e2e.peers import Daemon, Stage, free_port, hep3, program, request, sipdumpd_command
 
 HEP = 'modparam("sipdump_hep", "listen", "udp:127.0.0.1:0")'

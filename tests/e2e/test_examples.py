@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sipdump_core.config import read_config
+from sipdump_core.config.reader import read_config
 from tests.e2e.peers import Child, Stage, files, free_port, need, program, read_data, request, sipdumpd_command
 from tests.e2e.test_forward import _answers, _has_python_module
 from tests.hep import hep3

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from sipdump_core import NoOptions, Record, Segment, Site
-from sipdump_core.hep import HepDecoder
-from sipdump_core.hep_options import HepOptions
-from sipdump_core.hep_source import split_frames
-from sipdump_core.meta import ProcessTable
+from sipdump_core.lifecycle.meta_file import ProcessTable
+from sipdump_core.settings.hep import HepOptions
+from sipdump_core.sources.hep import split_frames
+from sipdump_core.sources.hep_decoder import HepDecoder
 from sipdump_pcap import HeaderTransform, PcapBackend
 from sipdump_text import TextBackend
 from tests.e2e.peers import read_data, read_pcap

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sipdump_core.config import read_config
+from sipdump_core.config.reader import read_config
 from sipdump_core.errors import ConfigError, SipDumpError
 from sipdump_core.plan import make_plan
 from tests.e2e.peers import Stage, need, program, sipdumpd_command

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sipdump_core.config import parse_config
+from sipdump_core.config.reader import parse_config
 from sipdump_core.log import log
 from sipdump_core.record import Record
-from sipdump_core.route import compile_route
+from sipdump_core.routes.script import compile_route
 from tests.e2e.peers import Kamailio, Seen, Stage, hep3, need, request, until
 
 FORMATS = [

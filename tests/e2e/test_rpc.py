@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from sipdump_core.binrpc import call, encode_values
+from sipdump_core.control.binrpc import call, encode_values
 from tests.e2e.peers import Daemon, Stage, free_port, hep3, need, program, request
 
 BINRPC = ("unix", "unixd", "tcp", "udp")

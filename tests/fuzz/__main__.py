@@ -10,18 +10,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sipdump_core.binrpc import decode_values, take_request
-from sipdump_core.config import parse_config
+from sipdump_core.config.reader import parse_config
+from sipdump_core.control.binrpc import decode_values, take_request
+from sipdump_core.control.jsonrpc import take_document, take_http
 from sipdump_core.errors import ConfigError, FormatError
-from sipdump_core.event_route import Callback
-from sipdump_core.hep import HepDecoder
-from sipdump_core.hep_options import HepOptions
-from sipdump_core.hep_source import split_frames
-from sipdump_core.jsonrpc import take_document, take_http
+from sipdump_core.lifecycle.meta_file import ProcessTable
 from sipdump_core.log import log
-from sipdump_core.meta import ProcessTable
 from sipdump_core.record import Record
-from sipdump_core.route import compile_route
+from sipdump_core.routes.event_route import Callback
+from sipdump_core.routes.script import compile_route
+from sipdump_core.settings.hep import HepOptions
+from sipdump_core.sources.hep import split_frames
+from sipdump_core.sources.hep_decoder import HepDecoder
 
 _RECORD = Record.of(
     b"INVITE sip:x SIP/2.0\r\nCall-ID: 1\r\n\r\n\0\xff",

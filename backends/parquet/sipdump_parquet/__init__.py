@@ -1,7 +1,7 @@
 """The Parquet backend: ``.parquet`` files, sorted for search, made of a write-ahead file that survives any crash.
 
-What is written goes into ``<stem>.parquet.wal``, a :mod:`sipdump_core.journal`, at once. A thread in the background
-makes the Parquet file of it when the segment is closed, and what a crash left it finishes at the next start. pyarrow is
+What is written goes into ``<stem>.parquet.wal``, a :mod:`sipdump_core.pipeline.journal`, at once. A background thread
+turns it into the Parquet file when the segment is closed, and finishes at the next start what a crash left. pyarrow is
 imported there and not here: this module is loaded by every start of sipdump.
 """
 
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
-from sipdump_core.backend import Site
+from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ClosedError, ConfigError, SegmentExistsError, StorageError
-from sipdump_core.folder import FolderBackend
-from sipdump_core.journal import Journal
-from sipdump_core.lifecycle import Compacted, Recovered
-from sipdump_core.options import at_least, in_range, one_of, option
+from sipdump_core.lifecycle.retention import Compacted, Recovered
+from sipdump_core.pipeline.journal import Journal
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.settings.options import at_least, in_range, one_of, option
 from sipdump_parquet.fields import FIELDS
 from sipdump_parquet.sync import Syncer
 

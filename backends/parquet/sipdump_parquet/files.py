@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sipdump_core.backend import Site
+from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.folder import RECORDS_XATTR
 from sipdump_core.errors import StorageError
-from sipdump_core.folder import RECORDS_XATTR
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.version import VERSION

@@ -20,11 +20,11 @@ from typing import BinaryIO
 import attrs
 import pyarrow as pa
 
-from sipdump_core.backend import Site
+from sipdump_core.drivers.base import Site
 from sipdump_core.errors import StorageError
-from sipdump_core.journal import NOTE, RECORDS, Columns, Damage, scan
-from sipdump_core.lifecycle import Recovered
+from sipdump_core.lifecycle.retention import Recovered
 from sipdump_core.log import Event, Limit, log
+from sipdump_core.pipeline.journal import NOTE, RECORDS, Columns, Damage, scan
 from sipdump_core.segment import Segment
 from sipdump_parquet import WAL_SUFFIX, ParquetBackend, ParquetOptions
 from sipdump_parquet.files import ContentError, make, metadata, name, translated

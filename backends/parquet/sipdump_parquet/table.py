@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sipdump_core.journal import Columns, parse_flow
+from sipdump_core.pipeline.journal import Columns, parse_flow
 from sipdump_core.record import Flow, Record
 from sipdump_parquet.fields import FIELDS, Puller
 

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import attrs
 
-from sipdump_core.backend import Site, Transform
-from sipdump_core.folder import FolderBackend
+from sipdump_core.drivers.base import Site, Transform
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.record import AFS, Flow, Record
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from sipdump_core.backend import Backend, Site
+from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import (
     ConfigError,
     DriverError,
@@ -27,8 +28,7 @@ from sipdump_core.errors import (
     StorageError,
     StorageFullError,
 )
-from sipdump_core.folder import FolderBackend
-from sipdump_core.lifecycle import Compacted, Recovered, Shipped
+from sipdump_core.lifecycle.retention import Compacted, Recovered, Shipped
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_s3.keys import Keys

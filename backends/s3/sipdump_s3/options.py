@@ -4,7 +4,7 @@ import re
 
 import attrs
 
-from sipdump_core.options import at_least, in_range, one_of, option
+from sipdump_core.settings.options import at_least, in_range, one_of, option
 from sipdump_s3.keys import check_path, check_template
 
 __all__ = ["S3Options"]

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import attrs
 
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import SipDumpError, StorageError, StorageFullError
-from sipdump_core.folder import FolderBackend
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.segment import Segment, StoredSegment
 

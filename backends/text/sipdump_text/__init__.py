@@ -25,8 +25,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from sipdump_core import sip
-from sipdump_core.backend import Site
-from sipdump_core.folder import FolderBackend
+from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.log import Event, log
 from sipdump_core.record import Flow, Record
 

@@ -1,0 +1,1 @@
+"""The control sockets: BINRPC, JSON-RPC, and the commands behind them."""

@@ -1,0 +1,1 @@
+"""What a driver is, and how installed ones are found."""

@@ -1,0 +1,193 @@
+"""The base of backends whose segments are files in a folder: everything but the encoding."""
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
+
+from sipdump_core.drivers.base import Backend
+from sipdump_core.errors import ClosedError, StorageError
+from sipdump_core.log import Event, log
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment, StoredSegment
+
+__all__ = ["RECORDS_XATTR", "FolderBackend"]
+
+RECORDS_XATTR = "user.sipdump.records"
+"""Where the file system has extended attributes, a sealed segment tells its number of records in this one."""
+
+
+class FolderBackend(Backend):
+    """A backend of segment files. A subclass writes ``encode``; and ``preamble`` and ``decode`` where it has them.
+
+    The open segment is told from sealed ones by an advisory lock (flock), which the kernel drops with the writer,
+    however that ends. Nothing is buffered here: what ``write`` returned from is visible to readers.
+    """
+
+    _fd = -1
+
+    def encode(self, batch: Sequence[Record]) -> bytes:
+        """Give the bytes that a batch adds to the file."""
+        raise NotImplementedError(f"{type(self).__name__} has no encode()")
+
+    def preamble(self) -> bytes:
+        """Give the bytes that a new file begins with."""
+        return b""
+
+    def decode(self, file: BinaryIO) -> Iterator[Record]:
+        """Read the records of a file, in order, up to a torn tail."""
+        raise StorageError("read", file.name, f"the backend {self.name} cannot read its segments back")
+
+    def open(self, segment: Segment) -> None:
+        """Create the segment's file, never over another one."""
+        self.close()
+        self._path = os.path.join(self.site.folder, segment.name)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            while self._fd < 0:
+                self._fd = os.open(self._path, flags, self.site.file_mode)
+                os.fchmod(self._fd, self.site.file_mode)  # exactly that, whatever the umask
+                with contextlib.suppress(OSError):  # not every file system has locks
+                    fcntl.flock(self._fd, fcntl.LOCK_EX)  # a lister holds its lock for a moment only
+                if not os.fstat(self._fd).st_nlink:  # who came before the lock took it for sealed, and deleted it
+                    os.close(self._fd)
+                    self._fd = -1
+        except OSError as error:
+            self._abandon()
+            raise StorageError.from_os("open", self._path, error) from error
+        self._size = self._records = 0
+        try:
+            self._append(self.preamble())
+        except StorageError:
+            self._abandon()
+            raise
+
+    def write(self, batch: Sequence[Record]) -> None:
+        """Append a batch; if that fails, the file ends with the batch before it."""
+        if self._fd < 0:
+            raise ClosedError(f"write to the backend {self.name}: no segment is open")
+        self._append(self.encode(batch))
+        self._records += len(batch)
+
+    def close(self) -> None:
+        """Seal: the lock is gone, and the file never changes again. A file without any record is removed."""
+        if self._fd < 0:
+            return
+        if not self._records:
+            self._abandon()
+            return
+        fd, self._fd = self._fd, -1
+        try:
+            with contextlib.suppress(OSError):  # not every file system has extended attributes
+                os.setxattr(fd, RECORDS_XATTR, str(self._records).encode())
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child may hold the file open still
+        finally:
+            try:
+                os.close(fd)
+            except OSError as error:
+                raise StorageError.from_os("close", self._path, error) from error
+
+    def forget(self) -> None:
+        """Let go of the open segment, which belongs to the process that this one was forked from."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def segments(self) -> Iterable[StoredSegment]:
+        """List the files of this prefix and suffix, oldest first; links and other things of such names don't count."""
+        try:
+            names = os.listdir(self.site.folder)
+        except OSError as error:
+            raise StorageError.from_os("list", self.site.folder, error) from error
+        found = (Segment.parse(name, self.site.prefix, self.suffix) for name in names)
+        for segment in sorted(filter(None, found)):
+            stored = self._look(segment)
+            if stored:
+                yield stored
+
+    def read(self, stored: StoredSegment) -> Iterator[Record]:
+        """Read a file's records again, in order, up to a torn tail."""
+        path = os.path.join(self.site.folder, stored.segment.name)
+        try:
+            with open(path, "rb") as file:
+                yield from self.decode(file)
+        except OSError as error:
+            raise StorageError.from_os("read", path, error) from error
+
+    def delete(self, stored: StoredSegment) -> None:
+        """Delete a sealed file."""
+        path = os.path.join(self.site.folder, stored.segment.name)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            raise StorageError("delete", path, "it is in use: open for writing, or being listed") from error
+        except OSError as error:
+            raise StorageError.from_os("delete", path, error) from error
+
+    def merge(self, paths: Sequence[str], target: str) -> int:  # noqa: ARG002 - the form of those that can
+        """Merge sealed files into a new one, durable and checked; give how many records it holds.
+
+        Raises:
+            StorageError: the backend cannot merge, or it failed.
+        """
+        raise StorageError("merge", target, f"the backend {self.name} cannot merge its segments")
+
+    def _look(self, segment: Segment) -> StoredSegment | None:
+        path = os.path.join(self.site.folder, segment.name)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except PermissionError:
+            log.warning(Event("segment cannot be read; taken for open", path=path))
+            status = os.lstat(path)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            return StoredSegment(segment, status.st_size, status.st_mtime, sealed=False, location=path)
+        except OSError:
+            return None  # gone meanwhile, or a link
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                sealed = True
+            except BlockingIOError:
+                sealed = False
+            except OSError:  # not every file system has locks
+                sealed = True
+            records = None
+            with contextlib.suppress(OSError, ValueError):
+                records = int(os.getxattr(fd, RECORDS_XATTR))
+        finally:
+            os.close(fd)
+        return StoredSegment(segment, status.st_size, status.st_mtime, sealed, records, path)
+
+    def _append(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            # take back the part that went in, so that no torn record stands before the next good one
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._size)
+                os.lseek(self._fd, self._size, os.SEEK_SET)
+            raise StorageError.from_os("write", self._path, error) from error
+        self._size += len(data)
+
+    def _abandon(self) -> None:
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+            os.close(self._fd)
+            self._fd = -1

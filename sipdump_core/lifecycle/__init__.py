@@ -1,0 +1,1 @@
+"""Rotation, retention, and the process table's file."""

@@ -1,0 +1,1 @@
+"""Addresses, unix sockets: what several rooms need of the network."""

@@ -1,0 +1,1 @@
+"""A record's way: intake, dispatcher, lane, delivery; spool and journal."""

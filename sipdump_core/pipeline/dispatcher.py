@@ -1,0 +1,177 @@
+"""The dispatcher: cuts the stream of records into segments and gives every batch to every backend's lane.
+
+It runs in the writer's thread and never waits for a store, but for the ``.meta`` file, whose creation reserves the
+name that the segment's files of all backends share.
+"""
+
+import threading
+from collections.abc import Sequence
+
+from sipdump_core.clock import Clock
+from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.errors import SegmentExistsError, StorageError
+from sipdump_core.lifecycle import meta_file as meta
+from sipdump_core.lifecycle.retention import Rotation
+from sipdump_core.log import Limit
+from sipdump_core.pipeline.lane import Lane
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment
+from sipdump_core.settings.core import Params
+
+__all__ = ["Dispatcher"]
+
+_META_EVERY = 1.0
+
+
+class Dispatcher:
+    """Fans batches out to lanes, and rotates all of them together.
+
+    Args:
+        params: the core's parameters.
+        backends: the backends that mode and name switched on.
+        table: the process table for ``.meta`` files.
+        block: whether a full backlog is waited for.
+        clock: the time.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        backends: Sequence[Backend],
+        table: meta.ProcessTable,
+        *,
+        block: bool,
+        clock: Clock,
+    ) -> None:
+        self.lanes = [Lane(backend, params.queue, params.queue_bytes, clock) for backend in backends]
+        self._site = Site(params.folder, params.fprefix, params.file_mode, table.render)
+        self._suffixes = [b.suffix for b in backends if isinstance(b, FolderBackend)]
+        self._table = table
+        self._block = block
+        self._clock = clock
+        self._rotation = Rotation(
+            params.rotate,
+            params.rotate_size,
+            params.rotate_records,
+            [lane.size for lane in self.lanes],
+            [_preamble_size(backend) for backend in backends],
+        )
+        self._segment: Segment | None = None
+        self._last: Segment | None = None
+        self._meta_claimed = False
+        self._meta_changes = -1
+        self._meta_time = 0.0
+        self._log = Limit()
+
+    def handle(self, records: Sequence[Record]) -> None:
+        """Store records in the open segment and in as many more as they fill."""
+        self.tick()
+        at = 0
+        while at < len(records):
+            if self._segment is None:
+                self._open()
+            rest = records[at:] if at else records
+            count = self._rotation.take(rest)
+            if count:
+                batch = rest if count == len(rest) else rest[:count]
+                size = sum([len(record.buf) for record in batch])
+                for lane in self.lanes:
+                    lane.write(batch, size, block=self._block)
+                at += count
+            else:
+                self.rotate()
+
+    def tick(self) -> None:
+        """Do what is due by time: seal a stale segment, bring the ``.meta`` file up to date."""
+        if self._segment is None:
+            return
+        now = self._clock.monotonic()
+        if now >= self._rotation.deadline:
+            self.rotate()
+        elif self._meta_changes != self._table.changes and now - self._meta_time >= _META_EVERY:
+            self._write_meta(self._segment)
+
+    def wait(self) -> float | None:
+        """Give the seconds until the next ``tick`` is due, None when nothing is open."""
+        if self._segment is None:
+            return None
+        due = self._rotation.deadline
+        if self._meta_changes != self._table.changes:
+            due = min(due, self._meta_time + _META_EVERY)
+        return max(0.0, due - self._clock.monotonic())
+
+    def rotate(self) -> None:
+        """Seal the open segment; the next record opens a new one."""
+        if self._segment is None:
+            return
+        if self._meta_changes != self._table.changes:
+            self._write_meta(self._segment)
+        for lane in self.lanes:
+            lane.seal()
+        self._segment = None
+
+    def flush(self) -> list[threading.Event]:
+        """Give events that are set when the lanes have stored and flushed what they were given."""
+        return [lane.flush() for lane in self.lanes]
+
+    def hurry(self) -> None:
+        """Have no lane waited for any more."""
+        for lane in self.lanes:
+            lane.hurry()
+
+    def close(self, timeout: float) -> bool:
+        """Seal, and end all lanes within ``timeout`` seconds; False where one did not store all that it was given."""
+        self.rotate()
+        for lane in self.lanes:
+            lane.stop()
+        end = self._clock.monotonic() + timeout
+        ended = [lane.join(max(0.0, end - self._clock.monotonic())) for lane in self.lanes]
+        return all(ended)
+
+    def _open(self) -> None:
+        segment = Segment.starting(self._site.prefix, self._clock.time())
+        if self._last is not None and self._last.stamp == segment.stamp:
+            segment = self._last.next()
+        self._meta_claimed = False
+        self._table.begin_segment()
+        if self._suffixes:
+            try:
+                segment = meta.claim(
+                    self._site.folder, segment, self._suffixes, self._site.meta(), self._site.file_mode
+                )
+                self._meta_claimed = True
+                self._meta_changes = self._table.changes
+            except StorageError as error:
+                self._meta_changes = -1
+                self._log.warn("meta", "meta file not written", error=error)
+        else:
+            self._meta_changes = self._table.changes
+        self._meta_time = self._clock.monotonic()
+        self._segment = self._last = segment
+        self._rotation.begin(self._clock.monotonic())
+        for lane in self.lanes:
+            lane.open(segment)
+
+    def _write_meta(self, segment: Segment) -> None:
+        self._meta_time = self._clock.monotonic()
+        if not self._suffixes:
+            return
+        changes = self._table.changes
+        try:
+            # what was not claimed may be another segment's, and is never overwritten
+            write = meta.rewrite if self._meta_claimed else meta.create
+            write(self._site.folder, segment, self._site.meta(), self._site.file_mode)
+            self._meta_claimed = True
+            self._meta_changes = changes
+        except SegmentExistsError:
+            self._meta_changes = changes
+        except StorageError as error:
+            self._log.warn("meta", "meta file not written", error=error)
+
+
+def _preamble_size(backend: Backend) -> int:
+    try:
+        return len(backend.preamble()) if isinstance(backend, FolderBackend) else 0
+    except (Exception, SystemExit):  # noqa: BLE001 - its lane tells it, when it opens a segment
+        return 0

@@ -1,0 +1,138 @@
+"""The bounded queue between those who bring records and the one thread that hands them to the dispatcher."""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from sipdump_core.errors import ClosedError
+from sipdump_core.log import Event, log
+from sipdump_core.pipeline.dispatcher import Dispatcher
+from sipdump_core.record import Record
+
+__all__ = ["Intake"]
+
+BATCH_RECORDS = 1000
+BATCH_BYTES = 4 << 20
+
+
+class Intake:
+    """Takes records from any thread, gathers them for a moment, and passes them on in batches, in order.
+
+    Args:
+        dispatcher: where the batches go.
+        limit: how many records may wait.
+        limit_bytes: how many bytes of messages may wait; one record always may.
+        gather: seconds that the first record of a batch waits for others.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, limit: int, limit_bytes: int, gather: float) -> None:
+        self._dispatcher = dispatcher
+        self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._gather = gather
+        self._items: list[Record] = []
+        self._bytes = 0
+        self._orders: list[tuple[int, Callable[[], None]]] = []
+        self._closed = False
+        lock = threading.Lock()
+        self._work = threading.Condition(lock)
+        self._room = threading.Condition(lock)
+        self._thread = threading.Thread(target=self._run, name="sipdump-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, records: Sequence[Record], *, block: bool) -> int:
+        """Queue records.
+
+        Args:
+            records: in the order in which they are to be stored.
+            block: wait for room; else what finds none is dropped.
+
+        Returns:
+            How many were dropped.
+
+        Raises:
+            ClosedError: after ``close``.
+        """
+        at = 0
+        with self._work:
+            while True:
+                if self._closed:
+                    raise ClosedError("sipdump is closed: no more records are taken")
+                taken = self._take(records[at:] if at else records)
+                at += taken
+                if at >= len(records):
+                    return 0
+                if not block:
+                    return len(records) - at
+                self._room.wait()
+
+    def order(self, action: Callable[[], None]) -> None:
+        """Have the writer's thread do something when all records queued so far were handed on."""
+        with self._work:
+            if self._closed:
+                raise ClosedError("sipdump is closed")
+            self._orders.append((len(self._items), action))
+            self._work.notify()
+
+    def close(self, timeout: float) -> bool:
+        """Take nothing more, hand on what waits, and end the thread; False where that takes more seconds."""
+        with self._work:
+            self._closed = True
+            self._work.notify()
+            self._room.notify_all()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _take(self, records: Sequence[Record]) -> int:
+        """Queue as many records, from the first, as there is room for; the lock is held."""
+        before = len(self._items)
+        count = min(len(records), self._limit - before)
+        size = sum([len(record.buf) for record in records[:count]])
+        while count and self._bytes + size > self._limit_bytes and (count > 1 or before):
+            count -= 1
+            size -= len(records[count].buf)
+        if count > 0:
+            self._items.extend(records if count == len(records) else records[:count])
+            self._bytes += size
+            if not before or before < BATCH_RECORDS <= len(self._items):
+                self._work.notify()
+        return max(count, 0)
+
+    def _run(self) -> None:
+        while True:
+            with self._work:
+                if not (self._items or self._orders or self._closed):
+                    due = self._dispatcher.wait()
+                    self._work.wait(None if due is None else min(due, 3600.0))
+                if self._gather and 0 < len(self._items) < BATCH_RECORDS and not (self._orders or self._closed):
+                    self._work.wait(self._gather)
+                items, self._items, self._bytes = self._items, [], 0
+                orders, self._orders = self._orders, []
+                closed = self._closed
+                self._room.notify_all()
+            actions: list[Callable[[], None]] = []
+            done = 0
+            for position, action in orders:  # each behind the records that were there when it came
+                actions += [partial(self._hand_on, items[done:position]), action]
+                done = position
+            actions.append(partial(self._hand_on, items[done:] if done else items))
+            for action in actions:
+                try:
+                    action()
+                except Exception:  # noqa: BLE001 - the one thread that everything goes through must not end
+                    log.exception(Event("writer failed; this is a bug in sipdump, please report it"))
+            if closed:
+                return
+
+    def _hand_on(self, items: list[Record]) -> None:
+        if not items:
+            self._dispatcher.tick()
+        at = 0
+        while at < len(items):
+            batch = items[at : at + BATCH_RECORDS]
+            size = sum([len(record.buf) for record in batch])
+            while size > BATCH_BYTES and len(batch) > 1:
+                del batch[len(batch) // 2 :]
+                size = sum([len(record.buf) for record in batch])
+            self._dispatcher.handle(batch)
+            at += len(batch)

@@ -1,0 +1,412 @@
+"""The journal: records on disk, in checksummed frames, until something better holds them.
+
+A write-ahead file for what cannot be read before it is finished (Parquet), and the spool of what waits for its store.
+One frame is one batch, or a part of a large one, and stands alone: damage costs the frames that it hits.
+
+Format, little-endian::
+
+    file    "SIPDJNL1" | salt, 8 random bytes | frames
+    frame   f5 "SJ1" | salt | kind u8, three zeros | count u32 | length u32 | crc u32 | head_crc u32 | payload
+    records (kind 1)  flows_length u32 | flows | count times i64 | count flow indexes u32 | count lengths u32 | messages
+    note    (kind 2)  text in UTF-8
+
+``length`` is that of the payload, ``crc`` its CRC-32 (zlib's), ``head_crc`` that of all before it in the frame. The
+flows are lines of fields with tabs between them, in the order of :class:`~sipdump_core.record.Flow`; neither character
+can stand in a field. The salt, which nobody outside knows, keeps a frame that travels inside a message from being
+taken for one.
+"""
+
+import errno
+import os
+import re
+import struct
+import sys
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from io import BytesIO
+from typing import BinaryIO
+
+import attrs
+
+from sipdump_core.drivers.base import NoOptions, Site
+from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.errors import ClosedError
+from sipdump_core.log import Event, log
+from sipdump_core.record import Flow, Record
+
+__all__ = ["Columns", "Damage", "Frame", "Journal", "parse_flow", "scan"]
+
+RECORDS, NOTE = 1, 2
+FRAME_RECORDS = 8192
+FRAME_BYTES = 1 << 25
+"""A batch with more records, or more bytes of messages, is divided: who reads holds one frame in memory."""
+
+_MAGIC = b"SIPDJNL1"
+_MARK = b"\xf5SJ1"
+_SALT = 8
+_FILE_HEADER = len(_MAGIC) + _SALT
+_HEAD = struct.Struct("<4s8sBxxxIIII")
+_SUM = struct.Struct("<I")
+_CACHE_LIMIT = 10_000
+_CHUNK = 1 << 20
+_BLOCK = 4096
+_KEPT = 1 << 22
+"""Bytes of the buffer that is kept from one batch to the next."""
+
+
+@attrs.frozen
+class Columns:
+    """The records of one frame, or of several, column by column."""
+
+    flows: list[Flow]
+    lines: list[str]
+    """The flows as they stand in the journal, see :func:`parse_flow`."""
+    times: "array[int]"
+    """Type ``q``: microseconds since the epoch."""
+    indexes: "array[int]"
+    """Type ``I``: for each record the index of its flow."""
+    lengths: "array[int]"
+    """Type ``I``: bytes of each message."""
+    payload: bytes
+    base: int
+    """All messages, one behind the other, stand in the payload from here to its end."""
+
+    def records(self) -> Iterator[Record]:
+        """Give the records one by one."""
+        at = self.base
+        for time_us, index, length in zip(self.times, self.indexes, self.lengths, strict=True):
+            yield Record(time_us, self.flows[index], self.payload[at : at + length])
+            at += length
+
+    @classmethod
+    def joined(cls, parts: Sequence["Columns"]) -> "Columns":
+        """Give the records of several frames as if they were of one."""
+        if len(parts) == 1:
+            return parts[0]
+        known: dict[str, int] = {}
+        flows: list[Flow] = []
+        times, indexes, lengths = array("q"), array("I"), array("I")
+        for part in parts:
+            own = []
+            for line, flow in zip(part.lines, part.flows, strict=True):
+                index = known.setdefault(line, len(flows))
+                if index == len(flows):
+                    flows.append(flow)
+                own.append(index)
+            times += part.times
+            indexes.extend([own[index] for index in part.indexes])
+            lengths += part.lengths
+        payload = b"".join([memoryview(part.payload)[part.base :] for part in parts])
+        return cls(flows, list(known), times, indexes, lengths, payload, 0)
+
+
+@attrs.frozen
+class Frame:
+    """One whole frame."""
+
+    kind: int
+    offset: int
+    """Where it begins in the file."""
+    end: int
+    count: int
+    """How many records it holds; 0 for a note."""
+    payload: bytes = attrs.field(repr=False)
+
+    def columns(self) -> Columns:
+        """Take the records apart.
+
+        Raises:
+            ValueError: the payload is not of its form, though its sum is right.
+        """
+        view = memoryview(self.payload)
+        if len(view) < 4:
+            raise ValueError("the payload is too short")
+        (flows_length,) = struct.unpack_from("<I", view)
+        at = 4 + flows_length
+        lines = str(view[4:at], "utf-8").split("\n")[:-1]
+        flows = [parse_flow(line) for line in lines]
+        columns = []
+        for kind in "qII":
+            column = array(kind)
+            size = column.itemsize * self.count
+            column.frombytes(view[at : at + size])
+            at += size
+            if sys.byteorder == "big":
+                column.byteswap()
+            columns.append(column)
+        times, indexes, lengths = columns
+        if len(lengths) != self.count or sum(lengths) != len(view) - at or max(indexes, default=0) >= len(lines):
+            raise ValueError("the columns do not fit together")
+        return Columns(flows, lines, times, indexes, lengths, self.payload, at)
+
+    def text(self) -> str:
+        """Give the text of a note."""
+        return self.payload.decode()
+
+
+@attrs.frozen
+class Damage:
+    """Bytes that are no whole frame."""
+
+    offset: int
+    end: int
+    torn: bool
+    """They are the begin of a frame that the file's end cuts off, as a crash in the midst of a write leaves it."""
+
+
+class Journal(FolderBackend):
+    """Segments in the journal's format, with all that a folder of segments has: locks, names, rollback."""
+
+    name = "journal"
+    suffix = ".wal"
+
+    def __init__(self, site: Site, suffix: str = ".wal") -> None:
+        super().__init__(NoOptions(), site)
+        self.suffix = suffix  # journals of several owners may stand in one folder
+        self._salt = b""
+        self._buffer = BytesIO()
+        # flows by identity; the flow is kept beside its line so that no other one can get its id
+        self._lines: dict[int, tuple[Flow, bytes]] = {}
+
+    @property
+    def path(self) -> str:
+        """The path of the open file, or of the one that was open last."""
+        return self._path
+
+    @property
+    def size(self) -> int:
+        """Bytes in the open file."""
+        return self._size
+
+    def fileno(self) -> int:
+        """Give the file descriptor of the open file, -1 where none is open."""
+        return self._fd
+
+    def preamble(self) -> bytes:
+        """Give the file's header, with a salt of its own."""
+        self._salt = os.urandom(_SALT)
+        return _MAGIC + self._salt
+
+    def encode(self, batch: Sequence[Record]) -> bytes:
+        """Give the frames of a batch."""
+        return bytes(self._frames(batch, BytesIO()))
+
+    def write(self, batch: Sequence[Record]) -> None:
+        """Append a batch; if that fails, the file ends with the batch before it."""
+        if self._fd < 0:
+            raise ClosedError(f"write to the backend {self.name}: no segment is open")
+        # Memory fresh from the system costs more than what is done in it. The buffer cannot be used again where a
+        # failure still refers to it.
+        buffer, self._buffer = self._buffer, BytesIO()
+        frames = self._frames(batch, buffer)
+        self._append(frames)
+        self._records += len(batch)
+        if len(frames) <= _KEPT:
+            self._buffer = buffer
+
+    def note(self, text: str) -> None:
+        """Append a note.
+
+        Raises:
+            StorageError: it could not be written; the file is as before.
+        """
+        payload = text.encode()
+        self._append(_head(self._salt, NOTE, 0, payload) + payload)
+
+    def decode(self, file: BinaryIO) -> Iterator[Record]:
+        """Read the records of every whole frame; what is damaged is passed over and logged."""
+        for frame in scan(file):
+            if isinstance(frame, Damage):
+                log.warning(
+                    Event("journal is not whole", path=file.name, offset=frame.offset, bytes=frame.end - frame.offset)
+                )
+            elif frame.kind == RECORDS:
+                try:
+                    columns = frame.columns()
+                except ValueError as error:  # its sum is right, but it is not of its form
+                    log.warning(
+                        Event("journal has a frame of no form", path=file.name, offset=frame.offset, error=error)
+                    )
+                else:
+                    yield from columns.records()
+
+    def _frames(self, batch: Sequence[Record], buffer: BytesIO) -> memoryview:
+        """Write the frames of a batch into a buffer from its begin, and give that part of it."""
+        messages = [record.buf for record in batch]
+        lengths = list(map(len, messages))
+        buffer.seek(0)
+        for cut in _cuts(lengths):
+            self._frame(batch[cut], messages[cut], lengths[cut], buffer)
+        return buffer.getbuffer()[: buffer.tell()]
+
+    def _frame(
+        self, batch: Sequence[Record], messages: Sequence[bytes], lengths: Sequence[int], buffer: BytesIO
+    ) -> None:
+        each_flow = [record.flow for record in batch]
+        keys = list(map(id, each_flow))
+        flows = dict(zip(keys, each_flow, strict=True))
+        indexes = dict(zip(flows, range(len(flows)), strict=True))
+        known = self._lines
+        lines = b"".join([(known.get(key) or self._prepare(flow))[1] for key, flow in flows.items()])
+        columns = (
+            array("q", [record.time_us for record in batch]),
+            array("I", [indexes[key] for key in keys]),
+            array("I", lengths),
+        )
+        if sys.byteorder == "big":
+            for each in columns:
+                each.byteswap()
+        begin = buffer.tell()
+        buffer.write(bytes(_HEAD.size))
+        buffer.writelines([_SUM.pack(len(lines)), lines, *columns, *messages])
+        end = buffer.tell()
+        with buffer.getbuffer() as view, view[begin + _HEAD.size : end] as payload:
+            head = _head(self._salt, RECORDS, len(batch), payload)
+        buffer.seek(begin)
+        buffer.write(head)
+        buffer.seek(end)
+
+    def _prepare(self, flow: Flow) -> tuple[Flow, bytes]:
+        if len(self._lines) >= _CACHE_LIMIT:
+            self._lines.clear()
+        line = "\t".join(str(value) for value in attrs.astuple(flow)) + "\n"
+        known = self._lines[id(flow)] = (flow, line.encode())
+        return known
+
+
+def scan(file: BinaryIO, start: int = 0) -> Iterator[Frame | Damage]:
+    """Read the frames of a journal, from the first or from the offset of one, past damage, up to the end.
+
+    Args:
+        file: may be read while it is written: what is not whole yet comes as torn.
+        start: where to begin: 0, or the ``end`` of a frame.
+    """
+    fd = file.fileno()
+    header = _pread(fd, _FILE_HEADER, 0)
+    at = max(start, _FILE_HEADER)
+    if len(header) < _FILE_HEADER:
+        if header:
+            yield Damage(0, len(header), torn=True)
+        return
+    salt = header[len(_MAGIC) :]
+    if _find(fd, _MARK + salt, _FILE_HEADER) < 0:
+        salt = _guess_salt(fd) or salt  # the header is damaged, or there is no frame
+    if start == 0 and header != _MAGIC + salt:
+        at = 0
+    flawed = -1
+    while True:
+        frame = _read_frame(fd, at, salt)
+        if isinstance(frame, Damage) and frame.torn and _find(fd, _MARK + salt, at + 1) >= 0:
+            # frames follow, so the end did not cut it off: it is damaged, or was written only just now
+            frame = _read_frame(fd, at, salt)
+            if isinstance(frame, Damage):
+                frame = attrs.evolve(frame, torn=False)
+        if isinstance(frame, Frame) or (frame and frame.torn):
+            if flawed >= 0:
+                yield Damage(flawed, at, torn=False)
+                flawed = -1
+            yield frame
+            at = frame.end
+            continue
+        if frame is None:
+            break
+        if flawed < 0:
+            flawed = at
+        at = _find(fd, _MARK + salt, at + 1)
+        if at < 0:
+            yield Damage(flawed, os.fstat(fd).st_size, torn=False)
+            break
+
+
+def _cuts(lengths: Sequence[int]) -> Iterator[slice]:
+    """Divide a batch, of messages so long, into frames."""
+    if len(lengths) <= FRAME_RECORDS and sum(lengths) <= FRAME_BYTES:
+        yield slice(0, len(lengths))
+        return
+    begin = size = 0
+    for at, length in enumerate(lengths):
+        if at > begin and (at - begin >= FRAME_RECORDS or size + length > FRAME_BYTES):
+            yield slice(begin, at)
+            begin, size = at, 0
+        size += length
+    yield slice(begin, len(lengths))
+
+
+def _head(salt: bytes, kind: int, count: int, payload: bytes | memoryview) -> bytes:
+    head = _HEAD.pack(_MARK, salt, kind, count, len(payload), zlib.crc32(payload), 0)[: -_SUM.size]
+    return head + _SUM.pack(zlib.crc32(head))
+
+
+def _read_frame(fd: int, at: int, salt: bytes) -> Frame | Damage | None:
+    """Read what stands at an offset; None at the end of the file."""
+    head = _pread(fd, _HEAD.size, at)
+    mark = _MARK + salt
+    if not head:
+        return None
+    if len(head) < _HEAD.size:
+        return Damage(at, at + len(head), torn=head.startswith(mark) or mark.startswith(head))
+    _, _, kind, count, length, crc, head_crc = _HEAD.unpack(head)
+    begin = at + _HEAD.size
+    if not head.startswith(mark) or zlib.crc32(head[: -_SUM.size]) != head_crc:
+        return Damage(at, begin, torn=False)
+    payload = _pread(fd, length, begin)
+    if len(payload) < length:
+        return Damage(at, begin + len(payload), torn=True)
+    if zlib.crc32(payload) != crc:
+        return Damage(at, begin + length, torn=False)
+    return Frame(kind, at, begin + length, count, payload)
+
+
+def _pread(fd: int, length: int, at: int) -> bytes:
+    """Read a part of a file; blocks that the device cannot read come as zeros, and so fail their sum."""
+    try:
+        return os.pread(fd, length, at)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    size = max(0, min(length, os.fstat(fd).st_size - at))
+    parts = []
+    for begin in range(at - at % _BLOCK, at + size, _BLOCK):
+        first, end = max(begin, at), min(begin + _BLOCK, at + size)
+        try:
+            parts.append(os.pread(fd, end - first, first))
+        except OSError:
+            parts.append(bytes(end - first))
+    return b"".join(parts)
+
+
+def _find(fd: int, mark: bytes, at: int) -> int:
+    while True:
+        chunk = _pread(fd, _CHUNK, at)
+        found = chunk.find(mark)
+        if found >= 0:
+            return at + found
+        if len(chunk) < len(mark):
+            return -1
+        at += len(chunk) - len(mark) + 1
+
+
+def _guess_salt(fd: int) -> bytes:
+    """Find the salt where the file's header is damaged: what most marks are followed by."""
+    marks: Counter[bytes] = Counter()
+    at = 0
+    while chunk := _pread(fd, _CHUNK, at):
+        marks.update(re.findall(re.escape(_MARK) + rb"(.{8})", chunk, re.DOTALL))
+        if len(chunk) < _CHUNK:
+            break
+        at += _CHUNK - len(_MARK) - _SALT  # what is seen twice is counted twice: no harm
+    return marks.most_common(1)[0][0] if marks else b""
+
+
+@lru_cache(_CACHE_LIMIT)  # the same flows come frame after frame
+def parse_flow(line: str) -> Flow:
+    """Give the flow of a line of a frame.
+
+    Raises:
+        ValueError: it is no such line.
+    """
+    tag, pid, procno, proto, af, src_ip, src_port, dst_ip, dst_port, node = line.split("\t")
+    return Flow(tag, int(pid), int(procno), proto, af, src_ip, int(src_port), dst_ip, int(dst_port), node)

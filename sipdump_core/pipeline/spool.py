@@ -1,0 +1,338 @@
+"""The spool: keeps a backend's records on disk until the backend has accepted them.
+
+A driver whose options derive from :class:`SpoolOptions` has it. The lane's thread only appends to a journal; a thread
+of the spool's own reads the journals, oldest first, and delivers. A journal is deleted when all of it was accepted, so
+an outage, a restart or a crash of the process loses nothing. The place in a journal is noted after each frame: what was
+accepted last before a crash may be delivered once more.
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Sequence
+from typing import Self
+
+import attrs
+
+from sipdump_core.clock import Clock
+from sipdump_core.drivers.base import Backend
+from sipdump_core.errors import ClosedError, SegmentExistsError, StorageError, StorageFullError
+from sipdump_core.log import Event, log
+from sipdump_core.pipeline.delivery import BACKOFF, Delivery, LaneStats
+from sipdump_core.pipeline.journal import NOTE, Damage, Frame, Journal, scan
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.settings.options import at_least, option
+
+__all__ = ["Spool", "SpoolOptions"]
+
+STOP_WAIT = 5.0
+"""Seconds that the end waits for what is still to be delivered; the rest stays for the next start."""
+STALL = 5.0
+"""Seconds that one delivery may take before stats call the backend stalled."""
+_PLACE = struct.Struct("<Q")
+_PLACE_SUFFIX = ".place"
+_SEAL = "seal"
+_JOURNALS = 16  # a journal takes this part of the bound: only a whole one can be deleted
+
+
+@attrs.frozen
+class SpoolOptions:
+    """Options of a backend that can have a spool; a driver's options class derives from it."""
+
+    spool: str = option("", help="folder where records stand until the store has accepted them; empty: no spool")
+    spool_max_bytes: int = option(
+        1 << 30, unit="bytes", help="how much may stand in the spool; what finds no room is dropped", check=at_least(1)
+    )
+
+
+class Spool(Backend):
+    """Stands before a backend: takes everything at once, to disk, and delivers it when the backend takes it.
+
+    Args:
+        inner: the backend that stores; its options are :class:`SpoolOptions`.
+        clock: tells the time of state changes.
+    """
+
+    def __init__(self, inner: Backend, clock: Clock | None = None) -> None:
+        options: SpoolOptions = inner.opts
+        site = attrs.evolve(inner.site, folder=options.spool)
+        super().__init__(options, site)
+        self.inner = inner
+        self.name = inner.name  # type: ignore[misc]  # it goes by the name of what it stands for
+        self.suffix = f".{inner.name}.spool"  # spools of several backends may share a folder
+        self._clock = clock or Clock()
+        self._journal = Journal(site, self.suffix)
+        self._delivery = Delivery(inner, self._clock)
+        self._bytes = 0
+        self._counted = 0
+        self._bytes_lock = threading.Lock()
+        self._work = threading.Event()
+        self._deadline = 0.0
+        self._busy_since: float | None = None
+        self._segment: Segment | None = None
+        self._live: Segment | None = None
+        """The journal that is being written, whatever its lock says: it is told before the file is there."""
+        self._feeding: Segment | None = None
+        self._reading: Segment | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Take the folder for this process, and deliver what an earlier one left in it.
+
+        Raises:
+            StorageError: the folder cannot be made or written, or another process works on it.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise StorageError("open the spool", self.site.folder, "the backend has not returned since the last stop")
+        lock = self._take_folder()
+        self._delivery = Delivery(self.inner, self._clock)
+        self._feeding = self._reading = None
+        self._bytes = sum(stored.size for stored in self._journal.segments())
+        self._work.set()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._delivery, lock), name=f"sipdump-{self.name}-spool", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Deliver what there is, within ``STOP_WAIT`` seconds; the rest stays in the folder."""
+        self._deadline = self._clock.monotonic() + STOP_WAIT
+        self._delivery.stopping.set()
+        self._work.set()
+        if self._thread is not None:
+            self._thread.join(STOP_WAIT + 1)
+        if self._bytes:
+            log.warning(Event("records wait in the spool for the next start", backend=self.name, bytes=self._bytes))
+
+    def open(self, segment: Segment) -> None:
+        """Have what follows delivered into a segment of this name."""
+        self._segment = segment
+
+    def write(self, batch: Sequence[Record]) -> None:
+        """Append a batch to the journal; where the spool is empty, one larger than its bound is taken too.
+
+        Raises:
+            StorageFullError: the spool or the disk has no room.
+            StorageError: the disk refuses.
+        """
+        limit = self.opts.spool_max_bytes
+        if self._bytes and self._bytes + sum([len(record.buf) for record in batch]) > limit:
+            if self._journal.fileno() >= 0:
+                self._close_journal()  # so that it can be deleted when it is delivered
+            self._work.set()
+            raise StorageFullError(
+                "write",
+                self.site.folder,
+                f"the spool may hold {limit} bytes (spool_max_bytes)",
+                "it drains when the store takes records again",
+            )
+        if self._journal.fileno() >= 0 and self._journal.size > limit // _JOURNALS:
+            self._close_journal()
+        if self._journal.fileno() < 0:
+            self._open_journal()
+        self._journal.write(batch)
+        self._count_journal()
+        self._work.set()
+
+    def close(self) -> None:
+        """Have the segment sealed after what it was given."""
+        if self._journal.fileno() >= 0:
+            self._journal.note(_SEAL)
+            self._close_journal()
+        self._work.set()
+
+    def record_size(self, record: Record) -> int:
+        """Ask the backend, whose segments are rotated."""
+        return self.inner.record_size(record)
+
+    def forget(self) -> None:
+        """Let go of the open journal: it belongs to the process that this one was forked from."""
+        self._journal.forget()
+        self.inner.forget()
+
+    def combine(self, outer: LaneStats) -> LaneStats:
+        """Give the numbers of the whole: what the backend has stored and refused, and how it is."""
+        inner = self._delivery.snapshot()
+        since = self._busy_since
+        if inner.state == "ok" and since is not None and self._clock.monotonic() - since > STALL:
+            inner.state, inner.error = "stalled", "a call does not return"
+        worse = outer if outer.state != "ok" else inner
+        counters = {**inner.counters, "spooled": outer.stored, "spool_bytes": self._bytes}
+        return attrs.evolve(
+            outer,
+            state=worse.state,
+            since=worse.since,
+            error=outer.error or inner.error,
+            stored=inner.stored,
+            dropped=outer.dropped + inner.dropped,
+            counters=counters,
+        )
+
+    def _open_journal(self) -> None:
+        """Begin the next journal, and note in it which segment its records belong to."""
+        if self._segment is None:
+            raise ClosedError(f"write to the backend {self.name}: no segment is open")
+        name = attrs.evolve(self._segment, suffix=self.suffix)
+        while True:
+            self._live = name
+            try:
+                self._journal.open(name)
+            except SegmentExistsError:
+                name = name.next()
+            else:
+                break
+        self._journal.note(f"{self._segment.stamp} {self._segment.sequence}")
+        self._counted = 0
+
+    def _close_journal(self) -> None:
+        self._count_journal()
+        self._journal.close()
+        self._live = None
+
+    def _count_journal(self) -> None:
+        """Count what the open journal has grown by."""
+        self._count(self._journal.size - self._counted)
+        self._counted = self._journal.size
+
+    def _take_folder(self) -> int:
+        path = os.path.join(self.site.folder, f".{self.site.prefix}{self.name}.lock")
+        try:
+            os.makedirs(self.site.folder, mode=0o700, exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError.from_os("open the spool", path, error) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            hint = "give each daemon a spool or an fprefix of its own"
+            raise StorageError("open the spool", path, "another process works on it", hint) from error
+        return lock
+
+    def _run(self, delivery: Delivery, lock: int) -> None:
+        try:
+            delivery.start()
+            stopping = False
+            while not stopping:
+                stopping = delivery.stopping.is_set()  # looked at before: what came until then is delivered still
+                self._work.clear()
+                try:
+                    self._drain(delivery)
+                except StorageError as error:  # of the spool's own files
+                    delivery.failed("read the spool", error)
+                    delivery.stopping.wait(BACKOFF[1])
+                if delivery.stopping.is_set():
+                    continue
+                self._work.wait(None if delivery.started else BACKOFF[1])
+                if not delivery.started:
+                    delivery.start()
+            delivery.end()
+        finally:
+            os.close(lock)
+
+    def _drain(self, delivery: Delivery) -> None:
+        """Deliver all that stands in the folder, up to the end of the journal that is being written."""
+        for stored in list(self._journal.segments()):
+            if not self._feed(delivery, stored):
+                return
+
+    def _feed(self, delivery: Delivery, stored: StoredSegment) -> bool:
+        """Deliver what is left of one journal; False when it is time to stop."""
+        whole = True
+        sealed = stored.sealed and stored.segment != self._live
+        try:
+            with open(stored.location, "rb") as file, _Place(stored.location) as place:
+                if self._reading != stored.segment:  # its first note tells the segment, wherever the place is
+                    first = next(scan(file), None)
+                    if isinstance(first, Frame) and first.kind == NOTE:
+                        self._turn(delivery, first.text())
+                    self._reading = stored.segment
+                for item in scan(file, place.read()):
+                    if isinstance(item, Damage):
+                        if not sealed:
+                            break  # more of it may come
+                        _tell(stored, item)
+                        whole = whole and item.torn
+                        continue
+                    if item.kind == NOTE:
+                        self._turn(delivery, item.text())
+                    else:
+                        try:
+                            batch = list(item.columns().records())
+                        except ValueError:  # its sum is right, but it is not of its form
+                            _tell(stored, Damage(item.offset, item.end, torn=False))
+                            whole, batch = False, []
+                        if batch and not self._give(delivery, batch):
+                            return False
+                    place.write(item.end)
+            delivery.flush()
+            if sealed:
+                self._settle(stored, whole=whole)
+        except OSError as error:
+            raise StorageError.from_os("read the spool", stored.location, error) from error
+        return True
+
+    def _turn(self, delivery: Delivery, note: str) -> None:
+        """Do what a note in a journal says: seal, or go on in the segment that it names."""
+        if note == _SEAL:
+            delivery.seal()
+            self._feeding = None
+            return
+        stamp, sequence = note.split(" ")
+        segment = Segment(self.site.prefix, stamp, int(sequence))
+        if self._feeding != segment:
+            delivery.seal()
+            delivery.begin(segment)
+            self._feeding = segment
+
+    def _give(self, delivery: Delivery, batch: Sequence[Record]) -> bool:
+        if delivery.stopping.is_set() and self._clock.monotonic() > self._deadline:
+            return False
+        self._busy_since = self._clock.monotonic()
+        rest = delivery.deliver(batch)
+        self._busy_since = None
+        return not rest
+
+    def _settle(self, stored: StoredSegment, *, whole: bool) -> None:
+        """Delete a journal that was delivered; one that was damaged is kept aside."""
+        size = os.stat(stored.location).st_size  # when it was listed it may have been smaller
+        if whole:
+            self._journal.delete(stored)
+        else:
+            os.rename(stored.location, stored.location + ".damaged")
+            log.error(Event("damaged spool is kept aside", path=stored.location + ".damaged"))
+        self._count(-size)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(stored.location + _PLACE_SUFFIX)
+
+    def _count(self, size: int) -> None:
+        with self._bytes_lock:
+            self._bytes += size
+
+
+class _Place:
+    """How far a journal was delivered: an offset in a small file beside it."""
+
+    def __init__(self, journal: str) -> None:
+        self._fd = os.open(journal + _PLACE_SUFFIX, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def read(self) -> int:
+        noted = os.pread(self._fd, _PLACE.size, 0)
+        return int(_PLACE.unpack(noted)[0]) if len(noted) == _PLACE.size else 0
+
+    def write(self, place: int) -> None:
+        os.pwrite(self._fd, _PLACE.pack(place), 0)
+
+
+def _tell(stored: StoredSegment, damage: Damage) -> None:
+    lost = damage.end - damage.offset
+    log.warning(Event("spool is not whole", path=stored.location, offset=damage.offset, lost_bytes=lost))

@@ -1,0 +1,1 @@
+"""The event route: script language, KEMI in Python and Lua."""

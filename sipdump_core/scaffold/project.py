@@ -1,0 +1,99 @@
+"""``sipdump-admin new-backend``: writes a small distribution whose backend works, for its author to go on from."""
+
+import re
+import zlib
+from collections.abc import Collection
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from sipdump_core.drivers.discovery import SOURCES, THIRD_PARTY_FLAGS, discover
+from sipdump_core.errors import ConfigError, StorageError
+from sipdump_core.version import VERSION
+
+__all__ = ["KINDS", "Kind", "write"]
+
+Kind = Literal["file", "stream"]
+KINDS: tuple[Kind, ...] = ("file", "stream")
+
+_NAME = re.compile(r"[a-z](?:_?[a-z0-9])*", re.ASCII)
+_LONGEST = 24
+"""Longer names would make lines that are longer than the style of the templates has them."""
+_TAKEN = ("sipdump_core", *SOURCES)
+_LARGEST_FLAG = 1 << 30
+"""mode is an int of 32 bits in Kamailio."""
+_TEMPLATES = {
+    "pyproject.toml": "pyproject.toml",
+    "README.md": "readme_{kind}.md",
+    ".gitignore": "gitignore",
+    ".github/workflows/test.yml": "workflow.yml",
+    "sipdump_@name@/__init__.py": "driver_{kind}.py",
+    "sipdump_@name@/py.typed": "py.typed",
+    "tests/test_@name@.py": "test_{kind}.py",
+}
+
+
+def write(name: str, kind: Kind, folder: Path) -> list[Path]:
+    """Write the distribution ``sipdump-<name>``.
+
+    Args:
+        name: the backend's name, as ``kafka``.
+        kind: ``file`` for segment files in a folder, ``stream`` for a store that is reached over a connection.
+        folder: what gets the files; made where it is not there.
+
+    Returns:
+        The files, relative to the folder.
+
+    Raises:
+        ConfigError: the name is no good, or taken; or the folder is not empty.
+        DriverError: the installed drivers contradict each other.
+        StorageError: a file cannot be written.
+    """
+    drivers = discover()
+    _check_name(name, {driver.name: driver.distribution for driver in drivers})
+    values = {
+        "name": name,
+        "Name": "".join(part.capitalize() for part in name.split("_")),
+        "flag": str(_free_flag(name, {driver.flag for driver in drivers})),
+        "version": ".".join(VERSION.split(".")[:2]),
+    }
+    written = []
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"{folder} is there already, and no empty folder; name another with --dir")
+        for target, template in _TEMPLATES.items():
+            path = Path(_fill(target, values))
+            text = files(__package__).joinpath("templates", f"{template.format(kind=kind)}.in").read_text("utf-8")
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(_fill(text, values), "utf-8")
+            written.append(path)
+    except OSError as error:
+        raise StorageError.from_os("write", error.filename or str(folder), error) from error
+    return written
+
+
+def _check_name(name: str, installed: dict[str, str]) -> None:
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
+        raise ConfigError(
+            f"{name!r} is no name for a backend: it must be lower-case letters, digits and single underscores between "
+            f"them, begin with a letter, and have {_LONGEST} characters at the most"
+        )
+    if name in installed:
+        raise ConfigError(
+            f"there is a backend {name} already, of the distribution {installed[name]}; take another name"
+        )
+    if f"sipdump_{name}" in _TAKEN:
+        raise ConfigError(f"sipdump_{name} is a module of sipdump itself; take another name")
+
+
+def _free_flag(name: str, taken: Collection[int]) -> int:
+    """Give a mode flag that no installed driver has, by the name, so that two authors seldom get the same."""
+    lowest, largest = THIRD_PARTY_FLAGS.bit_length() - 1, _LARGEST_FLAG.bit_length() - 1
+    count = largest - lowest + 1
+    first = zlib.crc32(name.encode()) % count
+    bits = (lowest + (first + n) % count for n in range(count))
+    return next((1 << bit for bit in bits if 1 << bit not in taken), 0)  # 0: to be switched on by its name alone
+
+
+def _fill(text: str, values: dict[str, str]) -> str:
+    return re.sub(r"@(\w+)@", lambda found: values[found[1]], text)

@@ -1,0 +1,1 @@
+"""Options as attrs classes: their types, units, checks and defaults."""

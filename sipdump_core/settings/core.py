@@ -1,0 +1,97 @@
+"""The parameters of ``modparam("sipdump", ...)``: Kamailio's, with its defaults, and a few of ours.
+
+Source: the documentation of Kamailio's sipdump module (5.6 for the first eight, 5.8 and newer for ``wait_mode``,
+``fagex`` and ``parse_call_id``).
+"""
+
+import attrs
+
+from sipdump_core.settings.options import at_least, duration, in_range, one_of, option
+
+__all__ = ["MODE_EVENT_ROUTE", "Params"]
+
+MODE_EVENT_ROUTE = 2
+"""The one mode flag that belongs to the core: run the event route. The others belong to drivers."""
+
+
+_MAX = 2**31 - 1  # Kamailio's int
+
+
+def _prefix(value: str) -> str | None:
+    if "/" in value or not value.isprintable() or len(value.encode()) > 200:
+        return "must be a part of a file name: printable, no slash, at most 200 bytes"
+    return None
+
+
+def _fagex(value: str) -> str | None:
+    try:
+        return None if duration(value or "0s") <= _MAX else f"must be {_MAX} seconds at the most"
+    except ValueError as error:
+        return str(error)
+
+
+@attrs.frozen
+class Params:
+    """The core's parameters, checked value by value; what concerns several at once is checked at start."""
+
+    enable: int = option(0, help="store from the start (1), or wait for the enable command (0)", check=one_of(0, 1))
+    mode: int = option(
+        1,
+        help="sum of the flags: 1 text, 2 event route, 4 pcap, 8 P-KSR-SIPDump header, others by installed drivers",
+        check=at_least(0),
+    )
+    wait: int = option(
+        100,
+        unit="microseconds",
+        help="with wait_mode 0, how long records gather before they are written; at least 20 ms are taken",
+        check=in_range(0, 10_000_000),
+    )
+    wait_mode: int = option(0, help="1: write at once when a record arrives, without gathering", check=one_of(0, 1))
+    rotate: int = option(7200, unit="seconds", help="a segment is sealed when it is this old", check=in_range(1, _MAX))
+    rotate_size: int = option(
+        0,
+        unit="bytes",
+        help="a segment is sealed before a file of it grows past this; 0: no limit",
+        check=at_least(0),
+    )
+    rotate_records: int = option(
+        0, unit="records", help="a segment is sealed when it holds this many; 0: no limit", check=at_least(0)
+    )
+    folder: str = option("/tmp", help="where the segment files stand")  # noqa: S108 - Kamailio's default
+    fprefix: str = option("kamailio-sipdump-", help="how the names of segment files begin", check=_prefix)
+    fage: int = option(
+        0, unit="seconds", help="sealed segments older than this are deleted; 0: never", check=in_range(0, _MAX)
+    )
+    fagex: str = option("", help='fage as a time expression, "2d6h40m30s"; it overrides fage', check=_fagex)
+    event_callback: str = option("", help='the event route: "module:function" or "file.py:function"')
+    parse_call_id: int = option(0, help="give the event route $sipdump(call_id)", check=one_of(0, 1))
+    backend: tuple[str, ...] = option((), help="a backend to switch on by name, beside those that mode names")
+    queue: int = option(
+        8192,
+        unit="records",
+        help="how many records may wait for the writer, and for each backend",
+        check=at_least(1),
+    )
+    queue_bytes: int = option(
+        67108864,
+        unit="bytes",
+        help="how many bytes of messages may wait for the writer, and for each backend",
+        check=at_least(1),
+    )
+    queue_full: str = option(
+        "",
+        help="what a source does when the queue is full: block or drop; "
+        "by default the in-process API blocks and the daemon drops, with a count",
+        check=one_of("", "block", "drop"),
+    )
+    file_mode: int = option(
+        0o640,
+        unit="permission bits, 0640 is octal",
+        help="mode of new segment files",
+        check=in_range(0, 0o777),
+    )
+
+    @property
+    def retention(self) -> int:
+        """Seconds that a sealed segment is kept; 0: for ever."""
+        return duration(self.fagex) if self.fagex else self.fage

@@ -1,0 +1,84 @@
+"""The options of the control sockets, apart from them so that checking a configuration opens nothing."""
+
+import attrs
+
+from sipdump_core.control.binrpc import Address, parse_address, socket_path
+from sipdump_core.net.address import parse_listen
+from sipdump_core.settings.options import at_least, in_range, option
+
+__all__ = ["CtlOptions", "parse_jsonrpc"]
+
+
+def parse_jsonrpc(text: str) -> Address:
+    """Read an address for JSON-RPC: ``unix:/path`` (datagrams), ``fifo:/path``, ``http:host:port``.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    proto, _, rest = text.partition(":")
+    if proto == "http":
+        try:
+            return Address("http", "", *parse_listen(f"tcp:{rest}")[1:])
+        except ValueError:
+            raise ValueError('must be "http:host:port", an IPv6 address in brackets') from None
+    if proto in ("unix", "unixd"):
+        return Address("unixd", socket_path(rest), "", 0)
+    if proto == "fifo":
+        return Address("fifo", socket_path(rest), "", 0)
+    raise ValueError('must be "unix:/path" (datagrams), "fifo:/path" or "http:host:port"')
+
+
+def _binrpc(value: str) -> str | None:
+    try:
+        parse_address(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _jsonrpc(value: str) -> str | None:
+    try:
+        parse_jsonrpc(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _mode(value: int) -> str | None:
+    return None if 0 < value <= 0o777 else "must be 0001 to 0777, octal with a leading 0"
+
+
+def _folder(value: str) -> str | None:
+    return None if value.startswith("/") else "must be an absolute path"
+
+
+@attrs.frozen
+class CtlOptions:
+    """Options of the control sockets: ``modparam("sipdump_ctl", ...)``."""
+
+    binrpc: tuple[str, ...] = option(
+        (),
+        help='a socket for kamcmd: "unix:/path", "unixd:/path", "tcp:host:port" or "udp:host:port"',
+        check=_binrpc,
+    )
+    jsonrpc: tuple[str, ...] = option(
+        (),
+        help='a place for JSON-RPC: "unix:/path" (datagrams), "fifo:/path" or "http:host:port"',
+        check=_jsonrpc,
+    )
+    mode: int = option(0o600, help="permission bits of unix sockets and fifos", check=_mode)
+    user: str = option("", help="who owns unix sockets and fifos, a name or number; by default the daemon's user")
+    group: str = option("", help="their group, a name or number; by default the daemon's")
+    fifo_reply_dir: str = option("/tmp", help="where reply fifos may be", check=_folder)  # noqa: S108 - Kamailio's
+    max_connections: int = option(
+        128, help="how many connections may be open; one more closes the longest idle", check=at_least(1)
+    )
+    idle_timeout: int = option(
+        120, unit="seconds", help="a connection without a request is closed after this", check=in_range(1, 86400)
+    )
+    request_timeout: int = option(
+        10,
+        unit="seconds",
+        help="a request must be whole, and its answer taken, within this",
+        check=in_range(1, 3600),
+    )

@@ -1,0 +1,58 @@
+"""The options of the HEP source, apart from it so that checking a configuration loads no sockets."""
+
+import attrs
+
+from sipdump_core.net.address import parse_listen
+from sipdump_core.record import Flow
+from sipdump_core.settings.options import at_least, in_range, option
+
+__all__ = ["DEFAULT_LISTEN", "HepOptions"]
+
+DEFAULT_LISTEN = "udp:127.0.0.1:9060"
+
+
+def _listen(value: str) -> str | None:
+    try:
+        parse_listen(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _local(value: str) -> str | None:
+    try:
+        Flow("", 0, 0, "none", "ipv6" if ":" in value else "ipv4", value, 0, value, 0)
+    except ValueError:
+        return "must be an IPv4 or IPv6 address"
+    return None
+
+
+def _tag(value: str) -> str | None:
+    return None if value.isprintable() and len(value) <= 200 else "must be printable text of at most 200 characters"
+
+
+@attrs.frozen
+class HepOptions:
+    """Options of the HEP source: ``modparam("sipdump_hep", ...)``."""
+
+    listen: tuple[str, ...] = option(
+        (),
+        help=f'where HEP comes in, "udp:host:port" or "tcp:host:port"; by default {DEFAULT_LISTEN}',
+        check=_listen,
+    )
+    tag: str = option("hep", help="tag of a message that its sender has neither received nor sent", check=_tag)
+    local: tuple[str, ...] = option((), help="an address that counts as the HEP sender's own", check=_local)
+    auth_key: str = option("", help="when set, packets with another auth key, or none, are dropped")
+    time_window: int = option(
+        86400,
+        unit="seconds",
+        help="a time further than this from the receive time is replaced by it; 0: all times are taken",
+        check=in_range(0, 2**31 - 1),
+    )
+    rcvbuf: int = option(
+        33554432, unit="bytes", help="the kernel's receive buffer to ask for", check=in_range(4096, 1 << 30)
+    )
+    max_message: int = option(
+        1048576, unit="bytes", help="a compressed message may grow to this, no further", check=in_range(1024, 1 << 30)
+    )
+    max_connections: int = option(512, help="how many TCP connections may be open at once", check=at_least(1))

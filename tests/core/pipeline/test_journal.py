@@ -1,0 +1,178 @@
+"""The journal: frames, damage, torn tails."""
+
+import errno
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sipdump_core.drivers.base import Site
+from sipdump_core.pipeline import journal
+from sipdump_core.pipeline.journal import Damage, Frame, Journal, scan
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment
+from tests.support import record
+
+SEGMENT = Segment("t-", "2026-11-22--23-31-00", 0, ".wal")
+
+
+def write(folder: Path, *batches: list[Record]) -> Path:
+    log = Journal(Site(str(folder), "t-"))
+    log.open(SEGMENT)
+    for batch in batches:
+        log.write(batch)
+    log.close()
+    return Path(log.path)
+
+
+def frames(path: Path, start: int = 0) -> list[Frame | Damage]:
+    with open(path, "rb") as file:
+        return list(scan(file, start))
+
+
+def records(path: Path) -> list[Record]:
+    found = [f for f in frames(path) if isinstance(f, Frame) and f.kind == journal.RECORDS]
+    return [r for f in found for r in f.columns().records()]
+
+
+BATCHES = [[record(b"m%d-%d" % (b, n), src_port=n + 1, node="ed ge") for n in range(20)] for b in range(10)]
+FLAT = [r for batch in BATCHES for r in batch]
+
+
+def test_batches_come_back(tmp_path: Path) -> None:
+    path = write(tmp_path, *BATCHES)
+    assert records(path) == FLAT
+    assert [f.count for f in frames(path) if isinstance(f, Frame)] == [20] * 10
+
+
+def test_notes_stand_between(tmp_path: Path) -> None:
+    log = Journal(Site(str(tmp_path), "t-"))
+    log.open(SEGMENT)
+    log.note("first ☎")
+    log.write([record()])
+    log.note("second")
+    log.close()
+    found = [f for f in frames(Path(log.path)) if isinstance(f, Frame)]
+    assert [f.text() for f in found if f.kind == journal.NOTE] == ["first ☎", "second"]
+
+
+def test_it_is_read_on_from_a_frames_end(tmp_path: Path) -> None:
+    path = write(tmp_path, *BATCHES)
+    third = frames(path)[2]
+    assert frames(path, third.end) == frames(path)[3:]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 31, 32, 33, 200])
+def test_a_torn_tail_is_told_from_damage(tmp_path: Path, cut: int) -> None:
+    path = write(tmp_path, *BATCHES)
+    os.truncate(path, path.stat().st_size - cut)
+    *whole, last = frames(path)
+    assert isinstance(last, Damage)
+    assert last.torn
+    assert len(whole) == 9
+    assert all(isinstance(f, Frame) for f in whole)
+
+
+def test_nothing_but_a_part_of_the_header_is_torn(tmp_path: Path) -> None:
+    path = write(tmp_path, *BATCHES)
+    os.truncate(path, 9)
+    assert frames(path) == [Damage(0, 9, torn=True)]
+
+
+@pytest.mark.parametrize("at", ["header", "salt", "first", "start", "middle", "last"])
+def test_damage_costs_only_the_frame_that_it_hits(tmp_path: Path, at: str) -> None:
+    path = write(tmp_path, *BATCHES)
+    data = bytearray(path.read_bytes())
+    starts = [f.offset for f in frames(path)]
+    where = {"header": 0, "salt": 9, "first": starts[0], "start": 0, "middle": starts[5] + 60, "last": starts[9] + 60}
+    length = starts[2] - 5 if at == "start" else 2
+    data[where[at] : where[at] + length] = bytes(b ^ 0x55 for b in data[where[at] : where[at] + length])
+    path.write_bytes(data)
+    lost = {"header": [], "salt": [], "first": [0], "start": [0, 1], "middle": [5], "last": [9]}[at]
+    found = frames(path)
+    damages = [f for f in found if isinstance(f, Damage)]
+    assert len(damages) == 1
+    assert not damages[0].torn
+    assert records(path) == [r for n, batch in enumerate(BATCHES) if n not in lost for r in batch]
+
+
+def test_frames_behind_a_large_one_that_lost_its_middle_are_found(tmp_path: Path) -> None:
+    batches = [[record(b"x" * 20_000)], [record(b"a")], [record(b"b")], [record(b"c")]]
+    path = write(tmp_path, *batches)
+    data = path.read_bytes()
+    path.write_bytes(data[:8000] + data[12096:])
+    damage, *rest = frames(path)
+    assert isinstance(damage, Damage)
+    assert not damage.torn
+    assert len(rest) == 3
+    assert records(path) == [r for batch in batches[1:] for r in batch]
+
+
+def test_a_block_that_cannot_be_read_costs_only_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [[record(b"%d" % n * 3000)] for n in range(8)]
+    path = write(tmp_path, *batches)
+    pread = os.pread
+
+    def fail(fd: int, length: int, at: int) -> bytes:
+        if at < 12288 and at + length > 8192:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(fd, length, at)
+
+    monkeypatch.setattr(os, "pread", fail)
+    found = records(path)
+    assert found == [batches[n][0] for n in (0, 1, 4, 5, 6, 7)]
+    assert [f.torn for f in frames(path) if isinstance(f, Damage)] == [False]
+
+
+def test_any_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path, *BATCHES)
+    good = path.read_bytes()
+    for seed in range(300):
+        bit = random.Random(seed).randrange(len(good) * 8)
+        data = bytearray(good)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        assert len([f for f in frames(path) if isinstance(f, Damage)]) == 1, bit
+        assert all(r in FLAT for r in records(path))
+        assert len(records(path)) >= len(FLAT) - 20
+
+
+def test_a_frame_inside_a_message_is_not_taken_for_one(tmp_path: Path) -> None:
+    inner = write(tmp_path, [record(b"forged")]).read_bytes()
+    os.unlink(tmp_path / SEGMENT.name)
+    path = write(tmp_path, [record(inner * 50)], [record(b"good")])
+    data = bytearray(path.read_bytes())
+    data[16:60] = bytes(44)  # the damage would make a reader look inside the message
+    path.write_bytes(data)
+    assert [r.buf for r in records(path)] == [b"good"]
+
+
+def test_a_batch_is_divided_by_count_and_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "FRAME_RECORDS", 7)
+    monkeypatch.setattr(journal, "FRAME_BYTES", 100)
+    batch = [record(bytes([n]) * (n * 9)) for n in range(30)]
+    path = write(tmp_path, batch)
+    assert records(path) == batch
+    assert all(f.count <= 7 for f in frames(path) if isinstance(f, Frame))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=400), st.integers(0, 3))
+def test_any_bytes_can_be_scanned(tmp_path_factory: pytest.TempPathFactory, data: bytes, head: int) -> None:
+    path = tmp_path_factory.mktemp("j") / "x.wal"
+    path.write_bytes((b"", b"SIPDJNL1", b"SIPDJNL1saltsalt", b"SIPDJNL1saltsalt\xf5SJ1saltsalt")[head] + data)
+    for found in frames(path):
+        assert isinstance(found, Damage)
+        assert 0 <= found.offset < found.end <= path.stat().st_size
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.binary(max_size=200), st.integers(1, 5)), min_size=1, max_size=8), max_size=5))
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, drawn: list[list[tuple[bytes, int]]]) -> None:
+    batches = [[record(buf, src_port=port, tag="pröf☎") for buf, port in batch] for batch in drawn]
+    if batches:
+        path = write(tmp_path_factory.mktemp("j"), *batches)
+        assert records(path) == [r for batch in batches for r in batch]

@@ -1,0 +1,305 @@
+"""The spool: nothing is lost while a store is away, over restarts and crashes, within its bound."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.discovery import Driver
+from sipdump_core.errors import StorageError
+from sipdump_core.pipeline import delivery, lane, spool
+from sipdump_core.pipeline.spool import SpoolOptions
+from sipdump_core.plan import make_plan
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment
+from sipdump_core.settings.options import Setting
+from sipdump_core.sipdump import SipDump
+from sipdump_text import TextBackend
+from tests.core.drivers.test_discovery import install
+from tests.support import record, wait_for
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.01))
+    monkeypatch.setattr(spool, "BACKOFF", (0.001, 0.01))
+    monkeypatch.setattr(lane, "BACKOFF", (0.001, 0.01))
+    yield
+    Remote.reset()
+
+
+@attrs.frozen
+class RemoteOptions(SpoolOptions):
+    """Options of a store that can have a spool, and none of its own."""
+
+
+class Remote(Backend):
+    """A store that is away when a test says so."""
+
+    name = "remote"
+    options = RemoteOptions
+    away = False
+    stored: list[bytes] = []  # noqa: RUF012 - the store outlives the instances
+    segments_seen: list[str] = []  # noqa: RUF012 - as above
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.away = False
+        cls.stored, cls.segments_seen = [], []
+
+    def open(self, segment: Segment) -> None:
+        if self.away:
+            raise StorageError("open", "remote", "away")
+        self.segments_seen.append(segment.stem)
+
+    def write(self, batch: Sequence[Record]) -> None:
+        if self.away:
+            raise StorageError("write", "remote", "away")
+        Remote.stored += [one.buf for one in batch]
+
+    def stats(self) -> dict[str, int]:
+        return {"own": 1}
+
+
+def start(folder: Path, queue: int = 8192, **options: Any) -> SipDump:
+    drivers = [Driver("text", "sipdump", "1", TextBackend), Driver("remote", "sipdump-remote", "1", Remote)]
+    settings = [Setting("sipdump", "folder", str(folder)), Setting("sipdump", "enable", 1)]
+    settings += [Setting("sipdump", "backend", "remote"), Setting("sipdump", "queue", queue)]
+    settings += [Setting("sipdump_remote", n, v) for n, v in {"spool": str(folder / "spool"), **options}.items()]
+    return SipDump(plan=make_plan(settings, drivers))
+
+
+def left(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder / "spool") if not name.endswith(".lock")]
+
+
+def test_what_works_passes_through_and_leaves_nothing(tmp_path: Path) -> None:
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"%d" % n) for n in range(100)])
+        wait_for(lambda: len(Remote.stored) == 100)
+        wait_for(lambda: dump.stats().backends["remote"].stored == 100)
+        numbers = dump.stats().backends["remote"]
+        assert (numbers.state, numbers.backlog, numbers.dropped) == ("ok", 0, {})
+        assert numbers.counters["spooled"] == 100
+        assert numbers.counters["own"] == 1
+        assert numbers.distribution == "sipdump-remote 1"
+    assert Remote.stored == [b"%d" % n for n in range(100)]
+    assert left(tmp_path) == []
+
+
+def test_an_outage_costs_nothing_and_keeps_the_order(tmp_path: Path) -> None:
+    with start(tmp_path) as dump:
+        Remote.away = True
+        for n in range(50):
+            dump.intercept([record(b"%d" % n)])
+            if n == 20:
+                dump.rotate()
+        assert dump.flush(10)
+        wait_for(lambda: dump.stats().backends["remote"].state == "retrying")
+        assert "away" in dump.stats().backends["remote"].error
+        assert dump.stats().backends["remote"].counters["spool_bytes"] > 0
+        Remote.away = False
+        wait_for(lambda: len(Remote.stored) == 50)
+        wait_for(lambda: dump.stats().backends["remote"].state == "ok")
+        assert dump.stats().backends["remote"].dropped == {}
+    assert Remote.stored == [b"%d" % n for n in range(50)]
+    assert left(tmp_path) == []
+
+
+def test_what_is_left_at_the_end_goes_out_after_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Remote.away = True
+    dump = start(tmp_path)
+    dump.intercept([record(b"old")])
+    assert dump.flush(10)
+    assert dump.close()  # what is on disk is not lost
+    assert "records wait in the spool for the next start" in caplog.text
+    assert [name for name in left(tmp_path) if name.endswith(".spool")]
+    Remote.away = False
+    with start(tmp_path) as dump:
+        wait_for(lambda: Remote.stored == [b"old"])  # without any traffic
+        dump.intercept([record(b"new")])
+        wait_for(lambda: Remote.stored == [b"old", b"new"])
+    assert left(tmp_path) == []
+
+
+def test_rotation_gives_the_store_segments_of_the_same_names(tmp_path: Path) -> None:
+    with start(tmp_path) as dump:
+        for n in range(3):
+            dump.intercept([record(b"%d" % n)])
+            assert dump.flush(10)
+            dump.rotate()
+        wait_for(lambda: len(Remote.stored) == 3)
+    stems = sorted(path.stem for path in tmp_path.glob("*.data"))
+    assert sorted(Remote.segments_seen) == stems
+    assert len(stems) == 3
+
+
+def test_a_full_spool_drops_with_a_count_for_this_backend_alone(tmp_path: Path) -> None:
+    Remote.away = True
+    with start(tmp_path, queue=20, spool_max_bytes=20_000) as dump:
+        for n in range(15):
+            dump.intercept([record(b"%04d" % n + b"x" * 996)])
+            assert dump.flush(10)
+        dump.block = False
+        dump.intercept([record(b"y" * 1000) for n in range(60)])  # queue is 20: the rest finds no room anywhere
+        wait_for(lambda: "spool_max_bytes" in dump.stats().backends["remote"].error)
+        wait_for(lambda: dump.stats().backends["text"].stored >= 35)
+        assert sum((tmp_path / "spool" / name).stat().st_size for name in left(tmp_path)) <= 20_000
+        Remote.away = False
+        wait_for(lambda: dump.stats().backends["remote"].state == "ok")
+        assert dump.flush(10)
+        text = dump.stats().backends["text"].stored
+    numbers = dump.stats().backends["remote"]
+    assert numbers.stored + sum(numbers.dropped.values()) == text
+    assert [buf[:4] for buf in Remote.stored[:15]] == [b"%04d" % n for n in range(15)]
+    assert left(tmp_path) == []
+
+
+def test_two_daemons_do_not_share_a_spool(tmp_path: Path) -> None:
+    with start(tmp_path) as one:
+        one.intercept([record(b"one")])
+        wait_for(lambda: Remote.stored == [b"one"])
+        with start(tmp_path) as two:
+            wait_for(lambda: "another process works on it" in two.stats().backends["remote"].error)
+        wait_for(lambda: Remote.stored == [b"one"])
+
+
+def test_a_hanging_store_is_seen_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "STALL", 0.05)
+    monkeypatch.setattr(spool, "STOP_WAIT", 0.1)
+    free = threading.Event()
+    monkeypatch.setattr(Remote, "write", lambda *_: free.wait(30))
+    dump = start(tmp_path)
+    for n in range(30):
+        dump.intercept([record(b"%d" % n)])
+    assert dump.flush(10)
+    wait_for(lambda: dump.stats().backends["remote"].state == "stalled")
+    begin = time.monotonic()
+    assert dump.close(10)
+    assert time.monotonic() - begin < 5
+    assert [name for name in left(tmp_path) if name.endswith(".spool")]
+    free.set()
+
+
+def test_damage_is_told_and_kept_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Remote.away = True
+    with start(tmp_path) as dump:
+        for n in range(3):
+            dump.intercept([record(b"message %d" % n)])
+            assert dump.flush(10)
+    (path,) = (tmp_path / "spool").glob("*.spool")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"message 1", b"massage 1"))
+    Remote.away = False
+    with start(tmp_path):
+        wait_for(lambda: len(Remote.stored) == 2)
+    assert Remote.stored == [b"message 0", b"message 2"]
+    assert "spool is not whole" in caplog.text
+    assert [Path(name).suffix for name in left(tmp_path)] == [".damaged"]
+
+
+CHILD = """
+import sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.core.pipeline import test_spool
+from tests.support import record
+
+class Writer(test_spool.Remote):
+    def open(self, segment):
+        pass
+    def write(self, batch):
+        with open({store!r}, "a") as file:
+            file.write("".join(one.buf.decode() + "\\n" for one in batch))
+
+test_spool.Remote = Writer
+dump = test_spool.start(Path({folder!r}))
+for n in range({first}, {first} + 100000):
+    dump.intercept([record(b"%d" % n)])
+    assert dump.flush(10)
+    print(n, flush=True)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
+    root = str(Path(__file__).parents[3])
+    acknowledged = -1
+    for round_ in range(6):
+        values = {"root": root, "folder": str(tmp_path), "store": str(tmp_path / "store"), "first": acknowledged + 1}
+        child = subprocess.Popen([sys.executable, "-c", CHILD.format(**values)], stdout=subprocess.PIPE, text=True)
+        assert child.stdout
+        for _ in range(5 + 7 * round_):
+            acknowledged = int(child.stdout.readline())
+        child.send_signal(signal.SIGKILL)
+        acknowledged = max([acknowledged, *map(int, child.stdout.read().split())])
+        child.wait()
+        child.stdout.close()
+    with start(tmp_path) as dump:
+        wait_for(lambda: not dump.stats().backends["remote"].counters["spool_bytes"])
+    delivered = [int(line) for line in (tmp_path / "store").read_text().split()]
+    delivered += [int(buf) for buf in Remote.stored]
+    assert set(range(acknowledged + 1)) <= set(delivered)
+    assert len(delivered) - len(set(delivered)) <= 6  # what was accepted last may come once more, a frame a crash
+
+
+def test_rotation_counts_as_the_backend_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Remote, "record_size", lambda *_: 77)
+    with start(tmp_path) as dump:
+        assert [backend.record_size(record()) for backend in dump.backends if backend.name == "remote"] == [77]
+
+
+LATE = """
+from sipdump_core import Backend, SpoolOptions
+
+class Late(Backend):
+    name, flag, options = "late", 512, SpoolOptions
+    {start}
+
+    def write(self, batch):
+        with open({path!r}, "ab") as file:
+            file.write(b"".join(one.buf + b"\\n" for one in batch))
+"""
+
+
+@pytest.mark.parametrize("code", ["import nosuchmodule", "def f(:", LATE.replace("{start}", "requires = ('no.such',)")])
+def test_the_records_of_a_driver_that_cannot_be_used_wait_in_its_spool(
+    tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages, spool, stored = tmp_path / "packages", tmp_path / "spool", tmp_path / "stored"
+    packages.mkdir()
+    monkeypatch.syspath_prepend(str(packages))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the mended file may have the same second and size
+    monkeypatch.setitem(sys.modules, "sipdump_late", None)
+    monkeypatch.delitem(sys.modules, "sipdump_late")
+    install(packages, "sipdump-late", code.replace("{path!r}", repr(str(stored))), "late = sipdump_late:Late")
+    params: dict[str, int | str] = {"mode": 513, "folder": str(tmp_path), "enable": 1, "queue": 10}
+    settings = [*(Setting("sipdump", n, v) for n, v in params.items()), Setting("sipdump_late", "spool", str(spool))]
+    with SipDump(plan=make_plan(settings)) as dump:
+        for n in range(100):  # many more than the backlog has room for
+            dump.intercept([record(b"%d" % n)])
+            assert dump.flush(10)
+        numbers = dump.stats().backends["late"]
+        assert (numbers.state, numbers.stored, numbers.dropped) == ("retrying", 0, {})
+        assert numbers.counters["spooled"] == 100
+        (packages / "sipdump_late.py").write_text(LATE.format(start="", path=str(stored)))
+        sys.modules.pop("sipdump_late", None)
+        wait_for(lambda: dump.stats().backends["late"].stored == 100)
+        assert dump.stats().backends["late"].state == "ok"
+    assert stored.read_bytes() == b"".join(b"%d\n" % n for n in range(100))
+    assert left(tmp_path) == []
+
+
+def test_the_options_are_there_for_an_author(tmp_path: Path) -> None:
+    backend = Remote(RemoteOptions(), Site(str(tmp_path), ""))
+    assert (backend.opts.spool, backend.opts.spool_max_bytes) == ("", 1 << 30)

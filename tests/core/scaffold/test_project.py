@@ -1,0 +1,140 @@
+"""sipdump-admin new-backend: what it writes, and what it refuses."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from sipdump_core.admin import command as admin
+from sipdump_core.drivers.discovery import discover
+
+FILES = {
+    ".github/workflows/test.yml",
+    ".gitignore",
+    "README.md",
+    "pyproject.toml",
+    "sipdump_kafka/__init__.py",
+    "sipdump_kafka/py.typed",
+    "tests/test_kafka.py",
+}
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def check(folder: Path, *command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_what_it_writes_passes_its_own_tests_and_checks(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "kafka"
+    assert admin.main(["new-backend", "kafka", "--kind", kind, "--dir", str(folder)]) == 0
+    assert tree(folder) == FILES
+    told = capsys.readouterr().out
+    assert all(f"wrote {folder / name}\n" in told for name in FILES)
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "sipdump-kafka"
+    assert project["entry-points"]["sipdump.backends"] == {"kafka": "sipdump_kafka:KafkaBackend"}
+    check(folder, "ruff", "check")
+    check(folder, "ruff", "format", "--check")
+    check(folder, "mypy")
+    check(folder, "pytest", "-q", "-p", "no:cacheprovider")
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+@pytest.mark.parametrize("name", ["a", "zebra", "x" * 24, "a_b1_2_3c", "class"])
+def test_the_style_is_right_for_every_name(kind: str, name: str, tmp_path: Path) -> None:
+    assert admin.main(["new-backend", name, "--kind", kind, "--dir", str(tmp_path)]) == 0
+    assert not [name for name in tree(tmp_path) if re.search(r"@\w+@", (tmp_path / name).read_text())]
+    check(tmp_path, "ruff", "check", "--no-cache")
+    check(tmp_path, "ruff", "format", "--check", "--no-cache")
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_only_public_names_are_used(kind: str, tmp_path: Path) -> None:
+    assert admin.main(["new-backend", "kafka", "--kind", kind, "--dir", str(tmp_path)]) == 0
+    for path in tmp_path.rglob("*.py"):
+        found = re.findall(r"^(?:from|import) (sipdump_core\S*)", path.read_text(), re.MULTILINE)
+        assert set(found) <= {"sipdump_core", "sipdump_core.testing"}
+
+
+def test_the_flag_is_a_third_partys_and_free(tmp_path: Path) -> None:
+    flags = set()
+    for name in ("kafka", "redis", "clickhouse", "postgres"):
+        assert admin.main(["new-backend", name, "--dir", str(tmp_path / name)]) == 0
+        text = (tmp_path / name / f"sipdump_{name}" / "__init__.py").read_text()
+        (flag,) = map(int, re.findall(r"^    flag = (\d+)$", text, re.MULTILINE))
+        assert flag >= 256
+        assert flag.bit_count() == 1
+        assert flag < 1 << 31
+        flags.add(flag)
+    assert len(flags) > 1  # it depends on the name, so that two authors seldom meet
+    assert not flags & {driver.flag for driver in discover()}
+
+
+def test_a_flag_that_is_taken_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sipdump_core.scaffold import project as scaffold
+
+    first = scaffold._free_flag("kafka", set())
+    second = scaffold._free_flag("kafka", {first})
+    assert second not in (0, first)
+    assert scaffold._free_flag("kafka", {1 << bit for bit in range(31)}) == 0
+
+
+def test_the_folder_is_named_after_the_distribution_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert admin.main(["new-backend", "kafka"]) == 0
+    assert tree(tmp_path / "sipdump-kafka") == FILES
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("text", "there is a backend text already, of the distribution sipdump"),
+        ("header", "there is a backend header already"),
+        ("core", "sipdump_core is a module of sipdump itself"),
+        ("hep", "sipdump_hep is a module of sipdump itself"),
+        *(
+            (name, "is no name for a backend")
+            for name in ("", "Kafka", "1st", "a-b", "a b", "a__b", "a_", "_a", "é", "a/b")
+        ),
+        ("x" * 25, "24 characters at the most"),
+        ("a\n", "is no name for a backend"),
+    ],
+)
+def test_a_name_that_is_no_good_or_taken_is_refused(
+    name: str, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert admin.main(["new-backend", name, "--dir", str(tmp_path / "d")]) == 1
+    assert error in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", ["file", ".hidden", "sub/file"])
+def test_a_folder_that_is_not_empty_is_refused_and_not_touched(
+    there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_text("mine")
+    assert admin.main(["new-backend", "kafka", "--dir", str(tmp_path)]) == 1
+    assert f"{tmp_path} is there already, and no empty folder" in capsys.readouterr().err
+    assert tree(tmp_path) == {there}
+
+
+def test_a_file_at_the_place_of_the_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "d").write_text("mine")
+    assert admin.main(["new-backend", "kafka", "--dir", str(tmp_path / "d")]) == 1
+    assert "is there already, and no empty folder" in capsys.readouterr().err
+    assert admin.main(["new-backend", "kafka", "--dir", str(tmp_path / "d" / "e")]) == 1
+    assert "sipdump-admin: write" in capsys.readouterr().err
+    assert (tmp_path / "d").read_text() == "mine"

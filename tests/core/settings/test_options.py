@@ -1,0 +1,115 @@
+"""Options: typed values from modparams."""
+
+import attrs
+import pytest
+
+from sipdump_core.errors import ConfigError
+from sipdump_core.settings.core import Params
+from sipdump_core.settings.options import Setting, at_least, build, describe, duration, in_range, one_of, option
+
+
+@attrs.frozen
+class Options:
+    number: int = option(1, unit="seconds", help="a number", check=in_range(0, 9))
+    text: str = option("x", help="a text", check=one_of("x", "y"))
+    several: tuple[str, ...] = option((), help="several")
+
+
+def test_defaults() -> None:
+    assert build(Options, []) == Options(1, "x", ())
+
+
+def test_the_last_of_several_counts_and_repeatable_ones_add_up() -> None:
+    given: list[tuple[str, int | str]] = [("number", 2), ("several", "a"), ("number", 3), ("several", "b")]
+    assert build(Options, [Setting("m", n, v) for n, v in given]) == Options(3, "x", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "numbr",
+            1,
+            r'modparam\("m", "numbr", 1\): no such parameter \(did you mean "number"\?\); there are: number, ',
+        ),
+        ("zzz", 1, r"no such parameter; there are: number, text, several"),
+        ("number", "1", r'modparam\("m", "number", "1"\): must be an integer, without quotes'),
+        ("number", True, r"must be an integer"),
+        ("number", 10, r"must be 0 to 9"),
+        ("text", 1, r"must be a string, in quotes"),
+        ("text", "z", r"must be one of: x, y"),
+        ("several", 1, r"must be a string"),
+    ],
+)
+def test_what_is_refused(name: str, value: int | str, message: str) -> None:
+    with pytest.raises(ConfigError, match="^k.cfg:7:1: .*" + message):
+        build(Options, [Setting("m", name, value, "k.cfg:7:1")])
+
+
+def _fails(value: int) -> str | None:
+    raise AttributeError(f"no {value}")
+
+
+@attrs.frozen
+class Hostile:
+    checked: int = option(1, help="its check is wrong", check=_fails)
+    validated: int = attrs.field(default=1, validator=attrs.validators.in_((1, 2)))  # type: ignore[arg-type,unused-ignore]  # attrs' types vary
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("checked", r'modparam\("m", "checked", 3\): it cannot be checked: AttributeError: no 3'),
+        ("validated", r"the parameters of m: ValueError: .*'validated' must be in \(1, 2\)"),
+    ],
+)
+def test_whatever_a_drivers_options_raise_names_the_place(name: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=f"^k.cfg:7:1: {error}"):
+        build(Hostile, [Setting("m", name, 3, "k.cfg:7:1")])
+
+
+def test_checks() -> None:
+    assert at_least(3)(3) is None
+    assert at_least(3)(2) == "must be 3 or more"
+
+
+def test_describe() -> None:
+    assert describe(Options)[0] == {
+        "name": "number",
+        "type": "int",
+        "unit": "seconds",
+        "default": 1,
+        "help": "a number",
+    }
+    assert [row["type"] for row in describe(Options)] == ["int", "str", "str, repeatable"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2d", 172800), ("2d6h40m30s", 196830), ("30s", 30), ("90m", 5400), ("1h1s", 3601), (" 5m ", 300)],
+)
+def test_durations(text: str, seconds: int) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "d", "5x", "5s2d", "-5s", "2d 6h", "1.5h"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="must be numbers with the units"):
+        duration(text)
+
+
+def test_the_core_parameters_have_kamailios_defaults() -> None:
+    params = build(Params, [])
+    assert (params.enable, params.mode, params.wait, params.rotate) == (0, 1, 100, 7200)
+    assert (params.folder, params.fprefix, params.fage) == ("/tmp", "kamailio-sipdump-", 0)
+    assert (params.event_callback, params.wait_mode, params.fagex, params.parse_call_id) == ("", 0, "", 0)
+
+
+def test_fagex_overrides_fage() -> None:
+    assert build(Params, [Setting("sipdump", "fage", 5)]).retention == 5
+    both = [Setting("sipdump", "fagex", "1m"), Setting("sipdump", "fage", 5)]
+    assert build(Params, both).retention == 60
+
+
+def test_every_parameter_has_a_help() -> None:
+    assert all(row["help"] for row in describe(Params))

@@ -1,0 +1,234 @@
+"""Receiving HEP on real sockets."""
+
+import contextlib
+import fcntl
+import socket
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sipdump_core.drivers.base import NoOptions, Site
+from sipdump_core.errors import ConfigError
+from sipdump_core.record import Record
+from sipdump_core.settings.hep import HepOptions
+from sipdump_core.settings.options import Setting, build
+from sipdump_core.sipdump import SipDump
+from sipdump_core.sources.hep import HepSource
+from sipdump_text import TextBackend
+from tests.hep import SIP, hep3
+from tests.support import wait_for
+
+
+class Bench:
+    """A source with a dump behind it, and sockets that send to it."""
+
+    def __init__(self, folder: Path, *listen: str, **options: object) -> None:
+        self.folder = folder
+        self.dump = SipDump(enable=1, folder=folder, default_queue_full="drop")
+        listen = listen or ("udp:127.0.0.1:0", "tcp:127.0.0.1:0")
+        self.source = HepSource(HepOptions(listen=listen, time_window=0, **options), self.dump)  # type: ignore[arg-type]
+        self.sockets: list[socket.socket] = []
+
+    def udp(self, number: int = 0) -> socket.socket:
+        return self.connect(number, socket.SOCK_DGRAM)
+
+    def tcp(self, number: int = 1) -> socket.socket:
+        return self.connect(number, socket.SOCK_STREAM)
+
+    def connect(self, number: int, kind: int) -> socket.socket:
+        where = self.source.addresses[number]
+        sock = socket.socket(socket.AF_INET6 if ":" in where.host else socket.AF_INET, kind)
+        sock.connect((where.host, where.port))
+        self.sockets.append(sock)
+        return sock
+
+    def stored(self, count: int) -> list[Record]:
+        wait_for(lambda: self.source.stats().get("records", 0) >= count)
+        assert self.dump.flush(10)
+        backend = TextBackend(NoOptions(), Site(str(self.folder), "kamailio-sipdump-"))
+        return [record for stored in backend.segments() for record in backend.read(stored)]
+
+    def count(self, name: str) -> int:
+        return self.source.stats().get(name, 0)
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+        self.source.close()
+        self.dump.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+def test_udp(bench: Bench) -> None:
+    sock = bench.udp()
+    for n in range(300):
+        sock.send(hep3(b"%d" % n))
+    assert [r.buf for r in bench.stored(300)] == [b"%d" % n for n in range(300)]
+    assert bench.count("packets") == 300
+    assert bench.count("kernel_dropped") == 0
+
+
+def test_several_messages_on_one_tcp_stream_in_pieces(bench: Bench) -> None:
+    stream = b"".join(hep3(b"%d" % n) for n in range(50))
+    sock = bench.tcp()
+    for at in range(0, len(stream), 777):
+        sock.sendall(stream[at : at + 777])
+    assert [r.buf for r in bench.stored(50)] == [b"%d" % n for n in range(50)]
+
+
+def test_ipv6(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "udp:[::1]:0", "tcp:[::1]:0")
+    bench.udp().send(hep3(b"udp", src=("::1", 1), dst=("2001:db8::1", 2)))
+    bench.tcp().sendall(hep3(b"tcp", src=("2001:db8::1", 1), dst=("::1", 2)))
+    assert {(r.buf, r.tag) for r in bench.stored(2)} == {(b"udp", "snd"), (b"tcp", "rcv")}
+    bench.close()
+
+
+def test_malformed_packets_are_counted_and_logged_at_most_once_a_second(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    sock = bench.udp()
+    for _ in range(200):
+        sock.send(b"garbage")
+    sock.send(hep3())
+    assert len(bench.stored(1)) == 1
+    assert bench.count("malformed") == 200
+    lines = [line for line in caplog.messages if "malformed HEP packet" in line]
+    assert 1 <= len(lines) <= 3
+    assert f"peer=127.0.0.1:{sock.getsockname()[1]}" in lines[0]
+
+
+def test_a_stream_with_garbage_goes_on_and_one_cut_in_a_frame_is_counted(bench: Bench) -> None:
+    sock = bench.tcp()
+    sock.sendall(b"GET / HTTP/1.1\r\n\r\n" + hep3(b"good") + hep3(b"torn")[:-1])
+    sock.close()
+    assert [r.buf for r in bench.stored(1)] == [b"good"]
+    wait_for(lambda: bench.count("malformed") == 2)
+
+
+def test_a_connection_that_brings_nothing_good_is_closed(bench: Bench) -> None:
+    sock = bench.tcp()
+    with contextlib.suppress(OSError):
+        for _ in range(1000):
+            sock.sendall(hep3()[:-1].replace(b"HEP3", b"HEP4") + b"HEP3\0\x07x")
+    wait_for(lambda: bench.count("connections") == 0)
+    bench.tcp().sendall(hep3(b"other"))
+    assert [r.buf for r in bench.stored(1)] == [b"other"]
+
+
+def test_one_packet_that_breaks_the_decoder_costs_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = bench.source._decoder.decode
+
+    def decode(data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
+        if b"boom" in data:
+            raise RuntimeError("surprise")
+        return real(data, peer, now_us)
+
+    monkeypatch.setattr(bench.source._decoder, "decode", decode)
+    sock = bench.udp()
+    for n in range(100):
+        sock.send(hep3(b"boom" if n % 10 == 5 else b"%d" % n))
+    assert len(bench.stored(90)) == 90
+    assert bench.count("malformed") == 10
+    assert caplog.text.count("surprise") <= 4
+
+
+def test_a_half_open_connection_holds_up_nobody(bench: Bench) -> None:
+    idle = bench.tcp()
+    idle.sendall(hep3()[:9])
+    bench.tcp().sendall(hep3(b"other"))
+    assert [r.buf for r in bench.stored(1)] == [b"other"]
+
+
+def test_too_many_connections_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(tmp_path, "tcp:127.0.0.1:0", max_connections=2)
+    first, second = bench.tcp(0), bench.tcp(0)
+    wait_for(lambda: bench.count("connections") == 2)
+    third = bench.tcp(0)
+    with contextlib.suppress(ConnectionResetError):
+        assert third.recv(1) == b""
+    assert bench.count("connections_refused") == 1
+    assert "too many HEP connections" in caplog.text
+    first.close()
+    wait_for(lambda: bench.count("connections") == 1)
+    second.sendall(hep3())
+    assert bench.stored(1)
+    bench.close()
+
+
+def test_what_has_arrived_is_taken_before_the_end(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    sock, stream = bench.udp(), bench.tcp()
+    wait_for(lambda: bench.count("connections") == 1)
+    for _ in range(500):
+        sock.send(hep3())
+        stream.sendall(hep3())
+    wait_for(lambda: not any(fcntl.ioctl(stream, termios.TIOCOUTQ, b"\0" * 4)))  # the kernel may hold some back
+    bench.source.close()
+    assert bench.count("records") == 1000
+    bench.close()
+
+
+def test_kernel_drops_are_counted_and_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(tmp_path, "udp:127.0.0.1:0", rcvbuf=4096)
+    sock = bench.udp()
+    for _ in range(400):
+        sock.send(hep3(b"x" * 4000))
+    wait_for(lambda: bench.count("kernel_dropped") > 0)
+    wait_for(lambda: "the kernel dropped HEP packets" in caplog.text)
+    wait_for(lambda: bench.count("packets") + bench.count("kernel_dropped") == 400)
+    bench.close()
+
+
+def test_a_taken_port_is_a_config_error(bench: Bench, tmp_path: Path) -> None:
+    taken = bench.source.addresses[0]
+    with pytest.raises(
+        ConfigError, match=f"cannot listen for HEP on udp:127.0.0.1:{taken.port}: Address already in use"
+    ):
+        HepSource(HepOptions(listen=(f"udp:127.0.0.1:{taken.port}",)), bench.dump)
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:9060", "udp:127.0.0.1", "sctp:1.2.3.4:5", "udp:1.2.3.4:70000", "udp:::1:9060"]
+)
+def test_a_wrong_listen_address(text: str) -> None:
+    with pytest.raises(ConfigError, match='must be "udp:host:port"'):
+        build(HepOptions, [Setting("sipdump_hep", "listen", text)])
+
+
+def test_a_wrong_local_address_or_tag() -> None:
+    with pytest.raises(ConfigError, match="must be an IPv4 or IPv6 address"):
+        build(HepOptions, [Setting("sipdump_hep", "local", "myhost")])
+    with pytest.raises(ConfigError, match="must be printable"):
+        build(HepOptions, [Setting("sipdump_hep", "tag", "a\nb")])
+
+
+def test_a_record_that_breaks_everything_does_not_end_the_receiver(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = bench.dump.intercept
+    calls = []
+
+    def once(records: list[Record]) -> None:
+        calls.append(records)
+        if len(calls) == 1:
+            raise RuntimeError("surprise")
+        real(records)
+
+    monkeypatch.setattr(bench.dump, "intercept", once)
+    sock = bench.udp()
+    sock.send(hep3(SIP))
+    wait_for(lambda: calls)
+    sock.send(hep3(b"next"))
+    assert [r.buf for r in bench.stored(2)] == [b"next"]
+    assert "surprise" in caplog.text
