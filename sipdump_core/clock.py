@@ -2,7 +2,7 @@
 
 import time
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "local_iso"]
 
 
 class Clock:
@@ -15,3 +15,12 @@ class Clock:
     def monotonic(self) -> float:
         """Seconds that never step back. Intervals follow it, so that a stepped wall clock delays no rotation."""
         return time.monotonic()
+
+
+def local_iso(time_s: float) -> str:
+    """Return a time as people read it: local, to the second, with its offset, as ``2026-11-22T22:27:11+0000``.
+
+    Args:
+        time_s: seconds since the epoch.
+    """
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time_s))

@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -250,6 +249,7 @@ def _each(args: argparse.Namespace, method: str, show: "Callable[[Backend], None
 
 
 def _list(args: argparse.Namespace) -> int:
+    from sipdump_core.clock import local_iso  # noqa: PLC0415
     from sipdump_core.errors import SipDumpError  # noqa: PLC0415
     from sipdump_core.lifecycle.retention import counted, listed  # noqa: PLC0415
 
@@ -265,7 +265,7 @@ def _list(args: argparse.Namespace) -> int:
                     {
                         "name": stored.segment.name,
                         "backend": backend.name,
-                        "start": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(stored.segment.start)),
+                        "start": local_iso(stored.segment.start),
                         "size": stored.size,
                         "records": records,
                         "state": "sealed" if stored.sealed else "open",

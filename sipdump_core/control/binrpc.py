@@ -17,9 +17,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 import attrs
 
 from sipdump_core.errors import FormatError, RpcError, RpcFault
-from sipdump_core.net.address import parse_listen
+from sipdump_core.net.address import Address, parse_address
 
-__all__ = ["Address", "Request", "Value", "call", "decode_values", "encode_values", "parse_address", "take_request"]
+__all__ = ["Request", "Value", "call", "decode_values", "encode_values", "take_request"]
 
 Value = Any
 """An int, float, str, bytes, a list of values, or a dict of values by name."""
@@ -34,56 +34,6 @@ _MAGIC = 0xA1
 _REQUEST, _REPLY, _FAULT = 0, 1, 3
 _INT, _STR, _DOUBLE, _STRUCT, _ARRAY, _NAME, _BYTES = range(7)
 _END = 8
-
-
-class Address(NamedTuple):
-    """Where control commands come in."""
-
-    proto: str
-    """``unix``, ``unixd`` (datagrams), ``tcp``, ``udp``; and for JSON-RPC ``fifo``, ``http``."""
-    path: str
-    """Of unix sockets and fifos."""
-    host: str
-    port: int
-
-    @property
-    def stream(self) -> bool:
-        """Whether it takes connections."""
-        return self.proto in ("unix", "tcp", "http")
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"{self.proto}:{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.proto}:{host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """Read an address as ctl's ``binrpc`` has it: ``unix:/path``, ``unixs:``, ``unixd:``, ``tcp:host:port``, ``udp:``.
-
-    Raises:
-        ValueError: it is not of that form.
-    """
-    proto, _, rest = text.partition(":")
-    proto = "unix" if proto == "unixs" else proto
-    if proto in ("tcp", "udp"):
-        return Address(proto, "", *parse_listen(text)[1:])
-    if proto not in ("unix", "unixd"):
-        raise ValueError('must be "unix:/path", "unixd:/path", "tcp:host:port" or "udp:host:port"')
-    return Address(proto, socket_path(rest), "", 0)
-
-
-def socket_path(path: str) -> str:
-    """Check the path of a unix socket or fifo.
-
-    Raises:
-        ValueError: it is not absolute, or too long (unix(7) allows 107 bytes).
-    """
-    if not path.startswith("/"):
-        raise ValueError("the path must be absolute, as /run/sipdump/ctl")
-    if len(os.fsencode(path)) > 107 or "\0" in path:
-        raise ValueError("the path of a socket may have 107 bytes")
-    return path
 
 
 def encode_values(values: Sequence[Value]) -> bytes:

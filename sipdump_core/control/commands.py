@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from sipdump_core.clock import local_iso
 from sipdump_core.errors import RpcFault, SipDumpError
 from sipdump_core.lifecycle.retention import listed, prune_all, tell_pruned
 from sipdump_core.log import Event, log
@@ -189,7 +190,7 @@ class Rpc:
             result["backends"][backend.name] = {
                 "version": lane.distribution,
                 "state": lane.state,
-                "since": _moment(lane.since),
+                "since": local_iso(lane.since),
                 "error": lane.error,
                 "stored": lane.stored,
                 "backlog": lane.backlog,
@@ -248,7 +249,7 @@ class Rpc:
             {
                 "backend": name,
                 "name": segment.segment.name,
-                "start": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(segment.segment.start)),
+                "start": local_iso(segment.segment.start),
                 "size": segment.size,
                 **({} if segment.records is None else {"records": segment.records}),
                 "state": "sealed" if segment.sealed else "open",
@@ -265,17 +266,13 @@ class Rpc:
             lane = lanes.get(driver.name)
             if lane:
                 dropped = sum(lane.dropped.values())
-                row |= {"state": lane.state, "since": _moment(lane.since), "error": lane.error, "dropped": dropped}
+                row |= {"state": lane.state, "since": local_iso(lane.since), "error": lane.error, "dropped": dropped}
             elif driver.error:
                 row["state"] = f"not loaded: {driver.error}"
             else:
                 row["state"] = "on" if driver in self._dump.plan.chosen else "off"
             rows.append(row)
         return rows
-
-
-def _moment(time_s: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time_s))
 
 
 def _lenient(value: Any) -> int:

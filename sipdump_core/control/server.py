@@ -20,13 +20,12 @@ from typing import Any
 import attrs
 
 from sipdump_core.control import binrpc, jsonrpc
-from sipdump_core.control.binrpc import Address, parse_address
 from sipdump_core.control.commands import Rpc
 from sipdump_core.errors import ConfigError, FormatError, RpcFault
 from sipdump_core.log import Event, Limit, log
-from sipdump_core.net.address import bind_inet
+from sipdump_core.net.address import Address, bind_inet, parse_address, parse_jsonrpc
 from sipdump_core.net.unix_socket import UnixSocket, bind_unix, folder_locked, number_of, remove_if_ours
-from sipdump_core.settings.ctl import CtlOptions, parse_jsonrpc
+from sipdump_core.settings.ctl import CtlOptions
 from sipdump_core.settings.options import Setting
 
 __all__ = ["Ctl"]

@@ -1,11 +1,21 @@
-"""Listen addresses as Kamailio writes them: ``udp:127.0.0.1:9060``, ``tcp:[::1]:9060``."""
+"""Addresses as Kamailio writes them: ``udp:127.0.0.1:9060``, ``tcp:[::1]:9060``, ``unix:/run/sipdump/ctl``."""
 
 import ipaddress
+import os
 import re
 import socket
 from typing import NamedTuple
 
-__all__ = ["Listen", "bind_inet", "canonical_ip", "parse_listen"]
+__all__ = [
+    "Address",
+    "Listen",
+    "bind_inet",
+    "canonical_ip",
+    "parse_address",
+    "parse_jsonrpc",
+    "parse_listen",
+    "socket_path",
+]
 
 _LISTEN = re.compile(r"(udp|tcp):(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})")
 
@@ -30,6 +40,75 @@ def parse_listen(text: str) -> Listen:
     if found is None or int(found[4]) > 65535:
         raise ValueError('must be "udp:host:port" or "tcp:host:port", an IPv6 address in brackets')
     return Listen(found[1], found[2] or found[3], int(found[4]))
+
+
+class Address(NamedTuple):
+    """Where control commands come in."""
+
+    proto: str
+    """``unix``, ``unixd`` (datagrams), ``tcp``, ``udp``; and for JSON-RPC ``fifo``, ``http``."""
+    path: str
+    """Of unix sockets and fifos."""
+    host: str
+    port: int
+
+    @property
+    def stream(self) -> bool:
+        """Whether it takes connections."""
+        return self.proto in ("unix", "tcp", "http")
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"{self.proto}:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.proto}:{host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Read an address as ctl's ``binrpc`` has it: ``unix:/path``, ``unixs:``, ``unixd:``, ``tcp:host:port``, ``udp:``.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    proto, _, rest = text.partition(":")
+    proto = "unix" if proto == "unixs" else proto
+    if proto in ("tcp", "udp"):
+        return Address(proto, "", *parse_listen(text)[1:])
+    if proto not in ("unix", "unixd"):
+        raise ValueError('must be "unix:/path", "unixd:/path", "tcp:host:port" or "udp:host:port"')
+    return Address(proto, socket_path(rest), "", 0)
+
+
+def socket_path(path: str) -> str:
+    """Check the path of a unix socket or fifo.
+
+    Raises:
+        ValueError: it is not absolute, or too long (unix(7) allows 107 bytes).
+    """
+    if not path.startswith("/"):
+        raise ValueError("the path must be absolute, as /run/sipdump/ctl")
+    if len(os.fsencode(path)) > 107 or "\0" in path:
+        raise ValueError("the path of a socket may have 107 bytes")
+    return path
+
+
+def parse_jsonrpc(text: str) -> Address:
+    """Read an address for JSON-RPC: ``unix:/path`` (datagrams), ``fifo:/path``, ``http:host:port``.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    proto, _, rest = text.partition(":")
+    if proto == "http":
+        try:
+            return Address("http", "", *parse_listen(f"tcp:{rest}")[1:])
+        except ValueError:
+            raise ValueError('must be "http:host:port", an IPv6 address in brackets') from None
+    if proto in ("unix", "unixd"):
+        return Address("unixd", socket_path(rest), "", 0)
+    if proto == "fifo":
+        return Address("fifo", socket_path(rest), "", 0)
+    raise ValueError('must be "unix:/path" (datagrams), "fifo:/path" or "http:host:port"')
 
 
 def bind_inet(host: str, port: int, kind: socket.SocketKind) -> socket.socket:

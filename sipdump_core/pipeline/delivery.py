@@ -6,7 +6,6 @@ digest).
 """
 
 import threading
-import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from sipdump_core.clock import Clock
+from sipdump_core.clock import Clock, local_iso
 from sipdump_core.drivers.base import Backend
 from sipdump_core.errors import (
     PartialWriteError,
@@ -187,7 +186,7 @@ class Delivery:
         with self.lock:
             self._failing.add(operation)
             self.set_state("retrying", text)
-            since = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.stats.since))
+            since = local_iso(self.stats.since)
         fields: dict[str, Any] = {"backend": self.backend.name, "distribution": self.stats.distribution}
         fields |= {"operation": operation, "error": text, "since": since}
         if not isinstance(error, SipDumpError):  # the driver's own fault: its author wants to see where

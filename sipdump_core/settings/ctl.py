@@ -2,30 +2,10 @@
 
 import attrs
 
-from sipdump_core.control.binrpc import Address, parse_address, socket_path
-from sipdump_core.net.address import parse_listen
+from sipdump_core.net.address import parse_address, parse_jsonrpc
 from sipdump_core.settings.options import at_least, in_range, option
 
-__all__ = ["CtlOptions", "parse_jsonrpc"]
-
-
-def parse_jsonrpc(text: str) -> Address:
-    """Read an address for JSON-RPC: ``unix:/path`` (datagrams), ``fifo:/path``, ``http:host:port``.
-
-    Raises:
-        ValueError: it is not of that form.
-    """
-    proto, _, rest = text.partition(":")
-    if proto == "http":
-        try:
-            return Address("http", "", *parse_listen(f"tcp:{rest}")[1:])
-        except ValueError:
-            raise ValueError('must be "http:host:port", an IPv6 address in brackets') from None
-    if proto in ("unix", "unixd"):
-        return Address("unixd", socket_path(rest), "", 0)
-    if proto == "fifo":
-        return Address("fifo", socket_path(rest), "", 0)
-    raise ValueError('must be "unix:/path" (datagrams), "fifo:/path" or "http:host:port"')
+__all__ = ["CtlOptions"]
 
 
 def _binrpc(value: str) -> str | None:

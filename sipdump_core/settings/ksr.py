@@ -2,7 +2,7 @@
 
 import attrs
 
-from sipdump_core.control.binrpc import parse_address, socket_path
+from sipdump_core.net.address import parse_address, socket_path
 from sipdump_core.settings.options import at_least, in_range, option
 
 __all__ = ["KsrOptions"]

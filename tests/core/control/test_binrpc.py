@@ -15,10 +15,10 @@ from sipdump_core.control.binrpc import (
     call,
     decode_values,
     encode_values,
-    parse_address,
     take_request,
 )
 from sipdump_core.errors import FormatError, RpcError, RpcFault
+from sipdump_core.net.address import parse_address
 
 STATE = "03756f6c6476616c001001756e657776616c00100183"
 RECORDED = [

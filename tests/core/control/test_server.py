@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from sipdump_core.control.binrpc import Address, call, encode_values
+from sipdump_core.control.binrpc import call, encode_values
 from sipdump_core.control.commands import Method, Rpc
 from sipdump_core.control.server import Ctl
 from sipdump_core.errors import ConfigError, RpcFault
+from sipdump_core.net.address import Address
 from sipdump_core.settings.ctl import CtlOptions
 from sipdump_core.settings.options import Setting, build
 from sipdump_core.sipdump import SipDump
