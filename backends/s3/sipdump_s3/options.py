@@ -7,21 +7,22 @@ import attrs
 from sipdump_core.settings.options import at_least, in_range, one_of, option
 from sipdump_s3.keys import check_path, check_template
 
-__all__ = ["S3Options"]
+__all__ = ["S3Options", "check_node"]
 
 
 def _bucket(value: str) -> str | None:
-    # as botocore has it; an ARN is left to it
+    # botocore's own rule; an ARN is left to it
     if value.startswith("arn:") or re.fullmatch(r"[A-Za-z0-9._-]{0,255}", value):
         return None
-    return 'must be the name alone, as "calls"; what keys are to begin with goes into prefix'
+    return 'must be the name alone, as "calls"; what keys begin with goes into prefix'
 
 
-def _node(value: str) -> str | None:
-    # of these alone every engine makes the same partition value
+def check_node(value: str) -> str | None:
+    """Return None for a good name of a collector, else what is allowed."""
+    # these alone make the same partition value in every engine
     if re.fullmatch(r"[A-Za-z0-9._-]*", value) and value not in (".", ".."):
         return None
-    return "must be of letters, digits, dot, dash and underscore"
+    return "must consist of letters, digits, dot, dash and underscore"
 
 
 def _url(value: str) -> str | None:
@@ -45,7 +46,7 @@ class S3Options:
         help="where the bucket's name stands: path, virtual (host name) or auto",
         check=one_of("auto", "path", "virtual"),
     )
-    node: str = option("", help="names this collector in the keys; by default the host's name", check=_node)
+    node: str = option("", help="names this collector in the keys; by default the host's name", check=check_node)
     format: str = option(
         "parquet", help="the backend of files that makes the segments: parquet, pcap, text or another's"
     )

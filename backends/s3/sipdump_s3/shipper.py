@@ -17,7 +17,8 @@ from sipdump_core.lifecycle.retention import Shipped
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.segment import StoredSegment
 from sipdump_core.version import VERSION
-from sipdump_s3.bucket import Bucket, S3Error
+from sipdump_s3.bucket import Bucket
+from sipdump_s3.errors import S3Error
 from sipdump_s3.keys import Keys
 from sipdump_s3.options import S3Options
 from sipdump_s3.spool import Spool

@@ -16,7 +16,9 @@ from typing import BinaryIO
 
 from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.log import Event, log
-from sipdump_s3.bucket import Bucket, Content, S3Error
+from sipdump_s3.bucket import Bucket
+from sipdump_s3.content import Content
+from sipdump_s3.errors import S3Error
 from sipdump_s3.keys import Keys
 from sipdump_s3.options import S3Options
 

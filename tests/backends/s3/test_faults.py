@@ -17,7 +17,7 @@ from sipdump_core.drivers.folder import RECORDS_XATTR
 from sipdump_core.errors import StorageError, StorageFullError
 from sipdump_core.segment import Segment
 from sipdump_s3 import S3Backend
-from sipdump_s3.bucket import S3Error
+from sipdump_s3.errors import S3Error
 from sipdump_s3.shipper import Shipper
 from tests.s3_faults import Fault, FaultProxy, answer, corrupt, cut, lose_answer, stall
 from tests.s3_server import Server, object_bytes, objects

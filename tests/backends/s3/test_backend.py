@@ -341,7 +341,7 @@ def test_what_options_may_be(name: str, bad: tuple[Any, ...], good: tuple[Any, .
 
 
 def test_what_needs_boto3_says_how_to_get_it(backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("bucket", "shipper"):
+    for module in ("bucket", "client", "shipper"):
         monkeypatch.delitem(sys.modules, f"sipdump_s3.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "boto3", None)
     backend.spool.prepare()
@@ -507,7 +507,7 @@ def test_nothing_is_left_behind(backend: S3Backend) -> None:
 
 
 def test_the_policies_of_the_documentation_are_good(s3_bucket: str, client: Any) -> None:
-    blocks = re.findall(r"```json\n(.*?)```", (Path(__file__).parents[2] / "docs" / "s3.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```json\n(.*?)```", (Path(__file__).parents[3] / "docs" / "s3.md").read_text(), re.DOTALL)
     lifecycle, policy = map(json.loads, blocks)
     client.put_bucket_lifecycle_configuration(Bucket=s3_bucket, LifecycleConfiguration=lifecycle)
     (rule,) = client.get_bucket_lifecycle_configuration(Bucket=s3_bucket)["Rules"]
