@@ -128,11 +128,18 @@ _FAILURES = (
         ),
     ),
     _Failures(
+        "unreachable",
+        _UNREACHABLE,
+        (boto.EndpointConnectionError, boto.ProxyConnectionError, http.NewConnectionError, http.ProxyError),
+    ),
+    _Failures(
         "server slow",
         "the server is silent for longer than timeout; the daemon tries again",
-        (boto.ConnectTimeoutError, boto.ReadTimeoutError, TimeoutError),
+        (
+            boto.ConnectTimeoutError, boto.ReadTimeoutError, http.ConnectTimeoutError, http.ReadTimeoutError,
+            TimeoutError,
+        ),
     ),
-    _Failures("unreachable", _UNREACHABLE, (boto.EndpointConnectionError, boto.ProxyConnectionError)),
     _Failures(
         "misconfigured",
         "TLS failed: look at endpoint_url (https or http?), the server's certificate and AWS_CA_BUNDLE",
