@@ -1,9 +1,9 @@
-"""The S3 backend: ships the sealed segments of any backend of files to a bucket.
+"""The backend itself: it writes segments into a spool, and has them shipped.
 
 Records go into segments in the spool, a folder on the local disk, through the backend that ``format`` names; a thread
-uploads what is sealed, and deletes it here when S3 has confirmed it. So ``write`` never waits for the network.
+uploads sealed segments, and deletes each here when S3 has confirmed it. So ``write`` never waits for the network.
 
-boto3 is imported by what talks to the server, and not by this module, which every start loads.
+boto3 is imported by the modules that talk to the server, and not by this one, which every start loads.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
@@ -37,6 +37,7 @@ from sipdump_s3.spool import Spool
 
 if TYPE_CHECKING:
     from sipdump_s3.bucket import Bucket
+    from sipdump_s3.compaction import Compaction
     from sipdump_s3.shipper import Shipper
 
 __all__ = ["S3Backend"]
@@ -47,7 +48,7 @@ _NAMES_KEPT = 1000
 class S3Backend(Backend):
     """Ships sealed segments to a bucket.
 
-    Its segments are the objects, and what stands in the spool, which counts as open: it can be neither pruned nor
+    Its segments are the objects and the files in the spool. A file there counts as open: it can be neither pruned nor
     deleted before it is uploaded.
 
     Raises:
@@ -67,10 +68,10 @@ class S3Backend(Backend):
         if options.sse_kms_key_id and not options.sse.startswith("aws:kms"):
             raise ConfigError('sse_kms_key_id is given; set modparam("sipdump_s3", "sse", "aws:kms") too')
         self.inner = self._make_inner(options, site)
-        # what it stores is what the inner one makes
+        # it stores what the inner one makes
         self.suffix = self.inner.suffix
-        self.loses = self.inner.loses  # type: ignore[misc]  # the same
-        self.longest = self.inner.longest  # type: ignore[misc]  # the same
+        self.loses = self.inner.loses  # type: ignore[misc]  # an instance's own
+        self.longest = self.inner.longest  # type: ignore[misc]  # an instance's own
         node = options.node or socket.gethostname()
         self.keys = Keys(options.prefix, options.key, node, site.prefix, self.suffix)
         refusal = check_node(node)
@@ -88,9 +89,9 @@ class S3Backend(Backend):
         self._segment: Segment | None = None
         self._wrote = 0
         self._following: Segment | None = None
-        # what makes segments of what it wrote first needs room for both
+        # a format that makes its segments of a file written before needs room for both
         self._room_to_seal = hasattr(self.inner, "recover")
-        # making one takes longer than a request
+        # kept, because making one takes longer than a request
         self._idle: deque[Bucket] = deque(maxlen=1)
 
     @staticmethod
@@ -113,7 +114,7 @@ class S3Backend(Backend):
         return inner
 
     def start(self) -> None:
-        """Make the spool, start the backend that writes there, and begin to ship."""
+        """Make the spool, start the backend that writes there, and start shipping."""
         if self._shipper:
             return
         self.spool.prepare()
@@ -124,7 +125,7 @@ class S3Backend(Backend):
         self._shipper.start()
 
     def stop(self) -> None:
-        """Seal what is closed, and upload for ``stop_wait`` seconds; the rest stays in the spool."""
+        """Seal closed segments, and upload for up to ``stop_wait`` seconds; the rest stays in the spool."""
         if self._inner_started:
             self.inner.stop()
             self._inner_started = False
@@ -133,7 +134,7 @@ class S3Backend(Backend):
             shipper.stop(self.opts.stop_wait)
 
     def health(self) -> str:
-        """Say why uploads do not go on, or what the backend of the format says."""
+        """Return why uploads are stuck, or what is wrong with the backend of the format."""
         shipper = self._shipper
         return (shipper.illness if shipper else "") or self.inner.health()
 
@@ -147,8 +148,8 @@ class S3Backend(Backend):
 
         Raises:
             StorageFullError: the spool is full, and ``spool_full`` is ``stop`` or there is nothing to drop; or the disk
-                is. What stands in the segment is sealed then, so that it can be uploaded and make room; the next batch
-                goes into a fresh one.
+                is. The segment is then sealed, so that it can be uploaded and make room; the next batch goes into a
+                fresh one.
         """
         size = sum(map(self.inner.record_size, batch))
         try:
@@ -180,7 +181,7 @@ class S3Backend(Backend):
             self._shipper.wake()
 
     def forget(self) -> None:
-        """Let go of what belongs to the process that this one was forked from."""
+        """Let go of everything that belongs to the process that this one was forked from."""
         self.inner.forget()
         self.spool.forget()
         self.spool.writing = ""
@@ -189,14 +190,14 @@ class S3Backend(Backend):
         self._inner_started = False
 
     def record_size(self, record: Record) -> int:
-        """Give the bytes that a record takes in a segment of the format."""
+        """Return the bytes that a record takes in a segment of the format."""
         return self.inner.record_size(record)
 
     def segments(self) -> Iterable[StoredSegment]:
-        """List what waits in the spool, and this collector's objects.
+        """List the segments that wait in the spool, and this collector's objects.
 
-        An object's last write is taken to be ``rotate`` seconds after its start, the latest that it can have been, or
-        its upload, whichever is earlier: so an upload that an outage delayed makes no segment younger.
+        An object's last write counts as ``rotate`` seconds after its start, the latest possible, or as its upload,
+        whichever is earlier: so an upload that an outage delayed makes no segment younger.
         """
         for stored in self.spool.segments():
             yield attrs.evolve(stored, segment=self.keys.local(stored.segment), sealed=False)
@@ -229,7 +230,7 @@ class S3Backend(Backend):
                 raise error
 
     def delete_many(self, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
-        """Delete objects with one request, and give for each why it is still there."""
+        """Delete objects with one request, and yield each with None, or with why it is still there."""
         by_key = {}
         for stored in chunk:
             key = self._key(stored)
@@ -242,23 +243,23 @@ class S3Backend(Backend):
                 yield by_key[key], error
 
     def unshipped(self) -> int:
-        """Give the bytes that stand sealed in the spool."""
+        """Return how many bytes wait sealed in the spool."""
         return sum(stored.size for stored in self.spool.segments() if stored.sealed)
 
     def ship(self, progress: Callable[[int], None] = lambda _: None) -> Iterator[Shipped]:
-        """Try once to upload each segment that stands sealed in the spool, without the thread of ``start``.
+        """Try once to upload each sealed segment of the spool, without the thread of ``start``.
 
         Args:
-            progress: told how many bytes are done, again and again.
+            progress: called with the number of bytes done since its last call.
 
         Raises:
-            StorageError: another process does it already, or the spool cannot be listed.
+            StorageError: another process ships already, or the spool cannot be listed.
         """
         if os.path.isdir(self.spool.folder):
             yield from self._make_shipper().ship(progress)
 
     def recover(self) -> Iterator[Recovered]:
-        """Make segments of what a crash left unfinished in the spool, where the format has that.
+        """Make segments of what a crash left unfinished in the spool, where the format can.
 
         Raises:
             StorageError: the spool cannot be listed.
@@ -277,13 +278,13 @@ class S3Backend(Backend):
     ) -> Iterator[Compacted]:
         """Merge small objects of one hour, and yield what became of each group.
 
-        It is to be run where the collector runs, whose spool it knows: what is on its way is left alone.
+        Run it where the collector runs, because it looks into the spool: it leaves alone what is still on its way.
 
         Args:
-            target_size: bytes; larger objects are left alone, and no more is put together than this.
-            min_age: seconds since a segment's last write, or it is left alone; by default twice ``rotate``.
-            partition: only this one, as ``date=2026-11-22/hour=23`` or ``date=2026-11-22``, in UTC; empty: all.
-            dry_run: yield what would be done, and do nothing.
+            target_size: bytes; larger objects are left alone, and no merged object gets larger.
+            min_age: seconds since a segment's last write; younger ones are left alone. By default twice ``rotate``.
+            partition: merge this one only, as ``date=2026-11-22/hour=23`` or ``date=2026-11-22``, in UTC; empty: all.
+            dry_run: yield what would be done, without doing it.
             now: the time to count from, seconds since the epoch.
 
         Raises:
@@ -292,23 +293,24 @@ class S3Backend(Backend):
         if type(self.inner).merge is FolderBackend.merge:
             where = f"s3://{self.opts.bucket}/{self.keys.root}"
             raise StorageError("compact", where, f"segments of the format {self.inner.name} cannot be merged")
-        with _needing_boto3():
-            from sipdump_s3.compaction import Compaction  # noqa: PLC0415 - see the module's docstring
-
         self.spool.prepare()
         with self.bucket() as bucket:
             waiting = frozenset(self.keys.start(self.keys.key(stored.segment)) for stored in self.spool.segments())
-            yield from Compaction(bucket, self.keys, self.inner, self.opts, waiting).run(
-                dict(self._objects(bucket)),
-                target_size=target_size,
-                min_age=2 * self.site.rotate if min_age is None else min_age,
-                partition=partition,
-                dry_run=dry_run,
-                now=time.time() if now is None else now,
+            yield from (
+                _network()
+                .compaction(bucket, self.keys, self.inner, self.opts, waiting)
+                .run(
+                    dict(self._objects(bucket)),
+                    target_size=target_size,
+                    min_age=2 * self.site.rotate if min_age is None else min_age,
+                    partition=partition,
+                    dry_run=dry_run,
+                    now=time.time() if now is None else now,
+                )
             )
 
     def stats(self) -> Mapping[str, int]:
-        """Give what was uploaded, what waits, and what was lost."""
+        """Return how much was uploaded, waits, and was lost."""
         return {**attrs.asdict(self.spool.counts), **self.inner.stats()}
 
     def _begin(self, utc: Segment) -> None:
@@ -324,7 +326,7 @@ class S3Backend(Backend):
         self._segment, self._wrote = utc, 0
 
     def _follow(self) -> None:
-        """Begin the segment that follows one that was sealed for want of room."""
+        """Begin the segment that follows one that was sealed for lack of room."""
         while self._following:
             try:
                 self._begin(self._following)
@@ -343,21 +345,15 @@ class S3Backend(Backend):
                 yield key, StoredSegment(local, size, written, sealed=True, location=bucket.address(key))
 
     def _make_shipper(self) -> "Shipper":
-        with _needing_boto3():
-            from sipdump_s3.shipper import Shipper  # noqa: PLC0415 - see the module's docstring
-
-        return Shipper(self.spool, self.inner, self.keys, self.opts, self.bucket)
+        return _network().shipper(self.spool, self.inner, self.keys, self.opts, self.bucket)
 
     @contextlib.contextmanager
     def bucket(self) -> Iterator["Bucket"]:
         """Lend a bucket, to one at a time; between two uses it has no connections."""
-        with _needing_boto3():
-            from sipdump_s3.bucket import Bucket  # noqa: PLC0415 - see the module's docstring
-
         try:
             bucket = self._idle.pop()
         except IndexError:
-            bucket = Bucket(self.opts)
+            bucket = _network().bucket(self.opts)
         try:
             yield bucket
         finally:
@@ -365,23 +361,36 @@ class S3Backend(Backend):
             self._idle.append(bucket)
 
     def _key(self, stored: StoredSegment) -> str:
-        """Give the key of an object; an empty text for a file of the spool.
+        """Return the key of an object; an empty text for a file of the spool.
 
         Raises:
-            StorageError: it is an object, and none of ours.
+            StorageError: it is an object, but not ours.
         """
         bucket = f"s3://{self.opts.bucket}/"
         if not stored.location.startswith(bucket):
             return ""
         key = stored.location.removeprefix(bucket)
         if not self.keys.segment(key):
-            raise StorageError("find", stored.location, "it is none of this collector's segments")
+            raise StorageError("find", stored.location, "it is not one of this collector's segments")
         return key
 
 
-@contextlib.contextmanager
-def _needing_boto3() -> Iterator[None]:
+class _Network(NamedTuple):
+    """What talks to the server."""
+
+    bucket: "type[Bucket]"
+    shipper: "type[Shipper]"
+    compaction: "type[Compaction]"
+
+
+def _network() -> _Network:
+    """Import what needs boto3.
+
+    Raises:
+        StorageError: boto3 is not installed.
+    """
     try:
-        yield
+        from sipdump_s3 import bucket, compaction, shipper  # noqa: PLC0415 - see the module's docstring
     except ImportError as error:
         raise StorageError("load", "boto3", str(error), "install it with: pip install 'sipdump[s3]'") from error
+    return _Network(bucket.Bucket, shipper.Shipper, compaction.Compaction)
