@@ -14,11 +14,11 @@ from sipdump_core.errors import StorageError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.version import VERSION
-from sipdump_parquet import WAL_SUFFIX, ParquetOptions
+from sipdump_parquet.options import WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import TYPES, file_schema, finished, records, run_schema
 
-__all__ = ["ContentError", "batches", "decode", "make", "metadata", "name", "pairs", "translated"]
+__all__ = ["ContentError", "batches", "decode", "make", "metadata", "pairs", "publish", "translated"]
 
 SCHEMA = "1"
 """Version of the schema, in the metadata as ``sipdump.schema``: it grows when a column changes its meaning."""
@@ -96,7 +96,7 @@ def pairs(found: Any) -> dict[str, str]:
     return {str(key, "utf-8"): str(value, "utf-8", "replace") for key, value in (found.metadata or {}).items()}
 
 
-def name(draft: str, segment: Segment, site: Site, *, own: bool = False) -> str:
+def publish(draft: str, segment: Segment, site: Site, *, own: bool = False) -> str:
     """Give a finished file a second name, that of a segment, or the next one that is free.
 
     Args:
