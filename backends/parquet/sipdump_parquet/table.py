@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sipdump_core.cache import Cache
 from sipdump_core.pipeline.journal import Columns, parse_flow
 from sipdump_core.record import Flow, Record
 from sipdump_parquet.fields import FIELDS, Puller
@@ -47,7 +48,6 @@ _FLOW = ("tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", 
 _ABSENT = {"tag": "", "proto": "none", "pid": 0, "procno": 0, "src_port": 0, "dst_port": 0, "node": ""}
 _UNSPECIFIED = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - an address in a record, nothing is bound to it
 _BINARY_LIMIT = 1 << 31
-_CACHE_LIMIT = 10_000
 
 
 def run_schema(columns: Sequence[str]) -> Any:
@@ -144,7 +144,7 @@ def records(tables: Iterator[Any]) -> Iterator[Record]:
     Raises:
         ValueError: a value is none that a record can have.
     """
-    flows: dict[tuple[Any, ...], Flow] = {}
+    flows: Cache[tuple[Any, ...], Flow] = Cache()
     for table in tables:
         columns = []
         for name in _FLOW:
@@ -155,9 +155,7 @@ def records(tables: Iterator[Any]) -> Iterator[Record]:
             key = tuple(values)
             flow = flows.get(key)
             if flow is None:
-                if len(flows) >= _CACHE_LIMIT:
-                    flows.clear()
-                flow = flows[key] = _flow(*values)
+                flow = flows.keep(key, _flow(*values))
             yield Record(time_us, flow, buf)
 
 
