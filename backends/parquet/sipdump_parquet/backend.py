@@ -1,8 +1,8 @@
 """The Parquet backend: ``.parquet`` files, sorted for search, made of a write-ahead file that survives any crash.
 
-What is written goes into ``<stem>.parquet.wal``, a :mod:`sipdump_core.pipeline.journal`, at once. A background thread
-turns it into the Parquet file when the segment is closed, and finishes at the next start what a crash left. pyarrow is
-imported there and not here: this module is loaded by every start of sipdump.
+Records go into ``<stem>.parquet.wal``, a :mod:`sipdump_core.pipeline.journal`, at once. A background thread makes the
+Parquet file of it when the segment is closed; the next start finishes what a crash left. pyarrow is imported only where
+it is needed, because every start of sipdump loads this module.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class ParquetBackend(FolderBackend):
         self._syncer: Syncer | None = None
 
     def start(self) -> None:
-        """Begin to seal in the background, first what an earlier run left."""
+        """Start sealing in the background, first what an earlier run left."""
         from sipdump_parquet.sealer import Sealer
 
         self.stop()
@@ -56,7 +56,7 @@ class ParquetBackend(FolderBackend):
             self._syncer = Syncer(self.opts.sync)
 
     def stop(self) -> None:
-        """Seal what is closed, and end; what cannot be sealed now stays for the next start."""
+        """Seal what is closed, and stop; what cannot be sealed now is left for the next start."""
         if self._syncer:
             self._syncer.stop()
             self._syncer = None
@@ -65,12 +65,12 @@ class ParquetBackend(FolderBackend):
             self._sealer = None
 
     def health(self) -> str:
-        """Say what keeps closed segments from being sealed."""
+        """Report what keeps closed segments from being sealed."""
         sealer = self._sealer
         return sealer.health() if sealer else ""
 
     def open(self, segment: Segment) -> None:
-        """Begin a write-ahead file, unless it or a Parquet file of that name is there."""
+        """Start a write-ahead file, unless there is one already, or a Parquet file of that name."""
         self.close()
         self._segment = segment
         self._journal.open(attrs.evolve(segment, suffix=WAL_SUFFIX))
@@ -78,12 +78,12 @@ class ParquetBackend(FolderBackend):
         self._noted = ""
         path = os.path.join(self.site.folder, segment.name)
         try:
-            # looked for only now, so that of two writers one sees the other
+            # checked only now, so that one of two writers sees the other
             if os.path.lexists(path):
                 raise SegmentExistsError("open", path, "File exists")
             self._note()
         except StorageError:
-            self._journal.close()  # without records it is removed
+            self._journal.close()  # which removes it, as it has no records
             raise
         if self._syncer:
             self._syncer.watch(self._journal.fileno(), self._journal.path)
@@ -100,13 +100,13 @@ class ParquetBackend(FolderBackend):
             self._sealer.grown(self._journal.path, self._journal.size)
 
     def close(self) -> None:
-        """Close the write-ahead file; the Parquet file is made of it in the background."""
+        """Close the write-ahead file; it becomes a Parquet file in the background."""
         if self._journal.fileno() < 0:
             return
         if self._syncer:
             self._syncer.release()
         if self._written:
-            with contextlib.suppress(StorageError):  # the table as it was at the open is there
+            with contextlib.suppress(StorageError):  # the process table as of the open is there
                 self._note()
         try:
             self._journal.close()
@@ -115,19 +115,19 @@ class ParquetBackend(FolderBackend):
                 self._sealer.closed(self._segment)
 
     def forget(self) -> None:
-        """Let go of the open segment and of the threads, which belong to the process that this one was forked from."""
+        """Drop the open segment and the threads: they belong to the process that this one was forked from."""
         self._journal.forget()
         self._sealer = self._syncer = None
 
     def segments(self) -> Iterable[StoredSegment]:
-        """List the files, and the write-ahead files that none was made of yet as open segments."""
+        """List the Parquet files, and as open segments the write-ahead files that have none yet."""
         waiting = {stored.segment: stored for stored in self._waiting()}
-        # after the others: meanwhile a Parquet file may have taken the place of a write-ahead file, never the reverse
+        # listed last: meanwhile a Parquet file may have replaced a write-ahead file, never the reverse
         waiting |= {stored.segment: stored for stored in super().segments()}
         yield from sorted(waiting.values(), key=lambda stored: stored.segment)
 
     def read(self, stored: StoredSegment) -> Iterator[Record]:
-        """Read a segment's records again, in the order of their arrival, sealed or not."""
+        """Read a segment's records in the order of their arrival, whether or not it is sealed."""
         wal = self._wal(stored.segment)
         if not os.path.lexists(os.path.join(self.site.folder, stored.segment.name)):
             try:
@@ -141,7 +141,7 @@ class ParquetBackend(FolderBackend):
         yield from super().read(stored)
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
-        """Give the records of an open Parquet file in the order of their arrival."""
+        """Return the records of an open Parquet file in the order of their arrival."""
         from sipdump_parquet.files import decode
 
         return decode(file, self.opts.memory)
@@ -153,13 +153,13 @@ class ParquetBackend(FolderBackend):
         super().delete(stored)
 
     def recover(self) -> Iterator[Recovered]:
-        """Make Parquet files of the write-ahead files that nobody holds open, and yield what became of each.
+        """Make Parquet files of the write-ahead files that no process has open, and yield what became of each.
 
         Raises:
             StorageError: the folder cannot be listed.
         """
         left = [stored.segment for stored in self._waiting()]
-        if not left:  # then pyarrow need not be there
+        if not left:  # so that pyarrow need not be installed
             return iter(())
         from sipdump_parquet.conversion import recover
 
@@ -169,15 +169,15 @@ class ParquetBackend(FolderBackend):
         """Merge Parquet files into one, sorted, durable and checked.
 
         Args:
-            paths: the files, oldest first: ``seq`` goes on from one to the next.
+            paths: the files, oldest first; ``seq`` is numbered across them in this order.
             target: the path of the new file.
 
         Returns:
-            How many records it holds.
+            How many records it has.
 
         Raises:
             SegmentExistsError: there is a file of that name.
-            StorageError: a file cannot be read, or the new one cannot be written; it is not there then.
+            StorageError: a file cannot be read, or the new one cannot be written; nothing is left of it then.
         """
         from sipdump_parquet.compaction import merge
 
@@ -204,7 +204,7 @@ class ParquetBackend(FolderBackend):
         Raises:
             StorageError: the folder cannot be listed, or another compaction is under way there.
         """
-        if not any(stored.sealed for stored in self.segments()):  # then pyarrow need not be there
+        if not any(stored.sealed for stored in self.segments()):  # so that pyarrow need not be installed
             return iter(())
         from sipdump_parquet.compaction import Compaction
 
@@ -223,7 +223,7 @@ class ParquetBackend(FolderBackend):
         before = os.fstat(self._journal.fileno())
         self._journal.note(text)
         self._noted = text
-        if self._written:  # a file's time is that of its last record, and not of the rotation
+        if self._written:  # a file's time is that of its last record, not that of the rotation
             with contextlib.suppress(OSError):
                 os.utime(self._journal.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
 

@@ -35,7 +35,7 @@ _IDENTITY = slice(8, 16)  # in a journal's header: its salt, which no other one 
 
 
 class BusyError(StorageError):
-    """Somebody else holds the write-ahead file open."""
+    """Another process has the write-ahead file open."""
 
 
 class Conversion:
@@ -64,12 +64,12 @@ class Conversion:
         """Read on.
 
         Args:
-            limit: how many bytes of a file that is being written are sure to stay; None: all are.
+            limit: how many bytes of a file that is still written are final; None: all are.
 
         Raises:
             OSError: the file cannot be read, or a temporary one cannot be written.
         """
-        small: list[Columns] = []  # a table costs some 20 kB however little it holds: small frames are gathered
+        small: list[Columns] = []  # small frames are gathered: even an empty table costs 20 kB
         count = size = 0
         for piece in scan(self._file, self.at):
             if limit is not None and (piece.end > limit or isinstance(piece, Damage)):
@@ -84,7 +84,7 @@ class Conversion:
                     count, size = count + piece.count, size + len(piece.payload)
                 elif piece.kind == NOTE:
                     self.meta = piece.text()
-            except ValueError:  # its sum is right, but it is not of its form
+            except ValueError:  # the checksum is right, but not the form
                 self.damages.append(Damage(piece.offset, piece.end, torn=False))
             if count >= _GATHERED_RECORDS or size >= _GATHERED_BYTES:
                 self._add(small)
@@ -96,7 +96,7 @@ class Conversion:
             self.sorter.add(self._builder.table(Columns.joined(parts), self.sorter.rows))
 
     def close(self) -> None:
-        """Let go of files and memory."""
+        """Close files and release memory."""
         self._file.close()
         self.sorter.close()
 
@@ -109,37 +109,36 @@ def seal(
     *,
     own: bool = False,
 ) -> Recovered | None:
-    """Make the Parquet file of a write-ahead file that nobody writes any more, and remove that.
+    """Make a Parquet file of a write-ahead file that is no longer written, then remove that.
 
     Args:
-        segment: whose.
-        options: how the file is to be.
-        site: where, and its permission bits.
-        conversion: what was read of it already; it is closed here in any case.
-        own: the caller wrote it, and knows that it is closed.
+        segment: which one.
+        options: columns, compression and limits of the Parquet file.
+        site: the folder, and the file's permission bits.
+        conversion: what has been read of it already; it is closed here in any case.
+        own: the caller wrote it, and has closed it.
 
     Returns:
-        What became of it; None where it is gone already.
+        What became of it; None if it is gone already.
 
     Raises:
-        BusyError: somebody holds it open.
-        ContentError: what it holds cannot be made a Parquet file.
-        StorageError: the folder refuses, or it cannot be read.
+        BusyError: a process has it open.
+        ContentError: no Parquet file can be made of its contents.
+        StorageError: it cannot be read, or the folder cannot be written.
     """
     path = wal_path(segment, site)
     with contextlib.ExitStack() as stack:
         if conversion:
             stack.callback(conversion.close)
         stack.enter_context(translated("seal", path))
-        held = _hold(path, own=own)
+        held = stack.enter_context(_held(path, own=own))
         if held is None:
             return None
-        stack.enter_context(held)
-        with contextlib.suppress(OSError):  # what can be read is the best there is, whether or not the disk has it
+        with contextlib.suppress(OSError):  # what can be read is the best there is
             os.fdatasync(held.fileno())
         identity = os.pread(held.fileno(), _IDENTITY.stop, 0)[_IDENTITY].hex()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(_draft(segment, site))  # left by a crash: who holds the write-ahead file is alone with it
+            os.unlink(_draft(segment, site))  # left by a crash: nobody else has the write-ahead file
         known = _published(segment, site, identity)
         if known:
             os.unlink(path)
@@ -149,24 +148,17 @@ def seal(
             stack.callback(conversion.close)
         conversion.take()
         damages = [damage for damage in conversion.damages if not damage.torn]
-        torn = sum(damage.end - damage.offset for damage in conversion.damages if damage.torn)
-        # before the file is published: a crash behind that leaves nothing to look for damage in
+        # before the file is published: after a crash behind that, nobody looks for damage again
         kept = keep_aside(path) if damages else ""
-        location = ""
-        if conversion.sorter.rows:
-            location = _publish(conversion, segment, options, site, identity)
+        location = _publish(conversion, segment, options, site, identity) if conversion.sorter.rows else ""
         os.unlink(path)
+        _log_damages(conversion, kept)
         lost = sum(damage.end - damage.offset for damage in damages)
-        if torn:
-            log.info(Event("write-ahead file ends in a torn frame, as a crash leaves it", path=path, bytes=torn))
-        for damage in damages:
-            where = {"offset": damage.offset, "bytes": damage.end - damage.offset}
-            log.warning(Event("write-ahead file was damaged, and is kept", path=path, **where, kept=kept))
         return Recovered(NAME, path, location, conversion.sorter.rows, len(damages), lost, kept)
 
 
 def recover(segments: Iterable[Segment], options: ParquetOptions, site: Site) -> Iterator[Recovered]:
-    """Seal what earlier runs left, and yield what became of each; what somebody holds open is passed over."""
+    """Seal what earlier runs left, and yield what became of each; what a process has open is skipped."""
     for segment in sorted(segments):
         try:
             recovered = seal(segment, options, site)
@@ -185,37 +177,52 @@ def _draft(segment: Segment, site: Site) -> str:
     return os.path.join(site.folder, f".{segment.stem}.parquet.tmp")
 
 
-def _hold(path: str, *, own: bool) -> BinaryIO | None:
-    """Open a write-ahead file for oneself alone; None where it is gone."""
+@contextlib.contextmanager
+def _held(path: str, *, own: bool) -> Iterator[BinaryIO | None]:
+    """Open a write-ahead file and lock it; None if it is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        return None
-    file = open(fd, "rb")  # noqa: SIM115 - the caller closes it
+        yield None
+        return
+    with open(fd, "rb") as file:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError("seal", path, "another process writes or seals it") from error
+        except OSError as error:  # not every file system has locks
+            if not own:
+                why = f"whether it is in use cannot be found out: {error.strerror}"
+                hint = "stop whatever writes it, move it to a file system with locks, and recover it there"
+                raise BusyError("seal", path, why, hint) from error
+        yield file if _is_at(path, fd) else None  # the process that had it open has sealed it
+
+
+def _is_at(path: str, fd: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise BusyError("seal", path, "somebody writes it, or is at it already") from error
-    except OSError as error:  # not every file system has locks
-        if not own:
-            file.close()
-            hint = "have nobody write there, move it to a file system with locks, and recover it there"
-            raise BusyError("seal", path, f"nobody can tell whether it is in use: {error.strerror}", hint) from error
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(fd), os.lstat(path)):
-            return file
-    file.close()  # whoever held it before has sealed it
-    return None
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _log_damages(conversion: Conversion, kept: str) -> None:
+    path = conversion.path
+    torn = sum(damage.end - damage.offset for damage in conversion.damages if damage.torn)
+    if torn:
+        log.info(Event("write-ahead file ends in a torn frame, as after a crash", path=path, bytes=torn))
+    for damage in conversion.damages:
+        if not damage.torn:
+            where = {"offset": damage.offset, "bytes": damage.end - damage.offset}
+            log.warning(Event("write-ahead file was damaged, and a copy is kept", path=path, **where, kept=kept))
 
 
 def _published(segment: Segment, site: Site, identity: str) -> tuple[str, int] | None:
-    """Find the file that was made of a write-ahead file before a crash; give its path and number of records."""
+    """Find the file that was made of a write-ahead file before a crash, and return its path and number of records."""
     while True:
         path = os.path.join(site.folder, segment.name)
         if not os.path.lexists(path):
             return None
-        with contextlib.suppress(OSError, ValueError):  # another's file, of whatever kind
+        with contextlib.suppress(OSError, ValueError):  # not ours, whatever it is
             rows, extra = metadata(path)
             if extra.get("sipdump.wal") == identity:
                 return path, rows
@@ -223,7 +230,7 @@ def _published(segment: Segment, site: Site, identity: str) -> tuple[str, int] |
 
 
 def _publish(conversion: Conversion, segment: Segment, options: ParquetOptions, site: Site, identity: str) -> str:
-    """Write the Parquet file and give it its name, or the next one that is free.
+    """Write the Parquet file under its name, or under the next one that is free.
 
     Returns:
         Its path.
@@ -246,12 +253,12 @@ def _publish(conversion: Conversion, segment: Segment, options: ParquetOptions, 
 
 
 def keep_aside(path: str) -> str:
-    """Give a file a second name that no program takes up again, never one that is taken; give that name."""
+    """Link a file to a free name that no program looks at again, and return that name."""
     for number in itertools.count():
         aside = f"{path}.damaged" + (f"-{number}" if number else "")
         with contextlib.suppress(FileExistsError):
             os.link(path, aside)
             return aside
-        if os.path.samestat(os.lstat(path), os.lstat(aside)):  # an earlier try came so far
+        if os.path.samestat(os.lstat(path), os.lstat(aside)):  # an earlier attempt got this far
             return aside
     raise AssertionError  # count() does not end

@@ -21,7 +21,7 @@ WAL_SUFFIX = ".parquet.wal"
 
 _REQUIRED = ("seq", "time")
 _LEVELS = {"zstd": 22, "gzip": 9}
-"""The highest level of the codecs that have any."""
+"""The highest level of each codec that has levels."""
 
 
 @attrs.frozen
@@ -33,22 +33,25 @@ class ParquetOptions:
         help="codec of the pages: zstd, gzip, snappy, lz4, none",
         check=one_of("zstd", "gzip", "snappy", "lz4", "none"),
     )
-    level: int = option(3, help="how hard zstd (1 to 22) or gzip (1 to 9) tries; the others have no levels",
+    level: int = option(3, help="compression level of zstd (1 to 22) or gzip (1 to 9); the others have none",
                         check=in_range(1, 22))  # fmt: skip
     row_group_records: int = option(
-        100_000, unit="records", help="a row group ends after so many, or when it has `memory` bytes", check=at_least(1)
+        100_000,
+        unit="records",
+        help="maximum length of a row group; it ends earlier at `memory` bytes",
+        check=at_least(1),
     )
-    columns: str = option("", help="columns to write, with commas between; empty: all. seq and time must be among them")
+    columns: str = option("", help="columns to write, separated by commas; empty: all. seq and time must be among them")
     memory: int = option(
         64 << 20,
         unit="bytes",
-        help="of records held at once while a segment is put together; at work it is about four times as much",
+        help="of records held at once while a file is made; that takes about four times as much memory",
         check=in_range(1 << 22, 1 << 29),
     )
     sync: int = option(
         1,
         unit="seconds",
-        help="between two fdatasync of the write-ahead file; 0: left to the kernel",
+        help="between two fdatasync calls on the write-ahead file; 0: left to the kernel",
         check=at_least(0),
     )
 
@@ -60,19 +63,19 @@ class ParquetOptions:
 
     @property
     def keys(self) -> list[str]:
-        """What a file is sorted by."""
+        """The columns that a file is sorted by."""
         return [name for name in ("call_id", "time", "seq") if name in self.names]
 
     @property
     def compression_level(self) -> int | None:
-        """The level, for the codecs that have one."""
+        """The level, if the codec has levels."""
         return self.level if self.compression in _LEVELS else None
 
     def check(self) -> None:
-        """Check what one option alone does not tell.
+        """Check the options together.
 
         Raises:
-            ConfigError: an unknown column, one that must be there is missing, or a level that the codec lacks.
+            ConfigError: a column is unknown or a required one is missing, or the codec lacks the level.
         """
         given = [name.strip() for name in self.columns.split(",")] if self.columns.strip() else list(COLUMNS)
         unknown = [name for name in given if name not in COLUMNS]

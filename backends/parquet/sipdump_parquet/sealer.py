@@ -19,22 +19,22 @@ from sipdump_parquet.options import ParquetOptions
 __all__ = ["Sealer"]
 
 ATTEMPTS = 3
-"""How often a write-ahead file is tried whose content is at fault."""
+"""After so many failures that are due to its content, a write-ahead file is given up."""
 
 _BACKOFF = (1.0, 300.0)
 
 
 @attrs.define(eq=False)
 class _Job:
-    """A write-ahead file that is to be sealed."""
+    """A write-ahead file to seal."""
 
     segment: Segment
     left: bool = False
-    """An earlier run left it: whoever holds it open looks after it."""
+    """An earlier run left it: a process that has it open takes care of it."""
     due: float = 0.0
     attempts: int = 0
     faults: int = 0
-    """How many of the attempts failed for its content."""
+    """How many attempts failed because of its content."""
     error: str = ""
 
 
@@ -44,7 +44,7 @@ class Sealer:
     Args:
         options: of the backend.
         site: of the backend.
-        left: what earlier runs left, to begin with.
+        left: what earlier runs left; it is sealed first.
     """
 
     def __init__(self, options: ParquetOptions, site: Site, left: Iterable[Segment]) -> None:
@@ -61,28 +61,28 @@ class Sealer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Seal what is closed, without waiting for what has failed, and end."""
+        """Seal what is closed, without waiting for what has failed, and stop."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join()
 
     def grown(self, path: str, size: int) -> None:
-        """Tell how many bytes of the open write-ahead file are sure to stay."""
+        """Note how many bytes of the open write-ahead file are final."""
         with self._changed:
             self._growing = (path, size)
             if self._has_grown():
                 self._changed.notify_all()
 
     def closed(self, segment: Segment) -> None:
-        """Tell that a segment is to be sealed."""
+        """Queue a segment for sealing."""
         with self._changed:
             self._growing = ("", 0)
             self._jobs.append(_Job(segment))
             self._changed.notify_all()
 
     def health(self) -> str:
-        """Say how many segments cannot be sealed, and why."""
+        """Report how many segments cannot be sealed, and why."""
         with self._changed:
             failing = [job for job in self._jobs if job.error]
         return f"{len(failing)} segments cannot be sealed: {failing[0].error}" if failing else ""
@@ -118,7 +118,7 @@ class Sealer:
         return path != self._hopeless and size - at >= self._options.memory
 
     def _convert(self, path: str, size: int) -> None:
-        """Take what stands in the open write-ahead file already, so that less is left to do at its end."""
+        """Sort what is already in the open write-ahead file, so that less is left to do after its close."""
         if self._early and self._early.path != path:
             self._early.close()
             self._early = None
@@ -128,7 +128,7 @@ class Sealer:
             self._early.take(size)
             self._early.sorter.spill()
             done = self._early.at == size
-        except Exception as error:  # noqa: BLE001 - nothing depends on it: it is tried once more when the segment is closed
+        except Exception as error:  # noqa: BLE001 - it is tried again when the segment is closed
             done = False
             self._log.warn("early", "write-ahead file cannot be sorted yet", path=path, error=error)
         if not done:
@@ -141,7 +141,7 @@ class Sealer:
         path = wal_path(job.segment, self._site)
         early, self._early = self._early, None
         if early and early.path != path:
-            early.close()  # of a file that was given up
+            early.close()  # it was given up
             early = None
         error: Exception | None = None
         start = time.monotonic()
