@@ -122,6 +122,7 @@ def test_settings_are_looked_up_by_module_and_name() -> None:
     settings = Settings([Setting("a", "x", 1), Setting("b", "x", 2), Setting("a", "y", 3), Setting("a", "x", 4)])
     assert [s.value for s in settings.of("a")] == [1, 3, 4]
     assert [s.value for s in settings.of("a", "x")] == [1, 4]
+    assert [s.value for s in settings.of(("a", "b"), "x")] == [1, 2, 4]
     assert settings.last("a", "x", 0).value == 4
     assert settings.last("a", "z", 0) == Setting("a", "z", 0, "default")
 
