@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from sipdump_core.admin.output import Output
+from sipdump_core.errors import SipDumpError
 from sipdump_core.version import VERSION
 
 __all__ = ["main"]
@@ -35,9 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     args = _parser(argv).parse_args(argv)
-    from sipdump_core.admin.output import Output  # noqa: PLC0415 - not for --help
-    from sipdump_core.errors import SipDumpError  # noqa: PLC0415
-
     try:
         return int(args.run(args, Output(getattr(args, "json", False))))
     except SipDumpError as error:
