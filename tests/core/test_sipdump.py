@@ -166,7 +166,7 @@ def test_a_wrong_event_callback(tmp_path: Path, name: str) -> None:
     [
         ({"rotate": 0}, r"SipDump\(rotate=0\): modparam\(.*must be 1 to 2147483647"),
         ({"rotate": 9_999_999_999}, "must be 1 to 2147483647"),
-        ({"fagex": "99999999d"}, "must be 2147483647 seconds at the most"),
+        ({"fagex": "99999999d"}, "must be at most 2147483647 seconds"),
         ({"fprefix": "a\nb"}, "printable"),
         ({"rotate": "5"}, "must be an integer"),
         ({"fprefix": "a/b"}, "no slash"),
