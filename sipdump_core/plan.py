@@ -20,7 +20,7 @@ from sipdump_core.settings.core import MODE_EVENT_ROUTE, Params
 from sipdump_core.settings.options import Setting, build
 
 if TYPE_CHECKING:
-    from sipdump_core.config.reader import RouteBlock
+    from sipdump_core.config.route_block import RouteBlock
 
 __all__ = ["Plan", "make_backends", "make_plan"]
 

@@ -5,7 +5,6 @@ preprocessor has done what it does in Kamailio 5.6; whatever else stands there i
 """
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,12 +16,13 @@ from lark.exceptions import UnexpectedInput
 from lark.lexer import Lexer
 
 from sipdump_core.config.preprocessor import Piece, Preprocessor, read_source
+from sipdump_core.config.route_block import RouteBlock
 from sipdump_core.config.source import Source
 from sipdump_core.config.substitution import quote
 from sipdump_core.errors import ConfigError
 from sipdump_core.settings.options import Setting
 
-__all__ = ["Config", "RouteBlock", "override", "parse_config", "parse_modparam_option", "read_config"]
+__all__ = ["Config", "override", "parse_config", "parse_modparam_option", "read_config"]
 
 _GRAMMAR = r"""
 modparam: MODPARAM "(" STRING "," STRING "," _value ")"
@@ -49,34 +49,6 @@ _NAMES = {
 _MAX_DIGITS = 100
 _MAX_STATEMENT = 32
 """Pieces after which a modparam is not waited for to end."""
-
-
-@attrs.frozen
-class RouteBlock:
-    """One ``event_route[NAME] { ... }``."""
-
-    name: str
-    """As ``sipdump:msg``."""
-    text: str
-    """What stands between the braces, after the preprocessor."""
-    _pieces: Sequence[Piece] = attrs.field(repr=False, eq=False)
-    _starts: Sequence[int] = attrs.field(repr=False, eq=False)
-
-    def place(self, offset: int) -> str:
-        """Give ``file:line:column`` of a character of the text."""
-        source, at = self._locate(offset)
-        return source.place(at)
-
-    def line(self, offset: int) -> str:
-        """Give the line of the file that a character of the text stands in, or comes from."""
-        source, at = self._locate(offset)
-        return source.line(at)
-
-    def _locate(self, offset: int) -> tuple[Source, int]:
-        at = max(bisect_right(self._starts, offset) - 1, 0)
-        piece = self._pieces[at]
-        within = min(max(offset - self._starts[at], 0), max(len(piece.text) - 1, 0)) if piece.exact else 0
-        return piece.source, piece.offset + within
 
 
 @attrs.frozen

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipdump_core.config.reader import RouteBlock, parse_config
+from sipdump_core.config.reader import parse_config
+from sipdump_core.config.route_block import RouteBlock
 from sipdump_core.errors import ConfigError
 from sipdump_core.plan import make_plan
 from sipdump_core.record import Record
