@@ -16,6 +16,7 @@ import attrs
 
 from sipdump_core.config.source import Source
 from sipdump_core.config.substitution import Rule, evaluate, unquote
+from sipdump_core.config.variable import variable_end
 from sipdump_core.errors import ConfigError
 
 __all__ = ["Piece", "Preprocessor", "read_source"]
@@ -25,8 +26,8 @@ MAX_INCLUDES = 10
 MAX_WORK = 1 << 22
 """Bound of the characters of all files, and of what defines and substitutions make of them."""
 
-_EACH_EXPANSION, _EACH_FILE, _EACH_STEP = 32, 4096, 8
-"""What they count, beyond their characters: a define, a file, and a step of matching an expression."""
+_EACH_EXPANSION, _EACH_FILE = 32, 4096
+"""What they count, beyond their characters: a define, and a file."""
 
 _START = r"(?:\#!|!!)"
 _TOKENS = rf"""
@@ -52,7 +53,6 @@ _FLAGS = re.VERBOSE | re.DOTALL | re.ASCII
 _TOKEN = re.compile(_TOKENS, _FLAGS)
 _SKIPPED = re.compile("|".join(re.findall(r"\(\?P<(?:condition|otherwise|endif)> .*", _TOKENS)), _FLAGS)
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
-_PARENTHESIS = re.compile(r"[()]")
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BETWEEN = re.compile(r"[ \t\b\r\n]*")
 _NAME = re.compile(r"[^\n]*?([A-Za-z_]\w*)(-?)", re.ASCII)
@@ -450,15 +450,10 @@ class Preprocessor:
         frame.at = end + 1
 
     def _end_of_variable(self, frame: _Frame, start: int) -> None:
-        depth = 1
-        while depth:
-            edge = _PARENTHESIS.search(frame.text, frame.at)
-            if edge is None:
-                if not self._more(frame):
-                    raise frame.source.error("the pseudo-variable has no )", frame.locate(start)[0])
-                continue
-            depth += 1 if edge[0] == "(" else -1
-            frame.at = edge.end()
+        while (end := variable_end(frame.text, start)) < 0:
+            if not self._more(frame):
+                raise frame.source.error("the pseudo-variable has no )", frame.locate(start)[0])
+        frame.at = end
 
     def _match(self, pattern: re.Pattern[str], frame: _Frame) -> "re.Match[str]":
         return pattern.match(frame.text, frame.at)  # type: ignore[return-value]  # some always match
@@ -470,7 +465,7 @@ class Preprocessor:
 
     def _substitute(self, value: str, source: Source, offset: int, rules: int) -> str:
         def spend(steps: int) -> None:
-            self._spend(source, offset, steps * _EACH_STEP)
+            self._spend(source, offset, steps)
 
         for rule in self.rules[:rules]:
             if not value:

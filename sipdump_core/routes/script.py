@@ -7,34 +7,37 @@ statements and operators mean is as in Kamailio 5.6 (src/core/cfg.y, rvalue.c, a
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Final, NoReturn
 
 import attrs
 from lark import Lark, Token, Tree
-from lark.exceptions import UnexpectedInput, UnexpectedToken
+from lark.exceptions import UnexpectedToken
+from lark.lexer import Lexer
 
-from sipdump_core.config.reader import RouteBlock
+from sipdump_core.config.route_block import RouteBlock
 from sipdump_core.config.substitution import unquote
+from sipdump_core.config.variable import variable_end
 from sipdump_core.errors import ConfigError
 from sipdump_core.log import Event, log
-from sipdump_core.matcher import Matcher
+from sipdump_core.posix_regex import Pattern
 from sipdump_core.record import Record
 from sipdump_core.routes.event_route import DROP, Callback
-from sipdump_core.routes.variables import Format, Getter, Value, compile_format, compile_pv, text_of, to_int
+from sipdump_core.routes.values import Format, Getter, Value, encode, text_of, to_int
+from sipdump_core.routes.variables import compile_format, compile_pv
 
 __all__ = ["compile_route"]
 
 _GRAMMAR = r"""
 start: _statement*
-_statement: if | call ";" | drop ";" | exit ";" | ";"
+_statement: if | call _SEMICOLON | drop _SEMICOLON | exit _SEMICOLON | _SEMICOLON
 if: IF _expression body (ELSE body)?
-body: _statement | "{" _statement* "}"
-call: NAME "(" (_expression ("," _expression)*)? ")"
+body: _statement | _LBRACE _statement* _RBRACE
+call: NAME _LPAR (_expression (_COMMA _expression)*)? _RPAR
 drop: DROP _code?
 exit: (EXIT | RETURN) _code?
-_code: "(" ")" | _expression
+_code: _LPAR _RPAR | _expression
 
 _expression: or | _and
 or: _and (OR _and)+
@@ -46,37 +49,54 @@ _order: order | _unary
 order: _order ORDER _unary
 _unary: not | _atom
 not: NOT _unary
-_atom: number | STRING | VARIABLE | function | defined | "(" _expression ")"
+_atom: number | STRING | VARIABLE | function | defined | _LPAR _expression _RPAR
 number: MINUS? (NUMBER | YES | NO)
-function: FUNCTION "(" _expression ")"
+function: FUNCTION _LPAR _expression _RPAR
 defined: DEFINED _unary
 
-IF.2: /if\b/
-ELSE.2: /else\b/
-DROP.2: /drop\b/
-EXIT.2: /exit\b/
-RETURN.2: /return\b/
-OR.2: /\|\||or\b/
-AND.2: /&&|and\b/
-NOT.2: /!(?![=~])|not\b/
-FUNCTION.2: /(strlen|strempty)\b/
-DEFINED.2: /defined\b/
-YES.2: /(yes|true|on|enable)\b/
-NO.2: /(no|false|off|disable)\b/
-EQUAL.2: /==|!=|(eq|ne|ieq|ine)\b/
-MATCH.2: /=~|!~/
-ORDER: /<=|>=|<|>/
-MINUS: "-"
-NUMBER: /0x[0-9a-fA-F]+\b|[01]+b\b|[0-9]+\b/
-NAME: /[A-Za-z_]\w*/
-STRING: /'[^']*'|"(\\.|[^"\\])*"(\s*"(\\.|[^"\\])*")*/s
-VARIABLE: /\$(\w[\w.?]*(\(([^()]|\([^()]*\))*\))?|\(([^()]|\(([^()]|\(([^()]|\([^()]*\))*\))*\))*\)|\$)/
-COMMENT.3: /#[^\n]*|\/\/[^\n]*|\/\*(.|\n)*?\*\//
-
-%import common.WS
-%ignore WS
-%ignore COMMENT
+%declare IF ELSE DROP EXIT RETURN OR AND NOT FUNCTION DEFINED YES NO EQUAL MATCH ORDER MINUS NUMBER NAME STRING VARIABLE
+%declare _SEMICOLON _COMMA _LPAR _RPAR _LBRACE _RBRACE OTHER
 """
+_KEYWORDS: Final = {
+    "if": "IF",
+    "else": "ELSE",
+    "drop": "DROP",
+    "exit": "EXIT",
+    "return": "RETURN",
+    "or": "OR",
+    "and": "AND",
+    "not": "NOT",
+    "strlen": "FUNCTION",
+    "strempty": "FUNCTION",
+    "defined": "DEFINED",
+    **dict.fromkeys(("yes", "true", "on", "enable"), "YES"),
+    **dict.fromkeys(("no", "false", "off", "disable"), "NO"),
+    **dict.fromkeys(("eq", "ne", "ieq", "ine"), "EQUAL"),
+}
+_TOKEN = re.compile(
+    r"""
+    (?P<space>      \s+ | \#[^\n]* | //[^\n]* | /\*.*?\*/ )
+  | (?P<VARIABLE>   \$(?=[\w(.?$]) )
+  | (?P<STRING>     '[^']*' | "(?:\\.|[^"\\])*"(?:\s*"(?:\\.|[^"\\])*")* )
+  | (?P<NUMBER>     (?:0x[0-9a-fA-F]+|[01]+b|[0-9]+)\b )
+  | (?P<NAME>       [A-Za-z_]\w* )
+  | (?P<MATCH>      =~ | !~ )
+  | (?P<EQUAL>      == | != )
+  | (?P<ORDER>      <= | >= | < | > )
+  | (?P<OR>         \|\| )
+  | (?P<AND>        && )
+  | (?P<NOT>        ! )
+  | (?P<MINUS>      - )
+  | (?P<_SEMICOLON> ; )
+  | (?P<_COMMA>     , )
+  | (?P<_LPAR>      \( )
+  | (?P<_RPAR>      \) )
+  | (?P<_LBRACE>    \{ )
+  | (?P<_RBRACE>    \} )
+  | (?P<OTHER>      [\w.?]+ | . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 _MAX_DEPTH: Final = 40
 _LEVELS: Final = {
@@ -138,15 +158,40 @@ def compile_route(block: RouteBlock, *, parse_call_id: bool) -> Callback:
     """
     try:
         tree = _parser().parse(block.text)
-    except UnexpectedInput as error:
+    except UnexpectedToken as error:
         _refuse_syntax(block, error)
     run = _Compiler(block, parse_call_id).block(tree.children, 0)
     return lambda record: DROP if run(record) == _DROP else None
 
 
+class _RouteLexer(Lexer):
+    """Cuts the text of a route into words, variables by the one scanner that there is for them."""
+
+    __future_interface__ = 0
+
+    def __init__(self, lexer_conf: Any) -> None:
+        """Take nothing from lark's configuration."""
+
+    def lex(self, data: Any) -> Iterator[Token]:  # type: ignore[override]  # lark passes on what was given to parse
+        return _tokens(data)
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    at = 0
+    while found := _TOKEN.match(text, at):
+        kind, start, at = found.lastgroup or "", at, found.end()
+        if kind == "VARIABLE":
+            at = variable_end(text, start)
+            if at < 0:
+                kind, at = "OTHER", len(text)
+        if kind != "space":
+            word = text[start:at]
+            yield Token(_KEYWORDS.get(word, kind), word, start_pos=start, end_pos=at)
+
+
 @cache
 def _parser() -> Lark:
-    return Lark(_GRAMMAR, parser="lalr", propagate_positions=True)
+    return Lark(_GRAMMAR, parser="lalr", lexer=_RouteLexer, propagate_positions=True)
 
 
 @attrs.frozen
@@ -331,7 +376,7 @@ class _Compiler:
 
     def _leaf(self, token: Token) -> _Expression:
         if token.type == "STRING":
-            constant = unquote(token).encode("utf-8", "surrogateescape")
+            constant = encode(unquote(token))
             return _Expression(lambda _: constant, bytes, constant)
         try:
             get = compile_pv(token, parse_call_id=self._parse_call_id)
@@ -386,9 +431,8 @@ class _Compiler:
         left = left_side.string()
         if not (isinstance(right_tree, Token) and right_tree.type == "STRING"):
             self._refuse(right_tree, f"the right side of {operator} must be a regular expression in quotes")
-        source = unquote(right_tree).encode("utf-8", "surrogateescape")
         try:
-            search = Matcher(source).search
+            search = Pattern(encode(unquote(right_tree)), ignore_case=True).search
         except ValueError as error:
             self._refuse(right_tree, f"this is no regular expression that is supported: {error}")
         if operator == "=~":
@@ -504,21 +548,15 @@ _MEANT = {
     },
 }
 
-_SCAN = re.compile(
-    r"""(?:#[^\n]*|//[^\n]*|/\*.*?\*/|'[^']*'|"(?:\\.|[^"\\])*"|\$?[\w.?]+|\s+|.)""",
-    re.DOTALL,
-)
 
-
-def _refuse_syntax(block: RouteBlock, error: UnexpectedInput) -> NoReturn:
-    """Say what is wrong where the parser could not go on, by what stands there and how its statement begins."""
-    text = block.text
-    at, end = error.pos_in_stream or 0, len(text.rstrip())
-    if isinstance(error, UnexpectedToken) and error.token.type == "$END":
-        raise _error(block, max(end - 1, 0), "the route ends in the middle of a statement; is a ; or a } missing?")
+def _refuse_syntax(block: RouteBlock, error: UnexpectedToken) -> NoReturn:
+    """Report what is wrong where the parser could not go on, by the word there and how its statement begins."""
+    text, here_word = block.text, str(error.token)
+    if error.token.type == "$END":
+        end = max(len(text.rstrip()) - 1, 0)
+        raise _error(block, end, "the route ends in the middle of a statement; is a ; or a } missing?")
+    at = error.token.start_pos or 0
     words = _statement_before(text, at)
-    here = _SCAN.match(text, at)
-    here_word = here[0] if here else ""
     for word in (*words[:1], here_word):
         if word in _INSTEAD:
             raise _error(block, at, f"{word} is not supported; {_INSTEAD[word]}")
@@ -529,13 +567,12 @@ def _refuse_syntax(block: RouteBlock, error: UnexpectedInput) -> NoReturn:
         raise _error(block, at, "an assignment cannot stand here; == compares")
     if here_word in ("+", "-", "*", "/", "%", "&", "|", "^", "~", "."):
         raise _error(block, at, "there is no arithmetic here; the operators are == != < > <= >= =~ !~ && || !")
-    expected = getattr(error, "accepts", None) or getattr(error, "expected", None) or getattr(error, "allowed", None)
     if here_word == "[":
         raise _error(block, at, "variables have no index here")
     slip = _slip(here_word, words)
     if slip:
         raise _error(block, at, slip)
-    if "SEMICOLON" in (expected or ()):
+    if "_SEMICOLON" in (error.accepts or error.expected):
         raise _error(block, at, f"a ; is missing before {here_word!r}")
     if re.fullmatch(r"\w+", here_word) and behind.startswith("("):
         raise _error(block, at, f"{here_word} cannot stand here: no function has a value in a condition; {_SUBSET}")
@@ -554,15 +591,13 @@ def _slip(word: str, words: Sequence[str]) -> str | None:
 
 
 def _statement_before(text: str, end: int) -> list[str]:
-    """Give the words and characters from the beginning of the statement that stands at an offset up to there."""
+    """Return the words from the beginning of the statement that is at an offset up to there."""
     words: list[str] = []
-    at = 0
-    while at < end and (found := _SCAN.match(text, at)):
-        at = found.end()
-        if found[0] in (";", "{", "}"):
-            words = []
-        elif not found[0].isspace() and not found[0].startswith(("#", "//", "/*")):
-            words.append(found[0])
+    for token in _tokens(text[:end]):
+        if token in (";", "{", "}"):
+            words.clear()
+        else:
+            words.append(str(token))
     return words
 
 

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipdump_core.record import Record
+from sipdump_core.routes.transformations import TRANSFORMATIONS
+from sipdump_core.routes.values import MAX_VALUE
 from sipdump_core.routes.variables import (
     _PLAIN,
     _SIPDUMP,
     _TIME,
     _TIMEVAL,
-    _TRANSFORMATIONS,
-    MAX_VALUE,
     compile_format,
     compile_pv,
 )
@@ -195,7 +195,7 @@ def test_transformations_of_numbers() -> None:
         ("$Ts(x)", "no name"),
         ("$TV(x)", r"\$TV\(sn\)"),
         ("$time(x)", "yday"),
-        ("$Ts more", "more behind"),
+        ("$Ts more", "more after"),
         ("$sipdump(buf){s.len}", "inside brackets"),
         ("$(sipdump(buf){s.nothing})", "s.len"),
         ("$(sipdump(buf){uri.host})", "s.len"),
@@ -216,7 +216,7 @@ def test_what_is_not_known_is_refused(text: str, hint: str) -> None:
 
 def test_what_the_documentation_lists_is_what_there_is() -> None:
     page = (Path(__file__).parents[3] / "docs" / "event_route.md").read_text()
-    for name in _TRANSFORMATIONS:
+    for name in TRANSFORMATIONS:
         documented = name.replace("decode", "encode").replace("unescape", "escape")
         assert f"`{{{documented}" in page, name
     known = [*_PLAIN, *(f"sipdump({key})" for key in [*_SIPDUMP, "call_id"]), *(f"TV({key})" for key in _TIMEVAL)]
@@ -254,7 +254,7 @@ _NAMES = [
     "utimef(%s)",
 ]
 _BUFFERS = [OPTIONS, b"%%%x%4", b"=" * 9, b"9" * 30, b"-", b"\n", b"a" * 70_000]
-transformation = st.tuples(st.sampled_from(sorted(_TRANSFORMATIONS)), st.sampled_from(_ARGUMENTS)).map(
+transformation = st.tuples(st.sampled_from(sorted(TRANSFORMATIONS)), st.sampled_from(_ARGUMENTS)).map(
     lambda pair: f"{{{pair[0]}{pair[1]}}}"
 )
 names = st.sampled_from(_NAMES)
