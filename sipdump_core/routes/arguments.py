@@ -1,4 +1,4 @@
-"""The parameters of transformations, behind their names: numbers, texts and variables."""
+"""The parameters of transformations: numbers, texts and variables."""
 
 import re
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _SEPARATORS: Final = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 
 @attrs.define
 class Arguments:
-    """The parameters of one transformation, read one by one; each method raises ValueError where there is none."""
+    """The parameters of one transformation, read one by one; each method raises ValueError where it is missing."""
 
     name: str
     text: str

@@ -24,7 +24,7 @@ class _Module(ModuleType):
     """A module of KSR; where Kamailio would say just "no attribute", this says what there is."""
 
     def __init__(self, name: str, members: dict[str, Any]) -> None:
-        super().__init__(name, "KEMI, as Kamailio gives it to scripts; see docs/kemi.md.")
+        super().__init__(name, "KEMI, as Kamailio has it for scripts; see docs/kemi.md.")
         self.__dict__.update(members)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,6 +1,6 @@
 """``event_route[sipdump:msg]`` in Kamailio's script language: what such routes use of it, compiled to closures.
 
-The subset is defined in ``docs/event_route.md``; whatever is outside of it is refused when the route is compiled. What
+The subset is defined in ``docs/event_route.md``; anything outside it is refused when the route is compiled. What
 statements and operators mean is as in Kamailio 5.6 (src/core/cfg.y, rvalue.c, action.c; src/modules/xlog), except that
 ``drop`` does what the documentation of its sipdump module promises. A compiled route raises on no record.
 """
@@ -147,14 +147,14 @@ def compile_route(block: RouteBlock, *, parse_call_id: bool) -> Callback:
     """Compile a route.
 
     Args:
-        block: its text, as the configuration's reader gives it.
+        block: its text and places.
         parse_call_id: whether ``$sipdump(call_id)`` has a value.
 
     Returns:
-        A callback that gives ``DROP`` where the route drops the record; it never raises.
+        A callback that returns ``DROP`` where the route drops the record; it never raises.
 
     Raises:
-        ConfigError: a statement is not of the subset; the error names its place and what to use instead.
+        ConfigError: a statement is outside the subset; the error names its place and what to use instead.
     """
     try:
         tree = _parser().parse(block.text)
@@ -165,7 +165,7 @@ def compile_route(block: RouteBlock, *, parse_call_id: bool) -> Callback:
 
 
 class _RouteLexer(Lexer):
-    """Cuts the text of a route into words, variables by the one scanner that there is for them."""
+    """Splits the text of a route into words."""
 
     __future_interface__ = 0
 
@@ -200,13 +200,13 @@ class _Expression:
 
     get: Getter
     kind: type[int] | type[bytes] | None
-    """What it is known to give; None for a variable, which gives either, or null."""
+    """The type that it is known to have; None for a variable, which may have either, or be null."""
     constant: Value = None
     null: bool = False
     """Whether it is the variable ``$null``."""
 
     def integer(self) -> Callable[[Record], int]:
-        """Give it as Kamailio converts it to a number: what is none is 0, a bool is one."""
+        """Return it as Kamailio converts it to a number: a non-numeric string counts as 0; bool is a number."""
         if self.constant is not None:
             constant = _to_number(self.constant)
             return lambda _: constant
@@ -221,7 +221,7 @@ class _Expression:
         return integer
 
     def string(self) -> Callable[[Record], bytes]:
-        """Give it as a string: null is empty."""
+        """Return it as a string: null is empty."""
         get = self.get
         return lambda record: text_of(get(record))
 
@@ -269,7 +269,7 @@ class _Compiler:
             return self._call(statement)
         _, *code = _children(statement)
         for expression in code:
-            self._expression(expression, depth)  # what it gives tells nobody anything, but it has to be right
+            self._expression(expression, depth)  # its value means nothing, but it has to be correct
         return (lambda _: _DROP) if statement.data == "drop" else (lambda _: _STOP)
 
     def _if(self, statement: Tree[Token], depth: int) -> Run:
@@ -341,7 +341,7 @@ class _Compiler:
             self._refuse(argument, str(error))
 
     def _truth(self, expression: Any, depth: int) -> Callable[[Record], int]:
-        """Compile a condition: it holds where it is over 0, as Kamailio's functions give -1 for false."""
+        """Compile a condition: it holds where it is over 0, as Kamailio's functions return -1 for false."""
         return self._expression(expression, depth).integer()
 
     def _expression(self, expression: Any, depth: int) -> _Expression:
@@ -388,28 +388,28 @@ class _Compiler:
         *minus, token = _children(tree)
         number = _read_number(token) if token.type == "NUMBER" else int(token.type == "YES")
         if number is None or number > 0x7FFFFFFF:
-            self._refuse(tree, f"{token} is no number of 32 bits")
+            self._refuse(tree, f"{token} does not fit into 32 bits")
         number = -number if minus else number
         return _Expression(lambda _: number, int, number)
 
     def _number_of(self, tree: Any, depth: int) -> Callable[[Record], int]:
-        """Compile what must be a number: a variable may be, a string cannot."""
+        """Compile what must be a number; a variable may be one, a string cannot."""
         expression = self._expression(tree, depth)
         if expression.kind is bytes:
-            self._refuse(tree, "a string stands where a number is needed")
+            self._refuse(tree, "this is a string, where a number is needed")
         return expression.integer()
 
     def _chain(self, tree: Tree[Token], depth: int) -> _Expression:
-        # what stands between are the operators
+        # the operators are between them
         parts = [self._expression(part, depth) for part in _children(tree)[::2]]
         for part, place in zip(parts, _children(tree)[::2], strict=True):
             if part.kind is bytes:
-                self._refuse(place, "a string stands where a number is needed")
+                self._refuse(place, "this is a string, where a number is needed")
         constants = [_to_number(part.constant) for part in parts if part.constant is not None]
         if len(constants) == len(parts):
             truth = int(all(constants) if tree.data == "and" else any(constants))
             return _Expression(lambda _: truth, int, truth)
-        # Kamailio leaves these out, and what is left alone is no truth value but itself: it may be negative
+        # Kamailio leaves these out; a single operand that remains keeps its value, which may be negative
         neutral = 1 if tree.data == "and" else 0
         operands = [part.integer() for part in parts if part.constant != neutral]
         if len(operands) == 1:
@@ -427,7 +427,7 @@ class _Compiler:
     def _match(self, left_tree: Any, operator: Token, right_tree: Any, depth: int) -> _Expression:
         left_side = self._expression(left_tree, depth)
         if left_side.kind is int:
-            self._refuse(left_tree, f"a number stands left of {operator}, where a string is needed")
+            self._refuse(left_tree, f"this is a number; {operator} needs a string on its left")
         left = left_side.string()
         if not (isinstance(right_tree, Token) and right_tree.type == "STRING"):
             self._refuse(right_tree, f"the right side of {operator} must be a regular expression in quotes")
@@ -445,7 +445,7 @@ class _Compiler:
 
 
 def _children(tree: Tree[Token]) -> list[Any]:
-    """Give what a part of the tree is made of: tokens and parts, as the grammar says."""
+    """Return the children of a node: tokens and nodes, as the grammar says."""
     return list(tree.children)
 
 
@@ -564,7 +564,7 @@ def _refuse_syntax(block: RouteBlock, error: UnexpectedToken) -> NoReturn:
     if not words and here_word.startswith("$"):
         raise _error(block, at, f"assignments are not supported; print and compare the variables themselves. {_KEMI}")
     if here_word == "=":
-        raise _error(block, at, "an assignment cannot stand here; == compares")
+        raise _error(block, at, "there are no assignments; == compares")
     if here_word in ("+", "-", "*", "/", "%", "&", "|", "^", "~", "."):
         raise _error(block, at, "there is no arithmetic here; the operators are == != < > <= >= =~ !~ && || !")
     if here_word == "[":
@@ -575,18 +575,18 @@ def _refuse_syntax(block: RouteBlock, error: UnexpectedToken) -> NoReturn:
     if "_SEMICOLON" in (error.accepts or error.expected):
         raise _error(block, at, f"a ; is missing before {here_word!r}")
     if re.fullmatch(r"\w+", here_word) and behind.startswith("("):
-        raise _error(block, at, f"{here_word} cannot stand here: no function has a value in a condition; {_SUBSET}")
+        raise _error(block, at, f"{here_word} is not possible here: no function has a value in a condition; {_SUBSET}")
     raise _error(block, at, f"this is not understood: {text[at : at + 30].splitlines()[0]}; {_SUBSET}")
 
 
 def _slip(word: str, words: Sequence[str]) -> str | None:
-    """Give what to say of a slip that is often made, by the word where it shows and those before it."""
+    """Return the message for a common slip, by the word where it shows and those before it."""
     if word == "else" or words[:1] == ["else"]:
         return "there is no if before this else"
     if word == "{" and not words:
-        return "a block stands only behind if and else"
+        return "a block is possible only after if and else"
     if re.match(r"\.\d", word):
-        return "this is no number; an address stands in quotes"
+        return "this is not a number; write an address in quotes"
     return f"{word} is not known here; use {_MEANT[word]}" if word in _MEANT else None
 
 

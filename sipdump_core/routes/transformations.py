@@ -120,7 +120,7 @@ def _padded(text: bytes) -> bytes:
     return text + b"=" * (-len(text) % 4)
 
 
-_URL_SAFE = bytes.maketrans(b"-_+/", b"+/**")  # what is of the other alphabet becomes what is of none
+_URL_SAFE = bytes.maketrans(b"-_+/", b"+/**")  # letters of the plain alphabet become invalid
 
 
 def _unbase64url(text: bytes) -> Value:
@@ -310,7 +310,7 @@ def _line_at(arguments: Arguments) -> Change:
         if at is None or not text:
             return None
         if at < 0:
-            # a line end at the very end has no line behind it
+            # no line follows a line end at the very end
             body = text.removesuffix(b"\n")
             lines = body.rsplit(b"\n", -at) if -at <= len(body) + 1 else []
             found = lines[at] if -at <= len(lines) else b""
