@@ -173,12 +173,13 @@ class FolderBackend(Backend):
         return StoredSegment(segment, status.st_size, status.st_mtime, sealed, records, path)
 
     def _append(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
+        at = 0
         try:
-            while view:
-                view = view[os.write(self._fd, view) :]
+            while at < len(data):
+                with memoryview(data) as whole, whole[at:] as rest:  # a view that is left alive locks its buffer
+                    at += os.write(self._fd, rest)
         except OSError as error:
-            # take back the part that went in, so that no torn record stands before the next good one
+            # take back the part that was written, so that no torn record precedes the next good one
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._size)
                 os.lseek(self._fd, self._size, os.SEEK_SET)
