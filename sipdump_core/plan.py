@@ -12,9 +12,10 @@ from sipdump_core.drivers.base import Backend, Site, Transform
 from sipdump_core.drivers.deferred import DeferredBackend
 from sipdump_core.drivers.discovery import SOURCES, Driver, discover, is_suffix, refusal, reload, select
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.errors import ConfigError, DriverError, SipDumpError, kind_and_text
+from sipdump_core.drivers.guard import Guard
+from sipdump_core.errors import ConfigError, DriverError, SipDumpError
 from sipdump_core.log import Event, log
-from sipdump_core.pipeline.spool import Spool, SpoolOptions
+from sipdump_core.pipeline.spool import SpoolOptions
 from sipdump_core.routes.event_route import Callback, EventRoute, load_callback
 from sipdump_core.settings.core import MODE_EVENT_ROUTE, Params
 from sipdump_core.settings.options import Setting, build
@@ -47,7 +48,7 @@ class Plan:
     route: EventRoute
 
     def backends(self, site: Site) -> list[Backend]:
-        """Make the chosen backends, with a spool where their options have one.
+        """Make the chosen backends.
 
         In the place of one that cannot be used now stands one that tries again.
 
@@ -69,7 +70,7 @@ class Plan:
                 where = attrs.evolve(site, distribution=driver.origin)
                 options = self.options[driver.name] if driver.cls else self._spool_options(driver.name)
                 backend = DeferredBackend(driver.name, options, where, partial(self._remake, driver.name, site))
-            made.append(_spooled(backend))
+            made.append(backend)
         if faults and len(faults) == len(made) and not self.params.mode & MODE_EVENT_ROUTE:
             raise faults[0]
         for each in faults:
@@ -140,25 +141,19 @@ class Plan:
             transforms = [d.cls(self.options[d.name]) for d in self.chosen if d.cls and issubclass(d.cls, Transform)]
             site = attrs.evolve(site, transforms=transforms)
         site = attrs.evolve(site, distribution=driver.origin)
-        try:
+        with Guard() as guard:
             backend = driver.cls(self.options[driver.name], site)
             _look_at(backend)
-        except ConfigError as error:
-            raise self._located(driver.name, error) from error
-        except (Exception, SystemExit) as error:
-            what = f"the backend {driver.name} of {driver.origin} cannot be made"
-            raise DriverError(f"{what}: {kind_and_text(error)}") from error
-        return backend
+            return backend
+        if isinstance(guard.error, ConfigError):
+            raise self._located(driver.name, guard.error) from guard.error
+        what = f"the backend {driver.name} of {driver.origin} cannot be made"
+        raise DriverError(f"{what}: {guard.text}") from guard.error
 
     def _located(self, driver: str, error: ConfigError) -> ConfigError:
         """Add to a backend's own error where its first parameter was set, if one was."""
         place = next((s.place for s in self.settings if s.module == f"sipdump_{driver}"), "")
         return error if error.place or not place else ConfigError(str(error), place)
-
-
-def _spooled(backend: Backend) -> Backend:
-    options = backend.opts
-    return Spool(backend) if isinstance(options, SpoolOptions) and options.spool else backend
 
 
 def _look_at(backend: Backend) -> None:

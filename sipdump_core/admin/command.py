@@ -81,13 +81,13 @@ def _prune(args: argparse.Namespace) -> int:
 
 
 def _ship(args: argparse.Namespace) -> int:
+    from sipdump_core.drivers.capabilities import Ships, can  # noqa: PLC0415
     from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415
-    from sipdump_core.lifecycle.retention import Ships  # noqa: PLC0415
 
     _, backends, failed = _open(args)
     results: list[dict[str, Any]] = []
     for backend in backends:
-        if not isinstance(backend, Ships):
+        if not can(backend, Ships):
             continue
         result: dict[str, Any] = {"backend": backend.name, "segments": 0, "bytes": 0, "shipped": [], "errors": []}
         try:
@@ -230,11 +230,13 @@ def _compact(args: argparse.Namespace) -> int:
 
 def _each(args: argparse.Namespace, method: str, show: "Callable[[Backend], None]") -> bool:
     """Call a function for every backend that has a method; give whether something failed."""
+    from sipdump_core.drivers.capabilities import Compacts, Recovers, can  # noqa: PLC0415
     from sipdump_core.errors import SipDumpError  # noqa: PLC0415 - see the module's docstring
 
+    ability = {"recover": Recovers, "compact": Compacts}[method]
     _, backends, failed = _open(args)
     for backend in backends:
-        if not hasattr(backend, method):
+        if not can(backend, ability):
             continue
         try:
             show(backend)

@@ -13,7 +13,8 @@ import attrs
 from stevedore import ExtensionManager
 
 from sipdump_core.drivers.base import API_VERSION, Backend, Transform
-from sipdump_core.errors import DriverError, kind_and_text
+from sipdump_core.drivers.guard import Guard
+from sipdump_core.errors import DriverError
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
 from sipdump_core.settings.ctl import CtlOptions
 from sipdump_core.settings.hep import HepOptions
@@ -170,22 +171,19 @@ def _driver(point: importlib.metadata.EntryPoint, **kwargs: Any) -> Driver:
 
 
 def _load(point: importlib.metadata.EntryPoint) -> Driver:
-    try:
+    with Guard() as guard:
         cls = point.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return _driver(point, error=f"{kind_and_text(error)} ({where.filename}:{where.lineno})")
+    if guard.error:
+        where = traceback.extract_tb(guard.error.__traceback__)[-1]
+        return _driver(point, error=f"{guard.text} ({where.filename}:{where.lineno})")
     return _check(point, cls)
 
 
 def unusable(cls: Any) -> str:
-    """Say why a class cannot be a driver, whatever its entry point says; empty when it can."""
-    try:
+    """Return why a class cannot be a driver, whatever its entry point says; empty when it can."""
+    with Guard() as guard:
         return _unusable(cls)
-    except Exception as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
-        return f"cannot be looked at: {kind_and_text(error)}"
+    return f"cannot be looked at: {guard.text}"
 
 
 def _unusable(cls: Any) -> str:
@@ -205,12 +203,12 @@ def _unusable(cls: Any) -> str:
     flag = cls.flag
     if type(flag) is not int or flag < 0 or flag & (flag - 1):
         return f"declares the flag {flag!r}, which is no power of two"
-    try:
+    with Guard() as guard:
         if not attrs.has(cls.options):
             return f"has options that are no attrs class: {cls.options!r}"
         describe(cls.options)
-    except Exception as error:  # noqa: BLE001 - as above
-        return f"has options that cannot be used: {kind_and_text(error)}"
+    if guard.error:
+        return f"has options that cannot be used: {guard.text}"
     return _unusable_backend(cls) if issubclass(cls, Backend) else ""
 
 
@@ -240,10 +238,9 @@ def _check(point: importlib.metadata.EntryPoint, cls: Any) -> Driver:
 
 
 def _is_there(module: str) -> bool:
-    try:
+    with Guard():  # for a.b the package a is imported, which may be missing, or fail
         return importlib.util.find_spec(module) is not None
-    except Exception:  # noqa: BLE001 - for a.b the package a is imported, which may be missing, or fail
-        return False
+    return False
 
 
 def _refuse_conflicts(drivers: Iterable[Driver]) -> None:

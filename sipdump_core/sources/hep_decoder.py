@@ -15,8 +15,8 @@ from typing import Any
 import attrs
 
 from sipdump_core.errors import FormatError
-from sipdump_core.lifecycle.meta_file import ProcessTable
 from sipdump_core.net.address import canonical_ip
+from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Flow, Record
 from sipdump_core.settings.hep import HepOptions
 

@@ -22,8 +22,9 @@ ORDER = (
     ("config",),
     ("drivers",),
     ("settings",),
+    ("flows",),
     ("net",),
-    ("matcher", "posix_re", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
+    ("matcher", "posix_re", "process_table", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
 )
 """The rooms from the top down, those of one line side by side; the last line is the ground, itself ordered."""
 

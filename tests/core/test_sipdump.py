@@ -19,7 +19,7 @@ from sipdump_core.drivers.base import Backend, NoOptions, Site
 from sipdump_core.drivers.discovery import Driver
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ClosedError, ConfigError, DriverError, StorageError, StorageFullError
-from sipdump_core.pipeline import delivery, lane
+from sipdump_core.pipeline import delivery
 from sipdump_core.plan import Plan, make_plan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
@@ -586,7 +586,7 @@ def test_a_full_store_goes_on_in_the_same_segment(dump: SipDump, monkeypatch: py
 def test_a_hanging_backend_stops_neither_the_others_nor_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lane, "STALL", 0.05)
+    monkeypatch.setattr(delivery, "STALL", 0.05)
     free = threading.Event()
     made = SipDump(plan=plan(tmp_path, Probe, queue=10))
     probe(made).on_write = lambda: free.wait(30)

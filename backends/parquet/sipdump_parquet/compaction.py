@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.capabilities import Compacted
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file as meta
-from sipdump_core.lifecycle.retention import Compacted, is_within, packs
+from sipdump_core.lifecycle.retention import is_within, packs
 from sipdump_core.log import Event, log
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_parquet import COLUMNS, WAL_SUFFIX, ParquetOptions

@@ -21,8 +21,8 @@ import attrs
 import pyarrow as pa
 
 from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.capabilities import Recovered
 from sipdump_core.errors import StorageError
-from sipdump_core.lifecycle.retention import Recovered
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.pipeline.journal import NOTE, RECORDS, Columns, Damage, scan
 from sipdump_core.segment import Segment

@@ -14,9 +14,10 @@ from itertools import groupby
 
 import attrs
 
+from sipdump_core.drivers.capabilities import Compacted
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import SipDumpError, StorageError
-from sipdump_core.lifecycle.retention import Compacted, is_within, packs
+from sipdump_core.lifecycle.retention import is_within, packs
 from sipdump_core.log import Event, log
 from sipdump_core.segment import StoredSegment
 from sipdump_s3.bucket import Bucket

@@ -7,7 +7,8 @@ import pytest
 
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.errors import StorageError
-from sipdump_core.lifecycle.retention import Rotation, prune
+from sipdump_core.lifecycle.retention import prune
+from sipdump_core.lifecycle.rotation import Rotation
 from sipdump_core.segment import Segment
 from sipdump_text import TextBackend
 from tests.support import record

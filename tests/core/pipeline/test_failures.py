@@ -442,7 +442,7 @@ def test_a_driver_that_could_not_be_loaded_works_when_it_is_mended(
 
 
 def test_a_driver_that_hangs_is_seen_and_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "STALL", 0.05)
+    monkeypatch.setattr(delivery, "STALL", 0.05)
     free = threading.Event()
     monkeypatch.setattr(Flaky, "start", lambda _: free.wait(30))
     dump = start(tmp_path, Flaky, queue=10)
@@ -460,7 +460,7 @@ def test_a_driver_that_hangs_is_seen_and_is_not_waited_for(tmp_path: Path, monke
 def test_numbers_are_told_while_what_a_driver_says_of_itself_waits_for_a_call_that_hangs(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "STALL", 0.05)
+    monkeypatch.setattr(delivery, "STALL", 0.05)
     monkeypatch.setattr(delivery, "_ANSWER", 0.05)
     free = threading.Event()
     for call in ("write", method):
