@@ -19,6 +19,7 @@ from sipdump_core.sipdump import SipDump
 from sipdump_core.sources.hep import HepSource
 from sipdump_core.sources.ksr import KsrSource
 from sipdump_core.version import VERSION
+from sipdump_core.workshop import Workshop
 
 __all__ = ["main"]
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = override(config.settings, map(parse_modparam_option, args.modparam))
         plan = make_plan(settings, event_routes=config.event_routes)
         if args.check:
-            plan.check()
+            Workshop(plan).check()
             print("config file ok, exiting...", file=sys.stderr)
             return 0
         return _run(plan)
@@ -58,8 +59,7 @@ def _run(plan: Plan) -> int:
     dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
     with ExitStack() as started:  # what is started is closed again where the next thing cannot be
         started.callback(dump.close)
-        listen = [s for s in plan.settings if (s.module, s.name) == ("sipdump_hep", "listen")]
-        source = HepSource(plan.modules["sipdump_hep"], dump, listen)
+        source = HepSource(plan.modules["sipdump_hep"], dump, plan.settings.of("sipdump_hep", "listen"))
         started.callback(source.close)
         sources = {"hep": source.stats}
         ksr = _ksr_source(plan, dump)
@@ -74,7 +74,7 @@ def _run(plan: Plan) -> int:
         restart = 'set modparam("sipdump", "enable", 1) and restart'
         command = f"kamcmd -s {ctl.addresses[0]} sipdump.enable 1, or " if plan.modules["sipdump_ctl"].binrpc else ""
         log.warning(Event(f"enable is 0: nothing will be stored; to store: {command}{restart}"))
-    if plan.params.mode & MODE_EVENT_ROUTE and plan.route.callback is None:
+    if plan.params.mode & MODE_EVENT_ROUTE and plan.route is None:
         what = "mode has the event route (2), but there is no event_route[sipdump:msg] and no event_callback"
         log.warning(Event(what))
     dump.start_pruning()
@@ -102,8 +102,7 @@ def _ksr_source(plan: Plan, dump: SipDump) -> KsrSource | None:
     options = plan.modules["sipdump_ksr"]
     if not options.listen:
         return None
-    places = [s.place for s in plan.settings if (s.module, s.name) == ("sipdump_ksr", "listen")]
-    return KsrSource(options, dump, places[-1] if places else "")
+    return KsrSource(options, dump, plan.settings.last("sipdump_ksr", "listen", options.listen).place)
 
 
 def _summary(dump: SipDump, source: HepSource, ksr: KsrSource | None) -> None:

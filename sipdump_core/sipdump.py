@@ -15,16 +15,17 @@ from sipdump_core.drivers.base import Backend
 from sipdump_core.errors import ClosedError
 from sipdump_core.flows import Address, Flows
 from sipdump_core.lifecycle.pruner import Pruner
-from sipdump_core.log import Limit
+from sipdump_core.log import Event, Limit, log
 from sipdump_core.pipeline.delivery import LaneStats
 from sipdump_core.pipeline.dispatcher import Dispatcher
 from sipdump_core.pipeline.intake import Intake
-from sipdump_core.plan import Plan, make_backends, make_plan
+from sipdump_core.plan import Plan, make_plan
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
-from sipdump_core.routes.event_route import Callback
+from sipdump_core.routes.event_route import Callback, EventRoute
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
 from sipdump_core.settings.options import Setting
+from sipdump_core.workshop import Workshop
 
 __all__ = ["SipDump", "Stats"]
 
@@ -103,28 +104,31 @@ class SipDump:
                 more += [s for name, value in options.items() for s in _settings(f"sipdump_{backend}", name, value)]
             plan = make_plan([*settings, *more])
         self.plan = plan
+        self.workshop = workshop = Workshop(plan)
         self.params = plan.params
         self.enable = bool(plan.params.enable)
         self._clock = clock or Clock()
         self.table = table or ProcessTable(self._clock.time())
         self.block = (plan.params.queue_full or default_queue_full) == "block"
-        self._route = plan.route if plan.params.mode & MODE_EVENT_ROUTE else None
-        plan.route.send = self.send
+        self._route = EventRoute(plan.route(self.send) if plan.route else None)
+        self._runs_route = bool(plan.params.mode & MODE_EVENT_ROUTE)
         self._flows = Flows(self.table)
         self._counts = threading.Lock()
         self._received = self._disabled = self._queue_dropped = 0
         self._log = Limit()
-        site = plan.site(meta=self.table.render)
+        site = workshop.site(meta=self.table.render)
         self._dispatcher = Dispatcher(
-            plan.params, plan.backends(site), site, self.table, block=self.block, clock=self._clock
+            plan.params, workshop.backends(site), site, self.table, block=self.block, clock=self._clock
         )
         self._sinks = bool(self._dispatcher.lanes)
         gather = 0.0 if plan.params.wait_mode else max(plan.params.wait / 1e6, _MIN_GATHER)
         self._intake = Intake(self._dispatcher, plan.params.queue, plan.params.queue_bytes, gather)
-        self._pruner = Pruner(self._prunable, plan.params.retention, self._clock)
+        self._pruner = Pruner(lambda: workshop.keepers()[0], plan.params.retention, self._clock)
         self._closing = False
         self._closed = threading.Lock()
         self._forked = False
+        for notice in plan.notices:
+            log.warning(Event(notice.text, at=notice.place))
         if start_pruning:
             self.start_pruning()
         atexit.register(self.close)
@@ -149,7 +153,7 @@ class SipDump:
 
         It gets the :class:`~sipdump_core.record.Record`, and drops it by returning ``False`` (or the name ``DROP``).
         """
-        self.plan.route.callback = callback
+        self._route.callback = callback
         return callback
 
     def received(
@@ -215,7 +219,7 @@ class SipDump:
         """
         if not self._enabled(len(records)):
             return
-        if self._route is not None:
+        if self._runs_route:
             records = self._route.filter(records)
         self._put(records)
 
@@ -247,7 +251,7 @@ class SipDump:
 
     def stats(self) -> Stats:
         """Return the numbers so far."""
-        route = self.plan.route
+        route = self._route
         lanes = {lane.backend.name: lane.snapshot() for lane in self._dispatcher.lanes}
         with self._counts:
             return Stats(
@@ -312,10 +316,6 @@ class SipDump:
             else:
                 self._disabled += count
         return self.enable
-
-    def _prunable(self) -> list[Backend]:
-        backends, _ = make_backends(self.plan, self.params.folder, self.params.fprefix)
-        return backends
 
     def _put(self, records: Sequence[Record]) -> None:
         if not records or not self._sinks:

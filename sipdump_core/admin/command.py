@@ -402,8 +402,9 @@ def _shown(value: Any, indent: str = "") -> str:
 def _open(args: argparse.Namespace) -> "tuple[Plan, list[Backend], bool]":
     """Make the backends that the command line and the configuration name; the flag says whether one failed."""
     from sipdump_core.config.reader import override, read_config  # noqa: PLC0415
-    from sipdump_core.plan import make_backends, make_plan  # noqa: PLC0415
+    from sipdump_core.plan import make_plan  # noqa: PLC0415
     from sipdump_core.settings.options import Setting  # noqa: PLC0415
+    from sipdump_core.workshop import Workshop  # noqa: PLC0415
 
     given = [
         Setting("sipdump", name, value, f"--{name}")
@@ -412,7 +413,7 @@ def _open(args: argparse.Namespace) -> "tuple[Plan, list[Backend], bool]":
     ]
     settings = read_config(args.config, args.defines).settings if args.config else []
     plan = make_plan(override(settings, given), to_start=False)
-    backends, errors = make_backends(plan, plan.params.folder, plan.params.fprefix)
+    backends, errors = Workshop(plan).keepers()
     for error in errors:
         print(f"sipdump-admin: {error}", file=sys.stderr)
     return plan, backends, bool(errors)

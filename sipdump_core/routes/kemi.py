@@ -22,7 +22,7 @@ import attrs
 
 from sipdump_core.log import Event, log
 from sipdump_core.record import Record
-from sipdump_core.routes.event_route import DROP, Callback, EventRoute, load_file, locate
+from sipdump_core.routes.event_route import DROP, Route, Send, load_file, locate
 from sipdump_core.routes.variables import compile_pv
 from sipdump_core.settings.options import Setting
 
@@ -49,31 +49,33 @@ _RANK: Final = 1
 _CACHE_LIMIT = 1000
 _NUMBER = re.compile(rb"\s*[+-]?\d{1,18}")
 
+Handler = Callable[[Record, Send], Any]
+"""Runs a script's function for a record."""
+
 Value = int | bytes | None
 _running = threading.local()
 """Its ``call`` is the call of a callback that runs in this thread, so that one ``KSR`` serves all scripts."""
 
 
-def load_kemi(loads: Sequence[Setting], function: Setting, route: EventRoute, *, parse_call_id: bool) -> Callback:
-    """Load scripts, and give the callback that runs the function of that name in them.
+def load_kemi(loads: Sequence[Setting], function: Setting, *, parse_call_id: bool) -> Route:
+    """Load scripts, and return the route that runs the function of that name in them.
 
     Args:
         loads: the scripts, each a file beside the configuration that names it; where several have the function, the
             last one's runs.
         function: the name, and where it was said.
-        route: stores records for ``KSR.sipdump.send``.
-        parse_call_id: give ``$sipdump(call_id)``.
+        parse_call_id: provide ``$sipdump(call_id)``.
 
     Returns:
-        A callback for the event route. It may be called from several threads; the scripts run one call at a time, as
+        A route. Its callback may be called from several threads; the scripts run one call at a time, as
         in a process of Kamailio.
 
     Raises:
         ConfigError: a script is not there, or does not load, or none has the function, or lupa is missing.
     """
-    kemi = Kemi(route, parse_call_id)
+    kemi = Kemi(parse_call_id)
     name = str(function.value)
-    found: Callback | None = None
+    found: Handler | None = None
     lua: LuaScripts | None = None
     for load in loads:
         path = locate(str(load.value), load)
@@ -91,7 +93,8 @@ def load_kemi(loads: Sequence[Setting], function: Setting, route: EventRoute, *,
     if found is None:
         scripts = ", ".join(str(load.value) for load in loads)
         raise function.error(f"no such function in {scripts}")
-    return found
+    handler = found
+    return lambda send: lambda record: handler(record, send)
 
 
 @attrs.define
@@ -100,6 +103,7 @@ class _Call:
 
     kemi: "Kemi"
     record: Record
+    send: Send
     dropped: bool = False
 
 
@@ -109,19 +113,18 @@ class Kemi:
     Outside a call (while a script loads, or in a thread of its own) there is no record: all values are null.
     """
 
-    def __init__(self, route: EventRoute, parse_call_id: bool) -> None:
-        self._route = route
+    def __init__(self, parse_call_id: bool) -> None:
         self._parse_call_id = parse_call_id
         self._pvs: dict[str, Callable[[Record], Value]] = {}
         self._lock = threading.RLock()  # a callback may bring a record itself, in the same thread
 
-    def run(self, record: Record, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a script's function for a record.
+    def run(self, record: Record, send: Send, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a script's function for a record; ``send`` stores it for ``KSR.sipdump.send``.
 
         Returns:
             DROP when the script asked for that; what its function returned means nothing.
         """
-        call = _Call(self, record)
+        call = _Call(self, record, send)
         with self._lock:
             outer = getattr(_running, "call", None)
             _running.call = call
@@ -146,10 +149,6 @@ class Kemi:
                 self._pvs.clear()
             self._pvs[name] = getter
         return getter(record)
-
-    def send(self, record: Record, tag: str) -> None:
-        """Store a record under a tag; raises as :meth:`sipdump_core.sipdump.SipDump.send` does."""
-        self._route.send(record, tag)
 
 
 def log_line(level: int, text: str) -> None:
@@ -194,7 +193,7 @@ def send(tag: str) -> None:
     """
     call: _Call | None = getattr(_running, "call", None)
     if call:
-        call.kemi.send(call.record, tag)
+        call.send(call.record, tag)
 
 
 def _null(_: Record) -> None:
@@ -308,8 +307,8 @@ _KSR: Final = _make_ksr()
 _MSG: Final = _Message()
 
 
-def _load_python(kemi: Kemi, path: Path, setting: Setting, name: str) -> Callback | None:
-    """Load a Python script as app_python3 does, and give the callback, or None where it has no such function."""
+def _load_python(kemi: Kemi, path: Path, setting: Setting, name: str) -> Handler | None:
+    """Load a Python script as app_python3 does, and return its handler, or None where it has no such function."""
     sys.modules.update(_KSR)  # for as long as the process lives: functions may import it when they run
     folder = str(path.parent.absolute())
     if folder not in sys.path:
@@ -331,7 +330,7 @@ def _load_python(kemi: Kemi, path: Path, setting: Setting, name: str) -> Callbac
         raise setting.error(f"{name} is called with (msg, evname): {error}") from None
     except ValueError:
         pass  # some callables have no signature to look at
-    return lambda record: kemi.run(record, function, _MSG, EVENT)
+    return lambda record, send: kemi.run(record, send, function, _MSG, EVENT)
 
 
 def _where(error: BaseException, path: Path) -> str:

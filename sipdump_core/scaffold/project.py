@@ -7,8 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from sipdump_core.drivers.discovery import SOURCES, THIRD_PARTY_FLAGS, discover
+from sipdump_core.drivers.discovery import THIRD_PARTY_FLAGS, discover
 from sipdump_core.errors import ConfigError, StorageError
+from sipdump_core.settings.modules import MODULES
 from sipdump_core.version import VERSION
 
 __all__ = ["KINDS", "Kind", "write"]
@@ -19,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("file", "stream")
 _NAME = re.compile(r"[a-z](?:_?[a-z0-9])*", re.ASCII)
 _LONGEST = 24
 """Longer names would make lines that are longer than the style of the templates has them."""
-_TAKEN = ("sipdump_core", *SOURCES)
+_TAKEN = ("sipdump_core", *MODULES)
 _LARGEST_FLAG = 1 << 30
 """mode is an int of 32 bits in Kamailio."""
 _TEMPLATES = {

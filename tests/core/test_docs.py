@@ -9,10 +9,10 @@ import pytest
 import sipdump_core
 from bench import scale
 from sipdump_core.config.reader import read_config
-from sipdump_core.drivers.discovery import SOURCES
 from sipdump_core.plan import make_plan
 from sipdump_core.settings.core import Params
 from sipdump_core.settings.hep import DEFAULT_LISTEN, HepOptions
+from sipdump_core.settings.modules import MODULES
 from sipdump_core.settings.options import Setting
 from sipdump_parquet import ParquetOptions
 from sipdump_s3 import S3Options
@@ -24,7 +24,7 @@ TABLE = re.compile(r"^\| `(\w+)` \| (int|str)[^|]* \|([^|]*)\|", re.MULTILINE)
 
 @pytest.mark.parametrize(
     ("module", "cls"),
-    [("sipdump", Params), *SOURCES.items(), ("sipdump_s3", S3Options), ("sipdump_parquet", ParquetOptions)],
+    [("sipdump", Params), *MODULES.items(), ("sipdump_s3", S3Options), ("sipdump_parquet", ParquetOptions)],
 )
 def test_every_parameter_is_documented_with_its_default(module: str, cls: type) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()

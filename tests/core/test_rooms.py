@@ -14,6 +14,7 @@ ORDER = (
     ("sources", "admin"),
     ("control",),
     ("sipdump",),
+    ("workshop",),
     ("plan",),
     ("testing", "scaffold"),
     ("pipeline",),
