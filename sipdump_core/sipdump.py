@@ -72,7 +72,7 @@ class SipDump:
     stores what still waits and seals the segments.
 
     Args:
-        settings: modparams, as a configuration file gives them.
+        settings: modparams, as read from a configuration file.
         backend_options: options of backends by name, as ``{"text": {...}}``.
         params: the parameters of ``modparam("sipdump", ...)`` by name; a repeatable one takes a sequence.
         plan: a plan that is ready; settings, backend options and parameters are ignored then.

@@ -41,7 +41,7 @@ class Driver:
 
     @property
     def flag(self) -> int:
-        """The mode flag; 0 where the driver has none or was not loaded."""
+        """The mode flag; 0 if the driver has none or was not loaded."""
         return self.cls.flag if self.cls else 0
 
     @property
@@ -62,14 +62,14 @@ class Driver:
 
     @property
     def kind(self) -> str:
-        """``backend``, ``transform``, or ``unknown`` where it was not loaded."""
+        """``backend``, ``transform``, or ``unknown`` if it was not loaded."""
         if self.cls is None:
             return "unknown"
         return "backend" if issubclass(self.cls, Backend) else "transform"
 
 
 class _Manager(ExtensionManager):  # type: ignore[type-arg,misc,unused-ignore]  # generic, and typed, only in new releases
-    """Looks entry points up afresh: stevedore's cache on disk hides what an editable install has just added."""
+    """Looks up entry points without stevedore's cache on disk, which hides what an editable install has just added."""
 
     def __init__(self) -> None:
         self.failed: list[Driver] = []
@@ -99,7 +99,7 @@ def discover() -> list[Driver]:
 
 
 def reload(name: str) -> Driver:
-    """Load one driver again: what it lacked may have been installed, or mended, meanwhile.
+    """Load one driver again: what it lacked may have been installed or fixed meanwhile.
 
     Raises:
         DriverError: no distribution has it any more.
@@ -114,10 +114,10 @@ def reload(name: str) -> Driver:
 
 
 def select(drivers: Sequence[Driver], mode: Setting, names: Iterable[Setting]) -> list[Driver]:
-    """Give the drivers that a mode and a list of names switch on.
+    """Return the drivers that a mode and a list of names switch on.
 
-    One that cannot be used is among them when others can: they are to store, whatever becomes of it. A flag that no
-    driver owns is taken to be that of the drivers that could not be loaded.
+    Drivers that cannot be used are among them as long as one can: the others must not keep it from storing. A flag that
+    no driver owns is taken to belong to the drivers that could not be loaded.
 
     Raises:
         ConfigError: a bit that no driver owns, an unknown name, or a mode without any sink that can be used.
@@ -151,7 +151,7 @@ def select(drivers: Sequence[Driver], mode: Setting, names: Iterable[Setting]) -
 
 
 def refusal(driver: Driver) -> str:
-    """Say that a driver cannot be used, and why."""
+    """Return that a driver cannot be used, and why."""
     return f"the backend {driver.name} of {driver.origin} cannot be used: {driver.fault}"
 
 
@@ -213,7 +213,7 @@ def _unusable_backend(cls: type[Backend]) -> str:
 
 
 def is_suffix(suffix: Any) -> bool:
-    """Say whether names of segments may end so: not at all, or with a dot and more."""
+    """Return whether names of segments may end so: empty, or a dot and more."""
     return isinstance(suffix, str) and _SUFFIX.fullmatch(suffix) is not None
 
 

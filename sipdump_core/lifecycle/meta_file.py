@@ -16,7 +16,7 @@ def claim(folder: str, segment: Segment, suffixes: list[str], text: str, mode: i
     """Find a name that is free under every suffix, and take it by creating its ``.meta`` file.
 
     Args:
-        segment: the name to begin with; ``-1``, ``-2`` ... are tried when it is taken.
+        segment: the name to begin with; if it is taken, ``-1``, ``-2`` ... are tried.
 
     Returns:
         The segment that was claimed.
@@ -36,7 +36,7 @@ def claim(folder: str, segment: Segment, suffixes: list[str], text: str, mode: i
 
 
 def create(folder: str, segment: Segment, text: str, mode: int) -> None:
-    """Write a segment's ``.meta`` where there is none.
+    """Write a segment's ``.meta``, if there is none.
 
     Raises:
         SegmentExistsError: there is one, of another segment.
@@ -46,7 +46,7 @@ def create(folder: str, segment: Segment, text: str, mode: int) -> None:
 
 
 def rewrite(folder: str, segment: Segment, text: str, mode: int) -> None:
-    """Put a newer table in the place of the segment's own ``.meta``, at once for all readers.
+    """Replace the segment's own ``.meta`` with a newer table, at once for all readers.
 
     Raises:
         StorageError: it cannot be written; the old one stays.
@@ -54,7 +54,7 @@ def rewrite(folder: str, segment: Segment, text: str, mode: int) -> None:
     path = os.path.join(folder, segment.stem + META_SUFFIX)
     draft = os.path.join(folder, f".{segment.stem}{META_SUFFIX}.{os.getpid()}")
     with contextlib.suppress(OSError):
-        os.unlink(draft)  # left by a crash of a process with our number
+        os.unlink(draft)  # left by a crash of a process with our pid
     _create(draft, text, mode)
     try:
         os.replace(draft, path)
@@ -63,7 +63,7 @@ def rewrite(folder: str, segment: Segment, text: str, mode: int) -> None:
 
 
 def sweep(folder: str, prefix: str, deleted: Collection[str], before: float) -> None:
-    """Remove ``.meta`` files that stand alone: those of the deleted stems, and others last written ``before``."""
+    """Remove ``.meta`` files without a segment: those of the deleted stems, and others last written ``before``."""
     stems: dict[str, set[str]] = {}
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):

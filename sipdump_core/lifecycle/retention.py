@@ -19,7 +19,7 @@ __all__ = ["PruneSummary", "Pruned", "counted", "is_within", "listed", "log_prun
 
 T = TypeVar("T")
 
-_CHUNK = 1000  # how many are deleted in one request where a store can do that; S3's limit
+_CHUNK = 1000  # how many a store may delete in one request: S3's limit
 
 
 @attrs.frozen
@@ -172,9 +172,9 @@ def log_pruned(pruned: Pruned) -> None:
 
 
 def _delete(backend: Backend, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
-    for told in each_of(backend, "delete", lambda: backend.delete_many(chunk)):
+    for answer in each_of(backend, "delete", lambda: backend.delete_many(chunk)):
         with blaming(backend, "delete"):
-            stored, error = told
+            stored, error = answer
             if not (isinstance(stored, StoredSegment) and (error is None or isinstance(error, SipDumpError))):
                 raise TypeError(f"delete_many() yielded {stored!r}, {error!r}")
         yield stored, error

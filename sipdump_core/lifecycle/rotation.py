@@ -8,14 +8,14 @@ __all__ = ["Rotation"]
 
 
 class Rotation:
-    """Says when a segment is full or stale; it holds the numbers of the open segment and no clock.
+    """Decides when a segment is full or stale; it holds the numbers of the open segment, and no clock.
 
     Args:
         rotate: seconds that a segment may be open.
         size: bytes that the largest file of it may have, 0 for no limit.
         records: how many records it may hold, 0 for no limit.
-        sizes: for each backend what gives the bytes that a record takes in its file.
-        preambles: for each backend the bytes that its file begins with.
+        sizes: for each backend, a function that returns how many bytes a record takes in its file.
+        preambles: for each backend, how many bytes its file begins with.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Rotation:
         self._totals = list(self._preambles)
 
     def take(self, records: Sequence[Record]) -> int:
-        """Give how many of these records, from the first, still go into the open segment, and count them.
+        """Return how many of these records, from the first, still go into the open segment, and count them.
 
         The first record of a segment always goes in, however large it is.
         """

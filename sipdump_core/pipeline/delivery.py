@@ -38,7 +38,7 @@ BACKOFF = (0.1, 10.0)
 STALL = 5.0
 """Seconds that one call may take before nobody waits for this backend any more, and stats call it stalled."""
 _ANSWER = 1.0
-"""Seconds that whoever asks for the numbers waits for the backend's own."""
+"""Seconds that a caller of ``snapshot`` waits for the backend's own numbers."""
 _NAMES = 1000
 """How many names in a row may be taken before that is the driver's fault."""
 _APART = frozenset(("flush", "record_size"))

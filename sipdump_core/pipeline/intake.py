@@ -46,7 +46,7 @@ class Intake:
 
         Args:
             records: in the order in which they are to be stored.
-            block: wait for room; else what finds none is dropped.
+            block: wait for room; otherwise what finds none is dropped.
 
         Returns:
             How many were dropped.

@@ -391,7 +391,7 @@ def _find(fd: int, mark: bytes, at: int) -> int:
 
 
 def _guess_salt(fd: int) -> bytes:
-    """Find the salt where the file's header is damaged: what most marks are followed by."""
+    """Find the salt of a file whose header is damaged: what follows most of the marks."""
     marks: Counter[bytes] = Counter()
     at = 0
     while chunk := _pread(fd, _CHUNK, at):

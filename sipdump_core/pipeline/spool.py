@@ -59,7 +59,7 @@ class SpooledDelivery(Delivery):
 
     Args:
         backend: the backend.
-        options: say where the spool is.
+        options: where the spool is, and how large it may be.
         clock: the time.
     """
 
@@ -293,7 +293,7 @@ class Spool:
                         except ValueError:  # its sum is right, but it is not of its form
                             _warn_of(stored, Damage(item.offset, item.end, torn=False))
                             whole, batch = False, []
-                        if batch and not self._give(delivery, batch):
+                        if batch and not self._deliver(delivery, batch):
                             return False
                     place.write(item.end)
             delivery.flush()
@@ -316,7 +316,7 @@ class Spool:
             delivery.begin(segment)
             self._feeding = segment
 
-    def _give(self, delivery: Delivery, batch: Sequence[Record]) -> bool:
+    def _deliver(self, delivery: Delivery, batch: Sequence[Record]) -> bool:
         if delivery.hurried and self._clock.monotonic() > self._deadline:
             return False
         rest = delivery.deliver(batch)
