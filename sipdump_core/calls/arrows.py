@@ -181,7 +181,7 @@ def _identity(message: Message) -> object:
     if message.method is None:
         return message.buf
     identity_of_request = (message.method, message.cseq, via.key, to_tag)
-    if _is_unique(via):
+    if via.unique:
         return identity_of_request
     return *identity_of_request, message.request_uri, message.from_.tag  # RFC 2543, see RFC 3261, section 17.2.3
 
@@ -195,14 +195,9 @@ def _keys(message: Message) -> tuple[TransactionKey, TransactionKey | None]:
 
 
 def _hop_key(via: Via, message: Message) -> str:
-    if _is_unique(via):
+    if via.unique:
         return via.key
     return f"{via.key} {party(message)}"  # RFC 2543: else both sides' requests of one CSeq would be one transaction
-
-
-def _is_unique(via: Via) -> bool:
-    """Return whether a branch is unique across space and time, as its first letters promise (section 8.1.1.7)."""
-    return via.branch[:7].lower() == "z9hg4bk"
 
 
 def party(message: Message) -> str:

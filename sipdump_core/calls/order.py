@@ -28,7 +28,7 @@ def put_in_order(arrows: list[Arrow]) -> tuple[list[Arrow], dict[str, int]]:
         return arrows, {}
     edges = list(_causes(arrows))
     corrections: dict[str, int] = {}
-    if any(list(arrow.node_times) != list(arrows[0].node_times) for arrow in arrows):
+    if len({node for arrow in arrows for node in arrow.nodes}) > 1:
         corrections = _corrections(_sorted(arrows, edges)[0], arrows, edges)
         if corrections:
             for arrow in arrows:
