@@ -5,7 +5,8 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 
-from sipdump_core.config.reader import Config, RouteBlock
+from sipdump_core.config.reader import Config
+from sipdump_core.config.route_block import RouteBlock
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.discovery import Driver
 from sipdump_core.net.address import Address, ask_for_buffer

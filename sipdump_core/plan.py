@@ -16,7 +16,7 @@ from sipdump_core.settings.modules import CORE, KAMAILIO_KEMI, MODULES, misspell
 from sipdump_core.settings.options import Notice, Setting, Settings, build
 
 if TYPE_CHECKING:
-    from sipdump_core.config.reader import RouteBlock
+    from sipdump_core.config.route_block import RouteBlock
 
 __all__ = ["EVENT", "Plan", "make_plan"]
 
