@@ -5,6 +5,7 @@ before the rest of its line and read again, an included file is read where it is
 in a line. Each piece knows the place that it came from.
 """
 
+import errno
 import os
 import re
 import stat
@@ -27,6 +28,10 @@ MAX_WORK = 1 << 22
 """Limit for the characters of all files, and for what defines and substitutions make of them."""
 
 _EACH_EXPANSION, _EACH_FILE = 32, 4096
+_HINTS = {
+    errno.EACCES: "; run this as root, or as a user who may read it",
+    errno.EISDIR: "; name the file in it",
+}
 """What they count, beyond their characters: a define, and a file."""
 
 _START = r"(?:\#!|!!)"
@@ -510,7 +515,8 @@ def read_source(path: str | Path, *, regular: bool = False) -> Source:
         with open(path, "rb") as file:
             text = file.read(MAX_WORK + 1).decode("utf-8", "surrogateescape")
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration: {error.strerror}", str(path)) from error
+        hint = _HINTS.get(error.errno or 0, "")
+        raise ConfigError(f"cannot read the configuration: {error.strerror}{hint}", str(path)) from error
     except ValueError as error:  # a NUL in the name
         raise ConfigError(f"cannot read the configuration: {error}", str(path)) from error
     return Source(str(path), text)
