@@ -81,7 +81,7 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     names = ", ".join(driver.name for driver in plan.chosen) or "event route only"
     log.info(Event("sipdumpd started", version=VERSION, pid=os.getpid(), mode=plan.params.mode, backends=names))
     for notice in known:
-        log.warning(Event(notice.text, at=notice.place))
+        log.warning(notice.event())
     dump.start_pruning()
     _notify("READY=1")
     while True:

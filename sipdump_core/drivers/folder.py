@@ -14,10 +14,13 @@ from sipdump_core.log import Event, log
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 
-__all__ = ["RECORDS_XATTR", "FolderBackend"]
+__all__ = ["RECORDS_XATTR", "UNREADABLE", "FolderBackend"]
 
 RECORDS_XATTR = "user.sipdump.records"
 """The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""
+
+UNREADABLE = "segment cannot be read; taken for open"
+"""The event that is logged for a file without read permission; its field ``path`` says which."""
 
 
 class FolderBackend(Backend):
@@ -152,7 +155,7 @@ class FolderBackend(Backend):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except PermissionError:
-            log.warning(Event("segment cannot be read; taken for open", path=path))
+            log.warning(Event(UNREADABLE, path=path))
             status = os.lstat(path)
             if not stat.S_ISREG(status.st_mode):
                 return None

@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 import attrs
 
 from sipdump_core.errors import ConfigError, kind_and_text
+from sipdump_core.log import Event
 from sipdump_core.posix_regex import Pattern
 
 __all__ = [
@@ -66,6 +67,10 @@ class Notice:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}" if self.place else self.text
+
+    def event(self) -> Event:
+        """Return it as it goes to the log."""
+        return Event(self.text, at=self.place) if self.place else Event(self.text)
 
 
 @attrs.frozen
