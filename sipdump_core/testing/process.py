@@ -55,7 +55,7 @@ class ProcessChecks(Kit):
 
     @promise
     def test_a_failed_write_stores_nothing_of_its_batch(self, site: Site) -> None:
-        """A write that fails for want of space raises StorageError and stores nothing of its batch."""
+        """A write that fails for lack of space raises StorageError and stores nothing of its batch."""
         maker = self.make_backend(site)
         with Child(full, maker, self.segment(maker)) as child:
             told = json.loads(child.line())
@@ -69,7 +69,7 @@ class ProcessChecks(Kit):
 
     @promise
     def test_a_forked_child_leaves_the_segment_alone(self, site: Site) -> None:
-        """forget() lets a forked child go of the open segment, and the process that has it goes on."""
+        """forget() makes a forked child drop the open segment, and the process that has it goes on."""
         maker = self.make_backend(site)
         with Child(fork, maker, self.segment(maker)) as child:
             status = child.line()
@@ -114,7 +114,7 @@ class ProcessChecks(Kit):
 
     @promise
     def test_the_process_is_left_as_it_is(self, site: Site) -> None:
-        """A backend changes nothing that others share: signal handlers, umask, environment, locale, logging."""
+        """A backend changes nothing that the process shares: signal handlers, umask, environment, locale, logging."""
         before = surroundings()
         with self.started(site) as backend:
             self.write(backend, [record()])
@@ -130,7 +130,7 @@ class ProcessChecks(Kit):
 
     @promise
     def test_times_are_kept_in_every_zone(self, site: Site) -> None:
-        """A record's time is a moment, the same in every time zone, also while clocks change."""
+        """A record's time is a moment, the same in every time zone, even while clocks change."""
         moments = [
             change + s for change in (_HOUR_BACK, _HOUR_FORWARD) for s in (-3601, -3600, -1800, -1, 0, 1800, 3600)
         ]
@@ -155,7 +155,7 @@ class ProcessChecks(Kit):
 
     @promise
     def test_no_segment_is_lost_when_clocks_change(self, site: Site) -> None:
-        """Segments named in the hour that comes twice, or by a clock that stepped back, are all kept and listed."""
+        """Segments named in an hour that comes twice, or by a clock that stepped back, are all kept and listed."""
         with zone(BERLIN), self.started(site) as backend:
             self.needs_segments(backend)
             moments = [_HOUR_BACK - 1800, _HOUR_BACK + 1800, _HOUR_BACK - 7200, _HOUR_FORWARD, _HOUR_FORWARD - 1, 0]

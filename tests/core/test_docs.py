@@ -60,6 +60,21 @@ def test_every_document_is_reached_from_the_readme() -> None:
     assert [path.name for path in DOCS if f"docs/{path.name}" not in readme] == []
 
 
+def test_the_index_lists_every_page_once_in_its_four_groups() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    groups = ["Tutorial", "How-to", "Reference", "Explanation"]
+    assert re.findall(r"^## (.*)$", index, re.MULTILINE) == groups
+    listed = re.findall(r"^- \[(\S+)\]\(\1\): \S", index, re.MULTILINE)
+    assert sorted(listed) == [path.name for path in DOCS if path.name != "README.md"]
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS], ids=lambda path: path.name)
+def test_prose_is_no_wider_than_120_columns(path: Path) -> None:
+    prose = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    wide = [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "    "))]
+    assert wide == []
+
+
 def test_public_names_are_there() -> None:
     for name in sipdump_core.__all__:
         assert getattr(sipdump_core, name) is not None
