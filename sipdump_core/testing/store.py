@@ -1,4 +1,4 @@
-"""What a backend promises of its segments: named as told, listed as they are, kept, and deleted when told."""
+"""What a backend promises about its segments: naming, listing, keeping and deleting them."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ class StoreChecks(Kit):
     @promise
     def test_the_listing_tells_the_truth(self, backend: Backend) -> None:
         """A listed segment's size, last write, number of records and location are true."""
-        noise = [record(os.urandom(300)) for _ in range(500)]  # whatever compresses, this does not shrink
+        noise = [record(os.urandom(300)) for _ in range(500)]  # no compression shrinks this
         began = time.time()
         stored = [self.store(backend, batch, second=n) for n, batch in enumerate(([record()], noise, noise[:7]))]
         ended = time.time()
@@ -57,7 +57,7 @@ class StoreChecks(Kit):
             assert one.location, "location is empty"
             assert Segment.parse(one.segment.name, one.segment.prefix, one.segment.suffix) == one.segment
             if isinstance(backend, FolderBackend):
-                assert os.path.isfile(one.location), f"the location {one.location} is no file"
+                assert os.path.isfile(one.location), f"the location {one.location} is not a file"
             if os.path.isfile(one.location):
                 size = os.stat(one.location).st_size
                 assert one.size == size, f"the file has {size} bytes, and is listed with {one.size}"
@@ -71,7 +71,7 @@ class StoreChecks(Kit):
         self.write(backend)
         self.settle(backend)
         assert not self.segments(backend), f"listed are {names(self.segments(backend))}"
-        self.store(backend, [record()])  # and its name is free
+        self.store(backend, [record()])  # and its name is still free
 
     @promise
     def test_rotation_keeps_the_old_segment(self, backend: Backend) -> None:
@@ -143,13 +143,13 @@ class StoreChecks(Kit):
 
     @promise
     def test_a_second_start_disturbs_no_writer(self, site: Site) -> None:
-        """Another instance may start and stop while a segment is open, and must not take it for the remains of a crash."""
+        """Another instance may start and stop while a segment is open; it must not take it for a crash's remains."""
         with self.started(site) as one:
             segment = self.segment(one)
             one.open(segment)
             one.write(numbered(2))
             one.flush()
-            with contextlib.suppress(StorageError), self.started(site):  # it may refuse to be the second
+            with contextlib.suppress(StorageError), self.started(site):  # it may refuse to be the second writer
                 pass
             one.write(numbered(2, 2))
             one.close()
@@ -281,7 +281,7 @@ class StoreChecks(Kit):
     def test_however_many_segments_are_listed(self, backend: Backend) -> None:
         """All segments are listed, however many there are, and pruning deletes all of them."""
         self.needs_segments(backend)
-        end = time.monotonic() + 2  # in which a store far away takes some, and a folder all of them
+        end = time.monotonic() + 2  # enough for some segments in a remote store, for all in a folder
         wrote: list[Segment] = []
         while len(wrote) < 1100 and (time.monotonic() < end or not wrote):
             wrote += [self.write(backend, [record()], second=len(wrote) + n) for n in range(20)]
@@ -318,7 +318,7 @@ class StoreChecks(Kit):
         """Reading a truncated file yields the records at its beginning unchanged, or raises StorageError."""
         stored = self.store(backend, numbered(20))
         if not os.path.isfile(stored.location):
-            not_checked("the location is no file that could be cut")
+            not_checked("the location is not a file that could be cut")
         self.same(backend, numbered(20), self.read(backend, stored))
         content = Path(stored.location).read_bytes()
         for cut in (1, 2, 20, len(content) // 2, len(content) - 5, len(content) - 1, len(content)):
@@ -337,7 +337,7 @@ class StoreChecks(Kit):
         """Reading a file with arbitrary content yields records, or raises an error of sipdump_core."""
         stored = self.store(backend, numbered(5))
         if not os.path.isfile(stored.location):
-            not_checked("the location is no file that could be damaged")
+            not_checked("the location is not a file that could be damaged")
         self.same(backend, numbered(5), self.read(backend, stored))
         content = Path(stored.location).read_bytes()
         chance = random.Random(7)  # noqa: S311 - the same damage in each run
@@ -361,7 +361,7 @@ class StoreChecks(Kit):
         """A message may contain the backend's own file format; it stays one message."""
         stored = self.store(backend, [record(), record(b"x")])
         if not os.path.isfile(stored.location):
-            not_checked("the location is no file whose content could be sent")
+            not_checked("the location is not a file whose content could be sent")
         forged = Path(stored.location).read_bytes()
         batch = [
             record(with_body(part))
@@ -389,7 +389,7 @@ class StoreChecks(Kit):
         backend.delete(second)
         assert not self.segments(backend), names(self.segments(backend))
         left = [name for name in _tree(Path(backend.site.folder)) if first.segment.stem in name]
-        assert not left, f"beside the segment that was deleted it left {left}"
+        assert not left, f"the deleted segment left {left} behind"
 
     @promise
     def test_delete_many_is_as_delete(self, backend: Backend) -> None:
@@ -402,7 +402,7 @@ class StoreChecks(Kit):
         backend.delete(stored[0])
         told = [*self.reader(backend).delete_many([stored[0], opened, stored[1], stored[2]])]
         assert sorted(one.segment for one, _ in told) == sorted(one.segment for one in (*stored[:3], opened)), (
-            f"it was told of {names(one for one, _ in told)}"
+            f"it reported {names(one for one, _ in told)}"
         )
         for one, error in told:
             if one.segment == opened.segment:
@@ -477,7 +477,7 @@ class StoreChecks(Kit):
         sizes = [fresh.record_size(record(message)) for message in MESSAGES.values()]
         sizes += [fresh.record_size(record(b"", **fields)) for group in FIELDS.values() for fields in group]
         strange = [size for size in sizes if type(size) is not int or size < 0]
-        assert not strange, f"record_size() gives {strange}"
+        assert not strange, f"record_size() returns {strange}"
         self.needs_segments(backend)
         for n, one in enumerate((record(), record(os.urandom(3000)), record(b""))):
             few, many = (self.store(backend, [one] * count, second=10 * n + count) for count in (1, 5))
@@ -490,7 +490,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_others_may_look_while_it_writes(self, backend: Backend) -> None:
-        """While one thread writes, others may list, read, measure and ask: nothing fails, and no partial record is read."""
+        """While one thread writes, others may list, read, measure and ask: nothing fails, no partial record is read."""
         self.needs_segments(backend)
         wrote = numbered(4000)
         done = threading.Event()
@@ -545,7 +545,7 @@ class StoreChecks(Kit):
         finally:
             os.umask(before)
         if not os.path.isfile(stored.location):
-            not_checked("the location is no file")
+            not_checked("the location is not a file")
         found = stat.S_IMODE(os.stat(stored.location).st_mode)
         assert found == mode, f"file_mode is {mode:o}, the file's mode {found:o}"
         for name, (kind, _) in _tree(Path(site.folder)).items():
@@ -587,7 +587,7 @@ class StoreChecks(Kit):
         backend.stop()
         backend.start()
         left = sorted(path.name for path in [*tmp_path.iterdir(), *(tmp_path / "cwd").iterdir()])
-        assert left == ["cwd", "store"], f"beside the folder there are {left}"
+        assert left == ["cwd", "store"], f"outside the folder there are now {left}"
 
 
 def _content(stored: StoredSegment) -> bytes:
@@ -596,7 +596,7 @@ def _content(stored: StoredSegment) -> bytes:
 
 
 def _tree(folder: Path) -> dict[str, Any]:
-    """Give all that stands in a folder: a file's mode and content, of other things the kind."""
+    """Return everything in a folder by name: mode and, of files, content."""
     return {
         str(path.relative_to(folder)): (status.st_mode, path.read_bytes() if stat.S_ISREG(status.st_mode) else b"")
         for path, status in _walk(folder)

@@ -1,4 +1,4 @@
-"""What a backend promises of writing: every byte of every record, once, in order, or an error."""
+"""What a backend promises about writing: every byte of every record, once, in order, or an error."""
 
 import copy
 import gc
@@ -38,11 +38,11 @@ class WriterChecks(Kit):
         why = unusable(cls)
         assert not why, f"{cls.__qualname__} {why}"
         suffix = self.make_backend(site).suffix
-        assert is_suffix(suffix), f"suffix {suffix!r} of an instance is no end of a file name, as '.data'"
+        assert is_suffix(suffix), f"suffix {suffix!r} of an instance cannot end a file name like '.data'"
         if cls.has_lifecycle():
-            assert cls.delete is not Backend.delete, "it has segments() without delete(): pruning fails for ever"
+            assert cls.delete is not Backend.delete, "it has segments() without delete(): pruning always fails"
         unknown = set(cls.loses) - {*(field.name for field in attrs.fields(Flow)), "time_us"}
-        assert not unknown, f"loses names what is no field that may be lost: {sorted(unknown)}"
+        assert not unknown, f"loses contains names that are not fields that may be lost: {sorted(unknown)}"
 
     @promise
     def test_options_round_trip(self, site: Site) -> None:
@@ -59,13 +59,13 @@ class WriterChecks(Kit):
                 except ConfigError as error:
                     if value == default:
                         raise AssertionError(f"the default of the option {told['name']} is refused: {error}") from error
-                    continue  # its check refuses that value
+                    continue  # its check refuses this value
                 set_to = getattr(options, told["name"])
                 assert set_to in (value, (value,)), f"the option {told['name']} set to {value!r} is {set_to!r}"
                 try:
                     backend = cls(options, site)
                 except ConfigError:
-                    continue  # it contradicts the others' defaults
+                    continue  # it contradicts the other options' defaults
                 assert attrs.asdict(backend.opts) == attrs.asdict(options), (
                     f"opts has not the {told['name']} {value!r} that was set"
                 )
@@ -203,7 +203,7 @@ class WriterChecks(Kit):
         backend.write(many[6000:] + many[:10] + many[5995:6005])
         wrote = [(r.time_us, r.src_ip, r.pid, r.buf) for r in many + many[:10] + many[5995:6005]]
         many.clear()
-        for port in range(300):  # CPython gives the next flow the address, and so the id(), of the one before
+        for port in range(300):  # CPython reuses the address, and so the id(), of the previous flow
             backend.write([record(b"short-lived", time_us=port, src_port=port)])
             gc.collect(0)
             wrote.append((port, "127.0.0.1", 2738, b"short-lived"))
@@ -415,21 +415,21 @@ class _Append(Transform):
     name = "append"
 
     def apply(self, batch: Sequence[Record], bufs: Sequence[bytes]) -> Sequence[bytes]:
-        """Make a longer message of one that is said to bob."""
+        """Append to each message that mentions bob."""
         return [buf + self.opts if b"bob" in one.buf else buf for one, buf in zip(batch, bufs, strict=True)]
 
 
 def _check_numbers(backend: Backend, when: str) -> None:
     health, stats = backend.health(), backend.stats()
-    assert isinstance(health, str), f"health() {when} gives {health!r}"
+    assert isinstance(health, str), f"health() {when} returns {health!r}"
     assert not health, f"health() {when} says that something is wrong: {health}"
-    assert isinstance(stats, Mapping), f"stats() {when} gives {stats!r}"
+    assert isinstance(stats, Mapping), f"stats() {when} returns {stats!r}"
     wrong = {key: value for key, value in stats.items() if type(key) is not str or type(value) is not int}
     assert not wrong, f"stats() {when} has {wrong}"
 
 
 def _others(told: Mapping[str, Any]) -> list[Any]:
-    """Give values to try for an option: its default where it is no tuple, and others."""
+    """Return values to try for an option: its default unless a tuple, and others."""
     default = told["default"]
     if told["type"] == "int":
         return [default, default + 1, default - 1, 2 * default + 1, 0, 1]
