@@ -14,6 +14,7 @@ ORDER = (
     ("sources", "admin"),
     ("control",),
     ("sipdump",),
+    ("workshop",),
     ("plan",),
     ("testing", "scaffold"),
     ("pipeline",),
@@ -23,7 +24,7 @@ ORDER = (
     ("drivers",),
     ("settings",),
     ("net",),
-    ("matcher", "posix_re", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
+    ("posix_regex", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
 )
 """The rooms from the top down, those of one line side by side; the last line is the ground, itself ordered."""
 
