@@ -12,9 +12,9 @@ CORE = ROOT / "sipdump_core"
 ORDER = (
     ("daemon", "__init__"),
     ("sources", "admin"),
-    ("control", "reading", "checkup"),
+    ("control", "reading"),
     ("sipdump",),
-    ("workshop",),
+    ("workshop", "checkup"),
     ("plan",),
     ("testing", "scaffold"),
     ("pipeline",),
