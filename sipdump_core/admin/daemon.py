@@ -82,12 +82,12 @@ def backends(args: argparse.Namespace, output: Output) -> int:
         output.note(f"{args.config}: {_NO_SOCKET}; these are the drivers here, not their states in the daemon")
     if socket:
         try:
-            told = call_daemon(args, socket, "sipdump.backends")
+            reported = call_daemon(args, socket, "sipdump.backends")
         except RpcError as error:
             output.error(error)
             socket = ""
     if socket:
-        daemon = {row["name"]: row for row in told}
+        daemon = {row["name"]: row for row in reported}
         for row in rows:
             row["daemon"] = daemon.get(row["name"])
             row["state"] = _state(row["daemon"]) if row["daemon"] else "unknown to the daemon: restart it"
@@ -112,19 +112,19 @@ def _row(driver: Driver) -> dict[str, Any]:
     }
 
 
-def _state(told: dict[str, Any]) -> str:
+def _state(reported: dict[str, Any]) -> str:
     """Return in a line what a daemon reports of one of its drivers."""
-    since = f" since {told['since']}" if "since" in told else ""
-    dropped = f", {told['dropped']} records dropped" if told.get("dropped") else ""
-    why = f": {told['error']}" if told.get("error") else ""
-    return f"{told['state']}{since}{dropped}{why}"
+    since = f" since {reported['since']}" if "since" in reported else ""
+    dropped = f", {reported['dropped']} records dropped" if reported.get("dropped") else ""
+    why = f": {reported['error']}" if reported.get("error") else ""
+    return f"{reported['state']}{since}{dropped}{why}"
 
 
 def _print_options(output: Output, driver: str, options: list[dict[str, Any]]) -> None:
     """Print what modparam("sipdump_<driver>", ...) can set, with defaults as they are written there."""
     rows = [
-        {**told, "unit": told["unit"] or None, "default": json.dumps(told["default"], ensure_ascii=False)}
-        for told in options
+        {**reported, "unit": reported["unit"] or None, "default": json.dumps(reported["default"], ensure_ascii=False)}
+        for reported in options
     ]
     output.say(f'\nmodparam("sipdump_{driver}", NAME, VALUE)' if rows else f"\n{driver} has no options")
     if rows:

@@ -47,7 +47,7 @@ def resolve(settings: Iterable[Setting], modules: Sequence[str]) -> Settings:
 
 
 def refuse_unknown(settings: Iterable[Setting], modules: Sequence[str]) -> None:
-    """Refuse a setting of a module of ours that there is not.
+    """Refuse a setting for ``sipdump_NAME`` if no such module exists.
 
     Raises:
         ConfigError: there is such a setting.
@@ -59,13 +59,13 @@ def refuse_unknown(settings: Iterable[Setting], modules: Sequence[str]) -> None:
 
 
 def is_like_ours(name: str) -> bool:
-    """Return whether a name that is not a module's of ours looks as if it was meant to be one: ``sipdmup``."""
+    """Return whether a name looks as if one of our modules was meant: ``sipdmup``."""
     name = name.lower()
     return CORE in name or bool(difflib.get_close_matches(name, [CORE, *MODULES], 1, 0.8))
 
 
 def misspelled(settings: Iterable[Setting], modules: Sequence[str]) -> list[Notice]:
-    """Return a notice for each module that a setting names, that is none of ours, and that looks like one.
+    """Return a notice for each module in the settings that is not ours, but looks as if it was meant to be.
 
     Args:
         settings: from the configuration.
