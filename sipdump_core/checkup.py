@@ -9,13 +9,15 @@ from sipdump_core.config.reader import Config
 from sipdump_core.config.route_block import RouteBlock
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.discovery import Driver
-from sipdump_core.net.address import Address, ask_for_buffer
+from sipdump_core.errors import ConfigError
+from sipdump_core.net.address import Address, ask_for_buffer, bind_inet
+from sipdump_core.net.unix_socket import number_of
 from sipdump_core.plan import EVENT, Plan
 from sipdump_core.settings.core import MODE_EVENT_ROUTE, Params
 from sipdump_core.settings.modules import CORE
 from sipdump_core.settings.options import Notice, Settings
 
-__all__ = ["in_effect", "notices", "small_buffer"]
+__all__ = ["in_effect", "notices", "trial"]
 
 _SECRET = re.compile(r"pass|secret|token|auth|credential", re.IGNORECASE)
 _USER_INFO = re.compile(r"//[^/@\s]*@")
@@ -66,8 +68,27 @@ def notices(plan: Plan, config: Config) -> list[Notice]:
     ]
 
 
-def small_buffer(plan: Plan) -> Iterator[Notice]:
-    """Yield what the HEP source logs at a start if the kernel grants it a smaller receive buffer than it asks for."""
+def trial(plan: Plan) -> Iterator[Notice]:
+    """Yield what a start finds out by itself: addresses, owners and a receive buffer that it cannot have."""
+    hep, ctl, ksr = (plan.modules[f"sipdump_{name}"] for name in ("hep", "ctl", "ksr"))
+    inet = [(given, given.value.proto, given.value.host) for given in hep.listen]
+    inet += [(given, given.value.proto, given.value.host) for given in (*ctl.binrpc, *ctl.jsonrpc) if given.value.host]
+    for given, proto, host in inet:
+        try:
+            bind_inet(host, 0, socket.SOCK_DGRAM if proto == "udp" else socket.SOCK_STREAM).close()
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            yield Notice(f"cannot listen on {given.setting.value}: {reason}", given.setting.place)
+    for module, options in (("sipdump_ctl", ctl), ("sipdump_ksr", ksr)):
+        for what in ("user", "group"):
+            try:
+                number_of(getattr(options, what), what, "")
+            except ConfigError as error:
+                yield Notice(str(error), plan.settings.last(module, what, "").place)
+    yield from _small_buffer(plan)
+
+
+def _small_buffer(plan: Plan) -> Iterator[Notice]:
     hep = plan.modules["sipdump_hep"]
     if any(given.value.proto == "udp" for given in hep.listen):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -120,7 +141,7 @@ def _unlimited(plan: Plan) -> Iterator[Notice]:
 
 
 def _folders(plan: Plan) -> Iterator[Notice]:
-    """Notice sockets whose folder is not there."""
+    """Notice sockets and fifos whose folder is not there."""
     ctl, ksr = plan.modules["sipdump_ctl"], plan.modules["sipdump_ksr"]
     for given in [*ctl.binrpc, *ctl.jsonrpc, *([ksr.listen] if ksr.listen else [])]:
         path = given.value.path if isinstance(given.value, Address) else given.value
@@ -128,6 +149,10 @@ def _folders(plan: Plan) -> Iterator[Notice]:
         if folder and not os.path.isdir(folder):
             text = f"there is no folder {folder} for the socket {path}; create it, or let systemd (RuntimeDirectory=)"
             yield Notice(text, given.setting.place)
+    fifos = [given for given in ctl.jsonrpc if given.value.proto == "fifo"]
+    if fifos and not os.path.isdir(ctl.fifo_reply_dir):
+        place = plan.settings.last("sipdump_ctl", "fifo_reply_dir", "").place
+        yield Notice(f"there is no folder {ctl.fifo_reply_dir} (fifo_reply_dir) for the answers; create it", place)
 
 
 def _decimal(settings: Settings) -> Iterator[Notice]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from sipdump_core.checkup import in_effect, notices, small_buffer
+from sipdump_core.checkup import in_effect, notices, trial
 from sipdump_core.config.reader import Config, override, parse_modparam_option, read_config
 from sipdump_core.control.commands import Rpc
 from sipdump_core.control.server import Ctl
@@ -53,7 +53,7 @@ def _check(plan: Plan, config: Config) -> int:
     Workshop(plan).check()
     for heading, line in in_effect(plan, config.event_routes):
         print(f"{heading:<12} {line}")
-    for notice in [*notices(plan, config), *small_buffer(plan)]:
+    for notice in [*notices(plan, config), *trial(plan)]:
         print(f"sipdumpd: warning: {notice}", file=sys.stderr)
     print("config file ok, exiting...", file=sys.stderr)
     return 0

@@ -42,7 +42,7 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         event = record.msg
         if isinstance(event, Event) and event.what == UNREADABLE:
-            self._output.error(f"read {event.fields['path']}: Permission denied; run this as its owner, or as root")
+            self._output.error(event.fields["error"])
         else:
             self._output.note(f"warning: {record.getMessage()}")
 

@@ -115,9 +115,7 @@ def ship(args: argparse.Namespace, output: Output) -> int:
     with store:
         results = [_ship(store, backend, output) for backend in store.able(Ships)]
     if not (results or output.failed):
-        raise ConfigError(
-            "no backend that ships is switched on: name a configuration with -f FILE whose mode has one, such as 32 (s3)"
-        )
+        raise ConfigError("no backend that ships is switched on; use -f FILE with one in its mode, such as 32 (s3)")
     for result in results:
         output.say(f"{result['backend']}: {result['segments']} segments shipped, {result['bytes']} bytes")
     return output.result({"folder": store.params.folder, "fprefix": store.params.fprefix, "backends": results})

@@ -162,11 +162,11 @@ class _Reader:
     def _misspelled(self, word: Piece) -> Piece | None:
         """Note a word that is almost a keyword, if it is about sipdump; return the piece to go on with."""
         opening = next((piece for piece in self._pieces if piece.kind != "space"), None)
-        if opening is None or opening.text not in ("(", "["):
-            return opening
-        about = next((piece for piece in self._pieces if piece.kind != "space"), None)
-        if about is not None and is_like_ours(about.text.strip("\"'").partition(":")[0]):
-            text = f"{word.text}{opening.text}{about.text} is not a statement; did you mean {_near_keyword(word.text)}?"
+        about, between = opening, " "
+        if opening is not None and opening.text in ("(", "["):
+            about, between = next((piece for piece in self._pieces if piece.kind != "space"), None), opening.text
+        if about is not None and is_like_ours(about.text.strip("\"'`").partition(":")[0]):
+            text = f"{word.text}{between}{about.text} is not a statement; did you mean {_near_keyword(word.text)}?"
             self._config.notices.append(Notice(text, word.source.place(word.offset)))
         return about
 

@@ -20,7 +20,7 @@ RECORDS_XATTR = "user.sipdump.records"
 """The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""
 
 UNREADABLE = "segment cannot be read; taken for open"
-"""The event that is logged for a file without read permission; its field ``path`` says which."""
+"""The event that is logged for a file that cannot be opened; its field ``error`` says which, and why."""
 
 
 class FolderBackend(Backend):
@@ -154,14 +154,15 @@ class FolderBackend(Backend):
         path = os.path.join(self.site.folder, segment.name)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except PermissionError:
-            log.warning(Event(UNREADABLE, path=path))
-            status = os.lstat(path)
+        except OSError as error:
+            try:
+                status = os.lstat(path)
+            except OSError:
+                return None  # gone by now
             if not stat.S_ISREG(status.st_mode):
-                return None
+                return None  # a link, say
+            log.warning(Event(UNREADABLE, error=StorageError.from_os("read", path, error)))
             return StoredSegment(segment, status.st_size, status.st_mtime, sealed=False, location=path)
-        except OSError:
-            return None  # gone by now, or a link
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sipdump_core.checkup import in_effect, notices, small_buffer
+from sipdump_core.checkup import in_effect, notices, trial
 from sipdump_core.config.reader import parse_config
 from sipdump_core.plan import make_plan
 
@@ -57,6 +57,12 @@ def test_a_good_configuration_has_no_notice(tmp_path: Path) -> None:
         ),
         ('modparam("sipdump_ctl", "jsonrpc", "fifo:/nonexistent/f")', "k.cfg:2:1: there is no folder /nonexistent for"),
         ('modparam("sipdump_ksr", "listen", "unix:/nonexistent/k")', "k.cfg:2:1: there is no folder /nonexistent for"),
+        (
+            'modparam("sipdump_ctl", "jsonrpc", "fifo:/tmp/f") '
+            'modparam("sipdump_ctl", "fifo_reply_dir", "/nonexistent")',
+            "k.cfg:2:51: there is no folder /nonexistent (fifo_reply_dir) for the answers; create it",
+        ),
+        ('modparm "sipdump", "mode", 4', 'k.cfg:2:1: modparm "sipdump" is not a statement; did you mean modparam?'),
         ('modparam("sipdump_kemi", "load", "a.py")', "k.cfg:2:1: script is not loaded: no event_callback names"),
     ],
 )
@@ -127,11 +133,28 @@ def test_what_is_in_effect(tmp_path: Path) -> None:
     assert "geheim" not in str(shown)
 
 
+@pytest.mark.parametrize(
+    ("line", "notice"),
+    [
+        ('modparam("sipdump_hep", "listen", "udp:192.0.2.1:9060")', "cannot listen on udp:192.0.2.1:9060: "),
+        ('modparam("sipdump_ctl", "jsonrpc", "http:192.0.2.1:80")', "cannot listen on http:192.0.2.1:80: "),
+        ('modparam("sipdump_ctl", "binrpc", "tcp:192.0.2.1:80")', "cannot listen on tcp:192.0.2.1:80: "),
+        ('modparam("sipdump_ctl", "user", "nosuchuser")', "there is no user 'nosuchuser'"),
+        ('modparam("sipdump_ksr", "group", "nosuchgroup")', "there is no group 'nosuchgroup'"),
+    ],
+)
+def test_what_a_start_would_find_out(tmp_path: Path, line: str, notice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sipdump_core.checkup.ask_for_buffer", lambda _sock, size: size)
+    text = f'modparam("sipdump", "folder", "{tmp_path}")\n{line}'
+    (found,) = trial(make_plan(parse_config(text, "k.cfg").settings))
+    assert str(found).startswith(f"k.cfg:2:1: {notice}")
+
+
 @pytest.mark.parametrize(("listen", "count"), [("udp:127.0.0.1:0", 1), ("tcp:127.0.0.1:0", 0)])
 def test_a_small_receive_buffer(tmp_path: Path, listen: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sipdump_core.checkup.ask_for_buffer", lambda _sock, _size: 4096)
     text = f'modparam("sipdump", "folder", "{tmp_path}") modparam("sipdump_hep", "listen", "{listen}")'
-    found = [str(notice) for notice in small_buffer(make_plan(parse_config(text, "k.cfg").settings))]
+    found = [str(notice) for notice in trial(make_plan(parse_config(text, "k.cfg").settings))]
     wanted = (
         "small receive buffer: the kernel grants 4096 bytes, not 33554432; run: sysctl -w net.core.rmem_max=33554432"
     )

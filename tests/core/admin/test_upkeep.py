@@ -144,22 +144,35 @@ def test_other_segments_are_named(folder: Path, capsys: pytest.CaptureFixture[st
     assert document["other_prefixes"] == {PREFIX: 4}
 
 
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (errno.EACCES, "Permission denied (run this as the user that the files belong to, or as root)"),
+        (errno.EIO, "Input/output error (the device reports an I/O error; look at the kernel's log)"),
+        (errno.ESTALE, "Stale file handle"),
+    ],
+)
 @pytest.mark.parametrize("command", [["list"], ["list", "--count"], ["prune", "--fage", "10d"]])
 def test_what_cannot_be_read_ends_with_1(
-    folder: Path, command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    command: list[str],
+    number: int,
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = sorted(folder.glob("*.data"))[0]
     really = os.open
 
     def refuse(path: str, *args: int) -> int:
         if path == str(first):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
+            raise OSError(number, os.strerror(number), path)
         return really(path, *args)
 
     monkeypatch.setattr("sipdump_core.drivers.folder.os.open", refuse)
     code, out, err = run(capsys, *command, "--folder", folder)
     assert code == 1
-    assert f"sipdump-admin: read {first}: Permission denied; run this as its owner, or as root" in err.splitlines()
+    assert f"sipdump-admin: read {first}: {why}" in err.splitlines()
     assert "taken for open" not in err
     if command[0] == "list":
         assert len(out.splitlines()) == 5
