@@ -147,7 +147,8 @@ def _folders(plan: Plan) -> Iterator[Notice]:
         path = given.value.path if isinstance(given.value, Address) else given.value
         folder = os.path.dirname(path)
         if folder and not os.path.isdir(folder):
-            text = f"there is no folder {folder} for the socket {path}; create it, or let systemd (RuntimeDirectory=)"
+            hint = "create it, or let systemd do so (RuntimeDirectory=)"
+            text = f"there is no folder {folder} for the socket {path}; {hint}"
             yield Notice(text, given.setting.place)
     fifos = [given for given in ctl.jsonrpc if given.value.proto == "fifo"]
     if fifos and not os.path.isdir(ctl.fifo_reply_dir):

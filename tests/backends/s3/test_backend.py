@@ -464,7 +464,9 @@ def test_an_operator_lists_ships_and_prunes(
     assert len(objects(client, s3_bucket)) == 2
     assert admin.main(["ship", "-f", config, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "backends": [{"backend": "s3", "segments": 0, "bytes": 0, "shipped": [], "errors": []}]
+        "folder": str(tmp_path),
+        "fprefix": "kamailio-sipdump-",
+        "backends": [{"backend": "s3", "segments": 0, "bytes": 0, "shipped": [], "errors": []}],
     }
     assert admin.main(["list", "-f", config]) == 0
     assert capsys.readouterr().out.count("s3  ") == 2
