@@ -12,7 +12,7 @@ CORE = ROOT / "sipdump_core"
 ORDER = (
     ("daemon", "__init__"),
     ("sources", "admin"),
-    ("control",),
+    ("control", "reading"),
     ("sipdump",),
     ("plan",),
     ("testing", "scaffold"),
@@ -23,6 +23,7 @@ ORDER = (
     ("drivers",),
     ("settings",),
     ("net",),
+    ("calls",),
     ("matcher", "posix_re", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
 )
 """The rooms from the top down, those of one line side by side; the last line is the ground, itself ordered."""
