@@ -14,7 +14,7 @@ from sipdump_core.plan import make_plan
 from sipdump_core.settings.core import Params
 from sipdump_core.settings.hep import DEFAULT_LISTEN, HepOptions
 from sipdump_core.settings.options import Setting
-from sipdump_parquet import ParquetOptions
+from sipdump_parquet.options import ParquetOptions
 from sipdump_s3 import S3Options
 
 ROOT = Path(__file__).parents[2]

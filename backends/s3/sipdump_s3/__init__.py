@@ -298,8 +298,8 @@ class S3Backend(Backend):
         self.spool.prepare()
         with self.bucket() as bucket:
             waiting = frozenset(self.keys.start(self.keys.key(stored.segment)) for stored in self.spool.segments())
-            yield from Compaction(bucket, self.keys, self.inner, self.opts, waiting).run(
-                dict(self._objects(bucket)),
+            objects = dict(self._objects(bucket))
+            yield from Compaction(bucket, self.keys, self.inner, self.opts, objects, waiting).run(
                 target_size=target_size,
                 min_age=2 * self.site.rotate if min_age is None else min_age,
                 partition=partition,
