@@ -14,7 +14,7 @@ import attrs
 
 from sipdump_core.calls.legs import correlations
 from sipdump_core.calls.message import Message
-from sipdump_core.record import PROTOS, Record
+from sipdump_core.record import Record
 
 __all__ = ["Endpoint", "Query", "parse_endpoint", "parse_grep", "parse_status"]
 
@@ -105,16 +105,24 @@ class Query:
         asked = {"node": self.nodes, "tag": self.tags, "proto": self.protos}
         return frozenset(name for name, values in asked.items() if values)
 
+    def parts(self) -> "list[Query]":
+        """Return a question for each field that is set, with the same span; the one that leaves fewest first."""
+        span = {"since_us": self.since_us, "until_us": self.until_us}
+        values = ((name, getattr(self, name)) for name in _FIELDS)
+        return [Query(**span, **{name: value}) for name, value in values if value]
+
     @cached_property
     def needles(self) -> tuple[bytes, ...]:
         """Literals of which every match holds at least one, byte for byte, in its message; empty: none are known.
 
         A backend may look for them before it decodes anything. They narrow; :meth:`matches` still decides.
         """
-        texts = [grep.text for grep in self.greps] if all(not grep.expression for grep in self.greps) else []
-        users = [*map(_names, (self.from_users, self.to_users, self.users))]
-        for values in (self.call_ids, texts, *users, self.correlations):
-            literals = [_literal(value) for value in values]
+        for literals in (
+            [_literal(value) for value in self.call_ids],
+            [b"" if grep.expression else grep.text for grep in self.greps],
+            *(_names(users) for users in (self.from_users, self.to_users, self.users)),
+            [_literal(value) for value in self.correlations],
+        ):
             if literals and all(literals):
                 return tuple(sorted(set(literals)))
         return ()
@@ -144,13 +152,16 @@ class Query:
             tests.append(lambda record: record.time_us >= since)
         if until is not None:
             tests.append(lambda record: record.time_us < until)
-        for name, values in (("tag", self.tags), ("node", self.nodes), ("proto", self.protos)):
-            if values:
-                tests.append(lambda record, name=name, values=values: getattr(record.flow, name) in values)
+        if self.tags:
+            tests.append(lambda record: record.flow.tag in self.tags)
+        if self.nodes:
+            tests.append(lambda record: record.flow.node in self.nodes)
+        if self.protos:
+            tests.append(lambda record: record.flow.proto in self.protos)
         if self.endpoints:
             tests.append(self._passes_endpoint)
         if self.needles:
-            tests.append(lambda record, needles=self.needles: any(needle in record.buf for needle in needles))
+            tests.append(lambda record: any(needle in record.buf for needle in self.needles))
         if self.call_ids:
             tests.append(lambda record: record.call_id in self.call_ids)
         if self.greps:
@@ -178,13 +189,20 @@ class Query:
                 return False
         if not (self.users or self.from_users or self.to_users):
             return True
-        from_ = ((message.from_.user, message.from_.host),)
-        target = ((message.to.user, message.to.host), message.request_target)
+        from_ = [(message.from_.user, message.from_.host)]
+        target = [(message.to.user, message.to.host), message.request_target]
         return (
-            (not self.users or _any_is(from_ + target, self.users))
+            (not self.users or _any_is([*from_, *target], self.users))
             and (not self.from_users or _any_is(from_, self.from_users))
             and (not self.to_users or _any_is(target, self.to_users))
         )
+
+
+_FIELDS = (
+    "call_ids", "correlations", "from_users", "to_users", "users", "greps", "agents", "statuses", "endpoints", "nodes",
+    "methods", "protos", "tags",
+)  # fmt: skip
+"""The fields that a message can meet, the one that usually leaves fewest first."""
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -245,17 +263,6 @@ def parse_grep(text: str) -> Grep:
         raise ValueError(f"{text}: {reason.decode() if isinstance(reason, bytes) else reason}") from None
 
 
-def check_protos(values: Collection[str]) -> None:
-    """Check names of transports.
-
-    Raises:
-        ValueError: one is not known.
-    """
-    for value in values:
-        if value.lower() not in PROTOS:
-            raise ValueError(f"{value!r} is no transport; there are: {', '.join(PROTOS)}")
-
-
 def _any_is(values: Iterable[tuple[str | None, str]], wanted: Collection[str]) -> bool:
     for user, host in values:
         if user is None:
@@ -276,17 +283,15 @@ def _only_stars(pattern: str) -> str:
     return re.sub(r"[?\[]", lambda found: f"[{found[0]}]", pattern)
 
 
-def _names(users: Iterable[str]) -> list[str]:
-    """Return for each user the longest part that stands in a message as it is: hosts may come in any case."""
+def _names(users: Iterable[str]) -> list[bytes]:
+    """Return for each user the longest part that is in a message as it was typed: hosts may come in any case."""
     names = (user.rpartition("@")[0] or user for user in users)
-    return [max(name.split("*"), key=len) for name in names]
+    return [max(map(_literal, name.split("*")), key=len) for name in names]
 
 
-def _literal(value: str | bytes) -> bytes:
-    """Return the longest part of a value that stands in the message byte for byte; empty where there is none.
+def _literal(value: str) -> bytes:
+    """Return the longest part of a value that is in a message byte for byte; empty where there is none.
 
     White space may be folded there, and a backslash may stand for a byte that is no UTF-8.
     """
-    if isinstance(value, bytes):
-        return value
     return max(_SPLIT.split(value.encode("utf-8", "surrogateescape")), key=len)

@@ -8,6 +8,7 @@ that one has not.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from typing import Generic, TypeVar
 
 import attrs
 
@@ -45,18 +46,21 @@ class Holding:
         return frozenset({own} | {(self.node, prefix, stamp) for prefix, stamp in self.prefix_stamps})
 
 
+H = TypeVar("H", bound=Holding)
+
+
 @attrs.frozen
-class Unit:
+class Unit(Generic[H]):
     """Holdings to be read, of which each record comes once."""
 
-    holdings: Sequence[Holding]
-    spare: Sequence[Holding]
+    holdings: Sequence[H]
+    spare: Sequence[H]
     """What holds the same records, for where one of ``holdings`` cannot be read."""
     overlapping: bool = False
     """Two compactions put different segments together: records may come twice, and must be told by their content."""
 
 
-def units(holdings: Iterable[Holding], asked: Collection[str] = ()) -> list[Unit]:
+def units(holdings: Iterable[H], asked: Collection[str] = ()) -> list[Unit[H]]:
     """Choose what to read.
 
     Args:
@@ -69,7 +73,7 @@ def units(holdings: Iterable[Holding], asked: Collection[str] = ()) -> list[Unit
     return sorted((_choose(some, asked) for some in _connected(_without_sources(holdings))), key=_start)
 
 
-def _without_sources(holdings: Iterable[Holding]) -> list[Holding]:
+def _without_sources(holdings: Iterable[H]) -> list[H]:
     """Leave out what the same backend holds in a merged segment, too: a compaction is under way, or was cut off."""
     holdings = list(holdings)
     merged = {(id(holding.backend), holding.node, stem): holding for holding in holdings for stem in holding.sources}
@@ -80,7 +84,7 @@ def _without_sources(holdings: Iterable[Holding]) -> list[Holding]:
     ]
 
 
-def _connected(holdings: Sequence[Holding]) -> Iterable[list[Holding]]:
+def _connected(holdings: Sequence[H]) -> Iterable[list[H]]:
     """Yield the groups of holdings that share families, directly or by way of others."""
     root: dict[Family, Family] = {}
 
@@ -93,14 +97,14 @@ def _connected(holdings: Sequence[Holding]) -> Iterable[list[Holding]]:
         first, *others = holding.covers
         for other in others:
             root[find(other)] = find(first)
-    groups: defaultdict[Family, list[Holding]] = defaultdict(list)
+    groups: defaultdict[Family, list[H]] = defaultdict(list)
     for holding in holdings:
         groups[find(family(holding.node, holding.stored))].append(holding)
     return groups.values()
 
 
-def _choose(holdings: Sequence[Holding], asked: Collection[str]) -> Unit:
-    by_backend: defaultdict[int, list[Holding]] = defaultdict(list)
+def _choose(holdings: Sequence[H], asked: Collection[str]) -> Unit[H]:
+    by_backend: defaultdict[int, list[H]] = defaultdict(list)
     for holding in holdings:
         by_backend[id(holding.backend)].append(holding)
     counts = {key: _records(some) for key, some in by_backend.items()}
@@ -119,8 +123,8 @@ def _choose(holdings: Sequence[Holding], asked: Collection[str]) -> Unit:
             backend.name,
         )
 
-    chosen: list[Holding] = []
-    spare: list[Holding] = []
+    chosen: list[H] = []
+    spare: list[H] = []
     covered: set[Family] = set()
     overlapping = False
     for key in sorted(by_backend, key=rank):
@@ -142,6 +146,6 @@ def _records(holdings: Sequence[Holding]) -> int:
     return sum(count or 0 for count in counts) if all(counts) else 0
 
 
-def _start(unit: Unit) -> tuple[str, int, str]:
+def _start(unit: Unit[H]) -> tuple[str, int, str]:
     first = unit.holdings[0].stored.segment
     return first.stamp, first.sequence, first.prefix

@@ -36,7 +36,7 @@ PARQUET = Store("parquet")
 S3 = Store("s3", remote=True)
 
 
-def read(found: list[Unit]) -> list[str]:
+def read(found: list[Unit[Holding]]) -> list[str]:
     return [
         f"{holding.backend.name}:{holding.stored.segment.stem.removeprefix('p-' + HOUR)}"
         for unit in found
