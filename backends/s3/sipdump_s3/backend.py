@@ -296,17 +296,14 @@ class S3Backend(Backend):
         self.spool.prepare()
         with self.bucket() as bucket:
             waiting = frozenset(self.keys.start(self.keys.key(stored.segment)) for stored in self.spool.segments())
-            yield from (
-                _network()
-                .compaction(bucket, self.keys, self.inner, self.opts, waiting)
-                .run(
-                    dict(self._objects(bucket)),
-                    target_size=target_size,
-                    min_age=2 * self.site.rotate if min_age is None else min_age,
-                    partition=partition,
-                    dry_run=dry_run,
-                    now=time.time() if now is None else now,
-                )
+            objects = dict(self._objects(bucket))
+            compaction = _network().compaction(bucket, self.keys, self.inner, self.opts, objects, waiting)
+            yield from compaction.run(
+                target_size=target_size,
+                min_age=2 * self.site.rotate if min_age is None else min_age,
+                partition=partition,
+                dry_run=dry_run,
+                now=time.time() if now is None else now,
             )
 
     def stats(self) -> Mapping[str, int]:
