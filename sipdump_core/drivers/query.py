@@ -54,6 +54,23 @@ class Grep:
         return self.expression.search(buf) is not None if self.expression else self.text in buf
 
 
+# converters with the types of their arguments, which frozenset itself would leave open
+def _strings(values: Iterable[str]) -> frozenset[str]:
+    return frozenset(values)
+
+
+def _numbers(values: Iterable[int]) -> frozenset[int]:
+    return frozenset(values)
+
+
+def _endpoints(values: Iterable[Endpoint]) -> frozenset[Endpoint]:
+    return frozenset(values)
+
+
+def _greps(values: Iterable[Grep]) -> frozenset[Grep]:
+    return frozenset(values)
+
+
 def _lowered(values: Iterable[str]) -> frozenset[str]:
     return frozenset(value.lower() for value in values)
 
@@ -66,35 +83,35 @@ def _uppered(values: Iterable[str]) -> frozenset[str]:
 class Query:
     """Which messages, or, asked of a store's calls, which calls.
 
-    A user is a user part, as ``alice`` or ``+49*`` with ``*`` for any characters, or ``user@host``. Case counts in users,
-    tags, nodes, Call-IDs and texts, and in nothing else.
+    A user is a user part, as ``alice`` or ``+49*`` with ``*`` for any characters, or ``user@host``. Case counts in
+    users, tags, nodes, Call-IDs and texts, and in nothing else.
     """
 
     since_us: int | None = None
     """Not before this time: microseconds since the epoch."""
     until_us: int | None = None
     """Before this time."""
-    call_ids: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
-    users: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
+    call_ids: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
+    users: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
     """Users in From, To or the request URI."""
-    from_users: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
+    from_users: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
     """Users in From."""
-    to_users: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
+    to_users: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
     """Users in To or the request URI."""
-    endpoints: frozenset[Endpoint] = attrs.field(default=frozenset(), converter=frozenset)
+    endpoints: frozenset[Endpoint] = attrs.field(default=frozenset(), converter=_endpoints)
     """Source or destination."""
     methods: frozenset[str] = attrs.field(default=frozenset(), converter=_uppered)
     """Methods of requests."""
-    statuses: frozenset[int] = attrs.field(default=frozenset(), converter=frozenset)
+    statuses: frozenset[int] = attrs.field(default=frozenset(), converter=_numbers)
     """Status codes of replies."""
     agents: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
     """Parts of User-Agent, or Server where that is absent."""
-    nodes: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
-    tags: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
+    nodes: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
+    tags: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
     protos: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
-    greps: frozenset[Grep] = attrs.field(default=frozenset(), converter=frozenset)
+    greps: frozenset[Grep] = attrs.field(default=frozenset(), converter=_greps)
     """Texts anywhere in the message."""
-    correlations: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
+    correlations: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
     """Values that name a call's other legs, see :func:`sipdump_core.calls.legs.correlations`."""
     states: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
     """States of calls; messages have none, and :meth:`matches` passes this over."""
@@ -107,9 +124,8 @@ class Query:
 
     def parts(self) -> "list[Query]":
         """Return a question for each field that is set, with the same span; the one that leaves fewest first."""
-        span = {"since_us": self.since_us, "until_us": self.until_us}
-        values = ((name, getattr(self, name)) for name in _FIELDS)
-        return [Query(**span, **{name: value}) for name, value in values if value]
+        span = Query(since_us=self.since_us, until_us=self.until_us)
+        return [attrs.evolve(span, **{name: getattr(self, name)}) for name in _FIELDS if getattr(self, name)]
 
     @cached_property
     def needles(self) -> tuple[bytes, ...]:

@@ -19,23 +19,21 @@ __all__ = ["add_filters", "add_legs", "add_store", "query_of", "rules_of"]
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add what says where to read. Each may be repeated."""
     group = parser.add_argument_group("the store", "by default that of /etc/sipdump/sipdumpd.cfg; each may be repeated")
-    group.add_argument(
-        "-f", dest="configs", action="append", default=[], metavar="CONFIG", help="a daemon's configuration"
-    )
-    group.add_argument(
-        "-A", dest="defines", action="append", default=[], metavar="NAME[=VALUE]", help="define NAME for the configuration"
-    )
-    group.add_argument("--folder", dest="folders", action="append", default=[], metavar="DIR", help="a folder of segments")
+
+    def several(name: str, dest: str, metavar: str, help_: str) -> None:
+        group.add_argument(name, dest=dest, action="append", default=[], metavar=metavar, help=help_)
+
+    several("-f", "configs", "CONFIG", "a daemon's configuration")
+    several("-A", "defines", "NAME[=VALUE]", "define NAME for the configurations")
+    several("--folder", "folders", "DIR", "a folder of segments")
     group.add_argument("--fprefix", metavar="PREFIX", help="how names of segments in DIR begin (default: in any way)")
-    group.add_argument("--file", dest="files", action="append", default=[], metavar="FILE", help="a file by itself")
-    group.add_argument(
-        "--store", dest="urls", action="append", default=[], metavar="s3://BUCKET/PREFIX", help="a bucket, all nodes of it"
-    )
+    several("--file", "files", "FILE", "a file by itself")
+    several("--store", "urls", "s3://BUCKET/PREFIX", "a bucket, with what all nodes stored below PREFIX")
 
 
 def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> None:
     """Add the filters. One that is repeated takes any of its values; all filters must be met."""
-    group = parser.add_argument_group("filters", "one that is repeated takes any of its values; all of them must be met")
+    group = parser.add_argument_group("filters", "repeated, one takes any of its values; all of them must be met")
 
     def several(name: str, dest: str, metavar: str, help_: str, kind: Callable[[str], Any] = str, **more: Any) -> None:
         group.add_argument(
@@ -71,16 +69,16 @@ def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> No
 
 def add_legs(parser: argparse.ArgumentParser) -> None:
     """Add what links the legs of a call beside what is known."""
-    group = parser.add_argument_group("other legs of a call", "beside X-CID, X-Call-ID, Session-ID, icid-value and suffixes")
-    group.add_argument(
-        "--leg-header", dest="leg_headers", action="append", default=[], metavar="NAME", help="a header with a common value"
+    group = parser.add_argument_group(
+        "other legs of a call", "beside those that X-CID, X-Call-ID, Session-ID, icid-value or a suffix link"
     )
-    group.add_argument(
-        "--leg-regex", dest="leg_patterns", action="append", default=[], metavar="RE2", help="its first group is such a value"
-    )
-    group.add_argument(
-        "--leg-guess", dest="leg_guess", action="store_true", help="also the same users within a second on one node"
-    )
+
+    def several(name: str, dest: str, metavar: str, help_: str) -> None:
+        group.add_argument(name, dest=dest, action="append", default=[], metavar=metavar, help=help_)
+
+    several("--leg-header", "leg_headers", "NAME", "a header whose value legs have in common")
+    several("--leg-regex", "leg_patterns", "RE2", "an expression whose first group is such a value")
+    group.add_argument("--leg-guess", action="store_true", help="also the same users within a second on one node")
 
 
 def query_of(args: argparse.Namespace, now: datetime) -> Query:
@@ -99,7 +97,10 @@ def query_of(args: argparse.Namespace, now: datetime) -> Query:
              "protos", "greps")  # fmt: skip
     values = {name: getattr(args, name, ()) for name in names}
     return Query(
-        since_us=_us(since), until_us=_us(until), statuses=frozenset[int]().union(*args.statuses), **values
+        since_us=_us(since),
+        until_us=_us(until),
+        statuses=[status for given in args.statuses for status in given],
+        **values,
     )
 
 

@@ -1,8 +1,8 @@
 """Finding calls: which Call-IDs match, all their messages, and their other legs.
 
 First the messages that meet one filter name Call-IDs; then all messages of these Call-IDs are read, and each call is
-judged as a whole. Where too many Call-IDs come up, or the question has no filter of messages, everything within the span
-is read and sorted by call, on disk where it does not fit into memory.
+judged as a whole. Where too many Call-IDs come up, or the question has no filter of messages, everything within the
+span is read and sorted by call, on disk where it does not fit into memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -85,7 +85,7 @@ class Finder:
         ids = self._query.call_ids or self._candidates()
         if ids is not None and not ids:
             return
-        wide = attrs.evolve(self._span(self._query.since_us, self._query.until_us), call_ids=ids or ())
+        wide = attrs.evolve(self._span(self._query.since_us, self._query.until_us), call_ids=ids or frozenset[str]())
         matching = (call for call in self._calls(wide) if self._matches(call, now_us))
         if not self._legs:
             yield from map(Found, matching)
@@ -96,7 +96,7 @@ class Finder:
             held.append(call)
             size += sum(len(record.buf) for record in call.records)
             if len(held) > _LEGS_OF_CALLS or size > _LEGS_OF_BYTES:
-                self._searched.note("other legs are not looked for in so many calls: narrow the question, or ask for one")
+                self._searched.note("these are too many calls to look for their other legs: narrow the question")
                 yield from map(Found, held)
                 yield from map(Found, matching)
                 return
@@ -168,12 +168,12 @@ class Finder:
                 break
             asked |= values
             span = self._span(min(call.oldest_us for call in fresh), max(call.newest_us for call in fresh) + 1)
-            ids = {record.call_id for record in self._read(attrs.evolve(span, correlations=values))} - known
-            ids.discard(None)
+            linked = (record.call_id for record in self._read(attrs.evolve(span, correlations=values)))
+            ids = {call_id for call_id in linked if call_id is not None} - known
             if len(ids) > _LEGS_OF_CALLS:
                 self._searched.note(f"{len(ids)} other Call-IDs may be legs; they are not followed")
                 break
-            fresh = list(self._calls(attrs.evolve(span, call_ids=frozenset(filter(None, ids))))) if ids else []
+            fresh = list(self._calls(attrs.evolve(span, call_ids=ids))) if ids else []
             for call in fresh:
                 known.add(call.call_id)
                 self._others[call.call_id] = call

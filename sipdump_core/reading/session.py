@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import signal
 import sys
-
 from datetime import datetime
 from types import FrameType
 from typing import Any, Self
@@ -108,5 +107,3 @@ class Session:
         if self.store.interrupted:
             raise KeyboardInterrupt
         self.store.interrupted = True
-
-

@@ -12,7 +12,7 @@ from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Unites, can
 from sipdump_core.drivers.guard import guarded
 from sipdump_core.drivers.query import Query
-from sipdump_core.errors import ConfigError, SipDumpError, StorageError
+from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.lifecycle.retention import listed
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.units import Holding
@@ -193,9 +193,10 @@ def open_shelves(
         settings += [setting for setting in given if setting.module == "sipdump_s3"]
         plan = make_plan(given, to_start=False)
         window = plan.modules["sipdump_hep"].time_window
+        slack = max(window, 60) if window else None
         made, errors = Workshop(plan).keepers()
         problems += map(str, errors)
-        shelves += [BackendShelf(backend, max(window, 60) if window else None) for backend in made if _readable(backend)]
+        shelves += [BackendShelf(backend, slack) for backend in made if _readable(backend)]
     for folder in folders:
         if not os.path.isdir(folder):
             raise ConfigError("there is no such folder", f"--folder {folder}")
@@ -241,8 +242,8 @@ def _open_file(path: str) -> Shelf:
         if path.endswith(_suffixes(backend)) and can(backend, Reads):
             return FileShelf(backend, path)
     known = ", ".join(sorted(backend.suffix for backend in made if can(backend, Reads)))
-    faults = "; ".join(map(str, errors))
-    raise ConfigError(f"no backend reads such a file; there are: {known}" + (f"; {faults}" if faults else ""), f"--file {path}")
+    faults = "".join(f"; {error}" for error in errors)
+    raise ConfigError(f"no backend reads such a file; there are: {known}{faults}", f"--file {path}")
 
 
 def _open_url(url: str, settings: Sequence[Setting]) -> Shelf:

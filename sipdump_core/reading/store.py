@@ -179,8 +179,8 @@ class Store:
         if not shelved.gone:
             return []
         found = [other for other in self.shelved(Searched()) if other.covers & shelved.covers]
-        (unit,) = units(found) or [None]
-        return [other for other in unit.holdings if other.stored.location != shelved.stored.location] if unit else []
+        chosen = [other for unit in units(found) for other in unit.holdings]
+        return [other for other in chosen if other.stored.location != shelved.stored.location]
 
 
 def _distinct(records: Iterable[Record], seen: set[int]) -> Iterator[Record]:
