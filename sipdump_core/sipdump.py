@@ -20,11 +20,12 @@ from sipdump_core.net.address import canonical_ip
 from sipdump_core.pipeline.delivery import LaneStats
 from sipdump_core.pipeline.dispatcher import Dispatcher
 from sipdump_core.pipeline.intake import Intake
-from sipdump_core.plan import Plan, make_backends, make_plan
+from sipdump_core.plan import Plan, make_plan
 from sipdump_core.record import Flow, Record
-from sipdump_core.routes.event_route import Callback
+from sipdump_core.routes.event_route import Callback, EventRoute
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
 from sipdump_core.settings.options import Setting
+from sipdump_core.workshop import Workshop
 
 __all__ = ["SipDump", "Stats"]
 
@@ -106,13 +107,14 @@ class SipDump:
                 more += [s for name, value in options.items() for s in _settings(f"sipdump_{backend}", name, value)]
             plan = make_plan([*settings, *more])
         self.plan = plan
+        self.workshop = Workshop(plan)
         self.params = plan.params
         self.enable = bool(plan.params.enable)
         self._clock = clock or Clock()
         self.table = table or ProcessTable(self._clock.time())
         self.block = (plan.params.queue_full or default_queue_full) == "block"
-        self._route = plan.route if plan.params.mode & MODE_EVENT_ROUTE else None
-        plan.route.send = self.send
+        self._route = EventRoute(plan.route(self.send) if plan.route else None)
+        self._runs_route = bool(plan.params.mode & MODE_EVENT_ROUTE)
         self._flows: dict[tuple[Any, ...], Flow] = {}
         self._who = threading.local()
         self._counts = threading.Lock()
@@ -120,7 +122,7 @@ class SipDump:
         self._log = Limit()
         self._dispatcher = Dispatcher(
             plan.params,
-            plan.backends(plan.site(meta=self.table.render)),
+            self.workshop.backends(self.workshop.site(meta=self.table.render)),
             self.table,
             block=self.block,
             clock=self._clock,
@@ -131,6 +133,8 @@ class SipDump:
         self._closing = threading.Event()
         self._closed = threading.Lock()
         self._forked = False
+        for notice in plan.notices:
+            log.warning(Event(notice.text, at=notice.place))
         if start_pruning:
             self.start_pruning()
         atexit.register(self.close)
@@ -155,7 +159,7 @@ class SipDump:
 
         It gets the :class:`~sipdump_core.record.Record`, and drops it by returning ``False`` (or the name ``DROP``).
         """
-        self.plan.route.callback = callback
+        self._route.callback = callback
         return callback
 
     def received(
@@ -221,7 +225,7 @@ class SipDump:
         """
         if not self._enabled(len(records)):
             return
-        if self._route is not None:
+        if self._runs_route:
             records = self._route.filter(records)
         self._put(records)
 
@@ -256,7 +260,7 @@ class SipDump:
         with self._counts:
             counts = (self._received, self._disabled)
             dropped = self._queue_dropped
-        route = self.plan.route
+        route = self._route
         lanes = {lane.backend.name: lane.snapshot() for lane in self._dispatcher.lanes}
         times = (route.calls, route.total_ns // 1000, route.max_ns // 1000, route.slow)
         return Stats(*counts, route.dropped, route.errors, *times, dropped, lanes)
@@ -354,7 +358,7 @@ class SipDump:
         """Prune at start and every 600 s, each backend in a thread of its own: a slow store holds up no other."""
         running: dict[str, threading.Thread] = {}
         while True:
-            backends, _ = make_backends(self.plan, self.params.folder, self.params.fprefix)
+            backends, _ = self.workshop.keepers()
             for backend in backends:
                 if backend.name not in running or not running[backend.name].is_alive():
                     thread = threading.Thread(target=self._prune, args=(backend,), daemon=True)

@@ -15,23 +15,13 @@ from stevedore import ExtensionManager
 from sipdump_core.drivers.base import API_VERSION, Backend, Transform
 from sipdump_core.errors import DriverError, kind_and_text
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
-from sipdump_core.settings.ctl import CtlOptions
-from sipdump_core.settings.hep import HepOptions
-from sipdump_core.settings.kemi import KemiOptions
-from sipdump_core.settings.ksr import KsrOptions
+from sipdump_core.settings.modules import MODULES
 from sipdump_core.settings.options import Setting, describe
 from sipdump_core.version import VERSION
 
-__all__ = ["NAMESPACE", "SOURCES", "Driver", "discover", "reload", "select", "unusable"]
+__all__ = ["NAMESPACE", "Driver", "discover", "reload", "select", "unusable"]
 
 NAMESPACE = "sipdump.backends"
-SOURCES: dict[str, type[Any]] = {
-    "sipdump_hep": HepOptions,
-    "sipdump_ksr": KsrOptions,
-    "sipdump_ctl": CtlOptions,
-    "sipdump_kemi": KemiOptions,
-}
-"""Modules with parameters that are no drivers', so that no driver may have their names."""
 THIRD_PARTY_FLAGS = 256
 """Third parties take mode flags from here up."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -200,7 +190,7 @@ def _unusable(cls: Any) -> str:
         )
     if not isinstance(cls.name, str) or not _NAME.fullmatch(cls.name):
         return f"has the name {cls.name!r}; a name is of lower-case letters, digits and _, and begins with a letter"
-    if f"sipdump_{cls.name}" in SOURCES:
+    if f"sipdump_{cls.name}" in MODULES:
         return f"has the name {cls.name}, and sipdump_{cls.name} has parameters of sipdump itself; it needs another one"
     flag = cls.flag
     if type(flag) is not int or flag < 0 or flag & (flag - 1):

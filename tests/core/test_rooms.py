@@ -14,6 +14,7 @@ ORDER = (
     ("sources", "admin"),
     ("control", "reading"),
     ("sipdump",),
+    ("workshop",),
     ("plan",),
     ("testing", "scaffold"),
     ("pipeline",),
@@ -24,7 +25,7 @@ ORDER = (
     ("settings",),
     ("net",),
     ("calls",),
-    ("matcher", "posix_re", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
+    ("posix_regex", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
 )
 """The rooms from the top down, those of one line side by side; the last line is the ground, itself ordered."""
 

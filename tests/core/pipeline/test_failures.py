@@ -16,7 +16,7 @@ from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import DriverError, PartialWriteError, SegmentExistsError, StorageError
 from sipdump_core.lifecycle.retention import counted, listed, prune_all
 from sipdump_core.pipeline import delivery, lane
-from sipdump_core.plan import make_backends, make_plan
+from sipdump_core.plan import make_plan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.settings.options import Setting
@@ -269,7 +269,7 @@ def test_a_constructor_that_is_wrong_stops_nobody(
         name = "unmade"
 
     setattr(Unmade, method, value)
-    monkeypatch.setattr("sipdump_core.plan.reload", lambda _: Driver("unmade", "sipdump-bad", "1.5", Unmade))
+    monkeypatch.setattr("sipdump_core.workshop.reload", lambda _: Driver("unmade", "sipdump-bad", "1.5", Unmade))
     with start(tmp_path, Unmade, mode=1) as dump:
         dump.intercept([record()])
         wait_for(lambda: len(text_of(tmp_path)) == 1)
@@ -422,20 +422,19 @@ def test_a_driver_that_could_not_be_loaded_works_when_it_is_mended(
     settings += [Setting("sipdump", "enable", 1), Setting("sipdump_late", "size", 7)]
     if mode == 1:
         settings.append(Setting("sipdump", "backend", "late"))
-    plan = make_plan(settings)
-    with SipDump(plan=plan) as dump:
+    with SipDump(plan=make_plan(settings)) as dump:
         assert "the backend late of sipdump-late 1.5 cannot be used: ModuleNotFoundError" in caplog.text
         dump.intercept([record(b"a")])
         wait_for(lambda: len(text_of(folder)) == 1)
         assert "nosuchmodule" in dump.stats().backends["late"].error
-        (error,) = make_backends(plan, str(folder), "p-")[1]
+        (error,) = dump.workshop.keepers(prefix="p-")[1]
         assert "the backend late of sipdump-late 1.5 cannot be used" in str(error)  # so a prune says it
         stored = packages / "stored"
         (packages / "sipdump_late.py").write_text(GOOD.format(path=str(stored)))
         wait_for(lambda: stored.exists() and stored.read_text() and dump.stats().backends["late"].state == "ok")
         assert stored.read_text() == "7 1\n"
         assert dump.stats().backends["late"].stored == 1
-        backends, errors = make_backends(plan, str(folder), "p-")
+        backends, errors = dump.workshop.keepers(prefix="p-")
         assert "late" in [backend.name for backend in backends]  # it is listed and pruned from now on
         assert errors == []
     sys.modules.pop("sipdump_late", None)
