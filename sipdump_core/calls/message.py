@@ -49,14 +49,13 @@ class Via(NamedTuple):
     branch: str
     """The parameter ``branch``; empty where there is none (RFC 2543)."""
 
-    @property
-    def key(self) -> str:
-        """What identifies a hop's transactions, together with the CSeq: the branch, and who made it (section 17.2.3).
+    key: str
+    """What identifies a hop's transactions, together with the CSeq: the branch, and who made it (section 17.2.3).
 
-        It is the same in the request, in its retransmissions and in its replies. Without a branch (RFC 2543) it is
-        ``sent-by`` alone.
-        """
-        return f"{self.branch}@{self.host}:{self.port}"
+    It is the same in the request, in its retransmissions and in its replies. Without a branch (RFC 2543) it is
+    ``sent-by`` alone."""
+    unique: bool
+    """Whether the branch is unique across space and time, as its first letters promise (section 8.1.1.7)."""
 
 
 class Message:
@@ -287,12 +286,13 @@ _TAG = re.compile((_PARAMETER % "tag").encode(), re.IGNORECASE)
 _EXPIRES = re.compile((_PARAMETER % "expires").encode(), re.IGNORECASE)
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.?)*+)"?', re.DOTALL)
 _URI_HOST = re.compile(r"sips?:(?:[^@]*+@)?(\[[^\]]*+\]|[^:;?>]*+)", re.IGNORECASE)
-_NO_VIA = Via("", "", 0, "")
+_NO_VIA = Via("", "", 0, "", "", False)
 _DEFAULT_PORTS = {"tls": 5061, "ws": 80, "wss": 443}  # RFC 3261, section 19.1.2; RFC 7118, section 5.2.2
 
 _STARTS: Cache[bytes, Start] = Cache()
 _CSEQS: Cache[bytes, tuple[int | None, str | None]] = Cache()
 _ADDRESSES: Cache[bytes, NameAddr] = Cache()
+_VIAS: Cache[bytes, Via] = Cache()
 _PATTERNS: Cache[str, "re.Pattern[bytes]"] = Cache(1000)
 
 
@@ -316,18 +316,29 @@ def _top_vias(lines: list[bytes]) -> tuple[Via, ...]:
     vias: list[Via] = []
     for line in lines[:2]:
         values = split_commas(line) if b"," in line else [line]
-        vias += [_parse_via(value) for value in values[:2]]
+        vias += [_cached_via(value) for value in values[:2]]
     return tuple(vias[:2])
+
+
+def _cached_via(value: bytes) -> Via:
+    via = _VIAS.get(value)
+    if via is None:
+        via = _parse_via(value)
+        if len(value) <= _CACHED:
+            _VIAS.keep(value, via)
+    return via
 
 
 def _parse_via(value: bytes) -> Via:
     found = _VIA_VALUE.match(value)
     if found is None:
         return _NO_VIA
-    branch = _BRANCH.search(value, found.end())
+    parameter = _BRANCH.search(value, found.end())
     transport = text(found[1]).lower()
+    host = text(found[2] or found[3] or b"").lower()
     port = int(found[4]) if found[4] else _DEFAULT_PORTS.get(transport, 5060)
-    return Via(transport, text(found[2] or found[3] or b"").lower(), port, text(branch[1]) if branch else "")
+    branch = text(parameter[1]) if parameter else ""
+    return Via(transport, host, port, branch, f"{branch}@{host}:{port}", branch[:7].lower() == "z9hg4bk")
 
 
 def _name_addr(value: bytes) -> NameAddr:

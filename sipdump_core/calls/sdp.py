@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from sipdump_core.cache import Cache
 from sipdump_core.calls.syntax import text
 
 __all__ = ["Media", "Sdp", "find_sdp"]
@@ -48,6 +49,9 @@ _STATIC = {
 }  # fmt: skip
 """The static payload types of RFC 3551, section 6."""
 
+_CACHED = 2048  # bytes of the longest body that is remembered
+_FOUND: "Cache[tuple[str, bytes], Sdp]" = Cache(1000)
+"""Of a call the same ones come on each hop."""
 _LINE = re.compile(rb"(?:^|[\r\n])(?:m=([^\r\n]*+)|c=([^\r\n]*+)|a=rtpmap:([^\r\n]*+))")
 _BOUNDARY = re.compile(r'boundary\s*=\s*(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
 
@@ -59,6 +63,16 @@ def find_sdp(content_type: str, body: bytes) -> Sdp | None:
         content_type: the value of Content-Type; empty where there is none.
         body: the message's body.
     """
+    key = content_type, body
+    found = _FOUND.get(key)
+    if found is None:  # of what is no session description nothing is kept: that is found out at once
+        found = _find(content_type, body)
+        if found is not None and len(body) + len(content_type) <= _CACHED:
+            _FOUND.keep(key, found)
+    return found
+
+
+def _find(content_type: str, body: bytes) -> Sdp | None:
     kind = content_type.partition(";")[0].strip().lower()
     if kind.startswith("multipart/"):
         boundary = _BOUNDARY.search(content_type)
