@@ -10,7 +10,7 @@ import attrs
 from sipdump_core.config.reader import read_config
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Unites, can
-from sipdump_core.drivers.guard import guarded
+from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.lifecycle.retention import listed
@@ -62,12 +62,10 @@ class Shelved(Holding):
             StorageError: it cannot be read.
             DriverError: its driver raises anything else.
         """
-        backend = self.backend
-        with guarded(backend, "search"):
-            if can(backend, Searches):
-                yield from backend.search(self.stored, query)
-            else:
-                yield from filter(query.matches, backend.read(self.stored))
+        backend, stored = self.backend, self.stored
+        if can(backend, Searches):
+            return each_of(self.backend, "search", lambda: backend.search(stored, query))
+        return filter(query.matches, each_of(backend, "read", lambda: backend.read(stored)))
 
 
 class Shelf(Protocol):
@@ -101,9 +99,8 @@ class BackendShelf:
         """List them, see :meth:`Shelf.segments`."""
         backend = self.backend
         if self.all_nodes and can(backend, Spans):
-            with guarded(backend, "list"):
-                for node, stored in backend.segments_of_all():
-                    yield self._shelved(stored, node)
+            for node, stored in each_of(self.backend, "list", backend.segments_of_all):
+                yield self._shelved(stored, node)
             return
         for stored in listed(backend):
             yield self._shelved(stored, "")
@@ -113,7 +110,7 @@ class BackendShelf:
         sources: Sequence[Segment] = ()
         if stored.sealed and stored.segment.sequence and can(backend, Unites):
             # what was merged never has the first name of its second
-            with guarded(backend, "read"):
+            with blaming(self.backend, "read"):
                 sources = backend.united(stored)
         return Shelved(
             backend,
