@@ -57,7 +57,7 @@ class LegRules:
     def __init__(self, headers: Sequence[str] = (), patterns: Sequence[str] = (), heuristic: bool = False) -> None:
         self.headers = tuple(headers)
         self.heuristic = heuristic
-        self._patterns = [_compiled(pattern) for pattern in patterns]
+        self.patterns = [_compiled(pattern) for pattern in patterns]
 
     def evidence(self, record: Record, message: Message | None = None) -> set[Evidence]:
         """Return what a record has to link it with others, beside its own Call-ID.
@@ -86,7 +86,7 @@ class LegRules:
             named = (message.header(header) or "").partition(";")[0].strip()
             if named:
                 found.add(Evidence("header", named))
-        for pattern in self._patterns:
+        for pattern in self.patterns:
             match = pattern.search(message.buf[:head])
             if match and match.group(1):
                 found.add(Evidence("header", text(match.group(1))))

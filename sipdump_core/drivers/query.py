@@ -112,7 +112,7 @@ class Query:
     greps: frozenset[Grep] = attrs.field(default=frozenset(), converter=_greps)
     """Texts anywhere in the message."""
     correlations: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
-    """Values that name a call's other legs, see :func:`sipdump_core.calls.legs.correlations`."""
+    """Call-IDs, or values that name other legs: see :func:`sipdump_core.calls.legs.correlations`."""
     states: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
     """States of calls; messages have none, and :meth:`matches` passes this over."""
 
@@ -129,9 +129,10 @@ class Query:
 
     @cached_property
     def needles(self) -> tuple[bytes, ...]:
-        """Literals of which every match holds at least one, byte for byte, in its message; empty: none are known.
+        """Literals of which every match has at least one, byte for byte, in its message; empty: none are known.
 
-        A backend may look for them before it decodes anything. They narrow; :meth:`matches` still decides.
+        With ``correlations``, it may be HEP's correlation id instead, where a backend keeps that. A backend may look for
+        them before it decodes anything. They narrow; :meth:`matches` still decides.
         """
         for literals in (
             [_literal(value) for value in self.call_ids],
@@ -176,7 +177,7 @@ class Query:
             tests.append(lambda record: record.flow.proto in self.protos)
         if self.endpoints:
             tests.append(self._passes_endpoint)
-        if self.needles:
+        if self.needles and not self.correlations:
             tests.append(lambda record: any(needle in record.buf for needle in self.needles))
         if self.call_ids:
             tests.append(lambda record: record.call_id in self.call_ids)
@@ -185,7 +186,11 @@ class Query:
         if self.methods or self.statuses or self.users or self.from_users or self.to_users or self.agents:
             tests.append(lambda record: self._passes(Message(record.buf)))
         if self.correlations:
-            tests.append(lambda record: not self.correlations.isdisjoint(correlations(record)))
+            tests.append(
+                lambda record: (
+                    record.call_id in self.correlations or not self.correlations.isdisjoint(correlations(record))
+                )
+            )
         return tests
 
     def _passes_endpoint(self, record: Record) -> bool:

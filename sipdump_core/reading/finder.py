@@ -13,7 +13,7 @@ import attrs
 from sipdump_core.calls.call import Call
 from sipdump_core.calls.legs import LegIndex, LegRules
 from sipdump_core.calls.summary import Leg, Summary
-from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.query import Query, parse_grep
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.record import Record
@@ -123,6 +123,16 @@ class Finder:
                     return None
         return ids
 
+    def _wider(self, span: Query, values: set[str], calls: Sequence[Call]) -> Iterator[Query]:
+        """Yield the questions whose answers may belong to other legs of calls."""
+        yield attrs.evolve(span, correlations=values)
+        if self._rules.headers or self._rules.patterns:
+            yield attrs.evolve(span, greps=map(parse_grep, values))
+        if self._rules.heuristic:
+            users = {user for call in calls if (user := call.summary().from_user)}
+            if users:
+                yield attrs.evolve(span, from_users=users, methods=["INVITE"])
+
     def _span(self, since_us: int | None, until_us: int | None) -> Query:
         """Return the question for all messages of a span, and of the time around it."""
         reach = int(self._around * 1_000_000)
@@ -168,7 +178,7 @@ class Finder:
                 break
             asked |= values
             span = self._span(min(call.oldest_us for call in fresh), max(call.newest_us for call in fresh) + 1)
-            linked = (record.call_id for record in self._read(attrs.evolve(span, correlations=values)))
+            linked = (record.call_id for query in self._wider(span, values, fresh) for record in self._read(query))
             ids = {call_id for call_id in linked if call_id is not None} - known
             if len(ids) > _LEGS_OF_CALLS:
                 self._searched.note(f"{len(ids)} other Call-IDs may be legs; they are not followed")
