@@ -103,6 +103,7 @@ def test_a_flow_in_a_bucket(tmp_path: Path, flow: Flow, s3_server: Server, s3_bu
     records = by_time(flow.records)
     backend = backend_of(s3_server.endpoint, s3_bucket, tmp_path, format="parquet")
     segment = Segment(backend.site.prefix, "2026-11-22--10-32-00", 0, backend.suffix)
+    backend.spool.prepare()
     backend.inner.start()
     backend.open(segment)
     backend.write(records)
