@@ -39,6 +39,7 @@ body:has(.message:target) main { padding-bottom: 66vh; }
 @media print {
   body:has(.message:target) main { padding: 0; margin: 0; }
   .hint, .message nav { display: none; }
+  dl { grid-template-columns: 1fr 1fr; }
   .ladder-box { overflow: visible; } .ladder-box svg { max-width: 100%; height: auto; }
   .message, .message:target { display: block; position: static; width: auto; max-height: none; overflow: visible;
     border: 0; border-top: 1px solid var(--rule); break-inside: avoid; padding: 8px 0; }
