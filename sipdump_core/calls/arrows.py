@@ -68,7 +68,7 @@ class Arrow:
             )
         else:
             self.records = [record for record, _ in sightings]
-            self.times = _transmissions(sightings)
+            self.times = [self.records[0].time_us, *_transmissions(sightings)[1:]]
             self.node_times = {}
             for record in self.records:
                 self.node_times.setdefault(record.flow.node, record.time_us)
