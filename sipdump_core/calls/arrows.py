@@ -68,7 +68,7 @@ class Arrow:
             )
         else:
             self.records = [record for record, _ in sightings]
-            self.times = _transmissions(sightings)
+            self.times = [self.records[0].time_us, *_transmissions(sightings)[1:]]
             self.node_times = {}
             for record in self.records:
                 self.node_times.setdefault(record.flow.node, record.time_us)
@@ -78,7 +78,8 @@ class Arrow:
             self.dst = endpoints.named(receiver.dst_ip, receiver.dst_port)
         self.time_us = self.times[0]
         self.copies = len(self.times)
-        self.nodes = list(self.node_times)
+        sent = [record.flow.node for record in self.records if record.flow.tag == "snd"]
+        self.nodes = list(dict.fromkeys((*sent, *self.node_times)))
 
     def __repr__(self) -> str:
         return f"<Arrow {self.message.label!r} {self.src} -> {self.dst}>"

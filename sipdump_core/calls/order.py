@@ -48,7 +48,7 @@ def _causes(arrows: Sequence[Arrow]) -> list[Edge]:
             requests.setdefault(arrow.key, arrow)
         else:
             replies.setdefault((arrow.key, message.status, message.to.tag), arrow)
-            if arrow.parent:
+            if arrow.parent and message.status != 100:  # each hop makes its own (RFC 3261, section 16.2)
                 passed_on.setdefault((arrow.parent, message.status, message.to.tag), arrow)
     finals: dict[TransactionKey, Arrow] = {}
     answers: dict[object, Arrow] = {}

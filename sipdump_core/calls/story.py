@@ -70,7 +70,13 @@ class Story:
         for transaction in self.transactions.all:
             if transaction.method == method and (self.kind != "call" or self._is_initial(transaction)):
                 by_number.setdefault((transaction.number, party(transaction.first.message)), []).append(transaction)
-        return [self.transactions.origins(group) for group in by_number.values()]
+        tries: list[list[Transaction]] = []
+        for group in by_number.values():
+            origins = self.transactions.origins(group)
+            earlier = tries[-1] if tries else ()
+            if not any(self.transactions.carries_on(one, origins[0]) for one in earlier):
+                tries.append(origins)
+        return tries
 
     @property
     def initial(self) -> Arrow:
@@ -301,7 +307,8 @@ class Story:
             return Outcome("ended", None, bye.first.time_us)
         if all(one.method == "CANCEL" for one in self.transactions.all) and self.transactions.all:
             return Outcome("cancelled", None, self.transactions.all[0].first.time_us)
-        return Outcome("answered")
+        answers = (one.final for one in self.transactions.all if one.method == "INVITE")
+        return Outcome("answered", next((answer for answer in answers if answer and is_success(answer)), None))
 
     def _state_of(self, final: Arrow) -> str:
         status = final.message.status or 0
@@ -324,12 +331,14 @@ class Story:
         return "unregistered" if all(expiry == 0 for expiry in expiries) else "registered"
 
     def _decisive(self, outcome: Outcome) -> Transaction | None:
-        """Return the transaction of the answer that decided, as the first hop has it; else the latest try."""
+        """Return the transaction of the answer that decided, as the first hop has it; else the latest try, or any."""
         if outcome.decided:
             found = self.transactions.get(outcome.decided.key)
             if found and any(found in group for group in self.tries):
                 return found
-        return self.tries[-1][-1] if self.tries else None
+        if self.tries:
+            return self.tries[-1][-1]
+        return self._first_hops[0] if self._first_hops else None
 
     def _offer_and_answer(self) -> tuple[Arrow | None, Arrow | None]:
         """Return the messages with the session descriptions that the first exchange settled on (RFC 3264)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sipdump_core.calls.arrows import Arrow, TransactionKey, party
+from sipdump_core.calls.arrows import Arrow, TransactionKey
 
 __all__ = ["MAX_HOPS", "Transaction", "Transactions", "is_success"]
 
@@ -57,6 +57,12 @@ class Transaction:
     def last_us(self) -> int:
         """When the latest message of it was sent, for the last time."""
         return max(arrow.times[-1] for arrow in (*self.replies, *([self.request] if self.request else [])))
+
+    @property
+    def answered_us(self) -> float:
+        """When its final reply was sent; infinity where none was seen."""
+        final = self.final
+        return final.time_us if final else float("inf")
 
     @property
     def finals(self) -> list[Arrow]:
@@ -125,16 +131,20 @@ class Transactions:
         found = self._children.get(transaction.key, [])
         if found:
             return found
-        # a server between that keeps the Call-ID and takes the Via off
-        return [
-            other
-            for other in self.all
-            if other.src == transaction.dst
-            and other.key[1:] == transaction.key[1:]
+        return [other for other in self.all if self.carries_on(transaction, other)]
+
+    def carries_on(self, transaction: Transaction, other: Transaction) -> bool:
+        """Return whether a transaction that has no Via of another one was sent on its behalf nevertheless.
+
+        A server that keeps the Call-ID and takes the Via off (an SBC) sends it while it has not answered yet.
+        """
+        return (
+            other.src == transaction.dst
+            and other.method == transaction.method
             and other is not transaction
-            and party(other.first.message) == party(transaction.first.message)
+            and transaction.first.time_us <= other.first.time_us <= transaction.answered_us
             and self.is_first(other)
-        ]
+        )
 
     def origins(self, transactions: Sequence[Transaction]) -> list[Transaction]:
         """Return those of one CSeq that are on the first hop that was seen: what the caller itself sent and got.

@@ -251,7 +251,7 @@ def beginning_not_seen() -> Flow:
     scene.at(5010).reply(bye, "200 OK")
     return Flow("beginning not seen", "a late start", scene.done(), {
         scene.call_id: answer(
-            **ONE_HOP | {"hops": [ALICE, P1]}, ended="10:32:05.001000", state="ended", messages=8,
+            **ONE_HOP, ended="10:32:05.001000", state="ended", messages=8,
             request_uri="sip:bob@198.51.100.20", gaps=["no INVITE seen"],
         ),
     })  # fmt: skip
