@@ -97,10 +97,11 @@ class Follows(Ability, Protocol):
 
         Args:
             stored: the segment.
-            place: what an earlier call returned; 0 for the start.
+            place: what an earlier call returned; 0 for the start, -1 for the end as it is now.
 
         Returns:
-            Some of the records, in order, and where to go on; none, and the same place, where there are no more.
+            Some of the records, in order, and where to go on. There are none where the segment has not grown, and for
+            the place -1.
 
         Raises:
             StorageError: it cannot be read, or is gone.

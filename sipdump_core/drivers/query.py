@@ -131,8 +131,8 @@ class Query:
     def needles(self) -> tuple[bytes, ...]:
         """Literals of which every match has at least one, byte for byte, in its message; empty: none are known.
 
-        With ``correlations``, it may be HEP's correlation id instead, where a backend keeps that. A backend may look for
-        them before it decodes anything. They narrow; :meth:`matches` still decides.
+        With ``correlations``, it may be HEP's correlation id instead, where a backend keeps that. A backend may look
+        for them before it decodes anything. They narrow; :meth:`matches` still decides.
         """
         for literals in (
             [_literal(value) for value in self.call_ids],

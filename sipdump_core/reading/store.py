@@ -87,7 +87,13 @@ class Store:
                 self._progress(done, count)
 
     def find(
-        self, query: Query, searched: Searched | None = None, *, around: float = AROUND, legs: bool = True
+        self,
+        query: Query,
+        searched: Searched | None = None,
+        *,
+        around: float = AROUND,
+        legs: bool = True,
+        with_legs: bool = False,
     ) -> Iterator[Found]:
         """Yield the calls that match, each with all its messages, in the order of their Call-IDs.
 
@@ -99,13 +105,19 @@ class Store:
             searched: takes down what was read, and what could not be.
             around: seconds before and after the span in which the other messages of its calls are looked for.
             legs: whether other legs are looked for.
+            with_legs: whether the legs are yielded, too, after the calls that match.
         """
-        return self._finder(query, searched, around, legs=legs).found()
+        finder = self._finder(query, searched, around, legs=legs)
+        found = []
+        for one in finder.found(self.now_us):
+            found += [one] if with_legs and one.legs else []
+            yield one
+        yield from finder.others(found)
 
     def call(self, call_id: str, searched: Searched | None = None, *, legs: bool = True) -> list[Found]:
         """Return a call with all its messages, and after it its other legs; an empty list where there is none."""
         finder = self._finder(Query(call_ids=[call_id]), searched, AROUND, legs=legs)
-        found = list(finder.found())
+        found = list(finder.found(self.now_us))
         return found + finder.others(found)
 
     def shelved(self, searched: Searched) -> list[Shelved]:
