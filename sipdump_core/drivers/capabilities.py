@@ -90,7 +90,7 @@ class Searches(Ability, Protocol):
 
 
 class Follows(Ability, Protocol):
-    """A segment that still grows can be read on from where an earlier call ended."""
+    """A segment that still grows can be read on from where an earlier call ended, also when it is sealed meanwhile."""
 
     def follow(self, stored: StoredSegment, place: int) -> tuple[Sequence[Record], int]:
         """Return the records that are whole by now, behind a place, and the place behind them.
