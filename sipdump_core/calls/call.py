@@ -87,6 +87,12 @@ class Call:
         return self._told.transactions.all
 
     @property
+    def first_hops(self) -> Sequence[Transaction]:
+        """Those of :attr:`transactions` that continue none that was seen: as the one who began them has them."""
+        transactions = self._told.transactions
+        return [one for one in transactions.all if transactions.is_first(one)]
+
+    @property
     def clocks(self) -> dict[str, int]:
         """How far the clocks of nodes are ahead of the first node's, in microseconds, where causality shows it."""
         return self._told.clocks

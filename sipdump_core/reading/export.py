@@ -19,6 +19,7 @@ from sipdump_core.plan import make_plan
 from sipdump_core.reading.arguments import add_filters, add_legs, add_store, query_of, rules_of
 from sipdump_core.reading.files import new_file, write_new
 from sipdump_core.reading.finder import Found
+from sipdump_core.reading.lines import endpoint
 from sipdump_core.reading.pcapng import write_pcapng
 from sipdump_core.reading.render.formats import Style, render
 from sipdump_core.reading.session import Session
@@ -84,8 +85,8 @@ def row_of(record: Record) -> dict[str, Any]:
         "pid": flow.pid,
         "procno": flow.procno,
         "proto": flow.proto,
-        "src": f"{_bracketed(flow.src_ip)}:{flow.src_port}",
-        "dst": f"{_bracketed(flow.dst_ip)}:{flow.dst_port}",
+        "src": endpoint(flow.src_ip, flow.src_port),
+        "dst": endpoint(flow.dst_ip, flow.dst_port),
         "node": flow.node,
         "call_id": record.call_id,
         "message": record.buf.decode("utf-8", "backslashreplace"),
@@ -164,7 +165,3 @@ def _write_by_backend(folder: str, name: str, records: Iterator[Record], *, head
     if not os.path.exists(path):
         raise StorageError("write", path, backend.health() or "the backend has made no file")
     return path
-
-
-def _bracketed(ip: str) -> str:
-    return f"[{ip}]" if ":" in ip else ip
