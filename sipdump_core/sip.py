@@ -17,7 +17,7 @@ _CONTENT_LENGTH = re.compile(
 )
 
 
-def header_end(buf: bytes, start: int = 0, end: int | None = None) -> int:
+def header_end(buf: bytes | bytearray, start: int = 0, end: int | None = None) -> int:
     """Give the offset behind the blank line that ends the headers of ``buf[start:end]``, -1 where there is none."""
     found = _BLANK_LINE.search(buf, start, len(buf) if end is None else end)
     return found.end() if found else -1
