@@ -15,6 +15,7 @@ from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.lifecycle.retention import listed
 from sipdump_core.plan import make_plan
+from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign
 from sipdump_core.reading.units import Holding
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
@@ -161,6 +162,7 @@ def open_shelves(
     fprefix: str | None = None,
     files: Sequence[str] = (),
     urls: Sequence[str] = (),
+    node: str = "",
 ) -> tuple[list[Shelf], list[str]]:
     """Open the stores that were named; with nothing named, that of the configuration in its usual place.
 
@@ -170,6 +172,7 @@ def open_shelves(
         folders: folders with segments.
         fprefix: how the names of segments in ``folders`` begin; None: in any way.
         files: segment files by themselves.
+        node: the node of what a network's capture holds.
         urls: ``s3://BUCKET/PREFIX``: what all collectors stored below it; how to reach it is as ``configs`` say.
 
     Returns:
@@ -202,7 +205,7 @@ def open_shelves(
             made, errors = workshop.keepers(folder, prefix)
             problems += map(str, errors)
             shelves += [BackendShelf(backend) for backend in made if _readable(backend)]
-    shelves += [_open_file(path) for path in files]
+    shelves += [_open_file(path, node) for path in files]
     shelves += [_open_url(url, settings) for url in urls]
     return shelves, problems
 
@@ -229,9 +232,11 @@ def _suffixes(backend: Backend) -> tuple[str, ...]:
     return (backend.suffix, f"{backend.suffix}.wal")
 
 
-def _open_file(path: str) -> Shelf:
+def _open_file(path: str, node: str) -> Shelf:
     if not os.path.isfile(path):
         raise ConfigError("there is no such file", f"--file {path}")
+    if is_foreign(path):
+        return FileShelf(CaptureBackend(path, node), path)
     folder = os.path.dirname(os.path.abspath(path))
     workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--file {path}")], to_start=False))
     made, errors = workshop.keepers(folder, _prefix(os.path.basename(path)) or "")
