@@ -50,7 +50,7 @@ def find(args: argparse.Namespace) -> int:
         field, downwards = args.sort.removeprefix("-"), args.sort.startswith("-")
         count = 0
         for found in session.store.find(query, session.searched, around=args.around):
-            summary = found.summary(session.store.now_us())
+            summary = found.summary
             row = json.dumps(summary.as_json(), ensure_ascii=False)
             key = _key(getattr(summary, field), downwards=downwards)
             sorter.add((key, summary.began, summary.call_id), row, len(row))

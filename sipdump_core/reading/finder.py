@@ -27,6 +27,8 @@ _MANY = 50_000
 _LEGS_OF_CALLS = 10_000
 _LEGS_OF_BYTES = 48 << 20
 """What is held in memory to look for other legs; of more, they are not looked for."""
+_UNFINISHED = frozenset(("calling", "ringing", "answered"))
+"""States of calls of which it matters how old they are: for the state, or for what seems to be missing."""
 _ROUNDS = 5
 """How many steps other legs are followed."""
 
@@ -36,12 +38,13 @@ class Found:
     """A call that matches."""
 
     call: Call
-    legs: Sequence[Leg] = ()
-    """Other Call-IDs that belong to it, as far as they were looked for."""
+    summary: Summary
+    """What happened in it."""
 
-    def summary(self, now_us: int | None = None) -> Summary:
-        """Return what happened in it; see :meth:`sipdump_core.calls.call.Call.summary`."""
-        return self.call.summary(now_us, self.legs)
+    @property
+    def legs(self) -> Sequence[Leg]:
+        """Other Call-IDs that belong to it, as far as they were looked for."""
+        return self.summary.legs
 
 
 class Finder:
@@ -52,6 +55,8 @@ class Finder:
         query: the question.
         rules: what links the legs of a call.
         searched: takes down what a reader has to know.
+        now_us: returns the time to which the age of an unanswered call counts, microseconds since the epoch; it is
+            asked where a call is unanswered.
         around: seconds before and after the span.
         legs: whether other legs are looked for.
     """
@@ -62,8 +67,9 @@ class Finder:
         query: Query,
         rules: LegRules,
         searched: Searched,
-        around: float,
+        now_us: Callable[[], int],
         *,
+        around: float,
         legs: bool,
     ) -> None:
         self._read = read
@@ -71,44 +77,65 @@ class Finder:
         self._parts = query.parts()
         self._rules = rules
         self._searched = searched
+        self._now_us = now_us
         self._around = around
         self._legs = legs
         self._index = LegIndex(rules)
         self._others: dict[str, Call] = {}
 
-    def found(self, now_us: Callable[[], int] | None = None) -> Iterator[Found]:
-        """Yield the calls that match, in the order of their Call-IDs.
-
-        Args:
-            now_us: returns the time that ages are counted to; asked once, where a state depends on it.
-        """
+    def found(self) -> Iterator[Found]:
+        """Yield the calls that match, in the order of their Call-IDs."""
         ids = self._query.call_ids or self._candidates()
         if ids is not None and not ids:
             return
         wide = attrs.evolve(self._span(self._query.since_us, self._query.until_us), call_ids=ids or frozenset[str]())
-        matching = (call for call in self._calls(wide) if self._matches(call, now_us))
+        matching = (found for call in self._calls(wide) if (found := self._judged(call)))
         if not self._legs:
-            yield from map(Found, matching)
+            yield from matching
             return
-        held: list[Call] = []
+        held: list[Found] = []
         size = 0
-        for call in matching:
-            held.append(call)
-            size += sum(len(record.buf) for record in call.records)
+        for one in matching:
+            held.append(one)
+            size += sum(len(record.buf) for record in one.call.records)
             if len(held) > _LEGS_OF_CALLS or size > _LEGS_OF_BYTES:
                 self._searched.note("these are too many calls to look for their other legs: narrow the question")
-                yield from map(Found, held)
-                yield from map(Found, matching)
+                yield from held
+                yield from matching
                 return
-        self._follow(held)
-        for call in held:
-            yield Found(call, self._index.legs(call.call_id))
+        self._follow([one.call for one in held])
+        yield from map(self._linked, held)
 
     def others(self, found: Sequence[Found]) -> list[Found]:
         """Return the other legs of calls that were found, each once, the nearest first."""
         known = {one.call.call_id for one in found}
         ids = dict.fromkeys(leg.call_id for one in found for leg in one.legs if leg.call_id not in known)
-        return [Found(self._others[one], self._index.legs(one)) for one in ids if one in self._others]
+        calls = (self._others[one] for one in ids if one in self._others)
+        return [self._linked(Found(call, self._summary(call))) for call in calls]
+
+    def _linked(self, found: Found) -> Found:
+        legs = self._index.legs(found.call.call_id)
+        return attrs.evolve(found, summary=attrs.evolve(found.summary, legs=legs))
+
+    def _judged(self, call: Call) -> Found | None:
+        """Return a call with its summary; None where it does not match."""
+        query = self._query
+        if query.since_us is not None or query.until_us is not None:
+            span = Query(since_us=query.since_us, until_us=query.until_us)
+            if not any(span.matches(record) for record in call.records):
+                return None
+        if not all(any(part.matches(record) for record in call.records) for part in self._parts):
+            return None
+        summary = self._summary(call)
+        if query.states and summary.state not in query.states:
+            return None
+        if query.statuses and summary.status not in query.statuses:
+            return None
+        return Found(call, summary)
+
+    def _summary(self, call: Call) -> Summary:
+        summary = call.summary()
+        return call.summary(self._now_us()) if summary.state in _UNFINISHED else summary
 
     def _candidates(self) -> set[str] | None:
         """Return the Call-IDs that one filter leaves; None where it leaves too many, or there is none."""
@@ -149,21 +176,6 @@ class Finder:
             for call_id, records in groupby(sorter.sorted(), lambda record: record.call_id):
                 if call_id is not None:
                     yield Call.of(records)
-
-    def _matches(self, call: Call, now_us: Callable[[], int] | None) -> bool:
-        query = self._query
-        if query.since_us is not None or query.until_us is not None:
-            span = Query(since_us=query.since_us, until_us=query.until_us)
-            if not any(span.matches(record) for record in call.records):
-                return False
-        if not all(any(part.matches(record) for record in call.records) for part in self._parts):
-            return False
-        if not (query.states or query.statuses):
-            return True
-        summary = call.summary(now_us() if now_us else None)
-        return (not query.states or summary.state in query.states) and (
-            not query.statuses or summary.status in query.statuses
-        )
 
     def _follow(self, calls: Sequence[Call]) -> None:
         """Find the other legs of calls, and what they lead to, step by step."""

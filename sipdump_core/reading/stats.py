@@ -49,9 +49,8 @@ def stats(args: argparse.Namespace) -> int:
     """Count and measure."""
     with Session(args) as session:
         counted = Statistics(args.by)
-        now_us = session.store.now_us()
         for found in session.store.find(query_of(args, session.now), session.searched, around=args.around, legs=False):
-            counted.add(found, now_us)
+            counted.add(found)
         if counted.calls:
             result = counted.result(args.top)
             if args.json:
@@ -112,14 +111,9 @@ class Statistics:
         self._groups: dict[str, Group] = {}
         self._delays = {name: Delays() for name in ("rrd", "srd", "srd_failed", "sdd", "sdt", "setup")}
 
-    def add(self, found: Found, now_us: int) -> None:
-        """Count a call.
-
-        Args:
-            found: the call.
-            now_us: the time to which its age counts, microseconds since the epoch.
-        """
-        summary = found.summary(now_us)
+    def add(self, found: Found) -> None:
+        """Count a call."""
+        summary = found.summary
         self.calls += 1
         self._kinds[summary.kind] += 1
         self._states[f"{summary.kind} {summary.state}"] += 1

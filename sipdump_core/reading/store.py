@@ -50,6 +50,8 @@ class Store:
         self._progress = progress
         self._reached: set[str] = set()
         self._now: int | None = None
+        self._newest: int | None = None
+        """Time of the newest record that was read."""
 
     def records(self, query: Query, searched: Searched | None = None) -> Iterator[Record]:
         """Yield the messages that are an answer, in order of time; those of one time in the order of their arrival.
@@ -73,6 +75,7 @@ class Store:
         count = sum(len(unit.holdings) for unit in wanted)
         done = 0
         seen: set[int] = set()
+        newest = self._newest or 0
         before = frozenset(self._reached) if self.interrupted else None
         for unit in wanted:
             for shelved in unit.holdings:
@@ -80,6 +83,8 @@ class Store:
                     continue
                 self._reached.add(shelved.stored.location)
                 for record in self._read(shelved, unit, query, searched, seen):
+                    if record.time_us > newest:
+                        newest = self._newest = record.time_us
                     yield record
                     if self.interrupted and before is None:
                         return
@@ -109,7 +114,7 @@ class Store:
         """
         finder = self._finder(query, searched, around, legs=legs)
         found = []
-        for one in finder.found(self.now_us):
+        for one in finder.found():
             found += [one] if with_legs and one.legs else []
             yield one
         yield from finder.others(found)
@@ -117,7 +122,7 @@ class Store:
     def call(self, call_id: str, searched: Searched | None = None, *, legs: bool = True) -> list[Found]:
         """Return a call with all its messages, and after it its other legs; an empty list where there is none."""
         finder = self._finder(Query(call_ids=[call_id]), searched, AROUND, legs=legs)
-        found = list(finder.found(self.now_us))
+        found = list(finder.found())
         return found + finder.others(found)
 
     def shelved(self, searched: Searched) -> list[Shelved]:
@@ -145,17 +150,26 @@ class Store:
         now = int(self._clock.time() * _US)
         if any(shelved.open for shelved in there):
             return now
-        there.sort(key=lambda shelved: shelved.stored.modified, reverse=True)
-        newest: int | None = None
-        for shelved in there[:_NEWEST_OF]:
+        chosen = [shelved for unit in units(there) for shelved in unit.holdings]
+        chosen.sort(key=lambda shelved: shelved.stored.modified, reverse=True)
+        newest: int | None = self._newest
+        for shelved in chosen[:_NEWEST_OF]:
             if newest is not None and shelved.stored.modified * _US < newest:
                 break
-            newest = max(filter(None, (newest, _newest(shelved))), default=None)
+            newest = max(filter(None, (newest, _newest(shelved, newest))), default=None)
         return now if newest is None else newest
 
     def _finder(self, query: Query, searched: Searched | None, around: float, *, legs: bool) -> Finder:
         searched = Searched() if searched is None else searched
-        return Finder(lambda query: self.unsorted(query, searched), query, self.rules, searched, around, legs=legs)
+        return Finder(
+            lambda query: self.unsorted(query, searched),
+            query,
+            self.rules,
+            searched,
+            self.now_us,
+            around=around,
+            legs=legs,
+        )
 
     def _read(
         self, shelved: Shelved, unit: Unit[Shelved], query: Query, searched: Searched, seen: set[int]
@@ -216,11 +230,11 @@ def _may_hold(unit: Unit[Shelved], query: Query) -> bool:
     return False
 
 
-def _newest(shelved: Shelved) -> int | None:
-    """Return the time of a segment's newest record; None where it has none, or cannot be read."""
+def _newest(shelved: Shelved, known: int | None) -> int | None:
+    """Return the time of a segment's newest record; None where there is none newer than what is known."""
+    probes = [int((shelved.stored.modified - seconds) * _US) for seconds in _PROBES]
     try:
-        for seconds in (*_PROBES, None):
-            since = None if seconds is None else int((shelved.stored.modified - seconds) * _US)
+        for since in (*(probe for probe in probes if known is None or probe > known), known):
             newest = max((record.time_us for record in shelved.search(Query(since_us=since))), default=None)
             if newest is not None:
                 return newest
