@@ -27,8 +27,6 @@ _MANY = 50_000
 _LEGS_OF_CALLS = 10_000
 _LEGS_OF_BYTES = 48 << 20
 """What is held in memory to look for other legs; of more, they are not looked for."""
-_UNFINISHED = frozenset(("calling", "ringing", "answered"))
-"""States of calls of which it matters how old they are: for the state, or for what seems to be missing."""
 _ROUNDS = 5
 """How many steps other legs are followed."""
 
@@ -55,8 +53,7 @@ class Finder:
         query: the question.
         rules: what links the legs of a call.
         searched: takes down what a reader has to know.
-        now_us: returns the time to which the age of an unanswered call counts, microseconds since the epoch; it is
-            asked where a call is unanswered.
+        now_us: returns the time to which the ages of calls count, microseconds since the epoch; asked when all is read.
         around: seconds before and after the span.
         legs: whether other legs are looked for.
     """
@@ -111,7 +108,7 @@ class Finder:
         known = {one.call.call_id for one in found}
         ids = dict.fromkeys(leg.call_id for one in found for leg in one.legs if leg.call_id not in known)
         calls = (self._others[one] for one in ids if one in self._others)
-        return [self._linked(Found(call, self._summary(call))) for call in calls]
+        return [self._linked(Found(call, call.summary(self._now_us()))) for call in calls]
 
     def _linked(self, found: Found) -> Found:
         legs = self._index.legs(found.call.call_id)
@@ -126,16 +123,12 @@ class Finder:
                 return None
         if not all(any(part.matches(record) for record in call.records) for part in self._parts):
             return None
-        summary = self._summary(call)
+        summary = call.summary(self._now_us())
         if query.states and summary.state not in query.states:
             return None
         if query.statuses and summary.status not in query.statuses:
             return None
         return Found(call, summary)
-
-    def _summary(self, call: Call) -> Summary:
-        summary = call.summary()
-        return call.summary(self._now_us()) if summary.state in _UNFINISHED else summary
 
     def _candidates(self) -> set[str] | None:
         """Return the Call-IDs that one filter leaves; None where it leaves too many, or there is none."""
