@@ -58,15 +58,14 @@ def _run(plan: Plan) -> int:
     dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
     with ExitStack() as started:  # what is started is closed again where the next thing cannot be
         started.callback(dump.close)
-        listen = [s for s in plan.settings if (s.module, s.name) == ("sipdump_hep", "listen")]
-        source = HepSource(plan.modules["sipdump_hep"], dump, listen)
+        source = HepSource(plan.modules["sipdump_hep"], dump)
         started.callback(source.close)
         sources = {"hep": source.stats}
         ksr = _ksr_source(plan, dump)
         if ksr:
             started.callback(ksr.close)
             sources["ksr"] = ksr.stats
-        ctl = Ctl(plan.modules["sipdump_ctl"], Rpc(dump, sources), plan.settings)
+        ctl = Ctl(plan.modules["sipdump_ctl"], Rpc(dump, sources))
         started.pop_all()
     names = ", ".join(driver.name for driver in plan.chosen) or "event route only"
     log.info(Event("sipdumpd started", version=VERSION, pid=os.getpid(), mode=plan.params.mode, backends=names))
@@ -100,10 +99,7 @@ def _run(plan: Plan) -> int:
 
 def _ksr_source(plan: Plan, dump: SipDump) -> KsrSource | None:
     options = plan.modules["sipdump_ksr"]
-    if not options.listen:
-        return None
-    places = [s.place for s in plan.settings if (s.module, s.name) == ("sipdump_ksr", "listen")]
-    return KsrSource(options, dump, places[-1] if places else "")
+    return KsrSource(options, dump) if options.listen else None
 
 
 def _summary(dump: SipDump, source: HepSource, ksr: KsrSource | None) -> None:

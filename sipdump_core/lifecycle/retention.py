@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -25,15 +25,11 @@ __all__ = [
     "Shipped",
     "Ships",
     "counted",
-    "is_within",
     "listed",
-    "packs",
     "prune",
     "prune_all",
     "tell_pruned",
 ]
-
-T = TypeVar("T")
 
 PRUNE_INTERVAL = 600.0
 """Seconds between two prunes, as in Kamailio."""
@@ -287,31 +283,6 @@ def prune_all(
         except SipDumpError as error:
             summary.errors.append(str(error))
         yield summary
-
-
-def is_within(hour: str, partition: str) -> bool:
-    """Say whether an hour's partition is the one that a compaction is to work on, or is below it; empty: any is."""
-    return not partition or f"{hour}/".startswith(f"{partition.strip('/')}/")
-
-
-def packs(items: Iterable[T], limit: int, size: Callable[[T], int], most: int = 0) -> Iterator[list[T]]:
-    """Put neighbours together for a compaction, two at the least.
-
-    Args:
-        items: in their order.
-        limit: bytes that a pack may have.
-        size: gives the bytes of one.
-        most: how many a pack may have; 0 for any number.
-    """
-    pack: list[T] = []
-    for item in items:
-        if pack and (sum(map(size, pack)) + size(item) > limit or len(pack) == most):
-            if len(pack) > 1:
-                yield pack
-            pack = []
-        pack.append(item)
-    if len(pack) > 1:
-        yield pack
 
 
 def tell_pruned(pruned: Pruned) -> None:

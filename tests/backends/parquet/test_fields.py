@@ -10,7 +10,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sipdump_core import sip
-from sipdump_parquet import fields
 from sipdump_parquet.fields import FIELDS, Puller
 from tests.support import OPTIONS, record
 
@@ -176,14 +175,13 @@ def test_messages_do_not_run_into_each_other() -> None:
     ]
 
 
-def test_the_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fields, "_CACHE_LIMIT", 5)
-    puller = Puller()
+def test_the_caches_are_bounded() -> None:
+    puller = Puller(limit=5)
     for number in range(50):
         message = OPTIONS.replace(b"c1@", b"%d@" % number)
         (row,) = puller.pull(message, [0, len(message)])
         assert row[0] == f"{number}@192.0.2.1"
-        assert all(len(cache) <= 10 for cache in vars(puller).values())
+        assert all(len(cache) <= 5 for cache in vars(puller).values())
 
 
 PIECES = st.sampled_from(

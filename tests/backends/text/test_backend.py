@@ -93,7 +93,7 @@ def test_a_torn_tail_costs_only_the_torn_record(cut: int) -> None:
 def test_garbage_between_records_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     good = text().encode([record(OPTIONS)])
     assert decode(b"garbage" + good + good) == [record(OPTIONS)] * 2
-    assert "no whole record" in caplog.text
+    assert "not a whole record" in caplog.text
     assert "bytes=7" in caplog.text
 
 
@@ -103,8 +103,8 @@ def test_a_record_with_an_impossible_header_is_passed_over() -> None:
 
 
 def test_reading_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sipdump_text._CHUNK", 700)
-    monkeypatch.setattr("sipdump_text._HEADER_LIMIT", 600)
+    monkeypatch.setattr("sipdump_text.decode._CHUNK", 700)
+    monkeypatch.setattr("sipdump_text.decode._HEADER_LIMIT", 600)
     batch = [record(b"MESSAGE x SIP/2.0\r\n\r\n" + b"y" * n) for n in range(0, 3000, 37)]
     assert decode(text().encode(batch)) == batch
 

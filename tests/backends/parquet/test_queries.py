@@ -15,7 +15,7 @@ import pytest
 from tests import calls
 from tests.s3_server import Server
 
-DOC = Path(__file__).parents[2] / "docs" / "query.md"
+DOC = Path(__file__).parents[3] / "docs" / "query.md"
 
 
 def statements(heading: str) -> list[str]:

@@ -150,7 +150,7 @@ os._exit(0)
 
 def test_a_forked_child_seals_its_own_segments(backend: S3Backend) -> None:
     argv = [sys.executable, "-c", _FORK, backend.opts.endpoint_url, backend.opts.bucket, backend.site.folder]
-    subprocess.run(argv, check=True, cwd=Path(__file__).parents[2], timeout=60)
+    subprocess.run(argv, check=True, cwd=Path(__file__).parents[3], timeout=60)
     assert spooled(backend) == []
     assert stored(backend) == [b"parent", b"child"]
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.record import Record
 from sipdump_core.testing import Contract
-from sipdump_pcap import SNAPLEN, HeaderTransform, PcapBackend
+from sipdump_pcap import HeaderTransform, PcapBackend
+from sipdump_pcap.frame import SNAPLEN
 from tests.support import OPTIONS, record
 
 
@@ -137,7 +138,7 @@ def test_other_packets_and_other_files_are_passed_over(caplog: pytest.LogCapture
     assert [r.buf for r in decode(pcap().preamble() + arp + tcp + short + one)] == [OPTIONS]
     assert decode(b"") == []
     assert decode(b"#!/bin/sh\n" * 10) == []
-    assert "no pcap file" in caplog.text
+    assert "not a pcap file" in caplog.text
 
 
 @settings(max_examples=200, deadline=None)

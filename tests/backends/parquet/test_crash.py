@@ -17,8 +17,8 @@ from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Damage, Journal, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
-from sipdump_parquet import WAL_SUFFIX
-from tests.backends.test_parquet import SEGMENT, leave, make, read, sealed, write
+from sipdump_parquet.options import WAL_SUFFIX
+from tests.backends.parquet.support import SEGMENT, leave, make, read, sealed, write
 from tests.support import record
 
 ROUNDS = int(os.environ.get("SIPDUMP_CRASH_ROUNDS", "20"))
@@ -28,7 +28,8 @@ _WRITER = """
 import sys
 from sipdump_core.drivers.base import Site
 from sipdump_core.segment import Segment
-from sipdump_parquet import ParquetBackend, ParquetOptions
+from sipdump_parquet import ParquetBackend
+from sipdump_parquet.options import ParquetOptions
 from tests.support import record
 
 folder, first, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -48,7 +49,7 @@ while True:
 
 
 def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=root, stdout=subprocess.PIPE, text=True)
 
 
@@ -86,7 +87,8 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
 _STEP = """
 import os, sys
 from sipdump_core.drivers.base import Site
-from sipdump_parquet import ParquetBackend, ParquetOptions
+from sipdump_parquet import ParquetBackend
+from sipdump_parquet.options import ParquetOptions
 
 folder, step, number, after = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "after"
 real, count = getattr(os, step), 0

@@ -17,7 +17,7 @@ from sipdump_core.drivers.folder import RECORDS_XATTR
 from sipdump_core.errors import StorageError, StorageFullError
 from sipdump_core.segment import Segment
 from sipdump_s3 import S3Backend
-from sipdump_s3.bucket import S3Error
+from sipdump_s3.errors import S3Error
 from sipdump_s3.shipper import Shipper
 from tests.s3_faults import Fault, FaultProxy, answer, corrupt, cut, lose_answer, stall
 from tests.s3_server import Server, object_bytes, objects
@@ -418,7 +418,7 @@ def test_a_full_spool_that_stops_takes_records_again_when_there_is_room(
     try:
         spool(backend, b"a" * 900_000)
         backend.open(Segment(PREFIX, "2026-11-22--23-31-01", 0, ".data"))
-        with pytest.raises(StorageFullError, match=r"the spool holds .* of 1048576 at the most.*raise spool_max_bytes"):
+        with pytest.raises(StorageFullError, match=r"the spool holds .* of at most 1048576.*raise spool_max_bytes"):
             backend.write([record(b"b" * 200_000)])
         backend.write([record(b"c")])
         proxy.down.clear()
@@ -580,7 +580,7 @@ def test_keys_that_are_taken_are_not_tried_for_ever(backend: S3Backend, monkeypa
         backend = backend_of(backend.opts.endpoint_url, backend.opts.bucket, Path(backend.site.folder))
     spool(backend, b"3")
     (result,) = backend.ship()
-    assert "taken by another content, as are the 2 keys after it" in str(result.error)
+    assert "taken by different content, as are the 2 keys after it" in str(result.error)
     assert path.exists()
     assert sorted(stored(backend)) == [b"0", b"1", b"2"]
 
@@ -688,7 +688,7 @@ def test_a_second_one_at_the_same_spool_waits_and_says_for_whom(
     finally:
         two.stop()
     assert stored(one) == [b"of two", b"alone"]
-    assert caplog.text.count("which ships what stands there") == 1
+    assert caplog.text.count("which ships the segments there") == 1
 
 
 def test_the_end_waits_for_a_silent_server_no_longer_than_it_may(
