@@ -1,4 +1,4 @@
-"""The preprocessor of Kamailio 5.6: from files to the pieces that are left when all directives are executed.
+"""The preprocessor of Kamailio: from files to the pieces that are left when all directives are executed.
 
 Kamailio executes them while it reads, character by character, and so does this: the value of a define is put back
 before the rest of its line and read again, an included file is read where it is named, and a directive may be anywhere
@@ -8,16 +8,19 @@ in a line. Each piece knows the place that it came from.
 import os
 import re
 import stat
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
 
+from sipdump_core.config.expression import Value, evaluate_expression, is_true, printed
 from sipdump_core.config.source import Source
 from sipdump_core.config.substitution import Rule, evaluate, unquote
 from sipdump_core.config.variable import variable_end
 from sipdump_core.errors import ConfigError
+from sipdump_core.log import Event, log
 
 __all__ = ["Piece", "Preprocessor", "read_source"]
 
@@ -36,11 +39,13 @@ _TOKENS = rf"""
   | (?P<condition> {_START}ifn?def[ \t\b\r]+ )
   | (?P<otherwise> {_START}else[ \t\b\r]*\n )
   | (?P<endif>     {_START}endif[ \t\b\r]*\n )
-  | (?P<define>    {_START}(?:define|def|trydefine|trydef|redefine|redef)[ \t\b\r]+ )
+  | (?P<ifexp>     {_START}ifexp[ \t\b\r]+ )
+  | (?P<define>    {_START}(?:define|def|trydefine|trydef|redefine|redef|defexps?)[ \t\b\r]+ )
+  | (?P<undef>     {_START}(?:try)?undef(?:ine)?[ \t\b\r]+ )
   | (?P<defenv>    {_START}(?:try)?defenvs? )
   | (?P<subst>     {_START}subst(?:defs|def)? )
   | (?P<include>   {_START}(?:include_file|import_file) )
-  | (?P<newer>     {_START}(?:ifexp|elif\w*|defexps?|trydefexps?|undef|undefine)\b )
+  | (?P<unknown>   {_START}(?:elif\w*|trydefexps?)\b )
   | (?P<comment>   (?:\#|//)[^\n]*\n? )
   | (?P<string>    " )
   | (?P<ticks>     '[^']*+'? )
@@ -51,7 +56,7 @@ _TOKENS = rf"""
 """
 _FLAGS = re.VERBOSE | re.DOTALL | re.ASCII
 _TOKEN = re.compile(_TOKENS, _FLAGS)
-_SKIPPED = re.compile("|".join(re.findall(r"\(\?P<(?:condition|otherwise|endif)> .*", _TOKENS)), _FLAGS)
+_SKIPPED = re.compile("|".join(re.findall(r"\(\?P<(?:condition|ifexp|otherwise|endif)> .*", _TOKENS)), _FLAGS)
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BETWEEN = re.compile(r"[ \t\b\r\n]*")
@@ -68,7 +73,8 @@ _RESERVED = re.compile(
     r"|(src|dst)_(ip|port)"
 )
 """Words of Kamailio's language, whose meaning a define of that name doesn't change; those that matter to us."""
-_VERSION = ("KAMAILIO_5", "KAMAILIO_5_6", "KAMAILIO_5_6_3")
+_VERSION = "KAMAILIO_VERSION"
+_DEFAULT_VERSION = "5006003"
 
 
 @attrs.frozen(slots=True)
@@ -158,7 +164,7 @@ class Preprocessor:
     """
 
     def __init__(self, source: Source, defines: Sequence[str] = ()) -> None:
-        self.defines = dict.fromkeys(_VERSION, "")
+        self.defines = _of_version(defines)
         self.rules: list[Rule] = []
         self._work = 0
         self._frames = [_Frame(source)]
@@ -169,7 +175,7 @@ class Preprocessor:
             name, _, value = define.partition("=")
             if not name:
                 raise ConfigError("must be NAME or NAME=VALUE", f"-A {define}")
-            if name in self.defines:
+            if name in self.defines and name != _VERSION:
                 raise ConfigError(f"{name} is already defined", f"-A {define}")
             self.defines[name] = value
         self._spend(source, 0, len(source.text))
@@ -309,9 +315,26 @@ class Preprocessor:
     def _condition(self, frame: _Frame, found: re.Match[str]) -> None:
         name, offset = self._name(frame, found)
         frame.at = self._match(_REST, frame).end()
-        live = (name in self.defines) != ("ifndef" in found[0])
+        self._begin_condition((name in self.defines) != ("ifndef" in found[0]), frame.source, offset)
+
+    def _ifexp(self, frame: _Frame, found: re.Match[str]) -> None:
+        offset = frame.locate(found.start())[0]
+        expression = self._match(_REST, frame)
+        frame.at = expression.end()
+        value = self._evaluate_expression(expression[0], frame.source, offset)
+        self._begin_condition(value is not None and is_true(value), frame.source, offset)
+
+    def _evaluate_expression(self, text: str, source: Source, offset: int) -> Value | None:
+        """Return the value of an expression; where there is none, Kamailio logs an error and goes on, and so do we."""
+        try:
+            return evaluate_expression(text, self.defines)
+        except ValueError as error:
+            log.warning(Event(f"the expression has no value: {error}", place=source.place(offset), text=text.strip()))
+            return None
+
+    def _begin_condition(self, live: bool, source: Source, offset: int) -> None:
         self._dead += not live
-        self._conditions.append((live, frame.source, offset))
+        self._conditions.append((live, source, offset))
 
     def _otherwise(self, _frame: _Frame, _found: re.Match[str]) -> None:
         if self._conditions:  # elsewhere Kamailio warns and goes on
@@ -336,7 +359,24 @@ class Preprocessor:
                 return
             if "redef" not in found[0]:
                 self._define(name, frame.source, offset)
-        self.defines[name] = text[:1] + text[1:].replace("\\\n", "")
+        text = text[:1] + text[1:].replace("\\\n", "")
+        self.defines[name] = self._defexp(found[0], text, frame.source, offset) if "exp" in found[0] and text else text
+
+    def _defexp(self, directive: str, text: str, source: Source, offset: int) -> str:
+        value = self._evaluate_expression(text, source, offset)
+        if value is None:
+            return ""
+        return f'"{printed(value)}"' if "exps" in directive else printed(value)
+
+    def _undef(self, frame: _Frame, found: re.Match[str]) -> None:
+        name, offset = self._name(frame, found)
+        rest = self._match(_REST, frame)
+        if rest[0].strip(" \t\b\r\n"):
+            raise frame.source.error(f"nothing may follow the name {name}, not even a comment", offset)
+        frame.at = rest.end()
+        if name not in self.defines and "try" not in found[0]:
+            raise frame.source.error(f"{name} is not defined; #!tryundef undefines it where it is", offset)
+        self.defines.pop(name, None)
 
     def _define(self, name: str, source: Source, offset: int) -> None:
         if not name or name in self.defines:
@@ -361,9 +401,9 @@ class Preprocessor:
     def _subst(self, frame: _Frame, found: re.Match[str]) -> None:
         self._awaiting = (found[0][2:], frame.source, frame.locate(found.start())[0])
 
-    def _newer(self, frame: _Frame, found: re.Match[str]) -> None:
+    def _unknown(self, frame: _Frame, found: re.Match[str]) -> None:
         raise frame.source.error(
-            f"Kamailio 5.6 does not know {found[0]} (it takes the line for a comment); use #!ifdef and #!define",
+            f"Kamailio does not know {found[0]}, and takes the line for a comment; use #!else and #!ifdef, or #!defexp",
             frame.locate(found.start())[0],
         )
 
@@ -482,15 +522,29 @@ class Preprocessor:
             raise source.error(f"the configuration is too large, with all that is put into it{hint}", offset)
 
 
+def _of_version(defines: Sequence[str]) -> dict[str, str]:
+    """Return what Kamailio of a version defines; the version is 5.6.3 unless ``KAMAILIO_VERSION=6001005`` is given."""
+    given = [define.partition("=")[2] for define in defines if define.startswith(f"{_VERSION}=")]
+    version = given[-1] if given else _DEFAULT_VERSION
+    if not re.fullmatch(r"[1-9][0-9]{6,8}", version, re.ASCII):
+        raise ConfigError("must be a version as Kamailio counts them, as 6001005 for 6.1.5", f"-A {_VERSION}={version}")
+    number = int(version)
+    parts = (number // 1_000_000, number // 1000 % 1000, number % 1000)
+    names = ["_".join(map(str, ("KAMAILIO", *parts[:count]))) for count in (1, 2, 3)]
+    return {**dict.fromkeys(names, ""), _VERSION: version, "OS_NAME": f'"{sys.platform}"'}
+
+
 _DIRECTIVES = {
     "condition": Preprocessor._condition,
+    "ifexp": Preprocessor._ifexp,
     "otherwise": Preprocessor._otherwise,
     "endif": Preprocessor._endif,
     "define": Preprocessor._define_line,
+    "undef": Preprocessor._undef,
     "defenv": Preprocessor._defenv,
     "subst": Preprocessor._subst,
     "include": Preprocessor._include,
-    "newer": Preprocessor._newer,
+    "unknown": Preprocessor._unknown,
 }
 
 
