@@ -346,6 +346,7 @@ def test_a_define_that_stands_for_itself_is_named() -> None:
 
 
 PARTS = [
+    *["#!ifexp A == 1\n", "#!ifexp", "#!defexp A 1 + 1\n", "#!defexps B A +", "#!undef A\n", "#!tryundef A\n", "$$(x)"],
     "modparam", "modparamx", "(", ")", ",", '"sipdump"', "'sipdump'", '"mode"', "1", "-", "0x1f", '"', "'", "\\", "\n",
     " ", "#", "//", "/*", "*/", "#!define", "!!define", "#!redef", "#!trydef", "#!ifdef", "#!ifndef", "#!else\n",
     "#!endif\n", "#!subst", "#!substdef", '"/A/B/g"', "'!A!\"x\"!'", "#!defenv ", "PATH", " A ", "B", "A B",
