@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sipdump_core.record import Flow, Record
     from sipdump_core.routes.event_route import DROP
     from sipdump_core.segment import Segment, StoredSegment
-    from sipdump_core.settings.options import at_least, in_range, one_of, option
+    from sipdump_core.settings.options import Given, at_least, in_range, one_of, option
     from sipdump_core.sipdump import SipDump, Stats
     from sipdump_core.sources.asyncio_taps import tap_datagram, tap_streams
     from sipdump_core.version import VERSION as __version__  # noqa: N811 - it is a dunder here
@@ -41,7 +41,7 @@ _HOME = {
     ],
     "routes.event_route": ["DROP"],
     "drivers.folder": ["FolderBackend"],
-    "settings.options": ["at_least", "in_range", "one_of", "option"],
+    "settings.options": ["Given", "at_least", "in_range", "one_of", "option"],
     "record": ["Flow", "Record"],
     "segment": ["Segment", "StoredSegment"],
     "sipdump": ["SipDump", "Stats"],
@@ -60,6 +60,7 @@ __all__ = [
     "Flow",
     "FolderBackend",
     "FormatError",
+    "Given",
     "NoOptions",
     "PartialWriteError",
     "Record",

@@ -14,7 +14,7 @@ from sipdump_core.log import Limit
 from sipdump_core.record import Record
 from sipdump_core.settings.options import Setting
 
-__all__ = ["DROP", "SLOW", "Callback", "EventRoute", "load_callback", "load_file", "locate"]
+__all__ = ["DROP", "SLOW", "Callback", "EventRoute", "Route", "Send", "load_callback", "load_file", "locate"]
 
 DROP: Final = False
 """What an event route returns to keep a record from being stored: ``False``, and nothing else."""
@@ -24,14 +24,18 @@ SLOW: Final = 10_000
 
 Callback = Callable[[Record], Any]
 
+Send = Callable[[Record, str], None]
+"""Stores a record under a tag of its own: ``SipDump.send``."""
+
+Route = Callable[[Send], Callback]
+"""What a configuration says of the event route: given what stores a record, its callback."""
+
 
 class EventRoute:
     """Runs the callback, in the thread that brings the record, as Kamailio runs it in the SIP worker."""
 
     def __init__(self, callback: Callback | None = None) -> None:
         self.callback = callback
-        self.send: Callable[[Record, str], None] = _no_dump
-        """Stores a record under a tag of its own: ``SipDump.send`` of the instance that runs this route."""
         self.dropped = 0
         self.errors = 0
         self.calls = 0
@@ -75,10 +79,6 @@ class EventRoute:
             self.errors += failed
         if slow:
             self._log.warn("slow", "event route is slow: records wait for it", us=took // 1000)
-
-
-def _no_dump(_record: Record, _tag: str) -> None:
-    raise RuntimeError("nothing stores records yet")
 
 
 def load_callback(setting: Setting) -> Callback:

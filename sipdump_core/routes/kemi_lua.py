@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from sipdump_core.record import Record
 from sipdump_core.routes import ksr
-from sipdump_core.routes.event_route import Callback
 from sipdump_core.settings.options import Setting
 
 __all__ = ["LuaScripts"]
@@ -127,8 +126,8 @@ class LuaScripts:
             message = _message(error)
             raise setting.error(f"cannot load it: {'it calls exit' if message == _EXIT else message}") from error
 
-    def callback(self, name: str) -> Callback | None:
-        """Return the callback that runs the global function of this name, or None where there is none now."""
+    def callback(self, name: str) -> ksr.Handler | None:
+        """Return the handler that runs the global function of this name, or None where there is none now."""
         function = self._globals[name.encode()]
         if function is None or self._lupa.lua_type(function) != "function":
             return None
@@ -144,7 +143,7 @@ class LuaScripts:
                     raise self._lupa.LuaError(f"{name} raised an error that is no string") from None
                 raise
 
-        return lambda record: self._host.run(record, run)
+        return lambda record, send: self._host.run(record, send, run)
 
 
 def _message(error: Exception) -> str:

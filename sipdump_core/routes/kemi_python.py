@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from sipdump_core.routes import ksr
-from sipdump_core.routes.event_route import Callback, load_file
+from sipdump_core.routes.event_route import load_file
 from sipdump_core.routes.values import Value
 from sipdump_core.settings.options import Setting
 
@@ -124,7 +124,7 @@ _KSR: Final = _make_ksr()
 _MSG: Final = _Message()
 
 
-def load_python(kemi: ksr.Kemi, path: Path, setting: Setting, name: str) -> Callback | None:
+def load_python(kemi: ksr.Kemi, path: Path, setting: Setting, name: str) -> ksr.Handler | None:
     """Load a Python script as app_python3 does.
 
     Args:
@@ -134,7 +134,7 @@ def load_python(kemi: ksr.Kemi, path: Path, setting: Setting, name: str) -> Call
         name: the function to call.
 
     Returns:
-        The callback, or None where the script has no such function.
+        The handler, or None where the script has no such function.
 
     Raises:
         ConfigError: the script raises, refuses to start, or its function takes other arguments.
@@ -160,7 +160,7 @@ def load_python(kemi: ksr.Kemi, path: Path, setting: Setting, name: str) -> Call
         raise setting.error(f"{name} is called with (msg, evname): {error}") from None
     except ValueError:
         pass  # some callables have no signature to look at
-    return lambda record: kemi.run(record, function, _MSG, ksr.EVENT)
+    return lambda record, send: kemi.run(record, send, function, _MSG, ksr.EVENT)
 
 
 def _where(error: BaseException, path: Path) -> str:

@@ -18,11 +18,11 @@ import attrs
 from sipdump_core.cache import Cache
 from sipdump_core.log import Event, log
 from sipdump_core.record import Record
-from sipdump_core.routes.event_route import DROP, EventRoute
+from sipdump_core.routes.event_route import DROP, Send
 from sipdump_core.routes.values import Getter, Value
 from sipdump_core.routes.variables import compile_pv
 
-__all__ = ["EVENT", "LEVELS", "Kemi", "current_record", "get_int", "get_pv", "log_line", "send", "set_drop"]
+__all__ = ["EVENT", "LEVELS", "Handler", "Kemi", "current_record", "get_int", "get_pv", "log_line", "send", "set_drop"]
 
 EVENT: Final = "sipdump:msg"
 """The event's name, which callbacks get as an argument."""
@@ -37,6 +37,9 @@ LEVELS: Final = {
 }
 """The level of the daemon's log for each level that ``KSR.log`` knows; it takes any other for ``err``."""
 
+Handler = Callable[[Record, Send], Any]
+"""Runs a script's function for a record."""
+
 _NUMBER = re.compile(rb"\s*[+-]?\d{1,18}")
 _running = threading.local()
 """Its ``call`` is the call of a callback that runs in this thread, so that one ``KSR`` serves all scripts."""
@@ -48,6 +51,7 @@ class _Call:
 
     kemi: "Kemi"
     record: Record
+    send: Send
     dropped: bool = False
 
 
@@ -57,19 +61,18 @@ class Kemi:
     Outside a call (while a script loads, or in a thread of its own) there is no record: all values are null.
     """
 
-    def __init__(self, route: EventRoute, parse_call_id: bool) -> None:
-        self._route = route
+    def __init__(self, parse_call_id: bool) -> None:
         self._parse_call_id = parse_call_id
         self._pvs: Cache[str, Getter] = Cache(1000)
         self._lock = threading.RLock()  # a callback may bring a record itself, in the same thread
 
-    def run(self, record: Record, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a script's function for a record.
+    def run(self, record: Record, send: Send, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a script's function for a record; ``send`` stores it for ``KSR.sipdump.send``.
 
         Returns:
             DROP where the script asked for that, else None; what its function returned means nothing.
         """
-        call = _Call(self, record)
+        call = _Call(self, record, send)
         with self._lock:
             outer = getattr(_running, "call", None)
             _running.call = call
@@ -92,10 +95,6 @@ class Kemi:
                 getter = _null
             self._pvs.keep(name, getter)
         return getter(record)
-
-    def send(self, record: Record, tag: str) -> None:
-        """Store a record under a tag; raises as :meth:`sipdump_core.sipdump.SipDump.send` does."""
-        self._route.send(record, tag)
 
 
 def log_line(level: int, text: str) -> None:
@@ -140,7 +139,7 @@ def send(tag: str) -> None:
     """
     call: _Call | None = getattr(_running, "call", None)
     if call:
-        call.kemi.send(call.record, tag)
+        call.send(call.record, tag)
 
 
 def _null(_: Record) -> None:

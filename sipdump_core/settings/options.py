@@ -20,7 +20,7 @@ later (a port that is taken, say)::
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -90,9 +90,10 @@ class Settings(tuple[Setting, ...]):
 
     __slots__ = ()
 
-    def of(self, module: str, *names: str) -> "Settings":
-        """Return those of a module: all, or those of some of its parameters."""
-        return Settings(s for s in self if s.module == module and (not names or s.name in names))
+    def of(self, module: str | Sequence[str], *names: str) -> "Settings":
+        """Return those of a module, or of several: all, or those of some of its parameters."""
+        modules = (module,) if isinstance(module, str) else module
+        return Settings(s for s in self if s.module in modules and (not names or s.name in names))
 
     def last(self, module: str, name: str, default: int | str) -> Setting:
         """Return the setting that counts for a single-valued parameter, or one of the default value."""

@@ -386,6 +386,10 @@ def config(text: str, mode: int = MODE_EVENT_ROUTE) -> tuple[list[object], dict[
     return list(read.settings), read.event_routes
 
 
+def never(_: Record, tag: str) -> None:
+    raise AssertionError(f"sent as {tag}")
+
+
 def test_the_plan_runs_the_route(lines: pytest.LogCaptureFixture) -> None:
     settings_, routes = config('event_route[sipdump:msg] { if ($sipdump(tag) == "snd") drop; xinfo("kept"); }')
     plan = make_plan(settings_, event_routes=routes)  # type: ignore[arg-type]
@@ -401,14 +405,15 @@ def test_the_route_wins_over_event_callback(lines: pytest.LogCaptureFixture) -> 
         'modparam("sipdump", "event_callback", "nothing.such:here")\nevent_route[sipdump:msg] { drop; }'
     )
     plan = make_plan(settings_, event_routes=routes)  # type: ignore[arg-type]
-    assert plan.route.callback is not None
-    assert plan.route.callback(record()) is DROP
+    assert plan.route is not None
+    assert plan.route(never)(record()) is DROP
+    SipDump(plan=plan).close()
     assert any("event_callback is not called" in line for _, line in said(lines))
 
 
 def test_without_the_flag_a_route_is_not_run() -> None:
     settings_, routes = config("event_route[sipdump:msg] { drop; }", mode=1)
-    assert make_plan(settings_, event_routes=routes).route.callback is None  # type: ignore[arg-type]
+    assert make_plan(settings_, event_routes=routes).route is None  # type: ignore[arg-type]
 
 
 def test_a_bad_route_and_an_unknown_event_stop_the_start() -> None:
