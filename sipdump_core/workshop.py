@@ -196,7 +196,7 @@ def _verify(backend: Backend) -> None:
         TypeError: it is not a backend, or not initialized, or its suffix is not one.
     """
     if not isinstance(backend, Backend):
-        raise TypeError(f"the class gives {backend!r} in the place of an instance")
+        raise TypeError(f"the class returns {backend!r} instead of an instance")
     if not (hasattr(backend, "opts") and isinstance(getattr(backend, "site", None), Site)):
         raise TypeError("its constructor does not call super().__init__(options, site)")
     if not is_suffix(backend.suffix):

@@ -1,5 +1,6 @@
 """Configuration files as text, and the places in them."""
 
+import errno
 import os
 import stat
 from bisect import bisect_right
@@ -16,6 +17,10 @@ MAX_SIZE: Final = 1 << 22
 """Limit for the characters of all files, and for what defines and substitutions make of them."""
 
 _SHOWN = 200
+_HINTS = {
+    errno.EACCES: "; run this as root, or as a user who may read it",
+    errno.EISDIR: "; name the file in it",
+}
 
 
 class Source:
@@ -65,7 +70,8 @@ def read_source(path: str | Path, *, regular: bool = False) -> Source:
         with open(path, "rb") as file:
             text = file.read(MAX_SIZE + 1).decode("utf-8", "surrogateescape")
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration: {error.strerror}", str(path)) from error
+        hint = _HINTS.get(error.errno or 0, "")
+        raise ConfigError(f"cannot read the configuration: {error.strerror}{hint}", str(path)) from error
     except ValueError as error:  # a NUL in the name
         raise ConfigError(f"cannot read the configuration: {error}", str(path)) from error
     return Source(str(path), text)

@@ -1,5 +1,6 @@
 """Addresses as Kamailio writes them: ``udp:127.0.0.1:9060``, ``tcp:[::1]:9060``, ``unix:/run/sipdump/ctl``."""
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -9,6 +10,7 @@ from typing import NamedTuple
 __all__ = [
     "Address",
     "Listen",
+    "ask_for_buffer",
     "bind_inet",
     "canonical_ip",
     "parse_address",
@@ -17,6 +19,7 @@ __all__ = [
     "socket_path",
 ]
 
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _LISTEN = re.compile(r"(udp|tcp):(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})")
 
 
@@ -130,6 +133,22 @@ def bind_inet(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def ask_for_buffer(sock: socket.socket, size: int) -> int:
+    """Ask the kernel for a receive buffer (socket(7)).
+
+    Args:
+        sock: a UDP socket.
+        size: bytes.
+
+    Returns:
+        The bytes that the kernel grants.
+    """
+    for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):  # the second goes beyond net.core.rmem_max, for those who may
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, option, size)
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles it for its own needs
 
 
 def canonical_ip(text: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ Source: the documentation of Kamailio's sipdump module (5.6 for the first eight,
 
 import attrs
 
-from sipdump_core.settings.options import at_least, duration, in_range, one_of, option
+from sipdump_core.settings.options import at_least, duration, in_range, one_of, option, permissions
 
 __all__ = ["MODE_EVENT_ROUTE", "Params"]
 
@@ -88,7 +88,7 @@ class Params:
         0o640,
         unit="permission bits, 0640 is octal",
         help="mode of new segment files",
-        check=in_range(0, 0o777),
+        check=permissions(),
     )
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 from sipdump_core.errors import FormatError
 from sipdump_core.log import Event, log
-from sipdump_core.net.address import Listen, bind_inet, canonical_ip
+from sipdump_core.net.address import Listen, ask_for_buffer, bind_inet, canonical_ip
 from sipdump_core.net.loop import Connection, Loop
 from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
@@ -24,7 +24,6 @@ __all__ = ["HepSource", "split_frames"]
 _DATAGRAMS_A_ROUND = 512
 _READ_BYTES = 1 << 18
 _LAST_ROUND_S = 1.0
-_SO_RCVBUFFORCE = 33
 _MAGIC = re.compile(rb"[HE]EP3")
 _BAD_FRAMES = 100
 # a peer that is gone without a word is noticed within two minutes (tcp(7))
@@ -95,11 +94,7 @@ class HepSource:
 
     def _ask_for_buffer(self, sock: socket.socket, shown: str) -> None:
         wanted = self.options.rcvbuf
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
-        with contextlib.suppress(OSError):  # beyond net.core.rmem_max, for those who may
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted)
-        given = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles it for its own needs
+        given = ask_for_buffer(sock, wanted)
         if given < wanted:
             hint = f"sysctl -w net.core.rmem_max={wanted}"
             log.warning(Event("small receive buffer", listen=shown, bytes=given, wanted=wanted, hint=hint))

@@ -69,7 +69,9 @@ def test_good_configuration(tmp_path: Path) -> None:
     config = tmp_path / "sipdumpd.cfg"
     config.write_text(f'{HEP}\nmodparam("sipdump", "folder", "{tmp_path}")\n')
     done = run("-c", "-f", str(config))
-    assert (done.returncode, done.stderr) == (0, "config file ok, exiting...\n")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "config file ok, exiting...")
+    assert f"folder       {tmp_path}, files begin with 'kamailio-sipdump-'" in done.stdout
+    assert "sipdumpd: warning: nothing is ever deleted: fage is 0" in done.stderr
     assert list(tmp_path.iterdir()) == [config], "a check leaves nothing behind"
 
 
