@@ -22,10 +22,11 @@ from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.pipeline.journal import RECORDS, Frame, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
-from sipdump_parquet import WAL_SUFFIX, ParquetBackend, ParquetOptions
+from sipdump_parquet import ParquetBackend
+from sipdump_parquet.conversion import seal
 from sipdump_parquet.fields import Puller
 from sipdump_parquet.files import make
-from sipdump_parquet.sealer import seal
+from sipdump_parquet.options import WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.table import Builder
 from sipdump_text import TextBackend
 

@@ -18,7 +18,8 @@ from bench.table import Row
 from sipdump_core.drivers.base import Backend, NoOptions, Site
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
-from sipdump_parquet import ParquetBackend, ParquetOptions
+from sipdump_parquet import ParquetBackend
+from sipdump_parquet.options import ParquetOptions
 from sipdump_pcap import PcapBackend
 from sipdump_text import TextBackend
 

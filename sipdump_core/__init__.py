@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sipdump_core.config.reader import Config, RouteBlock, read_config
+    from sipdump_core.config.reader import Config, read_config
+    from sipdump_core.config.route_block import RouteBlock
     from sipdump_core.drivers.base import API_VERSION, Backend, NoOptions, Site, Transform
     from sipdump_core.drivers.folder import FolderBackend
     from sipdump_core.errors import (
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "drivers.base": ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"],
-    "config.reader": ["Config", "RouteBlock", "read_config"],
+    "config.reader": ["Config", "read_config"],
+    "config.route_block": ["RouteBlock"],
     "errors": [
         "ClosedError", "ConfigError", "DriverError", "FormatError", "PartialWriteError", "SegmentExistsError",
         "SipDumpError", "StorageError", "StorageFullError",

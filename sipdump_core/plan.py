@@ -16,7 +16,7 @@ from sipdump_core.settings.modules import CORE, KAMAILIO_KEMI, MODULES, refuse_u
 from sipdump_core.settings.options import Setting, Settings, build
 
 if TYPE_CHECKING:
-    from sipdump_core.config.reader import RouteBlock
+    from sipdump_core.config.route_block import RouteBlock
 
 __all__ = ["Notice", "Plan", "make_plan"]
 

@@ -34,12 +34,12 @@ class Method:
     """A control command."""
 
     run: Callable[[Sequence[Any]], list[Any]]
-    """Takes the arguments, gives the results, raises RpcFault."""
+    """Takes the arguments, returns the results, raises RpcFault."""
     help: str
     array: bool = False
-    """It gives a list of results, not one; that shows in JSON."""
+    """Whether it returns a list of results, not one; that shows in JSON."""
     slow: bool = False
-    """It waits for a store, and must not run where others wait for it."""
+    """Whether it waits for a store, and so must not run where others wait for it."""
 
 
 class Rpc:
@@ -47,7 +47,7 @@ class Rpc:
 
     Args:
         dump: what they look at and control.
-        sources: for each source, as ``hep``, what gives its counters.
+        sources: for each source, as ``hep``, what returns its counters.
     """
 
     def __init__(self, dump: SipDump, sources: Mapping[str, Callable[[], Mapping[str, int]]] | None = None) -> None:
@@ -134,7 +134,7 @@ class Rpc:
         ]
 
     def _processes(self) -> list[tuple[int, str]]:
-        """Give the threads of this process, with the ids that ``ps -L`` shows; the main one has the process's."""
+        """Return the threads of this process, with the ids that ``ps -L`` shows; the main one has the process's."""
         threads = sorted(threading.enumerate(), key=lambda thread: thread.native_id or 0)
         return [
             (thread.native_id or 0, "main process" if thread.native_id == os.getpid() else f"thread {thread.name}")
@@ -233,7 +233,7 @@ class Rpc:
     def _list(self, args: Sequence[Any]) -> list[Any]:
         count = args[0] if args else _LIST_DEFAULT
         if not 1 <= count <= _LIST_MAX:
-            raise RpcFault(400, f"how many must be 1 to {_LIST_MAX}; sipdump-admin list gives all")
+            raise RpcFault(400, f"how many must be 1 to {_LIST_MAX}; sipdump-admin list shows all")
         backends, _ = self._dump.workshop.keepers()
         stored = []
         for backend in backends:
@@ -274,7 +274,7 @@ class Rpc:
 
 
 def _lenient(value: Any) -> int:
-    """Take as a number what is meant as one.
+    """Return the number that a value is meant as.
 
     Kamailio's JSON-RPC takes what is no number as 0, and so switches dumping off for ``["1"]`` and ``["abc"]``.
     """

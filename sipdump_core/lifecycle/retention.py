@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
@@ -15,9 +15,7 @@ from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.log import Event, log
 from sipdump_core.segment import Segment, StoredSegment
 
-__all__ = ["PruneSummary", "Pruned", "counted", "is_within", "listed", "log_pruned", "packs", "prune", "prune_all"]
-
-T = TypeVar("T")
+__all__ = ["PruneSummary", "Pruned", "counted", "listed", "log_pruned", "prune", "prune_all"]
 
 _CHUNK = 1000  # how many a store may delete in one request: S3's limit
 
@@ -137,31 +135,6 @@ def prune_all(
         except SipDumpError as error:
             summary.errors.append(str(error))
         yield summary
-
-
-def is_within(hour: str, partition: str) -> bool:
-    """Say whether an hour's partition is the one that a compaction is to work on, or is below it; empty: any is."""
-    return not partition or f"{hour}/".startswith(f"{partition.strip('/')}/")
-
-
-def packs(items: Iterable[T], limit: int, size: Callable[[T], int], most: int = 0) -> Iterator[list[T]]:
-    """Put neighbours together for a compaction, two at the least.
-
-    Args:
-        items: in their order.
-        limit: bytes that a pack may have.
-        size: gives the bytes of one.
-        most: how many a pack may have; 0 for any number.
-    """
-    pack: list[T] = []
-    for item in items:
-        if pack and (sum(map(size, pack)) + size(item) > limit or len(pack) == most):
-            if len(pack) > 1:
-                yield pack
-            pack = []
-        pack.append(item)
-    if len(pack) > 1:
-        yield pack
 
 
 def log_pruned(pruned: Pruned) -> None:

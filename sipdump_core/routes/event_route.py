@@ -46,7 +46,7 @@ class EventRoute:
         self._log = Limit()
 
     def filter(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Give the records that are to be stored; a callback that raises has not dropped its record."""
+        """Return the records that are to be stored; a callback that raises has not dropped its record."""
         callback = self.callback
         if callback is None:
             return records
@@ -68,7 +68,7 @@ class EventRoute:
         return kept
 
     def _count(self, took: int, dropped: bool, failed: bool) -> None:
-        # for each record, not each batch: a slow callback is to be seen before a batch of a thousand is through
+        # for each record, not each batch: a slow callback must show before a batch of a thousand is done
         slow = took > SLOW * 1000
         with self._counts:
             self.calls += 1
@@ -84,7 +84,7 @@ class EventRoute:
 def load_callback(setting: Setting) -> Callback:
     """Load the callable that ``event_callback`` names: ``module:function`` or ``file.py:function``.
 
-    A file is looked for beside the configuration file that names it, a module on the Python path.
+    A file is searched for beside the configuration file that names it, a module on the Python path.
 
     Raises:
         ConfigError: it cannot be loaded, or is not callable.
@@ -105,7 +105,7 @@ def load_callback(setting: Setting) -> Callback:
 
 
 def locate(source: str, setting: Setting) -> Path:
-    """Give the path of a file: a relative one is looked for beside the configuration file that names it."""
+    """Return the path of a file; a relative one starts at the folder of the configuration file that names it."""
     path = Path(source).expanduser()
     config = setting.place.partition(":")[0]
     if not path.is_absolute() and os.path.isfile(config):

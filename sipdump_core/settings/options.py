@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 import attrs
 
 from sipdump_core.errors import ConfigError, kind_and_text
-from sipdump_core.posix_re import Pattern
+from sipdump_core.posix_regex import Pattern
 
 __all__ = [
     "Check",
@@ -80,7 +80,7 @@ class Setting:
             ConfigError: it is not a regular expression.
         """
         try:
-            return _pattern(self.module).fullmatch(module)
+            return _pattern(self.module).fullmatch(module.encode())
         except ValueError as error:
             raise self.error(f"the module's name is no regular expression: {error}") from error
 
@@ -269,7 +269,7 @@ def _converter(parse: Parse) -> Callable[[Any], Any]:
 
 @lru_cache(256)
 def _pattern(module: str) -> Pattern:
-    return Pattern(module, ignore_case=True)
+    return Pattern(module.encode("utf-8", "surrogateescape"), ignore_case=True)
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -25,7 +25,7 @@ ORDER = (
     ("settings",),
     ("flows",),
     ("net",),
-    ("matcher", "posix_re", "process_table", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
+    ("posix_regex", "process_table", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
 )
 """The rooms from the top down, those of one line side by side; the last line is the ground, itself ordered."""
 
