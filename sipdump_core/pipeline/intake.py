@@ -14,6 +14,8 @@ __all__ = ["Intake", "in_order"]
 
 BATCH_RECORDS = 1000
 BATCH_BYTES = 4 << 20
+_LOOK = 60.0
+"""Seconds between two looks at what is due: the wall clock may be set meanwhile."""
 NEAR_US = 1_000_000
 """Microseconds; times that are further apart are not of one clock, or not of now."""
 
@@ -106,7 +108,7 @@ class Intake:
             with self._work:
                 if not (self._items or self._orders or self._closed):
                     due = self._dispatcher.wait()
-                    self._work.wait(None if due is None else min(due, 3600.0))
+                    self._work.wait(None if due is None else min(due, _LOOK))
                 if self._gather and 0 < len(self._items) < BATCH_RECORDS and not (self._orders or self._closed):
                     self._work.wait(self._gather)
                 items, self._items, self._bytes = self._items, [], 0
