@@ -11,7 +11,7 @@ from sipdump_core.admin.output import Output
 from sipdump_core.admin.store import Store
 from sipdump_core.clock import local_iso
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.capabilities import Compacted, Compacts, Recovered, Recovers, Ships
+from sipdump_core.drivers.capabilities import Ability, Compacted, Compacts, Recovered, Recovers, Ships
 from sipdump_core.errors import ConfigError, SipDumpError
 from sipdump_core.lifecycle.retention import Pruned, counted, listed, prune_all
 from sipdump_core.segment import StoredSegment
@@ -30,8 +30,8 @@ __all__ = [
     "ship",
 ]
 
-Able = TypeVar("Able", Recovers, Compacts)
 Done = TypeVar("Done", Recovered, Compacted)
+A = TypeVar("A", bound=Ability)
 _Result = tuple[dict[str, Any], SipDumpError | None, str]
 """A row of JSON, an error, and a line for a person; the line is empty if the error says it all."""
 
@@ -132,7 +132,7 @@ def add_recover(parser: argparse.ArgumentParser) -> None:
 
 def recover(args: argparse.Namespace, output: Output) -> int:
     """Make segments of what a crash left."""
-    return _each(args, output, Recovers, lambda backend: backend.recover(), _recovered)
+    return _each(args, output, "recover", Recovers, lambda backend: backend.recover(), _recovered)
 
 
 def _recovered(done: Recovered) -> _Result:
@@ -175,7 +175,7 @@ def compact(args: argparse.Namespace, output: Output) -> int:
     wanted = {"partition": args.partition, "dry_run": args.dry_run, "min_age": args.min_age}
     if args.target_size is not None:
         wanted["target_size"] = args.target_size
-    return _each(args, output, Compacts, lambda backend: backend.compact(**wanted), _compacted)
+    return _each(args, output, "compact", Compacts, lambda backend: backend.compact(**wanted), _compacted)
 
 
 def _compacted(done: Compacted) -> _Result:
@@ -200,8 +200,9 @@ def _compacted(done: Compacted) -> _Result:
 def _each(
     args: argparse.Namespace,
     output: Output,
-    ability: type[Able],
-    run: Callable[[Able], Iterable[Done]],
+    verb: str,
+    ability: type[A],
+    run: Callable[[A], Iterable[Done]],
     shown: Callable[[Done], _Result],
 ) -> int:
     """Run something for every backend that can do it, and print each of its results."""
@@ -217,7 +218,7 @@ def _each(
                 if line:
                     output.say(line)
     if not (rows or output.failed):
-        output.say(f"nothing to {args.run.__name__}")
+        output.say(f"nothing to {verb}")
     return output.result(rows)
 
 

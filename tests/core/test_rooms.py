@@ -12,7 +12,7 @@ CORE = ROOT / "sipdump_core"
 ORDER = (
     ("daemon", "__init__"),
     ("sources", "admin"),
-    ("control",),
+    ("control", "reading"),
     ("sipdump",),
     ("workshop",),
     ("plan",),
@@ -25,6 +25,7 @@ ORDER = (
     ("settings",),
     ("flows",),
     ("net",),
+    ("calls",),
     ("posix_regex", "process_table", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
 )
 """The rooms from the top down, those of one line side by side; the last line is the ground, itself ordered."""

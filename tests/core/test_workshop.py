@@ -97,9 +97,9 @@ def test_files_are_looked_after_where_their_backend_is_off(tmp_path: Path) -> No
 
 def test_a_backend_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
     why = "the backend unmade of sipdump-unmade 1 cannot be made: RuntimeError: no connection"
-    unmade = support.plan(tmp_path, support.Unmade)
+    made = support.plan(tmp_path, support.Unmade)
     with pytest.raises(DriverError, match=why):
-        Workshop(unmade).check()
-    alone = attrs.evolve(unmade, chosen=[support.driver(support.Unmade)])
+        Workshop(made).check()
+    alone = attrs.evolve(made, chosen=[support.driver(support.Unmade)])
     with pytest.raises(DriverError, match=why):
         Workshop(alone).backends(Site(str(tmp_path), ""))
