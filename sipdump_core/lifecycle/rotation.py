@@ -10,6 +10,8 @@ __all__ = ["LONGEST_SHIFT", "Rotation", "next_on_the_clock"]
 LONGEST_SHIFT = 3600
 """Seconds that a day may be longer than usual, when daylight saving time ends."""
 
+_CHUNK = 64  # records whose sizes are asked for at once; those behind a rotation are asked for again
+
 
 class Rotation:
     """Decides when a segment is full or stale; it holds the numbers of the open segment, and no clock.
@@ -18,7 +20,7 @@ class Rotation:
         rotate: seconds that a segment may be open.
         size: bytes that the largest file of it may have, 0 for no limit.
         records: how many records it may hold, 0 for no limit.
-        sizes: for each backend, a function that returns how many bytes a record takes in its file.
+        sizes: for each backend, a function that returns how many bytes each of some records takes in its file.
         preambles: for each backend, how many bytes its file begins with.
         align: whether segments end on the clock, see :func:`next_on_the_clock`.
     """
@@ -28,7 +30,7 @@ class Rotation:
         rotate: int,
         size: int = 0,
         records: int = 0,
-        sizes: Sequence[Callable[[Record], int]] = (),
+        sizes: Sequence[Callable[[Sequence[Record]], Sequence[int]]] = (),
         preambles: Sequence[int] = (),
         *,
         align: bool = False,
@@ -72,16 +74,19 @@ class Rotation:
         if self._records:
             limit = min(limit, self._records - self._count)
         if self._size:
-            limit = next((n for n in range(limit) if not self._fits(records[n], self._count + n == 0)), limit)
+            limit = self._fitting(records[:limit])
         self._count += limit
         return limit
 
-    def _fits(self, record: Record, first: bool) -> bool:
-        totals = [total + size(record) for total, size in zip(self._totals, self._sizes, strict=True)]
-        if not first and max(totals, default=0) > self._size:
-            return False
-        self._totals = totals
-        return True
+    def _fitting(self, records: Sequence[Record]) -> int:
+        for begin in range(0, len(records), _CHUNK):
+            chunk = records[begin : begin + _CHUNK]
+            for at, sizes in enumerate(zip(*[sizes(chunk) for sizes in self._sizes], strict=True), begin):
+                totals = [total + size for total, size in zip(self._totals, sizes, strict=True)]
+                if self._count + at and max(totals) > self._size:
+                    return at
+                self._totals = totals
+        return len(records)
 
 
 def next_on_the_clock(time_s: float, interval: int) -> int:

@@ -61,7 +61,7 @@ class Dispatcher:
             params.rotate,
             params.rotate_size,
             params.rotate_records,
-            [lane.size for lane in self.lanes],
+            [lane.sizes for lane in self.lanes],
             [_preamble_size(backend) for backend in backends],
             align=bool(params.rotate_align),
         )

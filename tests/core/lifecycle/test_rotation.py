@@ -1,13 +1,14 @@
 """Rotation: when a segment is full or stale."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipdump_core.lifecycle.rotation import LONGEST_SHIFT, Rotation, next_on_the_clock
+from sipdump_core.record import Record
 from tests.support import record
 
 
@@ -26,8 +27,12 @@ def test_rotation_by_records_is_exact() -> None:
     assert rotation.take([record()] * 9) == 5
 
 
+def lengths(records: Sequence[Record]) -> list[int]:
+    return [len(one.buf) for one in records]
+
+
 def test_rotation_by_size_counts_the_largest_file_and_never_refuses_the_first_record() -> None:
-    rotation = Rotation(7200, size=100, sizes=[lambda r: len(r.buf), lambda r: 2 * len(r.buf)])
+    rotation = Rotation(7200, size=100, sizes=[lengths, lambda records: [2 * length for length in lengths(records)]])
     assert rotation.take([record(b"x" * 20)] * 9) == 2  # 2 * 20 * 2 = 80, a third would make 120
     assert rotation.take([record(b"x" * 20)]) == 0
     rotation.begin(0, 0)
@@ -37,9 +42,18 @@ def test_rotation_by_size_counts_the_largest_file_and_never_refuses_the_first_re
 
 
 def test_rotation_by_size_counts_what_a_file_begins_with() -> None:
-    rotation = Rotation(7200, size=100, sizes=[lambda r: len(r.buf)], preambles=[24])
+    rotation = Rotation(7200, size=100, sizes=[lengths], preambles=[24])
     rotation.begin(0, 0)
     assert rotation.take([record(b"x" * 20)] * 9) == 3
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 1000])
+def test_rotation_by_size_is_exact_however_many_come_at_once(count: int) -> None:
+    rotation = Rotation(7200, size=70 * 20, sizes=[lengths])
+    rotation.begin(0, 0)
+    batch = [record(b"x" * 20)] * count
+    assert rotation.take(batch) == min(count, 70)
+    assert rotation.take(batch) == max(0, min(count, 70 - count))
 
 
 @pytest.fixture
