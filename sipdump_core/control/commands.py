@@ -249,7 +249,7 @@ class Rpc:
                 "start": local_iso(segment.segment.start),
                 "size": segment.size,
                 **({} if segment.records is None else {"records": segment.records}),
-                "state": "sealed" if segment.sealed else "open",
+                "state": segment.state,
             }
             for segment, name in stored[-count:]
         ]

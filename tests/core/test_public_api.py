@@ -72,7 +72,7 @@ ATTRIBUTES = {
 }  # fmt: skip
 FIELDS = {
     "Site": ["folder", "prefix", "file_mode", "meta", "transforms", "rotate", "distribution", "make"],
-    "StoredSegment": ["segment", "size", "modified", "sealed", "records", "location"],
+    "StoredSegment": ["segment", "size", "modified", "sealed", "records", "location", "pending"],
     "Segment": ["prefix", "stamp", "sequence", "suffix"],
     "Flow": ["tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node"],
     "Record": ["time_us", "flow", "buf"],

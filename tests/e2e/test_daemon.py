@@ -126,6 +126,25 @@ def test_sighup_rotates(stage: Stage) -> None:
     stored(daemon, request("MESSAGE", 1), request("MESSAGE", 2))
     daemon.until(lambda: len(daemon.files(".pcap")) == 2, "a second pcap")
     assert [len(daemon.files(suffix)) for suffix in (".data", ".meta", ".pcap")] == [2, 2, 2]
+    assert "rotating now; to read the configuration again, restart" in daemon.output()
+    assert daemon.stop() == 0
+
+
+HARMLESS = [
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR),
+    *(signal.SIGRTMIN, signal.SIGRTMIN + 5, signal.SIGRTMAX),
+]
+
+
+def test_signals_without_a_meaning_do_not_kill(stage: Stage) -> None:
+    daemon = stage.sipdumpd()
+    for number in (*HARMLESS, signal.SIGPIPE, signal.SIGCHLD, signal.SIGWINCH, signal.SIGURG, signal.SIGCONT):
+        daemon.process.send_signal(number)
+    for name in ("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGRTMIN+5"):
+        daemon.says(f'signal ignored" signal={name}')
+    send(daemon.port, request("MESSAGE", 1))
+    stored(daemon, request("MESSAGE", 1))
+    assert "rotating now" not in daemon.output()
     assert daemon.stop() == 0
 
 
