@@ -9,9 +9,10 @@ from sipdump_core.drivers.base import Backend, Site, Transform
 from sipdump_core.drivers.deferred import DeferredBackend
 from sipdump_core.drivers.discovery import Driver, is_suffix, refusal, reload
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.errors import ConfigError, DriverError, SipDumpError, kind_and_text
+from sipdump_core.drivers.guard import Guard
+from sipdump_core.errors import ConfigError, DriverError, SipDumpError
 from sipdump_core.log import Event, log
-from sipdump_core.pipeline.spool import Spool, SpoolOptions
+from sipdump_core.pipeline.spool import SpoolOptions
 from sipdump_core.plan import Plan
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
 from sipdump_core.settings.options import build
@@ -57,7 +58,7 @@ class Workshop:
         )
 
     def backends(self, site: Site) -> list[Backend]:
-        """Make the chosen backends for storing, with a spool where their options ask for one.
+        """Make the chosen backends for storing.
 
         A backend that cannot be used now is replaced by one that tries again.
 
@@ -75,7 +76,7 @@ class Workshop:
             except DriverError as fault:
                 faults.append(fault)
                 backend = self._deferred(driver, site)
-            made.append(_spooled(backend))
+            made.append(backend)
         if faults and len(faults) == len(made) and not self.plan.params.mode & MODE_EVENT_ROUTE:
             raise faults[0]
         for each in faults:
@@ -173,25 +174,19 @@ class Workshop:
             transforms = [d.cls(self._options[d.name]) for d in self.chosen if d.cls and issubclass(d.cls, Transform)]
             site = attrs.evolve(site, transforms=transforms)
         site = attrs.evolve(site, distribution=driver.origin)
-        try:
+        with Guard() as guard:
             backend = driver.cls(self._options[driver.name], site)
             _verify(backend)
-        except ConfigError as error:
-            raise self._located(driver.name, error) from error
-        except (Exception, SystemExit) as error:
-            what = f"the backend {driver.name} of {driver.origin} cannot be made"
-            raise DriverError(f"{what}: {kind_and_text(error)}") from error
-        return backend
+            return backend
+        if isinstance(guard.error, ConfigError):
+            raise self._located(driver.name, guard.error) from guard.error
+        what = f"the backend {driver.name} of {driver.origin} cannot be made"
+        raise DriverError(f"{what}: {guard.text}") from guard.error
 
     def _located(self, driver: str, error: ConfigError) -> ConfigError:
         """Add to a backend's own error where its first parameter was set, if one was."""
         settings = self.plan.settings.of(f"sipdump_{driver}")
         return error if error.place or not settings else ConfigError(str(error), settings[0].place)
-
-
-def _spooled(backend: Backend) -> Backend:
-    options = backend.opts
-    return Spool(backend) if isinstance(options, SpoolOptions) and options.spool else backend
 
 
 def _verify(backend: Backend) -> None:

@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from sipdump_core.admin.output import Output
 from sipdump_core.config.reader import override, read_config
-from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.capabilities import Ability, can
 from sipdump_core.errors import SipDumpError
 from sipdump_core.plan import make_plan
 from sipdump_core.settings.modules import CORE
@@ -14,6 +15,8 @@ from sipdump_core.settings.options import Setting
 from sipdump_core.workshop import Workshop
 
 __all__ = ["Store"]
+
+A = TypeVar("A", bound=Ability)
 
 
 class Store:
@@ -40,13 +43,13 @@ class Store:
         for error in errors:
             output.error(error)
 
-    def able(self, method: str) -> list[Backend]:
-        """Return the backends that have a method beyond those of every backend."""
-        return [backend for backend in self.backends if hasattr(backend, method)]
+    def able(self, ability: type[A]) -> list[A]:
+        """Return the backends that have an ability."""
+        return [backend for backend in self.backends if can(backend, ability)]
 
     @staticmethod
     @contextmanager
-    def guarded(backend: Backend, failed: Callable[[object], None]) -> Iterator[None]:
+    def guarded(backend: Ability, failed: Callable[[object], None]) -> Iterator[None]:
         """Report what one backend raises, so that the others have their turn."""
         try:
             yield

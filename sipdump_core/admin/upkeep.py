@@ -11,8 +11,9 @@ from sipdump_core.admin.output import Output
 from sipdump_core.admin.store import Store
 from sipdump_core.clock import local_iso
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.capabilities import Ability, Compacted, Compacts, Recovered, Recovers, Ships
 from sipdump_core.errors import ConfigError, SipDumpError
-from sipdump_core.lifecycle.retention import Compacted, Pruned, Recovered, counted, listed, prune_all
+from sipdump_core.lifecycle.retention import Pruned, counted, listed, prune_all
 from sipdump_core.segment import StoredSegment
 from sipdump_core.settings.options import duration
 
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 Done = TypeVar("Done", Recovered, Compacted)
+A = TypeVar("A", bound=Ability)
 _Result = tuple[dict[str, Any], SipDumpError | None, str]
 """A row of JSON, an error, and a line for a person; the line is empty if the error says it all."""
 
@@ -94,7 +96,7 @@ def add_ship(parser: argparse.ArgumentParser) -> None:
 def ship(args: argparse.Namespace, output: Output) -> int:
     """Upload what waits in a spool."""
     store = Store(args, output)
-    results = [_ship(store, backend, output) for backend in store.able("ship")]
+    results = [_ship(store, backend, output) for backend in store.able(Ships)]
     if not (results or output.failed):
         raise ConfigError("no backend that ships is switched on: give -f FILE, whose mode has one, as 32 (s3)")
     for result in results:
@@ -102,7 +104,7 @@ def ship(args: argparse.Namespace, output: Output) -> int:
     return output.result({"backends": results})
 
 
-def _ship(store: Store, backend: Any, output: Output) -> dict[str, Any]:
+def _ship(store: Store, backend: Ships, output: Output) -> dict[str, Any]:
     result: dict[str, Any] = {"backend": backend.name, "segments": 0, "bytes": 0, "shipped": [], "errors": []}
 
     def failed(error: object) -> None:
@@ -130,7 +132,7 @@ def add_recover(parser: argparse.ArgumentParser) -> None:
 
 def recover(args: argparse.Namespace, output: Output) -> int:
     """Make segments of what a crash left."""
-    return _each(args, output, "recover", lambda backend: backend.recover(), _recovered)
+    return _each(args, output, "recover", Recovers, lambda backend: backend.recover(), _recovered)
 
 
 def _recovered(done: Recovered) -> _Result:
@@ -173,7 +175,7 @@ def compact(args: argparse.Namespace, output: Output) -> int:
     wanted = {"partition": args.partition, "dry_run": args.dry_run, "min_age": args.min_age}
     if args.target_size is not None:
         wanted["target_size"] = args.target_size
-    return _each(args, output, "compact", lambda backend: backend.compact(**wanted), _compacted)
+    return _each(args, output, "compact", Compacts, lambda backend: backend.compact(**wanted), _compacted)
 
 
 def _compacted(done: Compacted) -> _Result:
@@ -198,14 +200,15 @@ def _compacted(done: Compacted) -> _Result:
 def _each(
     args: argparse.Namespace,
     output: Output,
-    method: str,
-    run: Callable[[Any], Iterable[Done]],
+    verb: str,
+    ability: type[A],
+    run: Callable[[A], Iterable[Done]],
     shown: Callable[[Done], _Result],
 ) -> int:
     """Run something for every backend that can do it, and print each of its results."""
     store = Store(args, output)
     rows = []
-    for backend in store.able(method):
+    for backend in store.able(ability):
         with store.guarded(backend, output.error):
             for done in run(backend):
                 row, error, line = shown(done)
@@ -215,7 +218,7 @@ def _each(
                 if line:
                     output.say(line)
     if not (rows or output.failed):
-        output.say(f"nothing to {method}")
+        output.say(f"nothing to {verb}")
     return output.result(rows)
 
 

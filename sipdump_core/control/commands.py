@@ -16,7 +16,7 @@ import attrs
 
 from sipdump_core.clock import local_iso
 from sipdump_core.errors import RpcFault, SipDumpError
-from sipdump_core.lifecycle.retention import listed, prune_all, tell_pruned
+from sipdump_core.lifecycle.retention import listed, log_pruned, prune_all
 from sipdump_core.log import Event, log
 from sipdump_core.sipdump import SipDump
 from sipdump_core.version import VERSION
@@ -219,7 +219,7 @@ class Rpc:
             results: list[dict[str, Any]] = [
                 {"backend": "-", "segments": 0, "bytes": 0, "error": str(error)} for error in errors
             ]
-            for summary in prune_all(backends, fage, tell_pruned):
+            for summary in prune_all(backends, fage, log_pruned):
                 result = {"backend": summary.backend, "segments": summary.segments, "bytes": summary.bytes}
                 if summary.errors:
                     result["error"] = summary.errors[-1]

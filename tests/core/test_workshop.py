@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import pytest
 
-from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.deferred import DeferredBackend
 from sipdump_core.drivers.discovery import Driver
 from sipdump_core.errors import ConfigError, DriverError
@@ -14,6 +14,7 @@ from sipdump_core.plan import Plan, make_plan
 from sipdump_core.settings.options import Setting, option
 from sipdump_core.workshop import Workshop
 from sipdump_text import TextBackend
+from tests.core import support
 
 TEXT = Driver("text", "sipdump", "1", TextBackend)
 BROKEN = Driver("late", "sipdump-late", "1", error="broken")
@@ -92,3 +93,13 @@ def test_files_are_looked_after_where_their_backend_is_off(tmp_path: Path) -> No
     settings = [Setting("sipdump", "mode", 2), Setting("sipdump", "folder", str(tmp_path))]
     (text,) = Workshop(make_plan(settings, [TEXT, late])).keepers(prefix="p-")[0]
     assert (text.name, text.site.folder, text.site.prefix) == ("text", str(tmp_path), "p-")
+
+
+def test_a_backend_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    why = "the backend unmade of sipdump-unmade 1 cannot be made: RuntimeError: no connection"
+    made = support.plan(tmp_path, support.Unmade)
+    with pytest.raises(DriverError, match=why):
+        Workshop(made).check()
+    alone = attrs.evolve(made, chosen=[support.driver(support.Unmade)])
+    with pytest.raises(DriverError, match=why):
+        Workshop(alone).backends(Site(str(tmp_path), ""))
