@@ -134,4 +134,4 @@ def _socket(args: argparse.Namespace) -> str:
         raise ConfigError(
             'it has no modparam("sipdump_ctl", "binrpc", ...), so its daemon takes no commands', args.config
         )
-    return str(options.binrpc[0])
+    return str(options.binrpc[0].value)
