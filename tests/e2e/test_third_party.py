@@ -198,7 +198,7 @@ def test_an_example_uses_public_names_only(name: str) -> None:
 
 
 def blocks() -> list[tuple[str, str]]:
-    """Give the language and the text of each block of the guide."""
+    """Return the language and the text of each block of the guide."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
 
 
