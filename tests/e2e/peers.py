@@ -79,7 +79,7 @@ def until(condition: Callable[[], object], what: str, timeout: float = DEADLINE)
 
 
 def _ports() -> Iterator[int]:
-    """Give port numbers below those that the kernel gives away, in a range of this xdist worker's own."""
+    """Return port numbers below those that the kernel gives away, in a range of this xdist worker's own."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
     low, high = 11000 + 1200 * worker, 11000 + 1200 * (worker + 1)
     start = random.randrange(low, high, 4)
@@ -91,7 +91,7 @@ _NUMBERS = _ports()
 
 
 def free_port() -> int:
-    """Give a port that is free now on every address, for UDP and TCP; the three after it are its caller's too."""
+    """Return a port that is free now on every address, for UDP and TCP; the three after it are its caller's too."""
     for port in itertools.islice(_NUMBERS, 300):
         hosts = ["0.0.0.0", *(["::"] if has_ipv6() else [])]
         if not any(taken(host, port + i, proto) for host in hosts for i in range(4) for proto in ("udp", "tcp")):
@@ -161,7 +161,7 @@ class Child:
         return self.process.pid
 
     def output(self) -> str:
-        """Give what it has printed so far."""
+        """Return what it has printed so far."""
         return self.log.read_text(errors="backslashreplace")
 
     def until(self, condition: Callable[[], object], what: str, timeout: float = DEADLINE) -> None:
@@ -216,11 +216,11 @@ class Daemon(Child):
         return self.ports()[0]
 
     def ports(self) -> list[int]:
-        """Give its ports in the order of its listen parameters."""
+        """Return its ports in the order of its listen parameters."""
         return [int(port) for port in re.findall(r"listening for HEP\b.*port=(\d+)", self.output())]
 
     def files(self, suffix: str) -> list[Path]:
-        """Give its files, oldest first."""
+        """Return its files, oldest first."""
         return files(self.folder, suffix)
 
     def records(self) -> list["Seen"]:
@@ -259,7 +259,7 @@ class Stage:
             child.end()
 
     def path(self, name: str) -> Path:
-        """Give a path that no other program of the stage uses."""
+        """Return a path that no other program of the stage uses."""
         return self.folder / f"{len(self._children)}-{name}"
 
     def run(self, argv: Sequence[str | Path], name: str, env: Mapping[str, str | None] | None = None) -> Child:
@@ -350,7 +350,7 @@ class Stage:
 
 
 def sipdumpd_command() -> list[str]:
-    """Give the command as a user has it, or the module where no console script is installed beside this Python."""
+    """Return the command as a user has it, or the module where no console script is installed beside this Python."""
     script = Path(sys.executable).with_name("sipdumpd")
     return [str(script)] if script.exists() else [sys.executable, "-m", "sipdump_core.daemon"]
 
@@ -419,7 +419,7 @@ class Seen(NamedTuple):
     procno: int
 
     def what(self) -> "tuple[str, str, str, tuple[str, int], tuple[str, int], bytes]":
-        """Give what does not depend on who wrote it down."""
+        """Return what does not depend on who wrote it down."""
         return self[:6]
 
     def line(self) -> str:
@@ -479,7 +479,7 @@ def read_pcap(path: Path) -> Iterator[Packet]:
 
 
 def files(folder: Path, suffix: str) -> list[Path]:
-    """Give a folder's segment files of one kind, oldest first."""
+    """Return a folder's segment files of one kind, oldest first."""
     return sorted(folder.glob(f"kamailio-sipdump-*{suffix}"), key=lambda path: (path.stat().st_ctime_ns, path.name))
 
 

@@ -192,7 +192,7 @@ def test_stale_segment_is_sealed_without_traffic(stage: Stage) -> None:
 
 
 def time_of(line: str) -> float:
-    """Give the time of a log line."""
+    """Return the time of a log line."""
     found = re.match(r"time=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{3})\S* ", line)
     assert found
     return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) + int(found[2]) / 1000
@@ -297,7 +297,7 @@ def test_out_of_file_descriptors(stage: Stage) -> None:
 
 
 def cpu_seconds(daemon: Daemon) -> float:
-    """Give the processor time that a process has used (proc(5): utime and stime)."""
+    """Return the processor time that a process has used (proc(5): utime and stime)."""
     fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -208,7 +208,7 @@ def test_older_hep(stage: Stage, version: int, af: str) -> None:
 
 
 def settled(server: Kamailio, daemon: Daemon, least: int) -> tuple[list[Seen], list[Seen]]:
-    """Give both sides' records when they are all there: at least so many, and with us as many as with Kamailio."""
+    """Return both sides' records when they are all there: at least so many, and with us as many as with Kamailio."""
 
     def done() -> bool:
         theirs = server.records()
@@ -276,7 +276,7 @@ def compare_pcaps(server: Kamailio, daemon: Daemon, count: int, callee: tuple[st
 
 
 def plain(packet: Packet, callee: int) -> bytes:
-    """Give a packet's frame without what may differ; its lengths, which follow from pid and pno, must be right."""
+    """Return a packet's frame without what may differ; its lengths, which follow from pid and pno, must be right."""
     frame = bytearray(packet.frame)
     assert packet.original == len(frame)
     if frame[12:14] == b"\x08\x00":

@@ -116,7 +116,7 @@ def test_pcap_byte_for_byte(tmp_path: Path) -> None:
 
 
 def cut(data: bytes, at: int) -> tuple[bytes, int]:
-    """Give the packet at an offset, with its packet header, and the offset behind it."""
+    """Return the packet at an offset, with its packet header, and the offset behind it."""
     end = at + 16 + int(struct.unpack_from("=I", data, at + 8)[0])
     assert end <= len(data)
     return data[at:end], end

@@ -21,7 +21,7 @@ from tests.support import OPTIONS, record
 
 
 def block(text: str) -> RouteBlock:
-    """Give the route of a configuration; its text begins at the second line."""
+    """Return the route of a configuration; its text begins at the second line."""
     return parse_config(f"event_route[sipdump:msg] {{\n{text}\n}}\n", "k.cfg").event_routes["sipdump:msg"]
 
 
