@@ -12,11 +12,13 @@ __all__ = [
     "bind_inet",
     "canonical_ip",
     "parse_address",
+    "parse_endpoint",
     "parse_jsonrpc",
     "parse_listen",
     "socket_path",
 ]
 
+_ENDPOINT = re.compile(r"\[([^\]]+)\](?::(\d{1,5}))?|([^:\[\]]+)(?::(\d{1,5}))?|([^\[\]]+)")
 _LISTEN = re.compile(r"(udp|tcp):(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})")
 
 
@@ -40,6 +42,25 @@ def parse_listen(text: str) -> Listen:
     if found is None or int(found[4]) > 65535:
         raise ValueError('must be "udp:host:port" or "tcp:host:port", an IPv6 address in brackets')
     return Listen(found[1], found[2] or found[3], int(found[4]))
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Read an address with or without a port: ``10.0.0.5``, ``10.0.0.5:5060``, ``2001:db8::5``, ``[2001:db8::5]:5060``.
+
+    Returns:
+        The address in canonical form, and the port, 0 where there is none.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    found = _ENDPOINT.fullmatch(text)
+    try:
+        host, port = (found[1] or found[3] or found[5], found[2] or found[4]) if found else ("", None)
+        if port is None or 0 < int(port) < 65536:
+            return canonical_ip(host)[1], int(port or 0)
+    except ValueError:
+        pass
+    raise ValueError("must be an IPv4 or IPv6 address, or one with a port: 10.0.0.5:5060, [2001:db8::5]:5060")
 
 
 class Address(NamedTuple):

@@ -2,19 +2,12 @@
 
 import attrs
 
-from sipdump_core.net.address import Listen, canonical_ip, parse_listen
+from sipdump_core.net.address import Listen, parse_endpoint, parse_listen
 from sipdump_core.settings.options import Given, at_least, in_range, option
 
 __all__ = ["DEFAULT_LISTEN", "HepOptions"]
 
 DEFAULT_LISTEN = "udp:127.0.0.1:9060"
-
-
-def _local(text: str) -> str:
-    try:
-        return canonical_ip(text)[1]
-    except ValueError:
-        raise ValueError("must be an IPv4 or IPv6 address") from None
 
 
 def _tag(value: str) -> str | None:
@@ -29,7 +22,9 @@ class HepOptions:
         (DEFAULT_LISTEN,), help='where HEP comes in, "udp:host:port" or "tcp:host:port"', parse=parse_listen
     )
     tag: str = option("hep", help="tag of a message that its sender has neither received nor sent", check=_tag)
-    local: tuple[Given[str], ...] = option((), help="an address that counts as the HEP sender's own", parse=_local)
+    local: tuple[Given[tuple[str, int]], ...] = option(
+        (), help="an address, or address:port, that counts as the HEP sender's own", parse=parse_endpoint
+    )
     auth_key: str = option("", help="when set, packets with another auth key, or none, are dropped")
     time_window: int = option(
         86400,
