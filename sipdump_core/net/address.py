@@ -114,22 +114,22 @@ def socket_path(path: str) -> str:
 
 
 def parse_jsonrpc(text: str) -> Address:
-    """Read an address for JSON-RPC: ``unix:/path`` (datagrams), ``fifo:/path``, ``http:host:port``.
+    """Read where JSON-RPC comes in: ``unix:/path``, ``udp:host:port`` (datagrams), ``fifo:/path``, ``http:host:port``.
 
     Raises:
         ValueError: it is not of that form.
     """
     proto, _, rest = text.partition(":")
-    if proto == "http":
+    if proto in ("http", "udp"):
         try:
-            return Address("http", "", *parse_listen(f"tcp:{rest}")[1:])
+            return Address(proto, "", *parse_listen(f"tcp:{rest}")[1:])
         except ValueError:
-            raise ValueError('must be "http:host:port", an IPv6 address in brackets') from None
+            raise ValueError(f'must be "{proto}:host:port", an IPv6 address in brackets') from None
     if proto in ("unix", "unixd"):
         return Address("unixd", socket_path(rest), "", 0)
     if proto == "fifo":
         return Address("fifo", socket_path(rest), "", 0)
-    raise ValueError('must be "unix:/path" (datagrams), "fifo:/path" or "http:host:port"')
+    raise ValueError('must be "unix:/path" or "udp:host:port" (datagrams), "fifo:/path" or "http:host:port"')
 
 
 def bind_inet(host: str, port: int, kind: socket.SocketKind) -> socket.socket:

@@ -10,6 +10,13 @@ __all__ = ["DEFAULT_LISTEN", "HepOptions"]
 DEFAULT_LISTEN = "udp:127.0.0.1:9060"
 
 
+def _parse_listen(text: str) -> Listen | None:
+    try:
+        return None if text == "off" else parse_listen(text)
+    except ValueError as error:
+        raise ValueError(f'{error}; or "off"') from None
+
+
 def _tag(value: str) -> str | None:
     return None if value.isprintable() and len(value) <= 200 else "must be printable text of at most 200 characters"
 
@@ -18,8 +25,10 @@ def _tag(value: str) -> str | None:
 class HepOptions:
     """Options of the HEP source: ``modparam("sipdump_hep", ...)``."""
 
-    listen: tuple[Given[Listen], ...] = option(
-        (DEFAULT_LISTEN,), help='where HEP comes in, "udp:host:port" or "tcp:host:port"', parse=parse_listen
+    listen: tuple[Given[Listen | None], ...] = option(
+        (DEFAULT_LISTEN,),
+        help='where HEP comes in, "udp:host:port" or "tcp:host:port"; "off": nowhere',
+        parse=_parse_listen,
     )
     tag: str = option("hep", help="tag of a message that its sender has neither received nor sent", check=_tag)
     local: tuple[Given[tuple[str, int]], ...] = option(
@@ -47,3 +56,7 @@ class HepOptions:
         help="a TCP connection that brings nothing for so long is closed; 0: never",
         check=in_range(0, 2**31 - 1),
     )
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.listen) > 1 and any(given.value is None for given in self.listen):
+            raise ValueError('listen has "off" and an address as well')

@@ -32,7 +32,7 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP
 
 
 class HepSource:
-    """Receives HEP. It is listening when the constructor returns; ``close`` takes what has arrived, and ends.
+    """Receives HEP, unless ``listen`` is off. It is listening when the constructor returns; ``close`` ends it.
 
     Args:
         options: the HEP source's options.
@@ -55,13 +55,17 @@ class HepSource:
         """Where it listens, with the ports that the kernel chose for port 0."""
         try:
             for given in options.listen:
-                self._listen(given)
+                if given.value:
+                    self._listen(given.value, given)
         except BaseException:
             self._loop.close()
             raise
         self._loop.every(1.0, self._log_kernel_drops)
         self._loop.every(1.0, self._log_troubles)
-        self._loop.start()
+        if self.addresses:
+            self._loop.start()
+        else:
+            log.info(Event("HEP is off"))
 
     def stats(self) -> dict[str, int]:
         """Return the counters: ``packets``, ``records``, ``malformed``, ``kernel_dropped`` and more."""
@@ -77,8 +81,7 @@ class HepSource:
         self._count_kernel_drops()
         self._loop.close()
 
-    def _listen(self, given: Given[Listen]) -> None:
-        where = given.value
+    def _listen(self, where: Listen, given: Given[Any]) -> None:
         kind = socket.SOCK_DGRAM if where.proto == "udp" else socket.SOCK_STREAM
         shown = f"{where.proto}:{where.host}:{where.port}"
         try:

@@ -275,6 +275,16 @@ def test_a_wrong_listen_address(text: str) -> None:
         build(HepOptions, [Setting("sipdump_hep", "listen", text)])
 
 
+def test_hep_can_be_off(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "off")
+    assert bench.source.addresses == []
+    assert bench.count("packets") == 0
+    assert not [thread for thread in threading.enumerate() if thread.name == "sipdump-hep"]
+    bench.close()
+    with pytest.raises(ConfigError, match='listen has "off" and an address as well'):
+        build(HepOptions, [Setting("sipdump_hep", "listen", value) for value in ("off", "udp:127.0.0.1:9060")])
+
+
 def test_a_wrong_local_address_or_tag() -> None:
     with pytest.raises(ConfigError, match="must be an IPv4 or IPv6 address"):
         build(HepOptions, [Setting("sipdump_hep", "local", "myhost")])
