@@ -17,9 +17,8 @@ import attrs
 
 from sipdump_core.clock import local_iso
 from sipdump_core.errors import RpcFault, SipDumpError
-from sipdump_core.lifecycle.retention import listed, prune_all, tell_pruned
+from sipdump_core.lifecycle.retention import listed, log_pruned, prune_all
 from sipdump_core.log import Event, log
-from sipdump_core.plan import make_backends
 from sipdump_core.sipdump import SipDump
 from sipdump_core.version import VERSION
 
@@ -215,18 +214,17 @@ class Rpc:
 
     def _prune(self, args: Sequence[Any]) -> list[Any]:
         del args
-        plan = self._dump.plan
-        fage = plan.params.retention
+        fage = self._dump.params.retention
         if not fage:
             raise RpcFault(400, 'fage is 0, so nothing is ever pruned: set modparam("sipdump", "fage", SECONDS)')
         if not self._pruning.acquire(blocking=False):
             raise RpcFault(500, "a prune is under way")
         try:
-            backends, errors = make_backends(plan, plan.params.folder, plan.params.fprefix)
+            backends, errors = self._dump.workshop.keepers()
             results: list[dict[str, Any]] = [
                 {"backend": "-", "segments": 0, "bytes": 0, "error": str(error)} for error in errors
             ]
-            for summary in prune_all(backends, fage, tell_pruned):
+            for summary in prune_all(backends, fage, log_pruned):
                 result = {"backend": summary.backend, "segments": summary.segments, "bytes": summary.bytes}
                 if summary.errors:
                     result["error"] = summary.errors[-1]
@@ -241,8 +239,7 @@ class Rpc:
         count = args[0] if args else _LIST_DEFAULT
         if not 1 <= count <= _LIST_MAX:
             raise RpcFault(400, f"how many must be 1 to {_LIST_MAX}; sipdump-admin list shows all")
-        plan = self._dump.plan
-        backends, _ = make_backends(plan, plan.params.folder, plan.params.fprefix)
+        backends, _ = self._dump.workshop.keepers()
         stored = []
         for backend in backends:
             try:
@@ -266,7 +263,8 @@ class Rpc:
         del args
         lanes = self._dump.stats().backends
         rows = []
-        for driver in self._dump.plan.drivers:
+        workshop = self._dump.workshop
+        for driver in workshop.drivers:
             row = {"name": driver.name, "kind": driver.kind, "flag": driver.flag, "version": driver.origin}
             lane = lanes.get(driver.name)
             if lane:
@@ -275,7 +273,7 @@ class Rpc:
             elif driver.error:
                 row["state"] = f"not loaded: {driver.error}"
             else:
-                row["state"] = "on" if driver in self._dump.plan.chosen else "off"
+                row["state"] = "on" if driver in workshop.chosen else "off"
             rows.append(row)
         return rows
 

@@ -20,14 +20,14 @@ later (a port that is taken, say)::
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeVar, get_type_hints
 
 import attrs
 
 from sipdump_core.errors import ConfigError, kind_and_text
-from sipdump_core.posix_re import Pattern
+from sipdump_core.posix_regex import Pattern
 
 __all__ = [
     "Check",
@@ -80,7 +80,7 @@ class Setting:
             ConfigError: it is not a regular expression.
         """
         try:
-            return _pattern(self.module).fullmatch(module)
+            return _pattern(self.module).fullmatch(module.encode())
         except ValueError as error:
             raise self.error(f"the module's name is no regular expression: {error}") from error
 
@@ -90,9 +90,10 @@ class Settings(tuple[Setting, ...]):
 
     __slots__ = ()
 
-    def of(self, module: str, *names: str) -> "Settings":
-        """Return those of a module: all, or those of some of its parameters."""
-        return Settings(s for s in self if s.module == module and (not names or s.name in names))
+    def of(self, module: str | Sequence[str], *names: str) -> "Settings":
+        """Return those of a module, or of several: all, or those of some of its parameters."""
+        modules = (module,) if isinstance(module, str) else module
+        return Settings(s for s in self if s.module in modules and (not names or s.name in names))
 
     def last(self, module: str, name: str, default: int | str) -> Setting:
         """Return the setting that counts for a single-valued parameter, or one of the default value."""
@@ -268,7 +269,7 @@ def _converter(parse: Parse) -> Callable[[Any], Any]:
 
 @lru_cache(256)
 def _pattern(module: str) -> Pattern:
-    return Pattern(module, ignore_case=True)
+    return Pattern(module.encode("utf-8", "surrogateescape"), ignore_case=True)
 
 
 def _unknown(name: str, known: list[str]) -> str:

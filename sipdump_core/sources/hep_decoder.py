@@ -17,7 +17,7 @@ import attrs
 
 from sipdump_core.cache import Cache
 from sipdump_core.errors import FormatError
-from sipdump_core.lifecycle.meta_file import ProcessTable
+from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Flow, Record
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.sources.direction import Direction, Endpoint, Question

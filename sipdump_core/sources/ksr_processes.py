@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 from sipdump_core.control import binrpc
 from sipdump_core.errors import FormatError, RpcError
-from sipdump_core.lifecycle.meta_file import ProcessTable
 from sipdump_core.log import Limit
 from sipdump_core.net.address import Address
+from sipdump_core.process_table import ProcessTable
 
 __all__ = ["KamailioProcesses", "parse_ps"]
 

@@ -4,7 +4,6 @@ import attrs
 import pytest
 
 from sipdump_core.errors import ConfigError
-from sipdump_core.settings.core import Params
 from sipdump_core.settings.options import (
     Given,
     Setting,
@@ -122,6 +121,7 @@ def test_settings_are_looked_up_by_module_and_name() -> None:
     settings = Settings([Setting("a", "x", 1), Setting("b", "x", 2), Setting("a", "y", 3), Setting("a", "x", 4)])
     assert [s.value for s in settings.of("a")] == [1, 3, 4]
     assert [s.value for s in settings.of("a", "x")] == [1, 4]
+    assert [s.value for s in settings.of(("a", "b"), "x")] == [1, 2, 4]
     assert settings.last("a", "x", 0).value == 4
     assert settings.last("a", "z", 0) == Setting("a", "z", 0, "default")
 
@@ -176,20 +176,3 @@ def test_durations(text: str, seconds: int) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="must be numbers with the units"):
         duration(text)
-
-
-def test_the_core_parameters_have_kamailios_defaults() -> None:
-    params = build(Params, [])
-    assert (params.enable, params.mode, params.wait, params.rotate) == (0, 1, 100, 7200)
-    assert (params.folder, params.fprefix, params.fage) == ("/tmp", "kamailio-sipdump-", 0)
-    assert (params.event_callback, params.wait_mode, params.fagex, params.parse_call_id) == ("", 0, "", 0)
-
-
-def test_fagex_overrides_fage() -> None:
-    assert build(Params, [Setting("sipdump", "fage", 5)]).retention == 5
-    both = [Setting("sipdump", "fagex", "1m"), Setting("sipdump", "fage", 5)]
-    assert build(Params, both).retention == 60
-
-
-def test_every_parameter_has_a_help() -> None:
-    assert all(row["help"] for row in describe(Params))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sipdump_core.lifecycle.meta_file import ProcessTable
+from sipdump_core.process_table import ProcessTable
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.sources import direction
 from sipdump_core.sources.direction import is_ours
