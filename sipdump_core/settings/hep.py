@@ -10,9 +10,12 @@ __all__ = ["DEFAULT_LISTEN", "HepOptions"]
 DEFAULT_LISTEN = "udp:127.0.0.1:9060"
 
 
-def _parse_listen(text: str) -> Listen | None:
+_OFF = Listen("off", "", 0)
+
+
+def _parse_listen(text: str) -> Listen:
     try:
-        return None if text == "off" else parse_listen(text)
+        return _OFF if text == "off" else parse_listen(text)
     except ValueError as error:
         raise ValueError(f'{error}; or "off"') from None
 
@@ -25,7 +28,7 @@ def _tag(value: str) -> str | None:
 class HepOptions:
     """Options of the HEP source: ``modparam("sipdump_hep", ...)``."""
 
-    listen: tuple[Given[Listen | None], ...] = option(
+    listen: tuple[Given[Listen], ...] = option(
         (DEFAULT_LISTEN,),
         help='where HEP comes in, "udp:host:port" or "tcp:host:port"; "off": nowhere',
         parse=_parse_listen,
@@ -58,5 +61,7 @@ class HepOptions:
     )
 
     def __attrs_post_init__(self) -> None:
-        if len(self.listen) > 1 and any(given.value is None for given in self.listen):
-            raise ValueError('listen has "off" and an address as well')
+        if any(given.value == _OFF for given in self.listen):
+            if len(self.listen) > 1:
+                raise ValueError('listen has "off" and an address as well')
+            object.__setattr__(self, "listen", ())

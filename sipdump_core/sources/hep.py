@@ -55,8 +55,7 @@ class HepSource:
         """Where it listens, with the ports that the kernel chose for port 0."""
         try:
             for given in options.listen:
-                if given.value:
-                    self._listen(given.value, given)
+                self._listen(given)
         except BaseException:
             self._loop.close()
             raise
@@ -81,7 +80,8 @@ class HepSource:
         self._count_kernel_drops()
         self._loop.close()
 
-    def _listen(self, where: Listen, given: Given[Any]) -> None:
+    def _listen(self, given: Given[Listen]) -> None:
+        where = given.value
         kind = socket.SOCK_DGRAM if where.proto == "udp" else socket.SOCK_STREAM
         shown = f"{where.proto}:{where.host}:{where.port}"
         try:

@@ -278,6 +278,7 @@ def test_a_wrong_listen_address(text: str) -> None:
 def test_hep_can_be_off(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "off")
     assert bench.source.addresses == []
+    assert HepOptions(listen=("off",)).listen == ()  # type: ignore[arg-type]  # parsed
     assert bench.count("packets") == 0
     assert not [thread for thread in threading.enumerate() if thread.name == "sipdump-hep"]
     bench.close()
