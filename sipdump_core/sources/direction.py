@@ -39,15 +39,18 @@ class Question:
     """Both addresses are the sender's own; else neither is."""
     datagrams: bool
     """Ports stay the same, as they do over UDP; a stream's is a new one for each connection that is opened."""
-    tag: str = ""
-    """The last answer."""
-    streak: int = 0
-    """How often that was the answer in a row."""
+    _tag: str = ""
+    _streak: int = 0
 
     @property
     def settled(self) -> bool:
-        """Whether it need not be asked any more: of two endpoints that stay, the same one stays the sender's."""
-        return self.datagrams and self.streak >= _SETTLED
+        """Whether it need not be asked any more: of two endpoints the same one stays the sender's."""
+        return self._streak >= _SETTLED
+
+    def note(self, tag: str) -> None:
+        """Note an answer."""
+        self._streak = self._streak + 1 if tag == self._tag else 1
+        self._tag = tag
 
 
 class Direction:
@@ -97,35 +100,43 @@ class Direction:
                     self._learn(sender, own)
                 return "snd" if of_src else "rcv"
         shared = owns_src and owns_dst
-        if shared and src != dst:
-            if datagrams:
-                self._note(sender, src, dst)
-            of_src, of_dst = self._is_own(sender, src), self._is_own(sender, dst)
-            if of_src == of_dst:
-                of_src, of_dst = (sender, src) in self._hubs, (sender, dst) in self._hubs
-                self._guesses.keep(sender, True)
-            if of_src != of_dst:
-                return "snd" if of_src else "rcv"
+        of_src, of_dst = self._is_own(sender, src), self._is_own(sender, dst)
+        if of_src == of_dst and shared and datagrams and src != dst:
+            self._note_partners(sender, src, dst)
+            of_src, of_dst = (sender, src) in self._hubs, (sender, dst) in self._hubs
+            self._guesses.keep(sender, True)
+        if of_src != of_dst:
+            return "snd" if of_src else "rcv"
         return Question(sender, src, dst, shared, datagrams)
 
     def of_message(self, question: Question, buf: bytes) -> str:
         """Return ``snd`` or ``rcv``; an empty text where the message does not tell either."""
         sender, src, dst = question.sender, question.src, question.dst
         via, reply = top_via(buf), is_reply(buf)
-        if not question.shared:
-            own = via and (self._is_own(sender, via.sent_by) or self._owns(sender[0], via.sent_by[0]))
-            return "" if not own else "rcv" if reply else "snd"
         self._guesses.keep(sender, True)
         if self._is_own(sender, src) and self._is_own(sender, dst):
             return self._to_itself(sender, via, buf)
-        tag = self._of_shared(question, via, reply=reply)
-        question.streak = question.streak + 1 if tag and tag == question.tag else 0
-        question.tag = tag
+        tag = self._of_shared(question, via, reply=reply) if question.shared else self._of_others(question, via, reply)
+        question.note(tag)
         if tag:
             self._ends.keep(_pair(sender, src, dst), src if tag == "snd" else dst)
             if via and via.branch and not reply:
                 self._requests.keep((sender, via.branch), tag)
         return tag
+
+    def _of_others(self, question: Question, via: Via | None, reply: bool) -> str:
+        """Return the tag where neither address is the sender's: only a Via of its own tells that one of them is."""
+        sender, src, dst = question.sender, question.src, question.dst
+        if via and (self._is_own(sender, via.sent_by) or self._owns(sender[0], via.sent_by[0])):
+            own = dst if reply else src
+            if question.datagrams or own[1] < _EPHEMERAL:
+                self._learn(sender, own)
+        else:
+            known = self._ends.get(_pair(sender, src, dst))
+            if known is None:
+                return ""
+            own = known
+        return "snd" if own == src else "rcv"
 
     def _of_shared(self, question: Question, via: Via | None, *, reply: bool) -> str:
         sender, src, dst = question.sender, question.src, question.dst
@@ -149,7 +160,7 @@ class Direction:
         key = (sender, line + b"\n" + (via.branch if via else b""))
         return self._requests.keep(key, "rcv" if self._requests.get(key) == "snd" else "snd")
 
-    def _note(self, sender: Sender, src: Endpoint, dst: Endpoint) -> None:
+    def _note_partners(self, sender: Sender, src: Endpoint, dst: Endpoint) -> None:
         for one, other in ((src, dst), (dst, src)):
             known = self._partners.get((sender, one))
             if known is None:

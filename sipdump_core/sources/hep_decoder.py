@@ -65,6 +65,8 @@ class _Open:
 
     def variant(self, tag: str, proto: str) -> Flow:
         """Return the flow with a tag and a transport; the same for the same ones."""
+        if tag == self.flow.tag and proto == self.flow.proto:
+            return self.flow
         found = self.variants.get((tag, proto))
         if found is None:
             found = self.variants[tag, proto] = attrs.evolve(self.flow, tag=tag, proto=proto)
@@ -162,16 +164,17 @@ class HepDecoder:
         """Make the records of a payload that may hold several messages, and ask each for its tag and transport."""
         if isinstance(flow, Flow):
             return (Record(time_us, flow, buf),)
-        stream = flow.flow.proto in _STREAMS
-        records = []
-        for message in split_messages(buf) if stream else (buf,):
-            tag = self._tag(flow, message) if flow.question else flow.flow.tag
-            proto = (stream and websocket(message)) or flow.flow.proto
-            records.append(Record(time_us, flow.variant(tag, proto), message))
-        return records
+        base = flow.flow
+        if base.proto not in _STREAMS:
+            return (Record(time_us, flow.variant(self._tag(flow, buf), base.proto), buf),)
+        return [
+            Record(time_us, flow.variant(self._tag(flow, message), websocket(message) or base.proto), message)
+            for message in split_messages(buf)
+        ]
 
     def _tag(self, flow: _Open, message: bytes) -> str:
-        assert flow.question  # noqa: S101 - that is why it is asked
+        if not flow.question:
+            return flow.flow.tag
         tag = self._direction.of_message(flow.question, message) or self._options.tag
         if flow.question.settled:
             flow.flow, flow.question = flow.variant(tag, flow.flow.proto), None

@@ -21,8 +21,8 @@ def split_messages(buf: bytes) -> Sequence[bytes]:
     It is cut only where a further start line follows, so that a wrong Content-Length cuts nothing off. Line ends
     between messages are keep-alives and belong to none.
     """
-    ends = [end for end in (buf.find(b"\r\n\r\n", 4), buf.find(b"\n\n", 2)) if end >= 0]
-    if not ends or buf.find(b"/2.0", min(ends)) < 0:  # the version in a further start line
+    end = buf.find(b"\r\n\r\n", 4)
+    if end >= 0 and (end + 4 == len(buf) or buf.find(b"/2.0", end + 4) < 0):  # the version in a further start line
         return (buf,)
     messages = []
     at = 0

@@ -137,7 +137,8 @@ def test_an_address_of_its_own_in_via_tells_where_no_other_does() -> None:
     via = (("10.0.0.5", 5060), "b")
     assert sender(request(via), ("10.0.0.7", 45000), ("10.0.0.9", 5060), 6) == "snd"
     assert sender(reply(via), ("10.0.0.9", 5060), ("10.0.0.7", 45000), 6) == "rcv"
-    assert sender(request((("10.0.0.9", 5060), "c")), ("10.0.0.9", 5060), ("10.0.0.7", 45000), 6) == "hep"
+    assert sender(request((("10.0.0.9", 5060), "c")), ("10.0.0.9", 5060), ("10.0.0.7", 45000), 6) == "rcv"
+    assert sender(request((("10.0.0.9", 5060), "c")), ("10.0.0.9", 5060), ("10.0.0.7", 45001), 6) == "hep"
 
 
 def test_a_sender_on_this_machine_has_its_addresses() -> None:

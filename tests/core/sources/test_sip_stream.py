@@ -6,6 +6,7 @@ from sipdump_core.sources.sip_stream import begins_message, split_messages
 
 REQUEST = b"OPTIONS sip:x SIP/2.0\r\nContent-Length: 0\r\n\r\n"
 REPLY = b"SIP/2.0 200 OK\r\nl: 4\r\n\r\nbody"
+LF_REQUEST, LF_REPLY = REQUEST.replace(b"\r", b""), REPLY.replace(b"\r", b"")
 NOTIFY = b"NOTIFY sip:x SIP/2.0\r\nl: 16\r\n\r\nSIP/2.0 200 OK\r\n"
 
 
@@ -24,7 +25,7 @@ NOTIFY = b"NOTIFY sip:x SIP/2.0\r\nl: 16\r\n\r\nSIP/2.0 200 OK\r\n"
         # a message in the body of another one, and one without Content-Length, which on a stream has no end
         (NOTIFY, [NOTIFY]),
         (b"A sip:x SIP/2.0\r\n\r\n" + REQUEST, [b"A sip:x SIP/2.0\r\n\r\n" + REQUEST]),
-        (REQUEST.replace(b"\r", b"") + REPLY, [REQUEST.replace(b"\r", b""), REPLY]),
+        (LF_REQUEST + LF_REPLY, [LF_REQUEST, LF_REPLY]),
         (REQUEST + b"invite sip:x sip/2.0\r\nl: 0\r\n\r\n", [REQUEST, b"invite sip:x sip/2.0\r\nl: 0\r\n\r\n"]),
         (b"", [b""]),
         (b"garbage", [b"garbage"]),
