@@ -254,12 +254,14 @@ def _decode(frames: list[bytes]) -> float:
     decode = HepDecoder(HepOptions(), ProcessTable(0.0)).decode
     peer = (traffic.SERVER, 40000)
     now = int(time.time() * 1e6)
+    for frame in frames[: 4 * traffic.PEERS]:
+        decode(frame, peer, now)  # a flow's first packets cost more, once
     start = time.thread_time_ns()
-    decoded: list[Record | None] = []
+    decoded: list[Record] = []
     for frame in frames:
-        decoded.append(decode(frame, peer, now))  # noqa: PERF401 - as HepSource does it
+        decoded += decode(frame, peer, now)  # as HepSource does it
     spent = time.thread_time_ns() - start
-    assert all(decoded)
+    assert len(decoded) == len(frames)
     return spent / len(frames) / 1000
 
 

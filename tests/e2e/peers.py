@@ -300,6 +300,7 @@ class Stage:
         hep_version: int = 3,
         uas: str = "",
         more: str = "",
+        hosts: Sequence[str] = (),
         env: Mapping[str, str | None] | None = None,
     ) -> Kamailio:
         """Start a Kamailio and wait until it listens.
@@ -310,13 +311,14 @@ class Stage:
             hep_version: 1, 2 or 3.
             uas: a SIP URI that calls are relayed to.
             more: more lines of configuration, before the routes.
+            hosts: where it listens; by default on loopback, on both families.
             env: changes to its environment.
         """
         port = free_port()
         folder, run_dir, config = self.path("kamailio"), self.path("run"), self.path("kamailio.cfg")
         folder.mkdir()
         run_dir.mkdir()
-        config.write_text(_kamailio_config(port, str(folder) if sipdump else "", hep, hep_version, uas, more))
+        config.write_text(_kamailio_config(port, str(folder) if sipdump else "", hep, hep_version, uas, more, hosts))
         argv: list[str | Path] = [
             program("kamailio") or "kamailio",
             "-f",
@@ -363,8 +365,10 @@ def _accepts(port: int) -> bool:
     return True
 
 
-def _kamailio_config(port: int, sipdump: str, hep: str, hep_version: int, uas: str, more: str) -> str:
-    hosts = ["127.0.0.1", *(["[::1]"] if has_ipv6() else [])]
+def _kamailio_config(
+    port: int, sipdump: str, hep: str, hep_version: int, uas: str, more: str, hosts: Sequence[str]
+) -> str:
+    hosts = hosts or ["127.0.0.1", *(["[::1]"] if has_ipv6() else [])]
     lines = [
         "#!KAMAILIO",
         "debug=2\nlog_stderror=yes\nfork=yes\nchildren=1\ntcp_children=1\nenable_tls=no\nauto_aliases=no",

@@ -11,8 +11,8 @@ import pytest
 from sipdump_core import NoOptions, Record, Segment, Site
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.settings.hep import HepOptions
-from sipdump_core.sources.hep import split_frames
 from sipdump_core.sources.hep_decoder import HepDecoder
+from sipdump_core.sources.hep_stream import FrameReader
 from sipdump_pcap import HeaderTransform, PcapBackend
 from sipdump_text import TextBackend
 from tests.e2e.peers import read_data, read_pcap
@@ -163,14 +163,15 @@ def test_meta_line_for_line() -> None:
 
 def test_recorded_call_of_the_examples() -> None:
     """``examples/data/call.hep``: whole HEP3 frames of a call, a REGISTER and an OPTIONS, as Kamailio sent them."""
-    data = bytearray((Path(__file__).parents[2] / "examples" / "data" / "call.hep").read_bytes())
+    data = (Path(__file__).parents[2] / "examples" / "data" / "call.hep").read_bytes()
     assert len(data) < 40_000
-    frames = list(split_frames(data))
-    assert not data
+    reader = FrameReader()
+    frames = list(reader.feed(data))
+    assert not reader.waiting
     decoder = HepDecoder(HepOptions(time_window=0), ProcessTable(0))
     found = [decoder.decode(frame, ("127.0.0.1", 5060), 0) for frame in frames if isinstance(frame, bytes)]
     assert len(found) == len(frames) == 17
-    messages = [record for record in found if record]
+    messages = [record for records in found for record in records]
     assert [record.buf.split(b" ")[0].decode() for record in messages if record.buf[:3] != b"SIP"] == [
         "INVITE", "INVITE", "ACK", "ACK", "BYE", "BYE", "REGISTER", "OPTIONS",
     ]  # fmt: skip
