@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import attrs
 
 from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.capabilities import Compacted, Merges, Recovered, Recovers, Shipped, can
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import (
     ConfigError,
@@ -28,7 +29,6 @@ from sipdump_core.errors import (
     StorageError,
     StorageFullError,
 )
-from sipdump_core.lifecycle.retention import Compacted, Recovered, Shipped
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_s3.keys import Keys
@@ -90,7 +90,7 @@ class S3Backend(Backend):
         self._wrote = 0
         self._following: Segment | None = None
         # a format that makes its segments of a file written before needs room for both
-        self._room_to_seal = hasattr(self.inner, "recover")
+        self._room_to_seal = can(self.inner, Recovers)
         # kept, because making one takes longer than a request
         self._idle: deque[Bucket] = deque(maxlen=1)
 
@@ -264,8 +264,8 @@ class S3Backend(Backend):
         Raises:
             StorageError: the spool cannot be listed.
         """
-        recover: Callable[[], Iterator[Recovered]] | None = getattr(self.inner, "recover", None)
-        return recover() if recover and os.path.isdir(self.spool.folder) else iter(())
+        inner: object = self.inner
+        return inner.recover() if can(inner, Recovers) and os.path.isdir(self.spool.folder) else iter(())
 
     def compact(
         self,
@@ -290,7 +290,7 @@ class S3Backend(Backend):
         Raises:
             StorageError: the bucket cannot be listed, another compaction is under way, or the format cannot merge.
         """
-        if type(self.inner).merge is FolderBackend.merge:
+        if not can(self.inner, Merges):
             where = f"s3://{self.opts.bucket}/{self.keys.root}"
             raise StorageError("compact", where, f"segments of the format {self.inner.name} cannot be merged")
         self.spool.prepare()

@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 from sipdump_core.clock import Clock
+from sipdump_core.drivers.capabilities import Shipped
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import SipDumpError, StorageError
-from sipdump_core.lifecycle.retention import Shipped
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.segment import StoredSegment
 from sipdump_core.version import VERSION
