@@ -472,7 +472,7 @@ def read_pcap(path: Path) -> Iterator[Packet]:
     data = path.read_bytes()
     if len(data) < 24:
         return
-    assert data[:24] == struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    assert data[:24] in [struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, snaplen, 1) for snaplen in (65535, 262144)]
     at = 24
     while len(data) - at >= 16:
         _, _, length, original = struct.unpack_from("=IIII", data, at)

@@ -81,7 +81,7 @@ def test_data_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_pcap_byte_for_byte(tmp_path: Path) -> None:
-    """All but the checksums, which the C module leaves 0, and which are right with us.
+    """All but the snaplen, and the checksums, which the C module leaves 0, and which are right with us.
 
     In one case the C module is wrong: of a message without any LF, where it finds no place for its header, it
     stores an empty packet. The message must not get lost, so ours has it, without the header.
@@ -95,7 +95,8 @@ def test_pcap_byte_for_byte(tmp_path: Path) -> None:
     backend.write(stored)
     backend.close()
     ours, theirs = (tmp_path / golden(".pcap").name).read_bytes(), golden(".pcap").read_bytes()
-    assert ours[:24] == theirs[:24]
+    assert (ours[:16], ours[20:24]) == (theirs[:16], theirs[20:24])
+    assert (ours[16:20], theirs[16:20]) == (struct.pack("=I", 262144), struct.pack("=I", 65535))
     at = other = 24
     empty = 0
     for record in stored:
