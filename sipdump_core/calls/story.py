@@ -149,7 +149,8 @@ class Story:
                 found[f"no {one.method} seen"] = None
             if one.method == "INVITE":
                 if final is None:
-                    if outcome.state in ("ended", "answered", "timed-out", "cancelled"):
+                    waited = now_us - one.last_us >= _ANSWER_US and outcome.state in ("answered", "cancelled")
+                    if waited or outcome.state in ("ended", "timed-out"):
                         found["no final answer to INVITE seen"] = None
                 elif one.number not in acknowledged and now_us - final.time_us >= _ANSWER_US:
                     found["no ACK seen"] = None
@@ -216,14 +217,11 @@ class Story:
         return first.message.method or first.message.cseq_method or ""
 
     @cached_property
-    def _initial_numbers(self) -> set[tuple[str | None, int | None]]:
-        """From-tag and CSeq of the initial INVITEs."""
+    def _initial_numbers(self) -> set[tuple[str, int | None]]:
+        """Sender and CSeq of the initial INVITEs."""
         invites = [one for one in self.transactions.all if one.method == "INVITE"]
-        sent = {
-            (one.request.message.from_.tag, one.number)
-            for one in invites
-            if one.request and not _in_dialog(one.request)
-        }
+        requests = [one for one in invites if one.request and not _in_dialog(one.request)]
+        sent = {(party(one.first.message), one.number) for one in requests}
         if sent:
             return sent
         later = {one.number for one in invites if one.request}
