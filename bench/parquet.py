@@ -1,6 +1,6 @@
-"""What the Parquet backend costs beside pyarrow alone; ``python -m bench.parquet RECORDS FOLDER`` is a run for memory.
+"""What the Parquet backend costs, against pyarrow alone; ``python -m bench.parquet RECORDS FOLDER`` measures memory.
 
-The traffic is generated calls (``bench.calls``), or that of the ``.data`` file which ``SIPDUMP_BENCH_DATA`` names.
+The traffic is generated calls (``bench.calls``), or the ``.data`` file that ``SIPDUMP_BENCH_DATA`` names.
 """
 
 import gc
@@ -22,10 +22,11 @@ from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.pipeline.journal import RECORDS, Frame, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
-from sipdump_parquet import WAL_SUFFIX, ParquetBackend, ParquetOptions
+from sipdump_parquet import ParquetBackend
+from sipdump_parquet.conversion import seal
 from sipdump_parquet.fields import Puller
 from sipdump_parquet.files import make
-from sipdump_parquet.sealer import seal
+from sipdump_parquet.options import WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.table import Builder
 from sipdump_text import TextBackend
 
@@ -52,7 +53,7 @@ def cost(folder: Path, quick: bool) -> list[Row]:
         return result
 
     gc.collect()
-    gc.freeze()  # no daemon has so much in memory for the collector to look through
+    gc.freeze()  # no daemon has this much in memory for the garbage collector to scan
     for _ in range(1 if quick else ROUNDS):
         measure("append", lambda: _append(backend, items))
         frames = _frames(wal)
@@ -94,7 +95,7 @@ def peak(folder: Path, quick: bool) -> list[Row]:
 
 
 class _Ready:
-    """Rows in the order of arrival, in the place of a sorter."""
+    """Replaces a sorter: rows in order of arrival."""
 
     def __init__(self, tables: Sequence[Any]) -> None:
         self._whole = pa.concat_tables(tables).combine_chunks()

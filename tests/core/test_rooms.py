@@ -14,6 +14,7 @@ ORDER = (
     ("sources", "admin"),
     ("control", "reading"),
     ("sipdump",),
+    ("workshop",),
     ("plan",),
     ("testing", "scaffold"),
     ("pipeline",),
@@ -22,9 +23,10 @@ ORDER = (
     ("config",),
     ("drivers",),
     ("settings",),
+    ("flows",),
     ("net",),
     ("calls",),
-    ("matcher", "posix_re", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
+    ("posix_regex", "process_table", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
 )
 """The rooms from the top down, those of one line side by side; the last line is the ground, itself ordered."""
 

@@ -1,17 +1,12 @@
-"""Compaction: small sealed files of one hour become one, which says in its metadata what it was made of.
-
-The sources are deleted only when the new file is on the disk and checked. After a crash in between, the next compaction
-finds in ``sipdump.merged`` which sources the new file holds already, and deletes them.
-"""
+"""Compaction of Parquet files: small ones of one hour become one, which names in its metadata what it was made of."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
@@ -20,19 +15,19 @@ import pyarrow.parquet as pq
 
 from sipdump_core.drivers.base import Site
 from sipdump_core.errors import SipDumpError, StorageError
+from sipdump_core.lifecycle import compaction
 from sipdump_core.lifecycle import meta_file as meta
-from sipdump_core.lifecycle.retention import Compacted, is_within, packs
-from sipdump_core.log import Event, log
-from sipdump_core.segment import Segment, StoredSegment
-from sipdump_parquet import COLUMNS, WAL_SUFFIX, ParquetOptions
-from sipdump_parquet.files import ContentError, batches, make, name, pairs, translated
+from sipdump_core.lifecycle.compaction import Candidate, Contents, Draft
+from sipdump_core.segment import Segment
+from sipdump_parquet.files import ContentError, batches, make, pairs, publish, translated
+from sipdump_parquet.options import COLUMNS, WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.sync import sync_folder
 
 if TYPE_CHECKING:
-    from sipdump_parquet import ParquetBackend
+    from sipdump_parquet.backend import ParquetBackend
 
-__all__ = ["compact", "merge"]
+__all__ = ["Compaction", "merge"]
 
 MERGED = "sipdump.merged"
 _DRAFT_SUFFIX = ".parquet.merge"
@@ -44,7 +39,7 @@ def merge(paths: Sequence[str], target: str, options: ParquetOptions, site: Site
         columns, _ = _look(source)
     options = attrs.evolve(options, columns=",".join(columns))
     sources = []
-    metas: dict[str, None] = {}  # in order, and none twice
+    metas: dict[str, None] = {}  # in order, each once
     modified = 0
     sorter = Sorter(options.keys, options.memory, os.path.dirname(target) or ".")
     try:
@@ -68,103 +63,81 @@ def merge(paths: Sequence[str], target: str, options: ParquetOptions, site: Site
         sorter.close()
 
 
-@attrs.frozen
-class _File:
-    """A sealed file, and what its end says of it."""
+class Compaction(compaction.Compaction[Candidate]):
+    """Merges the small files of a backend's folder."""
 
-    stored: StoredSegment
-    columns: tuple[str, ...]
-    merged: dict[str, str]
-    """Names of what it was merged from, with the SHA-256 of each."""
+    def __init__(self, backend: "ParquetBackend") -> None:
+        super().__init__(backend.name, backend.site.folder)
+        self._files = backend
 
+    def candidates(self) -> Iterator[Candidate]:
+        """List the sealed files whose write-ahead file is gone.
 
-def compact(
-    backend: "ParquetBackend", *, target_size: int, min_age: float, partition: str, dry_run: bool, now: float
-) -> Iterator[Compacted]:
-    """Merge small files of one hour, and yield what became of each group; see ``ParquetBackend.compact``."""
-    with _alone(backend.site.folder):
-        files = []
-        for stored in backend.segments():
-            # a write-ahead file that is still there may be one of a crash, and would be taken for lost without its file
-            if not stored.sealed or os.path.lexists(_path(backend, stored.segment.stem + WAL_SUFFIX)):
-                continue
-            try:
-                files.append(_file(stored))
-            except StorageError as error:
-                yield Compacted(
-                    backend.name, _partition(stored.segment), [stored], size_before=stored.size, error=error
-                )
-        if not dry_run:
-            _remove_drafts(backend)
-        files = _finish_earlier(backend, files, dry_run=dry_run)
-        small = [
-            file
-            for file in files
-            if file.stored.size < target_size
-            and now - file.stored.modified >= min_age
-            and is_within(_partition(file.stored.segment), partition)
-        ]
-        for (hour, _), alike in groupby(sorted(small, key=_group), _group):
-            for pack in packs([file.stored for file in alike], target_size, lambda stored: stored.size):
-                yield _compact(backend, hour, pack, dry_run=dry_run)
+        Where it is still there after a crash, it would be taken for lost without its file.
+        """
+        for stored in self._files.segments():
+            segment = stored.segment
+            if stored.sealed and not os.path.lexists(self._path(segment.stem + WAL_SUFFIX)):
+                hour = time.strftime("date=%Y-%m-%d/hour=%H", time.gmtime(segment.start))
+                yield Candidate(stored, hour, segment.name)
 
-
-def _compact(backend: "ParquetBackend", hour: str, pack: Sequence[StoredSegment], *, dry_run: bool) -> Compacted:
-    result = Compacted(backend.name, hour, pack, size_before=sum(stored.size for stored in pack))
-    if dry_run:
-        return result
-    last = pack[-1].segment
-    draft = _path(backend, f".{last.stem}{_DRAFT_SUFFIX}")
-    try:
-        records = backend.merge([_path(backend, stored.segment.name) for stored in pack], draft)
-        with translated("compact", draft):
-            size = os.stat(draft).st_size
-            try:
-                location = name(draft, last.next(), backend.site)
-            finally:
-                os.unlink(draft)
-            sync_folder(backend.site.folder)
-    except SipDumpError as error:
-        return attrs.evolve(result, error=error)
-    result = attrs.evolve(result, location=location, size_after=size, records=records)
-    deleted = set()
-    for stored in pack:
+    def contents(self, candidate: Candidate) -> Contents:
+        """Read from a file's end which columns it has, and what it was merged from."""
+        path = candidate.stored.location
         try:
-            backend.delete(stored)
-            deleted.add(stored.segment.stem)
-        except StorageError as error:  # the next compaction tries again
-            result = attrs.evolve(result, error=error)
-    meta.sweep(backend.site.folder, backend.site.prefix, deleted, 0.0)
-    return result
+            with translated("compact", path), open(path, "rb") as file:
+                columns, extra = _look(file)
+                merged = {str(source["name"]): str(source["sha256"]) for source in json.loads(extra.get(MERGED, "[]"))}
+        except ContentError as error:
+            return Contents(error=error)
+        return Contents(tuple(columns), merged)
 
+    def holds(self, candidate: Candidate, digest: str) -> bool:
+        """Compare the SHA-256 of a file."""
+        path = candidate.stored.location
+        try:
+            with translated("compact", path), open(path, "rb") as file:
+                return _digest(file) == digest
+        except FileNotFoundError:
+            return False
 
-def _finish_earlier(backend: "ParquetBackend", files: list[_File], *, dry_run: bool) -> list[_File]:
-    """Delete the sources of earlier compactions that are still there; give the files without them.
+    @contextlib.contextmanager
+    def draft(self, pack: Sequence[Candidate]) -> Iterator[Draft]:
+        """Merge into a file without the suffix of a segment."""
+        path = self._path(f".{pack[-1].stored.segment.stem}{_DRAFT_SUFFIX}")
+        records = self._files.merge([each.stored.location for each in pack], path)
+        try:
+            yield Draft(path, records, partial(self._publish, path, pack[-1].stored.segment.next()))
+        finally:
+            os.unlink(path)
 
-    A merged file with a source that stays is left out too, or the source could not be told any more.
-    """
-    there = {file.stored.segment.name: file for file in files}
-    for file in files:
-        for source, digest in file.merged.items():
-            known = there.get(source)
-            if known is None or not _is_content(known.stored.location, digest):
-                continue  # deleted, or another file that took the name later
-            del there[source]
+    def delete(self, sources: Sequence[Candidate]) -> Iterator[tuple[Candidate, SipDumpError | None]]:
+        """Delete files, and the process tables that stood beside them alone."""
+        deleted = set()
+        for each in sources:
             try:
-                if not dry_run:
-                    backend.delete(known.stored)
-                    log.info(Event("source of an earlier compaction deleted", path=known.stored.location))
+                self._files.delete(each.stored)
+                deleted.add(each.stored.segment.stem)
+                yield each, None
             except StorageError as error:
-                there.pop(file.stored.segment.name, None)
-                log.warning(Event("source of an earlier compaction is still there", error=error))
-    return list(there.values())
+                yield each, error
+        meta.sweep(self.folder, self._files.site.prefix, deleted, 0.0)
 
+    def remove_drafts(self) -> None:
+        """Remove files with the suffix of a draft."""
+        with translated("compact", self.folder):
+            for file in os.listdir(self.folder):
+                if file.startswith(f".{self._files.site.prefix}") and file.endswith(_DRAFT_SUFFIX):
+                    os.unlink(self._path(file))
 
-def _file(stored: StoredSegment) -> _File:
-    with translated("compact", stored.location), open(stored.location, "rb") as file:
-        columns, extra = _look(file)
-        merged = {str(source["name"]): str(source["sha256"]) for source in json.loads(extra.get(MERGED, "[]"))}
-    return _File(stored, tuple(columns), merged)
+    def _publish(self, path: str, segment: Segment) -> str:
+        with translated("compact", path):
+            location = publish(path, segment, self._files.site)
+            sync_folder(self.folder)
+        return location
+
+    def _path(self, file: str) -> str:
+        return os.path.join(self.folder, file)
 
 
 def _look(file: BinaryIO) -> tuple[list[str], dict[str, str]]:
@@ -181,47 +154,3 @@ def _digest(file: BinaryIO) -> str:
     while chunk := file.read(1 << 20):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def _is_content(path: str, digest: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return _digest(file) == digest
-    except OSError:
-        return False
-
-
-def _group(file: _File) -> tuple[str, tuple[str, ...]]:
-    return _partition(file.stored.segment), file.columns
-
-
-def _partition(segment: Segment) -> str:
-    return time.strftime("date=%Y-%m-%d/hour=%H", time.gmtime(segment.start))
-
-
-def _path(backend: "ParquetBackend", file: str) -> str:
-    return os.path.join(backend.site.folder, file)
-
-
-def _remove_drafts(backend: "ParquetBackend") -> None:
-    """Remove what a crash left of a merge; who holds the folder's lock is alone with them."""
-    for file in os.listdir(backend.site.folder):
-        if file.startswith(f".{backend.site.prefix}") and file.endswith(_DRAFT_SUFFIX):
-            os.unlink(_path(backend, file))
-
-
-@contextlib.contextmanager
-def _alone(folder: str) -> Iterator[None]:
-    """Keep two compactions of one folder apart."""
-    with translated("compact", folder):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError("compact", folder, "another compaction of this folder is under way") from error
-        except OSError:
-            pass  # not every file system has locks
-        yield
-    finally:
-        os.close(fd)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from sipdump_core.cache import Cache
+
 __all__ = ["FIELDS", "Puller", "Row"]
 
 FIELDS = ("call_id", "method", "status", "cseq", "cseq_method", "from_user", "to_user", "user_agent")
@@ -37,18 +39,21 @@ _CSEQ_DIGITS = 18  # what surely fits into 64 bits
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 # what most values of From and To are; the groups: user
 _PLAIN_USER = re.compile(rb'\s*+(?:"[^"\\]*+"\s*+|[^"<;]*+)<sips?:([!#-9=?A-Z^-~]++)@')
-_CACHE_LIMIT = 10_000
 _CACHED = 256  # bytes of the longest value that is remembered, so that memory is bounded, too
 
 
 class Puller:
-    """Pulls the fields out of messages; it remembers what values gave, because most come again."""
+    """Pulls the fields out of messages; it remembers what values made, because most come again.
 
-    def __init__(self) -> None:
-        self._starts: _Cache[tuple[str | None, int | None]] = _Cache(_start, (None, None))
-        self._texts: _Cache[str | None] = _Cache(_text, None)
-        self._users: _Cache[str | None] = _Cache(_user, None)
-        self._cseqs: _Cache[tuple[int | None, str | None]] = _Cache(_cseq, (None, None))
+    Args:
+        limit: how many values of a kind are remembered.
+    """
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._starts: _Made[tuple[str | None, int | None]] = _Made(_start, (None, None), limit)
+        self._texts: _Made[str | None] = _Made(_text, None, limit)
+        self._users: _Made[str | None] = _Made(_user, None, limit)
+        self._cseqs: _Made[tuple[int | None, str | None]] = _Made(_cseq, (None, None), limit)
 
     def pull(self, data: bytes, offsets: Sequence[int]) -> list[Row]:
         """Give the fields of messages that stand one behind the other.
@@ -58,8 +63,6 @@ class Puller:
             offsets: where each begins in ``data``, and at last where the last one ends.
         """
         starts, texts, users, cseqs = self._starts, self._texts, self._users, self._cseqs
-        for cache in (starts, texts, users, cseqs):
-            cache.limit()
         find, headers = data.find, _HEADER.findall
         rows: list[Row] = []
         begin = offsets[0]
@@ -96,25 +99,19 @@ class Puller:
         return rows
 
 
-class _Cache(dict[bytes | None, V], Generic[V]):
-    """Gives what ``make`` makes of a key, and ``absent`` for None."""
+class _Made(Cache[bytes | None, V], Generic[V]):
+    """What ``make`` makes of each key, and ``absent`` for None."""
 
-    def __init__(self, make: Callable[[bytes], V], absent: V) -> None:
-        super().__init__({None: absent})
+    __slots__ = ("_absent", "_make")
+
+    def __init__(self, make: Callable[[bytes], V], absent: V, limit: int) -> None:
+        super().__init__(limit)
         self._make = make
         self._absent = absent
 
-    def __missing__(self, key: bytes) -> V:
-        value = self._make(key)
-        if len(key) <= _CACHED:
-            self[key] = value
-        return value
-
-    def limit(self) -> None:
-        """Forget all when there is too much."""
-        if len(self) > _CACHE_LIMIT:
-            self.clear()
-            self[None] = self._absent
+    def __missing__(self, key: bytes | None) -> V:
+        value = self._absent if key is None else self._make(key)
+        return value if key and len(key) > _CACHED else self.keep(key, value)
 
 
 def _by_any_name(pairs: list[tuple[bytes, bytes]]) -> list[bytes | None]:

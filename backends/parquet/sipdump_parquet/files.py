@@ -1,4 +1,4 @@
-"""Parquet files: how one is written, checked, given its name, and read again."""
+"""Parquet files: how one is written, checked, published, and read."""
 
 import contextlib
 import os
@@ -14,27 +14,27 @@ from sipdump_core.errors import StorageError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.version import VERSION
-from sipdump_parquet import WAL_SUFFIX, ParquetOptions
+from sipdump_parquet.options import WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import TYPES, file_schema, finished, records, run_schema
 
-__all__ = ["ContentError", "batches", "decode", "make", "metadata", "name", "pairs", "translated"]
+__all__ = ["ContentError", "batches", "decode", "make", "metadata", "pairs", "publish", "translated"]
 
 SCHEMA = "1"
-"""Version of the schema, in the metadata as ``sipdump.schema``: it grows when a column changes its meaning."""
+"""Version of the schema, in the metadata as ``sipdump.schema``: it grows when columns are added or change."""
 
 _PAGE_SIZE = 1 << 20
 _MESSAGES_A_CALL = 2
-"""At the least: who is asked answers. So many times fewer Call-IDs than rows is what the bloom filter is made for."""
+"""At least a request and its reply: the bloom filter is made for so many times fewer Call-IDs than rows."""
 
 
 class ContentError(StorageError):
-    """What a file holds cannot be handled; to try again is of no use."""
+    """A file's contents cannot be handled; retrying cannot help."""
 
 
 @contextlib.contextmanager
 def translated(operation: str, path: str) -> Iterator[None]:
-    """Translate what the system and pyarrow raise: the one place where this backend does so."""
+    """Translate what the system and pyarrow raise, for the whole backend."""
     try:
         yield
     except MemoryError as error:
@@ -48,20 +48,20 @@ def translated(operation: str, path: str) -> Iterator[None]:
 def make(
     path: str, sorter: Sorter, options: ParquetOptions, extra: Mapping[str, str], *, mode: int, modified_ns: int
 ) -> None:
-    """Make a whole Parquet file, durable and checked; where that fails, there is none.
+    """Write a whole Parquet file, durable and checked; if that fails, there is none.
 
     Args:
-        path: where there is no file yet.
-        sorter: what holds the rows.
+        path: where to; there must not be a file yet.
+        sorter: has the rows.
         options: compression, columns, and the limits of a row group.
-        extra: key-value metadata, beside the versions of the schema and of the writer.
-        mode: permission bits, exactly these.
-        modified_ns: when the last record was written, nanoseconds since the epoch: retention counts from the file's
-            time, and that is not to be the time of the sealing.
+        extra: key-value metadata in addition to the versions of the schema and of the writer.
+        mode: permission bits, whatever the umask.
+        modified_ns: when the last record was written, in nanoseconds since the epoch. It becomes the file's time,
+            from which retention counts.
 
     Raises:
-        OSError: the folder refuses.
-        ContentError: what was written is not what it was made of.
+        OSError: the file cannot be written.
+        ContentError: what was written lacks rows.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
@@ -92,24 +92,24 @@ def metadata(path: str) -> tuple[int, dict[str, str]]:
 
 
 def pairs(found: Any) -> dict[str, str]:
-    """Give the key-value metadata of a :class:`pyarrow.parquet.FileMetaData` as text."""
+    """Return the key-value metadata of a :class:`pyarrow.parquet.FileMetaData` as text."""
     return {str(key, "utf-8"): str(value, "utf-8", "replace") for key, value in (found.metadata or {}).items()}
 
 
-def name(draft: str, segment: Segment, site: Site, *, own: bool = False) -> str:
-    """Give a finished file a second name, that of a segment, or the next one that is free.
+def publish(draft: str, segment: Segment, site: Site, *, own: bool = False) -> str:
+    """Link a finished file to the name of a segment, or to the next one that is free.
 
     Args:
         draft: the file's path.
-        segment: the name to begin with.
-        site: where.
-        own: the write-ahead file of ``segment``, if there is one, is the caller's.
+        segment: the first name to try.
+        site: the folder.
+        own: a write-ahead file of ``segment`` is the caller's own.
 
     Returns:
         The path under the new name.
 
     Raises:
-        StorageError: the folder refuses.
+        StorageError: it cannot be linked.
     """
     while True:
         path = os.path.join(site.folder, segment.name)
@@ -117,7 +117,7 @@ def name(draft: str, segment: Segment, site: Site, *, own: bool = False) -> str:
             os.link(draft, path)
             if own or not os.path.lexists(os.path.join(site.folder, segment.stem + WAL_SUFFIX)):
                 return path
-            os.unlink(path)  # it is the name of a segment that somebody else writes
+            os.unlink(path)  # another process writes a segment of this name
         except FileExistsError:
             pass
         except OSError as error:
@@ -139,10 +139,10 @@ def batches(file: BinaryIO, memory: int) -> Iterator[Any]:
 
 
 def decode(file: BinaryIO, memory: int) -> Iterator[Record]:
-    """Give a file's records in the order of their arrival.
+    """Yield a file's records in the order of their arrival.
 
     Raises:
-        StorageError: it cannot be read, or lacks what a record cannot be without.
+        StorageError: it cannot be read, or lacks a column that every record needs.
     """
     path = str(getattr(file, "name", "?"))
     sorter = Sorter(["seq"], memory, None)
@@ -151,7 +151,7 @@ def decode(file: BinaryIO, memory: int) -> Iterator[Record]:
             missing = {"seq", "time", "buf"}.difference(pq.read_schema(file).names)
             if missing:
                 why = f"it has no column {', '.join(sorted(missing))}"
-                raise ContentError("read", path, why, "records can be read back with all columns only")
+                raise ContentError("read", path, why, "records can be read back only from files with seq, time and buf")
             file.seek(0)
             for table in batches(file, memory // 8):
                 sorter.add(table)
@@ -198,7 +198,7 @@ def _bloom_filter(options: ParquetOptions, rows: int) -> dict[str, Any] | None:
 
 
 def _row_groups(tables: Iterator[Any], options: ParquetOptions) -> Iterator[Any]:
-    """Gather tables into such of a row group each: as many rows as asked for, if the memory holds them."""
+    """Regroup tables into one for each row group: as many rows as asked for, if they fit in memory."""
     gathered: list[Any] = []
     rows = size = 0
     for whole in tables:

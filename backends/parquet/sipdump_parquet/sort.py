@@ -1,4 +1,4 @@
-"""Sorting more than fits into memory: sorted runs in anonymous temporary files, merged as they are read."""
+"""Sorting more than fits in memory: sorted runs in anonymous temporary files, merged as they are read."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,20 +10,20 @@ import pyarrow.compute as pc
 __all__ = ["FAN_IN", "Sorter"]
 
 FAN_IN = 32
-"""So many runs are merged into a longer one, so that neither files nor memory grow with what is sorted."""
+"""So many runs are merged into a longer one, so that open files and memory stay bounded."""
 
 _BATCHES = 2 * FAN_IN
 
 
 class Sorter:
-    """Takes tables and gives all their rows sorted.
+    """Takes tables and returns all their rows sorted.
 
-    Rows with equal keys stay in the order in which they came only if the last key tells them apart.
+    The order of rows with equal keys is not defined.
 
     Args:
         keys: names of the columns to sort by, ascending, nulls last; ``timestamp``, ``int64`` or ``string``.
-        memory: bytes of one run; at work it is about four times as much.
-        folder: where the temporary files are made, without names; None for the system's folder.
+        memory: bytes of one run; sorting takes about four times as much.
+        folder: where the temporary files, which have no names, are made; None: the system's folder.
     """
 
     def __init__(self, keys: Sequence[str], memory: int, folder: str | None) -> None:
@@ -37,7 +37,7 @@ class Sorter:
         self._levels: list[list[_Run]] = []
 
     def add(self, table: Any) -> None:
-        """Take a :class:`pyarrow.Table`; all have one schema.
+        """Add a :class:`pyarrow.Table`; all must have the same schema.
 
         Raises:
             OSError: a temporary file cannot be written.
@@ -49,7 +49,7 @@ class Sorter:
             self.spill()
 
     def spill(self) -> None:
-        """Write a run of what is held in memory, which is empty then.
+        """Write what is in memory as a run, and release the memory.
 
         Raises:
             OSError: the temporary file cannot be written.
@@ -71,26 +71,26 @@ class Sorter:
             level += 1
 
     def sorted(self) -> Iterator[Any]:
-        """Give the rows as tables, once; then nothing is left but to close.
+        """Yield the rows as tables. Afterwards the sorter can only be closed.
 
         Raises:
             OSError: a temporary file cannot be written or read.
         """
         if self._levels:
-            self.spill()  # who takes the rows needs the memory
+            self.spill()  # the caller needs the memory
             yield from _merge([run for level in self._levels for run in level], self._keys, self._batch)
         elif self._tables:
             yield from self._drain()
 
     def close(self) -> None:
-        """Let go of memory and files."""
+        """Release memory and files."""
         self._tables.clear()
         for runs in self._levels:
             _close(runs)
         self._levels.clear()
 
     def _drain(self) -> Iterator[Any]:
-        """Give what is held in memory sorted, and let go of it as it came."""
+        """Return what is in memory sorted, and release the tables as they came."""
         tables, self._tables, self._bytes = self._tables, [], 0
         return _sorted(tables, self._keys, self._batch)
 
@@ -111,13 +111,13 @@ class _Run:
 
     def __init__(self, folder: str | None) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close()
-        # pyarrow reads and writes by itself what it opens by itself; that file has no name but this one
+        # pyarrow only works without the interpreter's lock on files that it opened itself; this is the only name
         self._path = f"/proc/self/fd/{self._file.fileno()}"
         self._stream: Any = None
         self._writer: Any = None
         self._reader: Any = None
         self.batch: Any = None
-        """What is read and not yet taken."""
+        """What has been read but not yet merged."""
 
     def write(self, table: Any) -> None:
         """Append rows as one batch."""
@@ -127,7 +127,7 @@ class _Run:
         self._writer.write_table(table)
 
     def finish(self) -> None:
-        """End writing, begin reading."""
+        """Switch from writing to reading."""
         self._writer.close()
         self._stream.close()
         self._stream = pa.OSFile(self._path, "r")
@@ -143,7 +143,7 @@ class _Run:
             self.batch = None
 
     def close(self) -> None:
-        """Let go of the file, and so of its contents."""
+        """Close the file, which frees its space."""
         if self._stream is not None:
             self._stream.close()
         self._file.close()
@@ -154,7 +154,7 @@ def _merge(runs: Sequence[_Run], keys: Sequence[str], size: int) -> Iterator[Any
         runs = [run for run in runs if run.batch is not None]
         if not runs:
             return
-        # nothing that is still to be read comes before the least of the batches' ends
+        # nothing still unread comes before the smallest of the batches' last keys
         bound = min(_key(run.batch, len(run.batch) - 1, keys) for run in runs)
         parts = []
         for run in runs:
@@ -168,7 +168,7 @@ def _merge(runs: Sequence[_Run], keys: Sequence[str], size: int) -> Iterator[Any
 
 
 def _first_above(batch: Any, bound: tuple[Any, ...], keys: Sequence[str]) -> int:
-    """Give the index of the first row of a sorted batch whose key is greater; its length where there is none."""
+    """Return the index of the first row of a sorted batch with a greater key; its length if there is none."""
     low, high = 0, len(batch)
     while low < high:
         middle = (low + high) // 2
@@ -180,7 +180,7 @@ def _first_above(batch: Any, bound: tuple[Any, ...], keys: Sequence[str]) -> int
 
 
 def _key(batch: Any, row: int, keys: Sequence[str]) -> tuple[Any, ...]:
-    """Give a row's key, whose order is Arrow's: nulls last, text by its UTF-8 bytes, as Python's by its code points."""
+    """Return a row's key, which sorts as in Arrow: nulls last, text by its UTF-8 bytes, that is, by code points."""
     parts: list[Any] = []
     for name in keys:
         scalar = batch.column(name)[row]
@@ -190,7 +190,7 @@ def _key(batch: Any, row: int, keys: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _sorted(tables: list[Any], keys: Sequence[str], size: int) -> Iterator[Any]:
-    """Give the rows of tables sorted, as tables of about ``size`` bytes; the list is empty then, to free memory."""
+    """Yield the rows of tables sorted, as tables of about ``size`` bytes; empties the list, to free memory."""
     table = pa.concat_tables(tables).combine_chunks()
     tables.clear()
     table = table.take(_order([_comparable(table[key]) for key in keys]))
@@ -207,9 +207,9 @@ def _order(columns: Sequence[Any]) -> Any:
 
 
 def _comparable(column: Any) -> Any:
-    """Give an array of the same order as a column that is compared fast: of text, the ranks of its values."""
+    """Return an array of the same order that is fast to compare: for text, the ranks of its values."""
     if not pa.types.is_string(column.type):
-        return pa.concat_arrays(column.chunks)  # in one piece they are compared twice as fast
+        return pa.concat_arrays(column.chunks)  # in one piece, comparing is twice as fast
     found = pa.concat_arrays(column.dictionary_encode().chunks)
     return pc.rank(found.dictionary).take(found.indices)
 

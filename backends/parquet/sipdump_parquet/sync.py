@@ -1,4 +1,4 @@
-"""Having a write-ahead file on the disk, once in a while, from a thread of its own: a slow disk holds up no lane."""
+"""Syncing the write-ahead file at intervals, from a thread of its own, so that a slow disk delays no lane."""
 
 import os
 import threading
@@ -21,28 +21,28 @@ class Syncer:
         self._fd = -1
         self._path = ""
         self._named = False
-        """The folder was synced since the file is there: its name is on the disk, too."""
+        """The folder was synced after the file was made: its name is on the disk, too."""
         self._error: StorageError | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sipdump-parquet-sync", daemon=True)
         self._thread.start()
 
     def watch(self, fd: int, path: str) -> None:
-        """Take care of a file from now on."""
+        """Start syncing a file."""
         with self._lock:
             self._fd, self._path, self._error = fd, path, None
             self._named = False
 
     def release(self) -> None:
-        """Let go of the file: it is about to be closed."""
+        """Stop syncing the file: it is about to be closed."""
         with self._lock:
             self._fd = -1
 
     def check(self) -> None:
-        """Raise what the last call gave.
+        """Raise the error of the last sync, if it failed.
 
-        After an error the kernel may have thrown the data away and take the next call for a success (fsync(2)): a file
-        that has failed once is not written on.
+        After an error the kernel may have discarded the data and report success next time (fsync(2)): a file that has
+        failed once is no longer written.
 
         Raises:
             StorageError: the file could not be synced.
@@ -52,7 +52,7 @@ class Syncer:
             raise error
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._stopping.set()
         self._thread.join()
 
@@ -76,7 +76,7 @@ class Syncer:
 
 
 def sync_folder(folder: str) -> None:
-    """Have the names in a folder on the disk."""
+    """Make the names in a folder durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""Arrow tables of records: the schema, from frames of the write-ahead file, and back to records."""
+"""Arrow tables of records: their schema, made from frames of the write-ahead file, and made into records again."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sipdump_core.cache import Cache
 from sipdump_core.pipeline.journal import Columns, parse_flow
 from sipdump_core.record import Flow, Record
 from sipdump_parquet.fields import FIELDS, Puller
@@ -36,36 +37,35 @@ TYPES: dict[str, Any] = {
     "user_agent": pa.string(),
     "buf": pa.binary(),
 }
-"""Every column and its type; no unsigned 64-bit integers, no nanoseconds: Spark cannot read them as such."""
+"""Every column and its type. Spark reads neither unsigned 64-bit integers nor nanoseconds as such."""
 
 DICTIONARY = ("tag", "proto", "af", "node")
-"""Columns of a handful of values, which the file's schema has as dictionaries."""
+"""Columns with few different values, which are dictionaries in the file's schema."""
 
 _LINES = pa.dictionary(pa.int32(), pa.string())
 _FLOW = ("tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node")
-# of a column that a file lacks
+# for a column that a file lacks
 _ABSENT = {"tag": "", "proto": "none", "pid": 0, "procno": 0, "src_port": 0, "dst_port": 0, "node": ""}
 _UNSPECIFIED = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - an address in a record, nothing is bound to it
 _BINARY_LIMIT = 1 << 31
-_CACHE_LIMIT = 10_000
 
 
 def run_schema(columns: Sequence[str]) -> Any:
-    """Give the schema of tables on their way (:class:`pyarrow.Schema`)."""
+    """Return the schema of tables in memory (:class:`pyarrow.Schema`)."""
     return pa.schema([(name, TYPES[name]) for name in columns])
 
 
 def file_schema(columns: Sequence[str]) -> Any:
-    """Give the schema of a file (:class:`pyarrow.Schema`)."""
+    """Return the schema of a file (:class:`pyarrow.Schema`)."""
     dictionary = pa.dictionary(pa.int32(), pa.string())
     return pa.schema([(name, dictionary if name in DICTIONARY else TYPES[name]) for name in columns])
 
 
 class Builder:
-    """Makes tables of a journal's frames; no record is looked at one by one but for its fields.
+    """Makes tables of a journal's frames, column by column; only the fields are pulled out record by record.
 
-    The columns that tell of a flow are one on the way, ``flow``: a dictionary of the journal's lines. They become what
-    they are in the file at last, by :func:`finished`, so that they need not be sorted one by one.
+    The columns of the flow are a single one at first, ``flow``: a dictionary of the journal's lines, so that they are
+    not sorted one by one. :func:`finished` makes the file's columns of it.
 
     Args:
         columns: names, in order.
@@ -80,7 +80,7 @@ class Builder:
         self._puller = Puller()
 
     def table(self, columns: Columns, first: int) -> Any:
-        """Give the :class:`pyarrow.Table` of a journal's records, of less than 2 GiB.
+        """Return a journal's records, of less than 2 GiB, as a :class:`pyarrow.Table`.
 
         Args:
             columns: the records.
@@ -106,11 +106,11 @@ class Builder:
 
 
 def finished(table: Any, schema: Any) -> Any:
-    """Give a table on its way as it stands in the file (:class:`pyarrow.Table`).
+    """Return a table with the columns of the file (:class:`pyarrow.Table`).
 
     Args:
-        table: of a :class:`Builder`, or with a file's columns.
-        schema: of the file.
+        table: from a :class:`Builder`, or with a file's columns.
+        schema: the file's.
     """
     made = {name: table[name] for name in table.schema.names}
     if "flow" in made:
@@ -123,7 +123,7 @@ def _flow_columns(flows: Sequence[Flow], indexes: Any) -> dict[str, Any]:
     made = {}
     for name in _FLOW:
         values = [getattr(flow, name) for flow in flows]
-        if name in ("pid", "procno"):  # any integer may stand there
+        if name in ("pid", "procno"):  # any integer is possible
             values = [value if -_BINARY_LIMIT <= value < _BINARY_LIMIT else None for value in values]
         column = pa.array(values, TYPES[name])
         if TYPES[name] == pa.string():
@@ -139,12 +139,12 @@ def _of_type(column: Any, kind: Any) -> Any:
 
 
 def records(tables: Iterator[Any]) -> Iterator[Record]:
-    """Give the records of tables; what a column would tell that is not there is left empty.
+    """Yield the records of tables; what is in no column is left empty.
 
     Raises:
-        ValueError: a value is none that a record can have.
+        ValueError: a record cannot have such a value.
     """
-    flows: dict[tuple[Any, ...], Flow] = {}
+    flows: Cache[tuple[Any, ...], Flow] = Cache()
     for table in tables:
         columns = []
         for name in _FLOW:
@@ -155,9 +155,7 @@ def records(tables: Iterator[Any]) -> Iterator[Record]:
             key = tuple(values)
             flow = flows.get(key)
             if flow is None:
-                if len(flows) >= _CACHE_LIMIT:
-                    flows.clear()
-                flow = flows[key] = _flow(*values)
+                flow = flows.keep(key, _flow(*values))
             yield Record(time_us, flow, buf)
 
 
@@ -171,5 +169,5 @@ def _flow(
 
 
 def _of_buffers(kind: Any, count: int, *buffers: Any) -> Any:
-    """Make an array of what stands in memory already."""
+    """Make an array of buffers without copying them."""
     return pa.Array.from_buffers(kind, count, [None, *map(pa.py_buffer, buffers)])

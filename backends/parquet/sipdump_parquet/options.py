@@ -1,0 +1,89 @@
+"""Options of the Parquet backend, and the names that its modules share."""
+
+import attrs
+
+from sipdump_core.errors import ConfigError
+from sipdump_core.settings.options import at_least, in_range, one_of, option
+from sipdump_parquet.fields import FIELDS
+
+__all__ = ["COLUMNS", "NAME", "WAL_SUFFIX", "ParquetOptions"]
+
+NAME = "parquet"
+"""The backend's name."""
+
+COLUMNS = (
+    "seq", "time", "tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node",
+    *FIELDS, "buf",
+)  # fmt: skip
+"""The columns of a file, in their order."""
+
+WAL_SUFFIX = ".parquet.wal"
+
+_REQUIRED = ("seq", "time")
+_LEVELS = {"zstd": 22, "gzip": 9}
+"""The highest level of each codec that has levels."""
+
+
+@attrs.frozen
+class ParquetOptions:
+    """Options of the Parquet backend."""
+
+    compression: str = option(
+        "zstd",
+        help="codec of the pages: zstd, gzip, snappy, lz4, none",
+        check=one_of("zstd", "gzip", "snappy", "lz4", "none"),
+    )
+    level: int = option(3, help="compression level of zstd (1 to 22) or gzip (1 to 9); the others have none",
+                        check=in_range(1, 22))  # fmt: skip
+    row_group_records: int = option(
+        100_000,
+        unit="records",
+        help="maximum length of a row group; it ends earlier at `memory` bytes",
+        check=at_least(1),
+    )
+    columns: str = option("", help="columns to write, separated by commas; empty: all. seq and time must be among them")
+    memory: int = option(
+        64 << 20,
+        unit="bytes",
+        help="of records held at once while a file is made; that takes about four times as much memory",
+        check=in_range(1 << 22, 1 << 29),
+    )
+    sync: int = option(
+        1,
+        unit="seconds",
+        help="between two fdatasync calls on the write-ahead file; 0: left to the kernel",
+        check=at_least(0),
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that are written, in their order in the file."""
+        wanted = {name.strip() for name in self.columns.split(",")} if self.columns.strip() else set(COLUMNS)
+        return [name for name in COLUMNS if name in wanted]
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns that a file is sorted by."""
+        return [name for name in ("call_id", "time", "seq") if name in self.names]
+
+    @property
+    def compression_level(self) -> int | None:
+        """The level, if the codec has levels."""
+        return self.level if self.compression in _LEVELS else None
+
+    def check(self) -> None:
+        """Check the options together.
+
+        Raises:
+            ConfigError: a column is unknown or a required one is missing, or the codec lacks the level.
+        """
+        given = [name.strip() for name in self.columns.split(",")] if self.columns.strip() else list(COLUMNS)
+        unknown = [name for name in given if name not in COLUMNS]
+        if unknown:
+            raise ConfigError(f"columns: there is no column {unknown[0]!r}; there are: {', '.join(COLUMNS)}")
+        missing = [name for name in _REQUIRED if name not in given]
+        if missing:
+            raise ConfigError(f"columns: {' and '.join(missing)} must be among them: records are ordered by them")
+        highest = _LEVELS.get(self.compression, self.level)
+        if self.level > highest:
+            raise ConfigError(f"level: must be 1 to {highest} with {self.compression}")
