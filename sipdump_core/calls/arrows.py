@@ -61,7 +61,7 @@ class Arrow:
             time_us = sightings[0][0].time_us
             self.records = [sightings[0][0]]
             self.times = [time_us]
-            self.node_times = {flow.node: time_us}
+            self.node_times, self.nodes = {flow.node: time_us}, [flow.node]
             self.src, self.dst = (
                 endpoints.named(flow.src_ip, flow.src_port),
                 endpoints.named(flow.dst_ip, flow.dst_port),
@@ -72,14 +72,14 @@ class Arrow:
             self.node_times = {}
             for record in self.records:
                 self.node_times.setdefault(record.flow.node, record.time_us)
+            sent = [record.flow.node for record in self.records if record.flow.tag == "snd"]
+            self.nodes = list(dict.fromkeys((*sent, *self.node_times)))
             sender = _seen_as("snd", sightings) or flow
             receiver = _seen_as("rcv", sightings) or flow
             self.src = endpoints.named(sender.src_ip, sender.src_port)
             self.dst = endpoints.named(receiver.dst_ip, receiver.dst_port)
         self.time_us = self.times[0]
         self.copies = len(self.times)
-        sent = [record.flow.node for record in self.records if record.flow.tag == "snd"]
-        self.nodes = list(dict.fromkeys((*sent, *self.node_times)))
 
     def __repr__(self) -> str:
         return f"<Arrow {self.message.label!r} {self.src} -> {self.dst}>"
@@ -135,19 +135,21 @@ class _Endpoints:
         self._same: dict[Endpoint, Endpoint] = {}
         self._names: dict[Endpoint, str] = {}
         for group in groups:
-            flow = group[0][0].flow
+            record, message = group[0]
+            flow = record.flow
             if flow.proto == "udp":
                 continue
-            message = group[0][1]
-            sender, receiver = _seen_as("snd", group) or flow, _seen_as("rcv", group) or flow
-            source, target = (sender.src_ip, sender.src_port), (receiver.dst_ip, receiver.dst_port)
-            via = message.via
-            if message.status is None and via.host == source[0] and via.port:
-                source = (via.host, via.port)
+            source, target = (flow.src_ip, flow.src_port), (flow.dst_ip, flow.dst_port)
+            if len(group) > 1:
+                sender, receiver = _seen_as("snd", group) or flow, _seen_as("rcv", group) or flow
+                source, target = (sender.src_ip, sender.src_port), (receiver.dst_ip, receiver.dst_port)
+            if message.status is None and message.via.host == source[0] and message.via.port:
+                source = (source[0], message.via.port)
             for record, _ in group:
                 seen = record.flow
-                self._join((seen.src_ip, seen.src_port), source)
-                self._join((seen.dst_ip, seen.dst_port), target)
+                if seen.src_port != source[1] or seen.dst_port != target[1]:
+                    self._join((seen.src_ip, seen.src_port), source)
+                    self._join((seen.dst_ip, seen.dst_port), target)
 
     def named(self, ip: str, port: int) -> str:
         """Return the name of an end, as :func:`address` makes it."""
