@@ -62,10 +62,8 @@ class Arrow:
             self.records = [sightings[0][0]]
             self.times = [time_us]
             self.node_times, self.nodes = {flow.node: time_us}, [flow.node]
-            self.src, self.dst = (
-                endpoints.named(flow.src_ip, flow.src_port),
-                endpoints.named(flow.dst_ip, flow.dst_port),
-            )
+            self.src = endpoints.named(flow.src_ip, flow.src_port)
+            self.dst = endpoints.named(flow.dst_ip, flow.dst_port)
         else:
             self.records = [record for record, _ in sightings]
             self.times = [self.records[0].time_us, *_transmissions(sightings)[1:]]
@@ -83,16 +81,6 @@ class Arrow:
 
     def __repr__(self) -> str:
         return f"<Arrow {self.message.label!r} {self.src} -> {self.dst}>"
-
-    @property
-    def src_ip(self) -> str:
-        """The address that it was sent from, without its port."""
-        return self.src.rpartition(":")[0]
-
-    @property
-    def dst_ip(self) -> str:
-        """The address that it was sent to, without its port."""
-        return self.dst.rpartition(":")[0]
 
     def shift(self, corrections: dict[str, int]) -> None:
         """Correct its times by what is to be added to each node's clock, in microseconds."""
