@@ -52,7 +52,10 @@ class Story:
     def kind(self) -> str:
         """What the Call-ID is used for, by the first request's method; of a dialog seen from its middle, a call."""
         first = next((arrow for arrow in self.arrows if arrow.message.method), self.arrows[0])
-        kind = _KINDS.get(first.message.method or first.message.cseq_method or "", "other")
+        method = first.message.method or first.message.cseq_method or ""
+        kind = _KINDS.get(method, "other")
+        if method == "INFO" and first.message.to.tag is None:  # outside of any call (RFC 6086 knows none)
+            return "other"
         if kind != "call" and first.message.to.tag is not None:
             methods = {transaction.method for transaction in self.transactions.all}
             if first.message.method is not None and not methods.isdisjoint(("INVITE", "BYE")):
@@ -266,10 +269,11 @@ class Story:
 
     @cached_property
     def _last_signs(self) -> dict[object, int]:
-        """When each try last showed that it is alive, on any hop, by CSeq."""
+        """When each try last showed that it is alive, by its request or by 101 to 199, on any hop, by CSeq."""
         found: dict[object, int] = {}
         for one in self.transactions.all:
-            found[one.key[1:]] = max(one.last_us, found.get(one.key[1:], one.last_us))
+            signs = [arrow.times[-1] for arrow in (one.first, *one.provisionals)]
+            found[one.key[1:]] = max(*signs, found.get(one.key[1:], signs[0]))
         return found
 
     def _answered(self, answer: Arrow) -> Outcome:

@@ -94,4 +94,6 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
 
 def _messages(summary: Summary) -> str:
     repeated = summary.retransmissions
-    return f"{summary.messages}" + (f", {repeated} of them retransmissions" if repeated else "")
+    if not repeated:
+        return f"{summary.messages}"
+    return f"{summary.messages} ({repeated} retransmission{'s' if repeated > 1 else ''})"

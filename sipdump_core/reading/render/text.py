@@ -14,6 +14,8 @@ _COLOURS = {
 """SGR codes of ECMA-48, from the 16 colours that every terminal has."""
 _LEAST = 10
 """Columns between two participants, at least: what a method or a status needs."""
+_REASON = 10
+"""Columns for a status and its reason phrase, at least; in fewer the status stands alone."""
 _FACTS = 17
 """Columns of the names of facts."""
 
@@ -67,15 +69,19 @@ def label_of(step: Step) -> str:
 
 
 def _short_label(step: Step, width: int) -> str:
-    """Return a label in no more columns than there are: the marks are kept longest, then the first word."""
+    """Return a label in no more columns than there are: method or status and the marks are kept longest."""
     label = label_of(step)
     if cells(label) <= width:
         return label
-    marks = (" (SDP)" if step.sdp else "") + (f" ×{step.copies}" if step.copies > 1 else "")
     head = printable(step.label)
+    copies = f"×{step.copies}" if step.copies > 1 else ""
+    marks = (" (SDP)" if step.sdp else "") + (f" {copies}" if copies else "")
     if cells(head.split(" ")[0] + marks) > width:
-        marks = ("*" if step.sdp else "") + (f"×{step.copies}" if step.copies > 1 else "")
-    return fitted(fitted(head, width - cells(marks)) + marks, width)
+        marks = ("*" if step.sdp else "") + copies
+    room = width - cells(marks)
+    if step.arrow.message.status is not None and room < _REASON:
+        head = str(step.arrow.message.status)
+    return fitted(fitted(head, room) + marks, width)
 
 
 def _drawn(step: Step, places: Sequence[int], end: int, left: int) -> tuple[str, str, str]:
@@ -85,11 +91,16 @@ def _drawn(step: Step, places: Sequence[int], end: int, left: int) -> tuple[str,
         return _to_itself(step, places, end, left)
     first, last = min(source, target), max(source, target)
     room = last - first - 1
-    label = _short_label(step, room - 4)
     line = "─" if step.arrow.message.status is None else "╌"
-    fill = room - cells(label) - 2
-    body = f"{line * (fill // 2)} {label} {line * (fill - fill // 2)}"
-    arrow = body[:-1] + "▶" if target > source else "◀" + body[1:]
+    label = label_of(step)
+    if cells(label) <= room - 4:
+        dashes = room - cells(label) - 2
+        body = f"{line * (dashes // 2)} {label} {line * (dashes - dashes // 2)}"
+        arrow = body[:-1] + "▶" if target > source else "◀" + body[1:]
+    else:
+        label = _short_label(step, room - 2)
+        fill = line * (room - cells(label) - 1)
+        arrow = f"{label}{fill}▶" if target > source else f"◀{fill}{label}"
     canvas = _lifelines(places, end)
     return canvas[left : first + 1], arrow, canvas[last:]
 
