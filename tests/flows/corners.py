@@ -54,7 +54,7 @@ def cancel_crosses_answer() -> Flow:
 
 
 def reinvite_refused_by_caller() -> Flow:
-    """Bob's change of the call is refused by Alice: that is no error of the call."""
+    """Bob's change of the call is refused by Alice: that is not an error of the call."""
     scene = Scene(FRA)
     established(scene, *PATH)
     change = scene.at(5000).request("INVITE", *BACK, cseq=1, body=sdp("198.51.100.20", 5002, "opus"), **INNER)
@@ -350,7 +350,7 @@ def answer_lost() -> Flow:
 
 
 def invite_lost() -> Flow:
-    """The initial INVITE was not stored: its answers tell what became of it."""
+    """The initial INVITE was not stored: its answers say what became of it."""
     scene = Scene(FRA)
     invite = scene.at(0).request("INVITE", *PATH, lost_after=0)
     scene.at(20).reply(invite, "180 Ringing")

@@ -13,9 +13,9 @@ _COLOURS = {
 }  # fmt: skip
 """SGR codes of ECMA-48, from the 16 colours that every terminal has."""
 _LEAST = 10
-"""Columns between two participants, at least: what a method or a status needs."""
+"""The least columns between two participants: what a method or a status needs."""
 _REASON = 10
-"""Columns for a status and its reason phrase, at least; in fewer the status stands alone."""
+"""The least columns for a status with its reason phrase; with fewer the status stands alone."""
 _FACTS = 17
 """Columns of the names of facts."""
 
@@ -69,7 +69,7 @@ def label_of(step: Step) -> str:
 
 
 def _short_label(step: Step, width: int) -> str:
-    """Return a label in no more columns than there are: method or status and the marks are kept longest."""
+    """Return a label cut to a width; the method or status and the marks are cut last."""
     label = label_of(step)
     if cells(label) <= width:
         return label
@@ -85,7 +85,7 @@ def _short_label(step: Step, width: int) -> str:
 
 
 def _drawn(step: Step, places: Sequence[int], end: int, left: int) -> tuple[str, str, str]:
-    """Return what stands before the arrow, the arrow, and what stands behind it."""
+    """Return what is before the arrow, the arrow, and what is after it."""
     source, target = places[step.source], places[step.target]
     if source == target:
         return _to_itself(step, places, end, left)
@@ -127,7 +127,7 @@ def _headings(columns: Sequence[Column], places: Sequence[int], spacing: int) ->
     for number in range(max((len(name) for name in names), default=0)):
         line = ""
         for name, place in zip(names, places, strict=True):
-            # all stand on the ladder: the last line of each is next to its lifeline
+            # aligned at the bottom: the last line of each is next to its lifeline
             offset = number - max(len(other) for other in names) + len(name)
             if offset >= 0:
                 part = name[offset]
