@@ -24,6 +24,7 @@ COMMANDS = {
     "import": ("importing", "store what files of other places hold"),
     "enable": ("daemon", "ask whether the daemon stores, or set it"),
     "rpc": ("daemon", "send the daemon a control command"),
+    "send": ("send", "send a test message to the daemon, and check that it arrives"),
     "backends": ("daemon", "list the installed drivers; with -f or --socket, how a daemon's do"),
     "new-backend": ("scaffold", "write a small distribution with a backend, as a start for your own"),
 }

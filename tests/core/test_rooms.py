@@ -15,7 +15,7 @@ ORDER = (
     ("control",),
     ("reading",),
     ("sipdump",),
-    ("workshop",),
+    ("workshop", "checkup"),
     ("plan",),
     ("testing", "scaffold"),
     ("pipeline",),

@@ -111,7 +111,7 @@ def over_tcp() -> Flow:
 
 
 def stored_twice() -> Flow:
-    """A node stores each message twice: that is no retransmission."""
+    """A node stores each message twice: these are not retransmissions."""
     scene = Scene(FRA)
     established(scene, *PATH)
     bye = scene.at(4000).request("BYE", *BACK, by_callee=True, from_tag="b1", to_tag="a1", cseq=3)

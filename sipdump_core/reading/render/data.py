@@ -12,7 +12,7 @@ __all__ = ["render_json"]
 def render_json(ladder: Ladder, _: Style) -> str:
     """Return calls as ``find --json`` has them, participants, steps with their messages, and notes.
 
-    Bytes of a message that are no UTF-8 are escaped, as ``\\xff``.
+    Bytes of a message that are not UTF-8 are escaped, as ``\\xff``.
     """
     content = {
         "calls": [summary.as_json() for summary in ladder.calls],

@@ -1,4 +1,4 @@
-"""The formats that a ladder is shown in, by name."""
+"""The formats of a ladder, by name."""
 
 from collections.abc import Callable
 
@@ -30,5 +30,5 @@ def render(ladder: Ladder, form: str = "text", style: Style | None = None) -> st
         ValueError: there is no such format.
     """
     if form not in _RENDERERS:
-        raise ValueError(f"{form!r} is no format; there are: {', '.join(FORMATS)}")
+        raise ValueError(f"{form!r} is not a format; there are: {', '.join(FORMATS)}")
     return _RENDERERS[form](ladder, style or Style())

@@ -1,4 +1,4 @@
-"""A ladder as a page: one file, without scripts and without the network, that can be sent to anybody."""
+"""A ladder as a page: one file without scripts or network access, which can be sent to anybody."""
 
 from sipdump_core.calls.ladder import Ladder, Step
 from sipdump_core.calls.summary import iso_utc

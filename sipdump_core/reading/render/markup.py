@@ -49,7 +49,7 @@ def render_markdown(ladder: Ladder, style: Style) -> str:
 
 
 def _code(text: str) -> str:
-    """Return text in which Mermaid finds nothing of its language: other characters become its entity codes."""
+    """Return text that Mermaid takes literally: special characters become its entity codes."""
     return _SPECIAL.sub(lambda found: f"#{ord(found[0])};", printable(text))
 
 
@@ -58,6 +58,6 @@ def _escaped(text: str) -> str:
 
 
 def _block(text: str) -> list[str]:
-    """Return a block of code, fenced by more backticks than stand in it."""
+    """Return a block of code, fenced by more backticks than it contains."""
     fence = "`" * max(3, max((len(run) for run in _TICKS.findall(text)), default=0) + 1)
     return [f"{fence}text", text, fence]

@@ -1,4 +1,4 @@
-"""Text from the network as it may be shown: nothing that moves a cursor, changes colours or turns the direction."""
+"""Makes text from the network safe to show: nothing moves the cursor, changes colours or reverses the direction."""
 
 import unicodedata
 
@@ -8,7 +8,7 @@ __all__ = ["cells", "facts", "fitted", "leg_letter", "message_text", "printable"
 
 
 def printable(text: str) -> str:
-    """Return text with everything that does not print escaped, as ``\\x1b`` and ``\\u202e``; line ends as well."""
+    """Return text with unprintable characters escaped, as ``\\x1b`` and ``\\u202e``; line ends, too."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
@@ -26,7 +26,7 @@ def message_text(buf: bytes, *, headers_only: int | None = None) -> str:
 
 
 def cells(text: str) -> int:
-    """Return how many columns of a terminal a text takes (UAX 11)."""
+    """Return how many columns a text takes on a terminal (UAX 11)."""
     if text.isascii():
         return len(text)
     return sum(
@@ -35,7 +35,7 @@ def cells(text: str) -> int:
 
 
 def fitted(text: str, width: int) -> str:
-    """Return text cut to a number of columns; what is cut ends in ``…``."""
+    """Return text cut to a number of columns, with ``…`` at its end if anything was cut."""
     if cells(text) <= width:
         return text
     while text and cells(text) > width - 1:
@@ -44,7 +44,7 @@ def fitted(text: str, width: int) -> str:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Return an address or a name in lines of at most ``width`` columns, its port on a line of its own if need be."""
+    """Return an address or a name in lines of at most ``width`` columns, the port on its own line if need be."""
     if cells(text) <= width:
         return [text]
     host, colon, port = text.rpartition(":")
@@ -64,7 +64,7 @@ def seconds(value: float | None) -> str:
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
-    """Return what there is to say about a call, as names and printable texts; what is not known is left out."""
+    """Return what is known about a call, as names and printable values."""
     answer = " ".join(str(one) for one in (summary.status, summary.reason) if one)
     state = f"{summary.state} by the {summary.ended_by}" if summary.ended_by else summary.state
     found = [
@@ -94,4 +94,6 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
 
 def _messages(summary: Summary) -> str:
     repeated = summary.retransmissions
-    return f"{summary.messages}" + (f", {repeated} of them retransmissions" if repeated else "")
+    if not repeated:
+        return f"{summary.messages}"
+    return f"{summary.messages} ({repeated} retransmission{'s' if repeated > 1 else ''})"

@@ -14,7 +14,7 @@ class Style:
     """How a ladder is to look."""
 
     width: int = attrs.field(default=120, converter=_at_least_80)
-    """Columns of the terminal, from 80 (text, Markdown). More than fit are drawn wider."""
+    """Columns of the terminal, at least 80 (text, Markdown). Too many participants make the ladder wider."""
     colour: bool = False
     """Whether to colour by ANSI sequences (text only)."""
     messages: str = attrs.field(default="", validator=attrs.validators.in_(("", "headers", "raw")))

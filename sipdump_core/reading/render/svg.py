@@ -19,7 +19,7 @@ COLOURS = """
 @media print { :root { --paper: #fff; --ink: #000; --dim: #444; --rule: #bbb; --panel: #fff; --request: #0757a8;
   --provisional: #8a5a00; --success: #12702b; --redirect: #7a3ba8; --failure: #b3182a; --other: #444; } }
 """
-"""Custom properties that a page needs around :func:`figure`; all have a contrast of 4.5 and more (WCAG 2.2, 1.4.3)."""
+"""Custom properties that a page needs around :func:`figure`. Texts have a contrast of at least 4.5 (WCAG 1.4.3)."""
 
 FIGURE_STYLE = """
 .ladder { font: 13px system-ui, sans-serif; fill: var(--ink); }
@@ -53,19 +53,19 @@ svg { background: var(--paper); }
 _LEFT, _ROW, _TOP = 104, 36, 22
 _MARGIN = 24
 _CHARACTER = 7.3
-"""Pixels of a usual character of 13 px, for cutting labels."""
+"""Pixels of an average character at 13 px, for cutting labels."""
 _PANEL_WIDTH = 620
 _LINE = 16
 _XML_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def xml_text(text: str) -> str:
-    """Return text for an element or an attribute of XML or HTML, with nothing in it that XML forbids."""
+    """Return text escaped for an element or attribute of XML or HTML, without what XML forbids."""
     return escape(_XML_FORBIDDEN.sub("\ufffd", text))
 
 
 def render_svg(ladder: Ladder, _: Style) -> str:
-    """Return a file that is complete in itself; an arrow opens its message."""
+    """Return a self-contained file; an arrow opens its message."""
     width, height = _size(ladder)
     panels = [_lines_of(step) for step in ladder.steps]
     width = max(width, _PANEL_WIDTH + 2 * _MARGIN)
@@ -187,7 +187,7 @@ def _panel(step: Step, lines: list[str], width: int, height: int) -> str:
 
 
 def _lines_of(step: Step) -> list[str]:
-    """Return a message's lines, cut to the panel: long ones go on in the next line."""
+    """Return a message's lines, wrapped to the width of the panel."""
     lines: list[str] = []
     for line in message_text(step.arrow.message.buf).expandtabs(4).split("\n"):
         lines += [line[at : at + _PANEL_CHARACTERS] for at in range(0, max(1, len(line)), _PANEL_CHARACTERS)]
@@ -199,7 +199,7 @@ _PANEL_LINES = 120
 
 
 def _spacing(ladder: Ladder) -> int:
-    """Return the distance of participants: wide enough for whole labels where few of them are drawn."""
+    """Return the distance of participants: wide enough for whole labels if there are few."""
     return 250 if len(ladder.columns) <= 3 else 200
 
 

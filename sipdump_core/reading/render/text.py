@@ -13,7 +13,9 @@ _COLOURS = {
 }  # fmt: skip
 """SGR codes of ECMA-48, from the 16 colours that every terminal has."""
 _LEAST = 10
-"""Columns between two participants, at least: what a method or a status needs."""
+"""The least columns between two participants: what a method or a status needs."""
+_REASON = 10
+"""The least columns for a status with its reason phrase; with fewer the status stands alone."""
 _FACTS = 17
 """Columns of the names of facts."""
 
@@ -67,29 +69,38 @@ def label_of(step: Step) -> str:
 
 
 def _short_label(step: Step, width: int) -> str:
-    """Return a label in no more columns than there are: the marks are kept longest, then the first word."""
+    """Return a label cut to a width; the method or status and the marks are cut last."""
     label = label_of(step)
     if cells(label) <= width:
         return label
-    marks = (" (SDP)" if step.sdp else "") + (f" ×{step.copies}" if step.copies > 1 else "")
     head = printable(step.label)
+    copies = f"×{step.copies}" if step.copies > 1 else ""
+    marks = (" (SDP)" if step.sdp else "") + (f" {copies}" if copies else "")
     if cells(head.split(" ")[0] + marks) > width:
-        marks = ("*" if step.sdp else "") + (f"×{step.copies}" if step.copies > 1 else "")
-    return fitted(fitted(head, width - cells(marks)) + marks, width)
+        marks = ("*" if step.sdp else "") + copies
+    room = width - cells(marks)
+    if step.arrow.message.status is not None and room < _REASON:
+        head = str(step.arrow.message.status)
+    return fitted(fitted(head, room) + marks, width)
 
 
 def _drawn(step: Step, places: Sequence[int], end: int, left: int) -> tuple[str, str, str]:
-    """Return what stands before the arrow, the arrow, and what stands behind it."""
+    """Return what is before the arrow, the arrow, and what is after it."""
     source, target = places[step.source], places[step.target]
     if source == target:
         return _to_itself(step, places, end, left)
     first, last = min(source, target), max(source, target)
     room = last - first - 1
-    label = _short_label(step, room - 4)
     line = "─" if step.arrow.message.status is None else "╌"
-    fill = room - cells(label) - 2
-    body = f"{line * (fill // 2)} {label} {line * (fill - fill // 2)}"
-    arrow = body[:-1] + "▶" if target > source else "◀" + body[1:]
+    label = label_of(step)
+    if cells(label) <= room - 4:
+        dashes = room - cells(label) - 2
+        body = f"{line * (dashes // 2)} {label} {line * (dashes - dashes // 2)}"
+        arrow = body[:-1] + "▶" if target > source else "◀" + body[1:]
+    else:
+        label = _short_label(step, room - 2)
+        fill = line * (room - cells(label) - 1)
+        arrow = f"{label}{fill}▶" if target > source else f"◀{fill}{label}"
     canvas = _lifelines(places, end)
     return canvas[left : first + 1], arrow, canvas[last:]
 
@@ -116,7 +127,7 @@ def _headings(columns: Sequence[Column], places: Sequence[int], spacing: int) ->
     for number in range(max((len(name) for name in names), default=0)):
         line = ""
         for name, place in zip(names, places, strict=True):
-            # all stand on the ladder: the last line of each is next to its lifeline
+            # aligned at the bottom: the last line of each is next to its lifeline
             offset = number - max(len(other) for other in names) + len(name)
             if offset >= 0:
                 part = name[offset]

@@ -1,5 +1,6 @@
 """What links Call-IDs, and what does not; the kinds of evidence are in tests/flows/legs.py."""
 
+import attrs
 import pytest
 
 from sipdump_core.calls.call import Call
@@ -75,6 +76,20 @@ def test_two_suffixed_legs_belong_together_without_the_first() -> None:
     assert index.legs("a_b2b-1") == [Leg("a_b2b-2", "suffix", "a", "a_b2b-1")]
 
 
+@attrs.frozen
+class Correlated(Record):
+    correlation_id: str = "one@x"
+
+
+def test_a_correlation_id_of_hep_is_evidence() -> None:
+    one, two = (first_record(call_id) for call_id in ("one@x", "two@x"))
+    index = LegIndex()
+    for record in (one, two):
+        index.add(Call.of([Correlated(record.time_us, record.flow, record.buf)]))
+    assert index.legs("one@x") == [Leg("two@x", "hep", "one@x", "one@x")]
+    assert correlations(one) == frozenset()
+
+
 def test_a_body_is_no_evidence() -> None:
     body = b"INVITE sip:x SIP/2.0\r\nCall-ID: c\r\n\r\nX-CID: other\r\nSession-ID: " + A_UUID.encode()
     record = Record.of(body, time_us=0, src_ip="192.0.2.1", src_port=1, dst_ip="192.0.2.2", dst_port=2)
@@ -90,7 +105,7 @@ def test_the_heuristic_asks_for_users_time_and_node() -> None:
     assert index_of(one, near).legs("one@x") == []
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("(", "no regular expression"), ("x", "has no group")])
+@pytest.mark.parametrize(("pattern", "message"), [("(", "is not a regular expression"), ("x", "has no group")])
 def test_wrong_patterns(pattern: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LegRules(patterns=[pattern])

@@ -1,9 +1,15 @@
 """Records become calls one at a time, in any order, and are forgotten when the caller says so."""
 
 import random
+import re
 import time
+from pathlib import Path
+
+import attrs
+import pytest
 
 from sipdump_core.calls.call import Call
+from sipdump_core.calls.summary import CALL_STATES, Summary
 from sipdump_core.calls.tracker import CallTracker
 from sipdump_core.record import Record
 from tests.flows.rfc3665 import ALICE, FRA, P1
@@ -96,3 +102,23 @@ def test_large_and_hostile_calls_take_no_longer_than_their_messages() -> None:
     summary = Call.of(made).summary()
     assert time.monotonic() - begin < 60
     assert summary.messages > 10_000
+
+
+def test_the_example_in_the_documentation_works(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "calls.md").read_text()
+    example = text.partition("```python\n")[2].partition("```")[0]
+    scene = Scene(FRA, "find-me@192.0.2.10")
+    established(scene, *PATH)
+    exec(example, {"records": scene.done()})
+    printed = capsys.readouterr().out
+    assert printed.startswith("find-me@192.0.2.10 answered\n{'call_id': 'find-me@192.0.2.10', 'kind': 'call', ")
+    assert "│◀╌" in printed
+
+
+def test_every_field_is_documented() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "calls.md").read_text()
+    table = text.partition("\n## Fields\n")[2].partition("\n## ")[0]
+    named = [name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    assert named == [field.name for field in attrs.fields(Summary)]
+    states = text.partition("\n## States\n")[2].partition("\n## ")[0]
+    assert [state for state in CALL_STATES if f"`{state}`" not in states] == []

@@ -8,6 +8,7 @@ import pytest
 
 from sipdump_core.calls.ladder import Ladder
 from sipdump_core.reading.render.formats import render
+from sipdump_core.reading.render.svg import COLOURS
 from tests.core.reading.render.ladders import hostile, of_flow
 from tests.flows import FLOWS, Flow
 
@@ -78,3 +79,24 @@ def test_columns_do_not_overlap() -> None:
     assert len(ends) == 4
     assert all(one[1] < other[0] for one, other in pairwise(ends))
     assert ends[-1][1] <= float(root.get("width", ""))
+
+
+def test_texts_can_be_read() -> None:
+    """The contrast of every colour of text with both backgrounds (WCAG 2.2, 1.4.3)."""
+    for scheme in re.findall(r":root \{(.*?)\}", COLOURS, re.DOTALL):
+        colours = dict(re.findall(r"--(\w+): (#\w+);", scheme))
+        for name in colours.keys() - {"paper", "panel", "rule"}:
+            for ground in ("paper", "panel"):
+                assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground, scheme)
+
+
+def contrast(one: str, other: str) -> float:
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

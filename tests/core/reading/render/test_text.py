@@ -4,8 +4,9 @@ import pytest
 
 from sipdump_core.reading.render.formats import Style, render
 from sipdump_core.reading.render.plain import cells
-from tests.core.reading.render.ladders import hostile, of_flow
+from tests.core.reading.render.ladders import hostile, ladder_of, of_flow
 from tests.flows import FLOWS, Flow
+from tests.flows.scene import Host, Scene, sdp
 
 RETRANSMISSIONS = """\
                192.0.2.10:5060       203.0.113.1:5060      198.51.100.20:5060
@@ -34,7 +35,7 @@ def test_a_ladder_at_80_columns() -> None:
 def test_what_happened_stands_above_it() -> None:
     text = render(of_flow("retransmissions"), "text", Style(width=80))
     assert "State:           ended by the caller, 200 OK\n" in text
-    assert "Messages:        14, 4 of them retransmissions\n" in text
+    assert "Messages:        14 (4 retransmissions)\n" in text
 
 
 def test_clocks_that_differ_are_named() -> None:
@@ -60,6 +61,23 @@ def test_no_ladder_is_wider_than_the_terminal(flow: Flow, width: int) -> None:
     text = render(of_flow(flow.name), "text", Style(width=width))
     assert max(cells(line) for line in drawn(text).split("\n")) <= width
     assert "\x1b" not in text
+
+
+def test_seven_participants_fit_80_columns() -> None:
+    hosts = [Host(f"2001:db8::{number}") for number in range(1, 8)]
+    scene = Scene(dict.fromkeys(hosts, ""))
+    invite = scene.at(0).request("INVITE", *hosts, body=sdp("192.0.2.1", 4000, "PCMA"))
+    scene.at(500).again(invite)
+    scene.at(700).reply(invite, "407 Proxy Authentication Required", until=5)
+    lines = drawn(render(ladder_of(scene.done()), "text", Style(width=80))).split("\n")
+    assert max(map(len, lines)) <= 80
+    assert lines[2:6] == [
+        "             :5060     :5060     :5060     :5060     :5060     :5060     :5060",
+        "               │         │         │         │         │         │         │",
+        "1 0.000000     │INV…*×2─▶│         │         │         │         │         │",
+        "2 0.001000     │         │INVITE*─▶│         │         │         │         │",
+    ]
+    assert lines[-2] == "7 0.700000     │         │         │         │         │         │◀╌╌╌╌╌407│"
 
 
 def test_colour_only_where_it_is_asked_for() -> None:
