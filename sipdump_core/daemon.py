@@ -25,6 +25,11 @@ from sipdump_core.workshop import Workshop
 __all__ = ["main"]
 
 _STOP = {signal.SIGTERM, signal.SIGINT}
+_HARMLESS = {
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR),
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+}
+"""Signals without a meaning here, which would kill the process if they had no handler."""
 _STOP_TIMEOUT = 30.0
 
 
@@ -60,12 +65,7 @@ def _check(plan: Plan, config: Config) -> int:
 
 
 def _run(plan: Plan, known: Sequence[Notice]) -> int:
-    # The C handler writes each signal's number to a socket, in whichever thread it arrives: none is lost before a wait.
-    signals, wakeup = socket.socketpair()
-    wakeup.setblocking(False)
-    signal.set_wakeup_fd(wakeup.fileno())
-    for number in (*_STOP, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
+    signals = _listen_for_signals()
     dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
     with ExitStack() as started:  # if one thing cannot start, those before it are closed again
         started.callback(dump.close)
@@ -84,14 +84,14 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
         log.warning(notice.event())
     dump.start_pruning()
     _notify("READY=1")
-    while True:
-        received = signals.recv(1)[0]
-        if received in _STOP:
-            break
-        log.info(Event("rotating now", signal="SIGHUP"))
-        dump.rotate()
+    while (received := signals.recv(1)[0]) not in _STOP:
+        if received == signal.SIGHUP:
+            log.info(Event("rotating now; to read the configuration again, restart", signal="SIGHUP"))
+            dump.rotate()
+        else:
+            log.info(Event("signal ignored", signal=_name_of(received)))
     _notify("STOPPING=1")
-    log.info(Event("stopping", signal=signal.Signals(received).name))
+    log.info(Event("stopping", signal=_name_of(received)))
     for number in _STOP:
         signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
     ctl.close()
@@ -101,6 +101,21 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     whole = dump.close(_STOP_TIMEOUT)
     _summary(dump, source, ksr)
     return 0 if whole else 1
+
+
+def _listen_for_signals() -> socket.socket:
+    """Return a socket that gets the number of each signal, as a byte."""
+    # The C handler writes it, in whichever thread the signal arrives: none is lost before a wait.
+    signals, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    signal.set_wakeup_fd(wakeup.detach())
+    for number in (*_STOP, signal.SIGHUP, *_HARMLESS):
+        signal.signal(number, lambda *_: None)
+    return signals
+
+
+def _name_of(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 def _ksr_source(plan: Plan, dump: SipDump) -> KsrSource | None:

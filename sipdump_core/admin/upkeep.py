@@ -272,6 +272,6 @@ def _listed(backend: Backend, stored: StoredSegment, records: int | None) -> dic
         "start": local_iso(stored.segment.start),
         "size": stored.size,
         "records": records,
-        "state": "sealed" if stored.sealed else "open",
+        "state": stored.state,
         "location": stored.location,
     }

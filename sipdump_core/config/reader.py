@@ -16,9 +16,10 @@ from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedInput
 from lark.lexer import Lexer
 
-from sipdump_core.config.preprocessor import Piece, Preprocessor, read_source
+from sipdump_core.config.piece import Piece
+from sipdump_core.config.preprocessor import Preprocessor
 from sipdump_core.config.route_block import RouteBlock
-from sipdump_core.config.source import Source
+from sipdump_core.config.source import Source, read_source
 from sipdump_core.config.substitution import quote
 from sipdump_core.errors import ConfigError
 from sipdump_core.settings.modules import is_like_ours

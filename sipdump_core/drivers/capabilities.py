@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol, TypeGuard, TypeVar
 
 import attrs
 
+from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
@@ -18,14 +19,18 @@ __all__ = [
     "Compacted",
     "Compacts",
     "Deletes",
+    "Follows",
     "Lists",
     "Merges",
     "Opens",
     "Reads",
     "Recovered",
     "Recovers",
+    "Searches",
     "Shipped",
     "Ships",
+    "Spans",
+    "Unites",
     "can",
     "needs",
 ]
@@ -69,6 +74,62 @@ class Reads(Ability, Protocol):
 
     def read(self, stored: StoredSegment) -> Iterator[Record]:
         """See :meth:`sipdump_core.Backend.read`."""
+
+
+class Searches(Ability, Protocol):
+    """It finds the answer to a question more cheaply than by reading all of a segment."""
+
+    def search(self, stored: StoredSegment, query: Query) -> Iterator[Record]:
+        """Yield the records of a segment for which ``query.matches`` is true: neither more nor less.
+
+        They may come in any order, but those of one Call-ID come as :meth:`sipdump_core.Backend.read` yields them.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+
+class Follows(Ability, Protocol):
+    """A segment that still grows can be read on from where an earlier call ended, also when it is sealed meanwhile."""
+
+    def follow(self, stored: StoredSegment, place: int) -> tuple[Sequence[Record], int]:
+        """Return the records that are whole by now, behind a place, and the place behind them.
+
+        Args:
+            stored: the segment.
+            place: what an earlier call returned; 0 for the start, -1 for the end as it is now.
+
+        Returns:
+            Some of the records, in order, and where to go on. There are none where the segment has not grown, and for
+            the place -1.
+
+        Raises:
+            StorageError: it cannot be read, or is gone.
+        """
+
+
+class Unites(Ability, Protocol):
+    """Its segments may be results of a compaction, and say of which others."""
+
+    def united(self, stored: StoredSegment) -> Sequence[Segment]:
+        """Return the segments whose records a segment holds, down to the first ones; none, where it was not merged.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+
+class Spans(Ability, Protocol):
+    """Its store holds what other collectors stored, too."""
+
+    def segments_of_all(self) -> Iterator[tuple[str, StoredSegment]]:
+        """Yield the collector's name and the segment of all that is stored below the store's root.
+
+        ``read`` and what else the backend can do takes them, whatever their prefix and suffix.
+
+        Raises:
+            StorageError: the store cannot be listed.
+        """
 
 
 class Merges(Ability, Protocol):

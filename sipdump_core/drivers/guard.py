@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -57,11 +56,7 @@ def blaming(backend: Backend, operation: str) -> Iterator[None]:
     """
     with Guard() as guard:
         yield
-    if isinstance(guard.error, SipDumpError):
-        raise guard.error
-    if guard.error is not None:
-        origin = f" of {backend.site.distribution}" if backend.site.distribution else ""
-        raise DriverError(f"{operation}: the backend {backend.name}{origin} raised {guard.text}") from guard.error
+    _blame(backend, operation, guard)
 
 
 def each_of(backend: Backend, operation: str, call: Callable[[], Iterable[T]]) -> Iterator[T]:
@@ -71,12 +66,20 @@ def each_of(backend: Backend, operation: str, call: Callable[[], Iterable[T]]) -
         SipDumpError: as it was raised.
         DriverError: the driver raised anything else.
     """
-    with blaming(backend, operation):
-        items = iter(call())
-    while True:
-        found: list[T] = []
-        with blaming(backend, operation):
-            found += islice(items, 1)
-        if not found:
-            return
-        yield found[0]
+    lent = False
+    with Guard() as guard:  # one for all items: records come by the million
+        for item in call():
+            lent = True
+            yield item
+            lent = False
+    if lent and guard.error is not None:  # the caller's: it wants no more
+        raise guard.error
+    _blame(backend, operation, guard)
+
+
+def _blame(backend: Backend, operation: str, guard: Guard) -> None:
+    if isinstance(guard.error, SipDumpError):
+        raise guard.error
+    if guard.error is not None:
+        origin = f" of {backend.site.distribution}" if backend.site.distribution else ""
+        raise DriverError(f"{operation}: the backend {backend.name}{origin} raised {guard.text}") from guard.error

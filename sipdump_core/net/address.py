@@ -14,11 +14,13 @@ __all__ = [
     "bind_inet",
     "canonical_ip",
     "parse_address",
+    "parse_endpoint",
     "parse_jsonrpc",
     "parse_listen",
     "socket_path",
 ]
 
+_ENDPOINT = re.compile(r"\[([^\]]+)\](?::(\d{1,5}))?|([^:\[\]]+)(?::(\d{1,5}))?|([^\[\]]+)")
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _LISTEN = re.compile(r"(udp|tcp):(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})")
 
@@ -43,6 +45,25 @@ def parse_listen(text: str) -> Listen:
     if found is None or int(found[4]) > 65535:
         raise ValueError('must be "udp:host:port" or "tcp:host:port", an IPv6 address in brackets')
     return Listen(found[1], found[2] or found[3], int(found[4]))
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Read an address with or without a port: ``10.0.0.5``, ``10.0.0.5:5060``, ``2001:db8::5``, ``[2001:db8::5]:5060``.
+
+    Returns:
+        The address in canonical form, and the port, 0 where there is none.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    found = _ENDPOINT.fullmatch(text)
+    try:
+        host, port = (found[1] or found[3] or found[5], found[2] or found[4]) if found else ("", None)
+        if port is None or 0 < int(port) < 65536:
+            return canonical_ip(host)[1], int(port or 0)
+    except ValueError:
+        pass
+    raise ValueError("must be an IPv4 or IPv6 address, or one with a port: 10.0.0.5:5060, [2001:db8::5]:5060")
 
 
 class Address(NamedTuple):
@@ -96,22 +117,22 @@ def socket_path(path: str) -> str:
 
 
 def parse_jsonrpc(text: str) -> Address:
-    """Read an address for JSON-RPC: ``unix:/path`` (datagrams), ``fifo:/path``, ``http:host:port``.
+    """Read where JSON-RPC comes in: ``unix:/path``, ``udp:host:port`` (datagrams), ``fifo:/path``, ``http:host:port``.
 
     Raises:
         ValueError: it is not of that form.
     """
     proto, _, rest = text.partition(":")
-    if proto == "http":
+    if proto in ("http", "udp"):
         try:
-            return Address("http", "", *parse_listen(f"tcp:{rest}")[1:])
+            return Address(proto, "", *parse_listen(f"tcp:{rest}")[1:])
         except ValueError:
-            raise ValueError('must be "http:host:port", an IPv6 address in brackets') from None
+            raise ValueError(f'must be "{proto}:host:port", an IPv6 address in brackets') from None
     if proto in ("unix", "unixd"):
         return Address("unixd", socket_path(rest), "", 0)
     if proto == "fifo":
         return Address("fifo", socket_path(rest), "", 0)
-    raise ValueError('must be "unix:/path" (datagrams), "fifo:/path" or "http:host:port"')
+    raise ValueError('must be "unix:/path" or "udp:host:port" (datagrams), "fifo:/path" or "http:host:port"')
 
 
 def bind_inet(host: str, port: int, kind: socket.SocketKind) -> socket.socket:

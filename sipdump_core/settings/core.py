@@ -48,6 +48,9 @@ class Params:
     )
     wait_mode: int = option(0, help="1: write at once when a record arrives, without gathering", check=one_of(0, 1))
     rotate: int = option(7200, unit="seconds", help="a segment is sealed when it is this old", check=in_range(1, _MAX))
+    rotate_align: int = option(
+        0, help="1: segments end when the local clock shows a multiple of rotate, as on the hour", check=one_of(0, 1)
+    )
     rotate_size: int = option(
         0,
         unit="bytes",

@@ -23,7 +23,7 @@ class CtlOptions:
     )
     jsonrpc: tuple[Given[Address], ...] = option(
         (),
-        help='a place for JSON-RPC: "unix:/path" (datagrams), "fifo:/path" or "http:host:port"',
+        help='a place for JSON-RPC: "unix:/path" or "udp:host:port" (datagrams), "fifo:/path" or "http:host:port"',
         parse=parse_jsonrpc,
     )
     mode: int = option(0o600, help="permission bits of unix sockets and fifos", check=permissions(1))

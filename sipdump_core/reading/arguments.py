@@ -1,0 +1,146 @@
+"""Arguments of ``sipdump-read``: the store, and the filters, which are the same for every command."""
+
+import argparse
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from sipdump_core.calls.legs import LegRules
+from sipdump_core.calls.summary import CALL_STATES
+from sipdump_core.drivers.query import Query, parse_endpoint, parse_grep, parse_status
+from sipdump_core.errors import ConfigError
+from sipdump_core.reading.finder import AROUND
+from sipdump_core.reading.when import parse_span, parse_when
+from sipdump_core.record import PROTOS
+
+__all__ = ["add_filters", "add_legs", "add_store", "query_of", "rules_of"]
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add what says where to read. Each may be repeated."""
+    group = parser.add_argument_group("the store", "by default that of /etc/sipdump/sipdumpd.cfg; each may be repeated")
+
+    def several(name: str, dest: str, metavar: str, help_: str) -> None:
+        group.add_argument(name, dest=dest, action="append", default=[], metavar=metavar, help=help_)
+
+    several("-f", "configs", "CONFIG", "a daemon's configuration")
+    several("-A", "defines", "NAME[=VALUE]", "define NAME for the configurations")
+    several("--folder", "folders", "DIR", "a folder of segments")
+    group.add_argument("--fprefix", metavar="PREFIX", help="how names of segments in DIR begin (default: in any way)")
+    several("--file", "files", "FILE", "a file by itself")
+    several("--store", "urls", "s3://BUCKET/PREFIX", "a bucket, with what all nodes stored below PREFIX")
+
+
+def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> None:
+    """Add the filters. One that is repeated takes any of its values; all filters must be met."""
+    group = parser.add_argument_group("filters", "repeated, one takes any of its values; all of them must be met")
+
+    def several(name: str, dest: str, metavar: str, help_: str, kind: Callable[[str], Any] = str, **more: Any) -> None:
+        group.add_argument(
+            name, dest=dest, action="append", default=[], metavar=metavar, help=help_, type=_typed(kind), **more
+        )
+
+    if call_ids:
+        several("--call-id", "call_ids", "ID", "a Call-ID")
+    several("--user", "users", "USER", "a user in From, To or the request URI; * stands for any characters")
+    several("--from", "from_users", "USER", "a user in From")
+    several("--to", "to_users", "USER", "a user in To or the request URI")
+    several("--ip", "endpoints", "ADDRESS[:PORT]", "an address or a network, source or destination", parse_endpoint)
+    several("--method", "methods", "METHOD", "a request's method")
+    several("--status", "statuses", "STATUS", "the deciding answer: 503, 4xx, 400-499", parse_status)
+    several("--state", "states", "STATE", f"what became of a call: {', '.join(CALL_STATES)}", _state)
+    several("--ua", "agents", "TEXT", "a part of User-Agent or Server")
+    several("--node", "nodes", "NODE", "a capture node")
+    several("--tag", "tags", "TAG", "rcv, snd or another tag")
+    several("--proto", "protos", "PROTO", f"a transport: {', '.join(PROTOS)}", _proto)
+    several("--grep", "greps", "TEXT", "a text anywhere in a message, or /an RE2 expression/", parse_grep)
+    span = parser.add_argument_group("the span", 'as "10:32", "yesterday 10:30", "-15m", "2026-11-27T10:32:00Z", "now"')
+    span.add_argument("--since", metavar="TIME", help="not before")
+    span.add_argument("--until", metavar="TIME", help="before")
+    span.add_argument("--last", metavar="SPAN", help="as 15m or 2h: the same as --since -15m")
+    span.add_argument(
+        "--around",
+        type=_typed(parse_span),
+        default=int(AROUND),
+        metavar="SPAN",
+        help="how far before and after the span the rest of a call is looked for (default: 10m)",
+    )
+
+
+def add_legs(parser: argparse.ArgumentParser) -> None:
+    """Add what links the legs of a call beside what is known."""
+    group = parser.add_argument_group(
+        "other legs of a call", "beside those that X-CID, X-Call-ID, Session-ID, icid-value or a suffix link"
+    )
+
+    def several(name: str, dest: str, metavar: str, help_: str) -> None:
+        group.add_argument(name, dest=dest, action="append", default=[], metavar=metavar, help=help_)
+
+    several("--leg-header", "leg_headers", "NAME", "a header whose value legs have in common")
+    several("--leg-regex", "leg_patterns", "RE2", "an expression whose first group is such a value")
+    group.add_argument("--leg-guess", action="store_true", help="also the same users within a second on one node")
+
+
+def query_of(args: argparse.Namespace, now: datetime) -> Query:
+    """Return the question that the filters ask.
+
+    Raises:
+        ConfigError: a time is not understood, or the span is empty.
+    """
+    if args.last and args.since:
+        raise ConfigError("--last and --since exclude each other")
+    since = _when("--since", f"-{args.last}" if args.last else args.since, now)
+    until = _when("--until", args.until, now, after=since)
+    if since and until and since >= until:
+        raise ConfigError(f"the span is empty: it begins {since.isoformat()} and ends {until.isoformat()}", "--until")
+    names = ("call_ids", "users", "from_users", "to_users", "endpoints", "methods", "states", "agents", "nodes", "tags",
+             "protos", "greps")  # fmt: skip
+    values = {name: getattr(args, name, ()) for name in names}
+    return Query(
+        since_us=_us(since),
+        until_us=_us(until),
+        statuses=[status for given in args.statuses for status in given],
+        **values,
+    )
+
+
+def rules_of(args: argparse.Namespace) -> LegRules:
+    """Return what links the legs of a call."""
+    return LegRules(args.leg_headers, args.leg_patterns, args.leg_guess)
+
+
+def _when(option: str, text: str | None, now: datetime, *, after: datetime | None = None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return parse_when(text, now, after=after)
+    except ValueError as error:
+        raise ConfigError(str(error), option) from None
+
+
+def _us(when: datetime | None) -> int | None:
+    return None if when is None else round(when.timestamp() * 1_000_000)
+
+
+def _typed(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Have argparse print what a parser says of a wrong value."""
+
+    def parse(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def _state(text: str) -> str:
+    if text.lower() not in CALL_STATES:
+        raise ValueError(f"{text!r} is no state; there are: {', '.join(CALL_STATES)}")
+    return text.lower()
+
+
+def _proto(text: str) -> str:
+    if text.lower() not in PROTOS:
+        raise ValueError(f"{text!r} is no transport; there are: {', '.join(PROTOS)}")
+    return text.lower()

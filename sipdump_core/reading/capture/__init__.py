@@ -1,0 +1,1 @@
+"""Captures of a network, as tcpdump and Wireshark write them, turned into records."""

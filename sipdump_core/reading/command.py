@@ -1,0 +1,68 @@
+"""``sipdump-read``: finds calls in what is stored, shows them, and writes them out.
+
+Each command is in a module for its group, which has two functions for it: ``add_NAME`` adds its arguments to a parser,
+and ``NAME`` runs it. A module is loaded only when one of its commands is: ``--help`` must answer at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from sipdump_core.version import VERSION
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "find": ("find", "list the calls that match"),
+    "show": ("show", "draw the ladder of a call"),
+    "export": ("export", "write calls into a file: pcap, pcapng, .data, Parquet, JSON lines, HTML"),
+    "tail": ("tail", "print messages as they come, a line each"),
+    "stats": ("stats", "count messages and calls, and measure response times"),
+    "sql": ("sql", "ask in SQL, with DuckDB"),
+}
+"""The module and the one-line help of each command."""
+FOUND, NOTHING, WRONG = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0 when something was found, 1 when nothing was, or not all could be read, 2 for wrong use.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    from sipdump_core.reading.dashes import join_dashes  # noqa: PLC0415 - see the module's docstring
+
+    argv = join_dashes(argv)
+    args = _parser(argv).parse_args(argv)
+    from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415
+
+    try:
+        return int(args.run(args))
+    except ConfigError as error:
+        print(f"sipdump-read: {error}", file=sys.stderr)
+        return WRONG
+    except SipDumpError as error:
+        print(f"sipdump-read: {error}", file=sys.stderr)
+        return NOTHING
+    except BrokenPipeError:
+        # the reader went away, as head(1) does; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FOUND
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser for a command line: all commands are in it, and the arguments of the one that is named."""
+    parser = argparse.ArgumentParser(prog="sipdump-read", description="Find calls in what sipdump has stored.")
+    parser.add_argument("-v", "--version", action="version", version=f"sipdump {VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    named = next((each for each in argv if not each.startswith("-")), "")
+    for name, (module, help_) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_, description=f"{help_[0].upper()}{help_[1:]}.")
+        if name == named:
+            getattr(import_module(f"sipdump_core.reading.{module}"), f"add_{name}")(command)
+    return parser

@@ -1,0 +1,39 @@
+"""Files that commands write: whole or not at all, and never over another one."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+
+from sipdump_core.errors import StorageError
+
+__all__ = ["new_file", "write_new"]
+
+
+@contextlib.contextmanager
+def new_file(path: str) -> Iterator[str]:
+    """Lend a path to write to; when the block ends, the file gets its name.
+
+    Raises:
+        StorageError: there is a file of that name already, or the folder refuses.
+    """
+    if os.path.lexists(path):
+        raise StorageError("write", path, "there is such a file already", "name another one, or move it away")
+    folder, name = os.path.split(os.path.abspath(path))
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as draft:
+            inside = os.path.join(draft, name)
+            yield inside
+            os.link(inside, path)  # unlike a rename, it overwrites nothing that came meanwhile
+    except OSError as error:
+        raise StorageError.from_os("write", path, error) from error
+
+
+def write_new(path: str, data: bytes) -> None:
+    """Write a file that must not be there yet.
+
+    Raises:
+        StorageError: as :func:`new_file`.
+    """
+    with new_file(path) as draft, open(draft, "wb") as file:
+        file.write(data)

@@ -1,0 +1,109 @@
+"""What the commands of ``sipdump-read`` have in common: the store is opened, progress is shown, Ctrl-C ends a scan."""
+
+import argparse
+import contextlib
+import signal
+import sys
+from datetime import datetime
+from types import FrameType
+from typing import Any, Self
+
+from sipdump_core.calls.legs import LegRules
+from sipdump_core.reading.searched import Searched
+from sipdump_core.reading.shelves import open_shelves
+from sipdump_core.reading.store import Store
+from sipdump_core.reading.when import zone
+
+__all__ = ["Session"]
+
+
+class Session:
+    """A store that is open for one command.
+
+    While it is entered, the first Ctrl-C ends the scan that is under way, and what was found so far is printed; the
+    second one ends the command. On a terminal a bar shows how far a long scan is.
+
+    Args:
+        args: the parsed arguments of the store.
+        rules: what links the legs of a call.
+
+    Raises:
+        ConfigError: nothing is named, or what is named is not there.
+    """
+
+    def __init__(self, args: argparse.Namespace, rules: LegRules | None = None) -> None:
+        shelves, problems = open_shelves(
+            configs=args.configs,
+            defines=args.defines,
+            folders=args.folders,
+            fprefix=args.fprefix,
+            files=args.files,
+            urls=args.urls,
+        )
+        self.now = datetime.now().astimezone()
+        self.searched = Searched(problems=problems)
+        self.store = Store(shelves, rules=rules, progress=self._step)
+        self._bar: Any = None
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(ValueError):  # not in the main thread: somebody else takes signals
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_bar()
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def report(self, found: bool) -> int:
+        """Print on standard error what a reader has to know of the search.
+
+        Returns:
+            The exit status: 0 when something was found, else 1.
+        """
+        self._close_bar()
+        searched = self.searched
+        for problem in searched.problems:
+            print(f"sipdump-read: {problem}", file=sys.stderr)
+        for note in searched.notes:
+            print(f"sipdump-read: note: {note}", file=sys.stderr)
+        if self.store.interrupted:
+            print("sipdump-read: interrupted: this is what was found so far", file=sys.stderr)
+        if not found:
+            print(f"sipdump-read: nothing was found in {self._where()}", file=sys.stderr)
+        return int(not found)
+
+    def _where(self) -> str:
+        searched = self.searched
+        if not searched.segments:
+            shelves = ", ".join(dict.fromkeys(map(str, self.store.shelves))) or "no store"
+            return f"no segment: there is none within the span in {shelves}"
+        backends = ", ".join(sorted(searched.backends))
+        count = "1 segment" if searched.segments == 1 else f"{searched.segments} segments"
+        times = [self._shown(each) for each in (searched.oldest, searched.newest) if each is not None]
+        return f"{count} of {backends}, {' to '.join(times)} {zone(self.now)}"
+
+    def _shown(self, time_s: float) -> str:
+        return datetime.fromtimestamp(time_s, self.now.tzinfo).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+    def _step(self, done: int, total: int) -> None:
+        if self._bar is None:
+            if total < 2 or not sys.stderr.isatty():
+                return
+            from tqdm import tqdm  # noqa: PLC0415 - only a terminal needs it
+
+            self._bar = tqdm(desc="reading", unit=" segments", total=total, leave=False, delay=1)
+        self._bar.total = total
+        self._bar.n = done
+        self._bar.refresh()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if self.store.interrupted:
+            raise KeyboardInterrupt
+        self.store.interrupted = True

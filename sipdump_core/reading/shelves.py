@@ -1,0 +1,261 @@
+"""Shelves: where segments are, as it was said: a configuration, a folder, files, a bucket."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import attrs
+
+from sipdump_core.config.reader import read_config
+from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Unites, can
+from sipdump_core.drivers.guard import blaming, each_of
+from sipdump_core.drivers.query import Query
+from sipdump_core.errors import ConfigError, StorageError
+from sipdump_core.lifecycle.retention import listed
+from sipdump_core.plan import make_plan
+from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign
+from sipdump_core.reading.units import Holding
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.settings.options import Setting
+from sipdump_core.workshop import Workshop
+
+__all__ = ["BackendShelf", "FileShelf", "Shelf", "Shelved", "open_shelves"]
+
+DEFAULT_CONFIG = "/etc/sipdump/sipdumpd.cfg"
+_PREFIX = re.compile(r"(.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?\.", re.DOTALL)
+_SLACK = 86400.0
+"""Seconds by which a message's time may be off its segment's: the default of sipdump_hep's ``time_window``."""
+_S3_URL = re.compile(r"s3://([^/]+)(?:/(.*))?")
+
+
+@attrs.frozen
+class Shelved(Holding):
+    """A segment on a shelf."""
+
+    slack: float | None = _SLACK
+    """Seconds by which its messages may be older or younger than its name and times say; None: these mean nothing."""
+
+    @property
+    def start(self) -> float | None:
+        """When it starts, by its name: seconds since the epoch; None where its name has no time."""
+        try:
+            return self.stored.segment.start
+        except ValueError:
+            return None
+
+    @property
+    def open(self) -> bool:
+        """Whether it may still grow."""
+        return not self.stored.sealed
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is no file any more where it was; of what is no local file, it is not known, and True."""
+        return not os.path.lexists(self.stored.location)
+
+    def search(self, query: Query) -> Iterator[Record]:
+        """Yield its records that are an answer, those of one call in the order in which they came.
+
+        Raises:
+            StorageError: it cannot be read.
+            DriverError: its driver raises anything else.
+        """
+        backend, stored = self.backend, self.stored
+        if can(backend, Searches):
+            return each_of(self.backend, "search", lambda: backend.search(stored, query))
+        return filter(query.matches, each_of(backend, "read", lambda: backend.read(stored)))
+
+
+class Shelf(Protocol):
+    """Where segments are."""
+
+    def segments(self) -> Iterable[Shelved]:
+        """List them.
+
+        Raises:
+            StorageError: they cannot be listed.
+        """
+
+    def __str__(self) -> str: ...
+
+
+@attrs.frozen
+class BackendShelf:
+    """The segments of one backend.
+
+    Args:
+        backend: the backend.
+        slack: see :class:`Shelved`.
+        all_nodes: also what other collectors stored there.
+    """
+
+    backend: Backend
+    slack: float | None = _SLACK
+    all_nodes: bool = False
+
+    def segments(self) -> Iterator[Shelved]:
+        """List them, see :meth:`Shelf.segments`."""
+        backend = self.backend
+        if self.all_nodes and can(backend, Spans):
+            for node, stored in each_of(self.backend, "list", backend.segments_of_all):
+                yield self._shelved(stored, node)
+            return
+        for stored in listed(backend):
+            yield self._shelved(stored, "")
+
+    def _shelved(self, stored: StoredSegment, node: str) -> Shelved:
+        backend = self.backend
+        sources: Sequence[Segment] = ()
+        if stored.sealed and stored.segment.sequence and can(backend, Unites):
+            # what was merged never has the first name of its second
+            with blaming(self.backend, "read"):
+                sources = backend.united(stored)
+        return Shelved(
+            backend,
+            stored,
+            node,
+            frozenset(source.stem for source in sources),
+            frozenset((source.prefix, source.stamp) for source in sources),
+            self.slack,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.backend.name} in {self.backend.site.folder}"
+
+
+@attrs.frozen
+class FileShelf:
+    """One file that was given by itself: its name and times exclude nothing.
+
+    Args:
+        backend: what reads it.
+        path: the file.
+    """
+
+    backend: Backend
+    path: str
+
+    def segments(self) -> Iterator[Shelved]:
+        """Yield it."""
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise StorageError.from_os("read", self.path, error) from error
+        name = os.path.basename(self.path)
+        suffix = next((each for each in _suffixes(self.backend) if name.endswith(each)), "")
+        segment = Segment.parse(name, _prefix(name) or "", suffix) or Segment(name.removesuffix(suffix), "", 0, suffix)
+        stored = StoredSegment(segment, status.st_size, status.st_mtime, sealed=True, location=self.path)
+        yield Shelved(self.backend, stored, slack=None)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def open_shelves(
+    *,
+    configs: Sequence[str] = (),
+    defines: Sequence[str] = (),
+    folders: Sequence[str] = (),
+    fprefix: str | None = None,
+    files: Sequence[str] = (),
+    urls: Sequence[str] = (),
+    node: str = "",
+) -> tuple[list[Shelf], list[str]]:
+    """Open the stores that were named; with nothing named, that of the configuration in its usual place.
+
+    Args:
+        configs: configurations of daemons: all backends of their folder and prefix.
+        defines: names for their preprocessor, as ``-A`` gives them.
+        folders: folders with segments.
+        fprefix: how the names of segments in ``folders`` begin; None: in any way.
+        files: segment files by themselves.
+        node: the node of what a network's capture holds.
+        urls: ``s3://BUCKET/PREFIX``: what all collectors stored below it; how to reach it is as ``configs`` say.
+
+    Returns:
+        The shelves, and what could not be opened, one line each.
+
+    Raises:
+        ConfigError: nothing is named, or what is named is not there.
+    """
+    if not (configs or folders or files or urls):
+        if not os.path.exists(DEFAULT_CONFIG):
+            raise ConfigError(f"say what to read: -f CONFIG, --folder, --file or --store; there is no {DEFAULT_CONFIG}")
+        configs = [DEFAULT_CONFIG]
+    shelves: list[Shelf] = []
+    problems: list[str] = []
+    settings: list[Setting] = []
+    for config in configs:
+        given = read_config(config, defines).settings
+        settings += [setting for setting in given if setting.module == "sipdump_s3"]
+        plan = make_plan(given, to_start=False)
+        window = plan.modules["sipdump_hep"].time_window
+        slack = max(window, 60) if window else None
+        made, errors = Workshop(plan).keepers()
+        problems += map(str, errors)
+        shelves += [BackendShelf(backend, slack) for backend in made if _readable(backend)]
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise ConfigError("there is no such folder", f"--folder {folder}")
+        workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--folder {folder}")], to_start=False))
+        for prefix in _prefixes(folder) if fprefix is None else [fprefix]:
+            made, errors = workshop.keepers(folder, prefix)
+            problems += map(str, errors)
+            shelves += [BackendShelf(backend) for backend in made if _readable(backend)]
+    shelves += [_open_file(path, node) for path in files]
+    shelves += [_open_url(url, settings) for url in urls]
+    return shelves, problems
+
+
+def _readable(backend: Backend) -> bool:
+    return can(backend, Lists) and can(backend, Reads)
+
+
+def _prefixes(folder: str) -> list[str]:
+    """Return what names of segments in a folder begin with."""
+    try:
+        return sorted({prefix for name in os.listdir(folder) if (prefix := _prefix(name)) is not None})
+    except OSError as error:
+        raise StorageError.from_os("list", folder, error) from error
+
+
+def _prefix(name: str) -> str | None:
+    """Return what a segment's name begins with, before its time; None for other names."""
+    found = _PREFIX.match(name)
+    return found[1] if found else None
+
+
+def _suffixes(backend: Backend) -> tuple[str, ...]:
+    return (backend.suffix, f"{backend.suffix}.wal")
+
+
+def _open_file(path: str, node: str) -> Shelf:
+    if not os.path.isfile(path):
+        raise ConfigError("there is no such file", f"--file {path}")
+    if is_foreign(path):
+        return FileShelf(CaptureBackend(path, node), path)
+    folder = os.path.dirname(os.path.abspath(path))
+    workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--file {path}")], to_start=False))
+    made, errors = workshop.keepers(folder, _prefix(os.path.basename(path)) or "")
+    for backend in made:
+        if path.endswith(_suffixes(backend)) and can(backend, Reads):
+            return FileShelf(backend, path)
+    known = ", ".join(sorted(backend.suffix for backend in made if can(backend, Reads)))
+    faults = "".join(f"; {error}" for error in errors)
+    raise ConfigError(f"no backend reads such a file; there are: {known}{faults}", f"--file {path}")
+
+
+def _open_url(url: str, settings: Sequence[Setting]) -> Shelf:
+    """Open a bucket, for what all its collectors stored below a prefix."""
+    place = f"--store {url}"
+    found = _S3_URL.fullmatch(url)
+    if not found:
+        raise ConfigError('must be "s3://BUCKET/PREFIX"', place)
+    mode = [Setting("sipdump", "mode", 32, place)]
+    where = [Setting("sipdump_s3", "bucket", found[1], place), Setting("sipdump_s3", "prefix", found[2] or "", place)]
+    others = [setting for setting in settings if setting.name not in ("bucket", "prefix")]
+    workshop = Workshop(make_plan([*mode, *others, *where], to_start=False))
+    return BackendShelf(workshop.backend("s3", workshop.site()), all_nodes=True)
