@@ -20,7 +20,7 @@ from sipdump_core.errors import FormatError
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Flow, Record
 from sipdump_core.settings.hep import HepOptions
-from sipdump_core.sources.direction import Direction, Endpoint, Question
+from sipdump_core.sources.direction import Direction, Endpoint, Question, Sender
 from sipdump_core.sources.sip_stream import begins_message, split_messages
 from sipdump_core.sources.top_via import websocket
 
@@ -38,7 +38,6 @@ _TLS = re.compile(rb"\x16(?:\x03[\x00-\x04]|\xfe[\xfd-\xff])")  # a handshake of
 _MAX_AGENTS = 10_000
 _TYPE_UNKNOWN, _TYPE_SIP = 0, 1
 _MICROS_END = 1_000_000
-_DAY_US = 86_400 * 1_000_000
 _MESSAGE = re.compile(rb"[\r\n]{2}|[\w.!%*+`'~-][\w.!%*+`'~ /-]")  # the first two bytes of one (RFC 3261, token)
 _TIME_CHUNKS = re.compile(rb"\x00\x00\x00\x09\x00\x0a.{4}\x00\x00\x00\x0a\x00\x0a.{4}", re.DOTALL)
 _LEARN_LIMIT = 100
@@ -46,6 +45,7 @@ _LEARN_LIMIT = 100
 _PROTOS = {17: "udp", 6: "tcp", 132: "sctp", 22: "tls", 50: "ws", 51: "wss"}
 _STREAMS = ("tcp", "tls")
 _FAMILIES_V6 = (10, 28, 30)  # AF_INET6 on Linux, FreeBSD and macOS
+_FAMILIES = (2, *_FAMILIES_V6)
 
 # chunk types of the generic vendor, 0
 _FAMILY, _PROTO, _SRC4, _DST4, _SRC6, _DST6, _SPORT, _DPORT, _SECONDS, _MICROS, _TYPE, _AGENT = range(1, 13)
@@ -105,6 +105,8 @@ class HepDecoder:
         self._direction = Direction([given.value for given in options.local], self._forget)
         self._table = table
         self._flows: Cache[tuple[Any, ...], Flow | _Open] = Cache()
+        self._epochs: Cache[tuple[str, int], int] = Cache()
+        """How often a peer's flows have been forgotten."""
         self._layouts: Cache[tuple[tuple[str, int], bytes], _Layout] = Cache()
         self._agents: set[tuple[str, ...]] = set()
 
@@ -180,14 +182,18 @@ class HepDecoder:
             flow.flow, flow.question = flow.variant(tag, flow.flow.proto), None
         return tag
 
-    def _forget(self) -> None:
-        """Forget the flows: what was learned of their sender may change their tags."""
-        self._flows.clear()
-        self._layouts.clear()
+    def _forget(self, sender: Sender) -> None:
+        """Forget a sender's flows: what was learned of it may change their tags."""
+        peer = sender[:2]
+        self._epochs.keep(peer, self._epochs.get(peer, 0) + 1)
+        for family in _FAMILIES:
+            self._layouts.pop((peer, bytes([family])), None)
 
     def _learn(self, data: bytes, peer: tuple[str, int], chunks: dict[int, bytes], flow: Flow | _Open) -> None:
         """Remember a packet's layout, if its time is in one piece and its payload at its end."""
         key = (peer, data[12:13])  # the family: a server's IPv4 and IPv6 traffic are of two layouts
+        if data[12] not in _FAMILIES:
+            return
         layout = self._layouts.get(key)
         if layout is not None and layout.learned > _LEARN_LIMIT and layout.hits < layout.learned:
             return  # something else varies from packet to packet, a correlation id say
@@ -231,8 +237,8 @@ class HepDecoder:
             self.counts["not_sip"] += 1
             return ()
         key = (
-            peer, get(_FAMILY), get(_PROTO), get(_SRC4), get(_DST4), get(_SRC6), get(_DST6), get(_SPORT), get(_DPORT),
-            get(_AGENT), get(_NODE),
+            peer, self._epochs.get(peer), get(_FAMILY), get(_PROTO), get(_SRC4), get(_DST4), get(_SRC6), get(_DST6),
+            get(_SPORT), get(_DPORT), get(_AGENT), get(_NODE),
         )  # fmt: skip
         flow = self._flows.get(key)
         if flow is None:
@@ -276,7 +282,7 @@ class HepDecoder:
         version, length, family, proto, sport, dport = struct.unpack_from(">BBBBHH", data)
         size = 16 if family in _FAMILIES_V6 else 4
         plain = 8 + 2 * size
-        if family not in (2, *_FAMILIES_V6) or length < plain or len(data) < length:
+        if family not in _FAMILIES or length < plain or len(data) < length:
             raise FormatError(f"HEP version {version} packet with the address family {family} and a header of {length}")
         if self._key:
             return self._refuse(peer)
@@ -292,7 +298,7 @@ class HepDecoder:
         if not buf or _is_keepalive(buf):
             self.counts["keepalive"] += 1
             return ()
-        key = (peer, data[2:plain], agent)
+        key = (peer, self._epochs.get(peer), data[2:plain], agent)
         flow = self._flows.get(key)
         if flow is None:
             src, dst = (_address(data[at : at + size], v6=size == 16) for at in (8, 8 + size))
