@@ -106,7 +106,7 @@ class _Ready:
 
 
 def _ready(wal: Path, options: ParquetOptions) -> Any:
-    builder = Builder(options.names)
+    builder = Builder(options)
     first = 0
     tables = []
     for frame in _frames(wal):

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,10 +19,11 @@ from sipdump_core.lifecycle import compaction
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.compaction import Candidate, Contents, Draft
 from sipdump_core.segment import Segment
-from sipdump_parquet.files import ContentError, batches, make, pairs, publish, translated
-from sipdump_parquet.options import COLUMNS, WAL_SUFFIX, ParquetOptions
+from sipdump_parquet.files import CORRELATE, HEADERS, ContentError, batches, columns, make, pairs, publish, translated
+from sipdump_parquet.options import FIRST_COLUMNS, WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.sync import sync_folder
+from sipdump_parquet.table import Builder
 
 if TYPE_CHECKING:
     from sipdump_parquet.backend import ParquetBackend
@@ -35,11 +36,19 @@ _DRAFT_SUFFIX = ".parquet.merge"
 
 def merge(paths: Sequence[str], target: str, options: ParquetOptions, site: Site) -> int:
     """Merge files into one, sorted, on the disk and checked; see ``ParquetBackend.merge``."""
-    with translated("merge", paths[0]), open(paths[0], "rb") as source:
-        columns, _ = _look(source)
-    options = attrs.evolve(options, columns=",".join(columns))
+    headers: dict[str, str] = {}
+    found = []
+    for path in paths:
+        with translated("merge", path), open(path, "rb") as source:
+            found.append(_look(source))
+        if _kind(found[-1]) != _kind(found[0]):
+            raise ContentError("merge", path, f"its columns are not those of {paths[0]}")
+        headers |= found[-1].headers
+    names = dict.fromkeys(name for each in found for name in each.columns)
+    correlate = dict.fromkeys(name for each in found for name in each.correlate)
+    options = attrs.evolve(options, columns=",".join(names), header=tuple(headers.values()), correlate=tuple(correlate))
+    builder = Builder(options)
     sources = []
-    metas: dict[str, None] = {}  # in order, each once
     modified = 0
     sorter = Sorter(options.keys, options.memory, os.path.dirname(target) or ".")
     try:
@@ -47,14 +56,11 @@ def merge(paths: Sequence[str], target: str, options: ParquetOptions, site: Site
             with translated("merge", path), open(path, "rb") as source:
                 modified = max(modified, os.fstat(source.fileno()).st_mtime_ns)
                 sources.append({"name": os.path.basename(path), "sha256": _digest(source)})
-                names, known = _look(source)
-                if names != columns:
-                    raise ContentError("merge", path, f"its columns are not those of {paths[0]}")
-                metas[known.get("sipdump.meta", "")] = None
                 first = sorter.rows
-                for table in batches(source, options.memory // 8):
-                    seq = pc.add(table["seq"], first)
-                    sorter.add(table.select(columns).set_column(columns.index("seq"), "seq", seq))
+                for batch in batches(source, options.memory // 8):
+                    table = builder.completed(batch)
+                    sorter.add(table.set_column(0, "seq", pc.add(table["seq"], first)))
+        metas = dict.fromkeys(each.meta for each in found)  # in order, each once
         extra = {MERGED: json.dumps(sources), "sipdump.meta": "".join(metas)}
         with translated("merge", target):
             make(target, sorter, options, extra, mode=site.file_mode, modified_ns=modified)
@@ -86,11 +92,10 @@ class Compaction(compaction.Compaction[Candidate]):
         path = candidate.stored.location
         try:
             with translated("compact", path), open(path, "rb") as file:
-                columns, extra = _look(file)
-                merged = {str(source["name"]): str(source["sha256"]) for source in json.loads(extra.get(MERGED, "[]"))}
+                found = _look(file)
         except ContentError as error:
             return Contents(error=error)
-        return Contents(tuple(columns), merged)
+        return Contents(_kind(found), found.merged)
 
     def holds(self, candidate: Candidate, digest: str) -> bool:
         """Compare the SHA-256 of a file."""
@@ -140,12 +145,34 @@ class Compaction(compaction.Compaction[Candidate]):
         return os.path.join(self.folder, file)
 
 
-def _look(file: BinaryIO) -> tuple[list[str], dict[str, str]]:
-    """Read the names of a file's columns, in our order, and its key-value metadata."""
+@attrs.frozen
+class _Description:
+    """What the end of a file says about it."""
+
+    columns: Sequence[str]
+    headers: Mapping[str, str]
+    correlate: Sequence[str]
+    merged: Mapping[str, str]
+    meta: str
+
+
+def _look(file: BinaryIO) -> _Description:
     file.seek(0)
     found = pq.read_metadata(file)
-    names = found.schema.to_arrow_schema().names
-    return [column for column in COLUMNS if column in names], pairs(found)
+    known = pairs(found)
+    merged = {str(source["name"]): str(source["sha256"]) for source in json.loads(known.get(MERGED, "[]"))}
+    return _Description(
+        columns(found.schema.to_arrow_schema()),
+        json.loads(known.get(HEADERS, "{}")),
+        json.loads(known.get(CORRELATE, "[]")),
+        merged,
+        known.get("sipdump.meta", ""),
+    )
+
+
+def _kind(found: _Description) -> tuple[str, ...]:
+    """Return the columns in which files must agree: those of later schema versions can be made of ``buf``."""
+    return tuple(name for name in FIRST_COLUMNS if name in found.columns)
 
 
 def _digest(file: BinaryIO) -> str:

@@ -1,6 +1,7 @@
 """Parquet files: how one is written, checked, published, and read."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
@@ -14,14 +15,28 @@ from sipdump_core.errors import StorageError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.version import VERSION
-from sipdump_parquet.options import WAL_SUFFIX, ParquetOptions
+from sipdump_parquet.options import FIRST_COLUMNS, WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import TYPES, file_schema, finished, records, run_schema
 
-__all__ = ["ContentError", "batches", "decode", "make", "metadata", "pairs", "publish", "translated"]
+__all__ = [
+    "CORRELATE",
+    "HEADERS",
+    "SCHEMA",
+    "ContentError",
+    "batches",
+    "columns",
+    "decode",
+    "make",
+    "metadata",
+    "pairs",
+    "publish",
+    "translated",
+]
 
-SCHEMA = "1"
-"""Version of the schema, in the metadata as ``sipdump.schema``: it grows when columns are added or change."""
+SCHEMA, HEADERS, CORRELATE = "sipdump.schema", "sipdump.headers", "sipdump.correlate"
+"""Keys in the metadata: the version of the columns; as JSON, the headers that have a column of their own, by its name,
+and those that go into ``correlation`` by option."""
 
 _PAGE_SIZE = 1 << 20
 _MESSAGES_A_CALL = 2
@@ -126,11 +141,16 @@ def publish(draft: str, segment: Segment, site: Site, *, own: bool = False) -> s
         segment = segment.next()
 
 
+def columns(schema: Any) -> list[str]:
+    """Return the names of a file's columns, from its :class:`pyarrow.Schema`, that the backend can have written."""
+    return [field.name for field in schema if field.name in TYPES or pa.types.is_string(field.type)]
+
+
 def batches(file: BinaryIO, memory: int) -> Iterator[Any]:
     """Read a file's rows as tables of at most about ``memory`` bytes, in the file's order."""
     # with a buffer, column chunks are read page by page; without one, as a whole
     with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as parquet:
-        names = [name for name in parquet.schema_arrow.names if name in TYPES]
+        names = columns(parquet.schema_arrow)
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group)
             rows = max(1, size.num_rows * memory // max(1, size.total_byte_size))
@@ -163,15 +183,15 @@ def decode(file: BinaryIO, memory: int) -> Iterator[Record]:
 def _write(file: BinaryIO, sorter: Sorter, options: ParquetOptions, extra: Mapping[str, str]) -> None:
     schema = file_schema(options.names)
     encodings = dict.fromkeys(("seq", "time"), "DELTA_BINARY_PACKED")
-    dictionary = [name for name in options.names if name not in encodings and name != "buf"]
+    leaves = ["correlation.list.element" if name == "correlation" else name for name in options.names if name != "buf"]
     with pq.ParquetWriter(
         file,
         schema,
         compression=options.compression,
         compression_level=options.compression_level,
-        use_dictionary=dictionary,
+        use_dictionary=[name for name in leaves if name not in encodings],
         column_encoding=encodings,
-        write_statistics=[name for name in options.names if name != "buf"],
+        write_statistics=leaves,
         write_page_index=True,
         write_page_checksum=True,
         data_page_size=_PAGE_SIZE,
@@ -180,7 +200,16 @@ def _write(file: BinaryIO, sorter: Sorter, options: ParquetOptions, extra: Mappi
     ) as writer:
         for table in _row_groups(sorter.sorted(), options):
             writer.write_table(finished(table, schema), row_group_size=len(table))
-        writer.add_key_value_metadata({"sipdump.schema": SCHEMA, "sipdump.version": VERSION, **extra})
+        writer.add_key_value_metadata({**_described(options), "sipdump.version": VERSION, **extra})
+
+
+def _described(options: ParquetOptions) -> dict[str, str]:
+    described = {SCHEMA: "1" if set(options.names).issubset(FIRST_COLUMNS) else "2"}
+    if options.own:
+        described[HEADERS] = json.dumps(options.own)
+    if options.correlate:
+        described[CORRELATE] = json.dumps(options.correlate)
+    return described
 
 
 def _check(path: str, rows: int) -> None:
