@@ -18,8 +18,8 @@ import attrs
 from bench import machine, traffic, writer
 from bench.table import Row
 from sipdump_core.drivers.base import Backend
-from sipdump_core.lifecycle.meta_file import ProcessTable
 from sipdump_core.plan import make_plan
+from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.settings.options import Setting

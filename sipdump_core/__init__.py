@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sipdump_core.config.reader import Config, RouteBlock, read_config
+    from sipdump_core.config.reader import Config, read_config
+    from sipdump_core.config.route_block import RouteBlock
     from sipdump_core.drivers.base import API_VERSION, Backend, NoOptions, Site, Transform
     from sipdump_core.drivers.folder import FolderBackend
     from sipdump_core.errors import (
@@ -25,21 +26,22 @@ if TYPE_CHECKING:
     from sipdump_core.record import Flow, Record
     from sipdump_core.routes.event_route import DROP
     from sipdump_core.segment import Segment, StoredSegment
-    from sipdump_core.settings.options import at_least, in_range, one_of, option
+    from sipdump_core.settings.options import Given, at_least, in_range, one_of, option
     from sipdump_core.sipdump import SipDump, Stats
     from sipdump_core.sources.asyncio_taps import tap_datagram, tap_streams
     from sipdump_core.version import VERSION as __version__  # noqa: N811 - it is a dunder here
 
 _HOME = {
     "drivers.base": ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"],
-    "config.reader": ["Config", "RouteBlock", "read_config"],
+    "config.reader": ["Config", "read_config"],
+    "config.route_block": ["RouteBlock"],
     "errors": [
         "ClosedError", "ConfigError", "DriverError", "FormatError", "PartialWriteError", "SegmentExistsError",
         "SipDumpError", "StorageError", "StorageFullError",
     ],
     "routes.event_route": ["DROP"],
     "drivers.folder": ["FolderBackend"],
-    "settings.options": ["at_least", "in_range", "one_of", "option"],
+    "settings.options": ["Given", "at_least", "in_range", "one_of", "option"],
     "record": ["Flow", "Record"],
     "segment": ["Segment", "StoredSegment"],
     "sipdump": ["SipDump", "Stats"],
@@ -58,6 +60,7 @@ __all__ = [
     "Flow",
     "FolderBackend",
     "FormatError",
+    "Given",
     "NoOptions",
     "PartialWriteError",
     "Record",

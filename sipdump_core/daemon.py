@@ -1,4 +1,4 @@
-"""``sipdumpd``: receives SIP traffic from servers and stores it, in the foreground, until it is told to stop."""
+"""``sipdumpd``: receives SIP traffic from servers and stores it, in the foreground, until a signal stops it."""
 
 import argparse
 import os
@@ -19,6 +19,7 @@ from sipdump_core.sipdump import SipDump
 from sipdump_core.sources.hep import HepSource
 from sipdump_core.sources.ksr import KsrSource
 from sipdump_core.version import VERSION
+from sipdump_core.workshop import Workshop
 
 __all__ = ["main"]
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0 after an orderly end (or a good check), 1 when it could not start or could not store all at its end.
+        0 after an orderly end (or a good check), 1 if it could not start, or could not store everything at its end.
     """
     args = _parser().parse_args(argv)
     setup(args.log_format, args.log_level)
@@ -39,34 +40,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = override(config.settings, map(parse_modparam_option, args.modparam))
         plan = make_plan(settings, event_routes=config.event_routes)
         if args.check:
-            plan.check()
+            Workshop(plan).check()
             print("config file ok, exiting...", file=sys.stderr)
             return 0
         return _run(plan)
     except SipDumpError as error:
-        print(f"sipdumpd: {error}", file=sys.stderr)  # for the person who started it, in no log's form
+        print(f"sipdumpd: {error}", file=sys.stderr)  # plain, not as a log line: a person started it
         return 1
 
 
 def _run(plan: Plan) -> int:
-    # The C handler writes each signal's number to a socket, whichever thread it came to: none gets lost before a wait.
+    # The C handler writes each signal's number to a socket, in whichever thread it arrives: none is lost before a wait.
     signals, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     signal.set_wakeup_fd(wakeup.fileno())
     for number in (*_STOP, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
-    with ExitStack() as started:  # what is started is closed again where the next thing cannot be
+    with ExitStack() as started:  # if one thing cannot start, those before it are closed again
         started.callback(dump.close)
-        listen = [s for s in plan.settings if (s.module, s.name) == ("sipdump_hep", "listen")]
-        source = HepSource(plan.modules["sipdump_hep"], dump, listen)
+        source = HepSource(plan.modules["sipdump_hep"], dump)
         started.callback(source.close)
         sources = {"hep": source.stats}
         ksr = _ksr_source(plan, dump)
         if ksr:
             started.callback(ksr.close)
             sources["ksr"] = ksr.stats
-        ctl = Ctl(plan.modules["sipdump_ctl"], Rpc(dump, sources), plan.settings)
+        ctl = Ctl(plan.modules["sipdump_ctl"], Rpc(dump, sources))
         started.pop_all()
     names = ", ".join(driver.name for driver in plan.chosen) or "event route only"
     log.info(Event("sipdumpd started", version=VERSION, pid=os.getpid(), mode=plan.params.mode, backends=names))
@@ -74,7 +74,7 @@ def _run(plan: Plan) -> int:
         restart = 'set modparam("sipdump", "enable", 1) and restart'
         command = f"kamcmd -s {ctl.addresses[0]} sipdump.enable 1, or " if plan.modules["sipdump_ctl"].binrpc else ""
         log.warning(Event(f"enable is 0: nothing will be stored; to store: {command}{restart}"))
-    if plan.params.mode & MODE_EVENT_ROUTE and plan.route.callback is None:
+    if plan.params.mode & MODE_EVENT_ROUTE and plan.route is None:
         what = "mode has the event route (2), but there is no event_route[sipdump:msg] and no event_callback"
         log.warning(Event(what))
     dump.start_pruning()
@@ -100,10 +100,7 @@ def _run(plan: Plan) -> int:
 
 def _ksr_source(plan: Plan, dump: SipDump) -> KsrSource | None:
     options = plan.modules["sipdump_ksr"]
-    if not options.listen:
-        return None
-    places = [s.place for s in plan.settings if (s.module, s.name) == ("sipdump_ksr", "listen")]
-    return KsrSource(options, dump, places[-1] if places else "")
+    return KsrSource(options, dump) if options.listen else None
 
 
 def _summary(dump: SipDump, source: HepSource, ksr: KsrSource | None) -> None:
@@ -131,7 +128,7 @@ def _summary(dump: SipDump, source: HepSource, ksr: KsrSource | None) -> None:
 
 
 def _notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); does nothing where the daemon runs under something else."""
+    """Notify systemd (sd_notify(3)); do nothing under anything else."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -154,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="MODULE:NAME:TYPE:VALUE",
-        help="set a parameter over the file's; TYPE is i for an integer, s for a string",
+        help="set a parameter; it overrides the file. TYPE is i for an integer, s for a string",
     )
     parser.add_argument(
         "-A",
@@ -162,12 +159,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[=VALUE]",
-        help="define NAME for the file's #!ifdef, and what it stands for, as Kamailio's option does",
+        help="define NAME, and its value, for the file's #!ifdef, as Kamailio's option does",
     )
     parser.add_argument("-c", dest="check", action="store_true", help="check the configuration, and exit with 0 or 1")
     parser.add_argument("--log-format", choices=("kv", "json"), default="kv", help="key=value (default) or JSON lines")
     levels = ("debug", "info", "warning", "error")
-    parser.add_argument("--log-level", choices=levels, default="info", help="what to log from (default: info)")
+    parser.add_argument("--log-level", choices=levels, default="info", help="the lowest level to log (default: info)")
     parser.add_argument("-v", "--version", action="version", version=f"sipdump {VERSION}")
     return parser
 

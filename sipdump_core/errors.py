@@ -47,7 +47,7 @@ class ConfigError(SipDumpError):
 
     Args:
         message: what is wrong, with what is allowed.
-        place: where it was said: ``file:line:column``, a command line option or a keyword argument.
+        place: where it was set: ``file:line:column``, a command line option or a keyword argument.
     """
 
     def __init__(self, message: str, place: str = "") -> None:
@@ -134,7 +134,7 @@ class StorageFullError(StorageError):
 
 
 def kind_and_text(error: BaseException) -> str:
-    """Say in one line what was raised, whatever that is: of a driver's error even the text may be a fault."""
+    """Return in one line what was raised; the text of a driver's error may itself raise."""
     try:
         return one_line(f"{type(error).__name__}: {error}")
     except Exception:  # noqa: BLE001 - see above
@@ -142,7 +142,7 @@ def kind_and_text(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Make a line of a driver's text, and not too long a one: a client library may tell the whole batch."""
+    """Return a driver's text as one line of bounded length: a client library may quote the whole batch."""
     line = " ".join(text.split())
     return line if len(line) <= _LINE else f"{line[:_LINE]}..."
 
@@ -151,7 +151,7 @@ _LINE = 500
 _FULL = (StorageFullError, "free space, or lower fage; what waits is written when there is room")
 _KINDS: dict[int, tuple[type[StorageError], str]] = {
     errno.EEXIST: (SegmentExistsError, ""),
-    errno.ELOOP: (SegmentExistsError, "a symbolic link stands at that name and is not followed"),
+    errno.ELOOP: (SegmentExistsError, "a symbolic link has that name and is not followed"),
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EFBIG: (StorageError, "the file-size limit is reached; set rotate_size below it"),

@@ -7,6 +7,8 @@ import time
 from datetime import datetime
 from typing import Any
 
+from sipdump_core.cache import Cache
+
 __all__ = ["Event", "Limit", "log", "setup"]
 
 log = logging.getLogger("sipdump")
@@ -24,15 +26,14 @@ class Event:
 
 
 class Limit:
-    """Lets one event a second through for each key, and says how many it held back meanwhile.
+    """Lets one event a second through for each key, and reports how many it held back meanwhile.
 
     It keeps no more keys than ``keys``, so that a stranger who varies them cannot fill the memory.
     """
 
     def __init__(self, interval: float = 1.0, keys: int = 1000) -> None:
         self._interval = interval
-        self._keys = keys
-        self._last: dict[str, tuple[float, int]] = {}
+        self._last: Cache[str, tuple[float, int]] = Cache(keys)
 
     def warn(self, key: str, what: str, *, traceback: bool = False, **fields: Any) -> None:
         """Log a warning, unless one of this key was logged within the interval.
@@ -48,9 +49,8 @@ class Limit:
         if now - logged < self._interval:
             self._last[key] = (logged, held + 1)
             return
-        if key not in self._last and len(self._last) >= self._keys:
-            self._last.clear()
-        self._last[key] = (now, 0)
+        self._last.pop(key, None)
+        self._last.keep(key, (now, 0))
         if held:
             fields["held_back"] = held
         log.warning(Event(what, **fields), exc_info=traceback)

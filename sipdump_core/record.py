@@ -28,10 +28,10 @@ def _port(_: Any, attribute: "attrs.Attribute[int]", value: int) -> None:
 
 @attrs.frozen
 class Flow:
-    """What many messages have in common: who talked to whom, and which process handled it.
+    """What many messages have in common: who talked to whom, and which process handled them.
 
     Sources make one flow and share it among its records, so that backends can prepare what repeats
-    (an address block, a packet header) once a flow and find it again by identity.
+    (an address block, a packet header) once per flow and find it again by identity.
 
     Raises:
         ValueError: a field is not of its documented form.
@@ -40,9 +40,9 @@ class Flow:
     tag: str = attrs.field(validator=_line_of_text)
     """``rcv``, ``snd``, or any text given to ``send``; no control characters."""
     pid: int
-    """Process id of the process that handled the message; 0 where it is not known."""
+    """Process id of the process that handled the message; 0 if it is not known."""
     procno: int
-    """That process's rank in the server's process table; 0 where it is not known."""
+    """That process's rank in the server's process table; 0 if it is not known."""
     proto: str = attrs.field(validator=attrs.validators.in_(PROTOS))
     """The SIP transport: one of udp, tcp, tls, sctp, ws, wss, none."""
     af: str = attrs.field(validator=attrs.validators.in_(AFS))
@@ -117,5 +117,5 @@ class Record:
 
     @cached_property
     def call_id(self) -> str | None:
-        """The message's Call-ID, found when first asked for; None where it has none."""
+        """The message's Call-ID, found when first asked for; None if it has none."""
         return sip.call_id(self.buf)

@@ -24,7 +24,7 @@ class Segment:
     stamp: str
     """Local time of the opening, ``yyyy-mm-dd--hh-mm-ss``."""
     sequence: int = 0
-    """Tells segments of one second apart: 0, then 1, 2 ..."""
+    """Distinguishes segments of one second: 0, then 1, 2 ..."""
     suffix: str = ""
 
     @classmethod
@@ -34,7 +34,7 @@ class Segment:
 
     @classmethod
     def parse(cls, name: str, prefix: str, suffix: str) -> Self | None:
-        """Read a name back; None where it is not of the form ``<prefix><stamp>[-n]<suffix>``."""
+        """Parse a name; return None if it is not of the form ``<prefix><stamp>[-n]<suffix>``."""
         if not (name.startswith(prefix) and name.endswith(suffix)):
             return None
         middle = _NAME.fullmatch(name[len(prefix) : len(name) - len(suffix)])
@@ -78,6 +78,6 @@ class StoredSegment:
     sealed: bool
     """False while a writer holds it open; an open segment is never pruned."""
     records: int | None = None
-    """How many records it holds, where the store knows without reading it."""
+    """How many records it holds, if the store knows without reading it."""
     location: str = ""
     """Path or key, for people."""

@@ -1,8 +1,8 @@
-"""The preprocessor of Kamailio 5.6: from files to the pieces that are left when all directives are carried out.
+"""The preprocessor of Kamailio 5.6: from files to the pieces that are left when all directives are executed.
 
-Kamailio carries them out while it reads, character by character, and so does this: what a define stands for is put
-back before the rest of its line and read again, an included file is read where its name stands, and a directive may
-stand anywhere in a line. Each piece knows the place that it came from.
+Kamailio executes them while it reads, character by character, and so does this: the value of a define is put back
+before the rest of its line and read again, an included file is read where it is named, and a directive may be anywhere
+in a line. Each piece knows the place that it came from.
 """
 
 import os
@@ -16,6 +16,7 @@ import attrs
 
 from sipdump_core.config.source import Source
 from sipdump_core.config.substitution import Rule, evaluate, unquote
+from sipdump_core.config.variable import variable_end
 from sipdump_core.errors import ConfigError
 
 __all__ = ["Piece", "Preprocessor", "read_source"]
@@ -23,10 +24,10 @@ __all__ = ["Piece", "Preprocessor", "read_source"]
 MAX_INCLUDES = 10
 """How deep files may include each other, as in Kamailio."""
 MAX_WORK = 1 << 22
-"""Bound of the characters of all files, and of what defines and substitutions make of them."""
+"""Limit for the characters of all files, and for what defines and substitutions make of them."""
 
-_EACH_EXPANSION, _EACH_FILE, _EACH_STEP = 32, 4096, 8
-"""What they count, beyond their characters: a define, a file, and a step of matching an expression."""
+_EACH_EXPANSION, _EACH_FILE = 32, 4096
+"""What they count, beyond their characters: a define, and a file."""
 
 _START = r"(?:\#!|!!)"
 _TOKENS = rf"""
@@ -52,7 +53,6 @@ _FLAGS = re.VERBOSE | re.DOTALL | re.ASCII
 _TOKEN = re.compile(_TOKENS, _FLAGS)
 _SKIPPED = re.compile("|".join(re.findall(r"\(\?P<(?:condition|otherwise|endif)> .*", _TOKENS)), _FLAGS)
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
-_PARENTHESIS = re.compile(r"[()]")
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BETWEEN = re.compile(r"[ \t\b\r\n]*")
 _NAME = re.compile(r"[^\n]*?([A-Za-z_]\w*)(-?)", re.ASCII)
@@ -78,11 +78,11 @@ class Piece:
     kind: str
     """``space``, ``string``, ``variable``, ``word``, ``event`` (``event_route[...]``) or ``other``."""
     text: str
-    """As it stands there; strings side by side are one piece, a comment or a directive is white space."""
+    """As it is written; strings side by side are one piece, a comment or a directive is white space."""
     source: Source
     offset: int
     exact: bool
-    """The text stands in the source like this; else it came from a define, or stands for something else."""
+    """Whether the source has exactly this text there; else it came from a define, or replaces something."""
     rules: int
     """How many ``#!subst`` rules apply."""
 
@@ -92,7 +92,7 @@ class Piece:
 
 
 class _Frame:
-    """Where reading stands in one file: in its text, or in a line that a define has changed."""
+    """The reading position in one file: in its text, or in a line that a define has changed."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -103,14 +103,14 @@ class _Frame:
         """Of a changed line: from this character on, this offset in the file; whether it stays the same."""
 
     def locate(self, at: int) -> tuple[int, bool]:
-        """Give the offset in the file, and whether the character there is this one."""
+        """Return the offset in the file, and whether the character there is this one."""
         if self.next < 0:
             return at, True
         start, offset, fixed = self.marks[bisect_right(self.marks, at, key=lambda mark: mark[0]) - 1]
         return (offset, False) if fixed else (offset + at - start, True)
 
     def put_back(self, value: str, start: int, end: int) -> int:
-        """Put a define's value in the place of its name; give how many characters that moves."""
+        """Put a define's value in the place of its name; return how many characters that moves."""
         offset = self.locate(start)[0]
         if self.next < 0:
             self.next = self.text.find("\n", end) + 1 or len(self.text)
@@ -126,7 +126,7 @@ class _Frame:
         return len(self.text)
 
     def more(self) -> int:
-        """Append what follows a changed line; give how many characters, 0 at the end of the file."""
+        """Append what follows a changed line; return how many characters, 0 at the end of the file."""
         if self.next < 0:
             return 0
         end = self.source.text.find("\n", self.next + len(self.text) - self.at) + 1 or len(self.source.text)
@@ -138,7 +138,7 @@ class _Frame:
         return len(self.text)
 
     def ended(self) -> bool:
-        """Say whether the file is read to its end; after a changed line go on in the file."""
+        """Return whether the file is read to its end; after a changed line go on in the file."""
         if self.at < len(self.text):
             return False
         if self.next >= 0:
@@ -175,7 +175,7 @@ class Preprocessor:
         self._spend(source, 0, len(source.text))
 
     def pieces(self) -> Iterator[Piece]:
-        """Give what is left, piece by piece.
+        """Yield what is left, piece by piece.
 
         Raises:
             ConfigError: a directive is wrong, a file cannot be included, or something is not closed.
@@ -194,10 +194,10 @@ class Preprocessor:
             raise self._awaiting[1].error("a string must follow", self._awaiting[2])
         if self._conditions:
             _, source, offset = self._conditions[-1]
-            raise source.error("there is no #!endif for it; nothing else may stand on the #!endif's line", offset)
+            raise source.error("there is no #!endif for it; an #!endif must be alone on its line", offset)
 
     def substitute(self, piece: Piece) -> str:
-        """Give the value of a string with all rules applied that stood before it, or a variable likewise.
+        """Return the value of a string with all the rules applied that came before it; of a variable likewise.
 
         Raises:
             ConfigError: a rule needs a value that is not known here.
@@ -206,7 +206,7 @@ class Preprocessor:
         return self._substitute(value, piece.source, piece.offset, piece.rules)
 
     def evaluate(self, text: str, piece: Piece) -> str:
-        """Put the values of pseudo-variables into a text.
+        """Replace the pseudo-variables in a text by their values.
 
         Raises:
             ConfigError: one has no value here.
@@ -218,8 +218,7 @@ class Preprocessor:
 
     def _take(self, frame: _Frame) -> Piece | None:
         start = frame.at
-        found = _TOKEN.match(frame.text, start)
-        assert found is not None  # noqa: S101 - any character is a token
+        found = self._match(_TOKEN, frame)
         kind = found.lastgroup or ""
         frame.at = found.end()
         if kind in _DIRECTIVES:
@@ -409,7 +408,7 @@ class Preprocessor:
         if name is None:
             raise frame.source.error("a name must follow", offset)
         if name[2]:
-            raise frame.source.error(f"a name has no '-' in it: {name[0].strip()}", offset)
+            raise frame.source.error(f"a name cannot contain '-': {name[0].strip()}", offset)
         frame.at = name.end()
         return name[1], offset
 
@@ -433,11 +432,11 @@ class Preprocessor:
                     raise frame.source.error("the string is not closed", frame.locate(start)[0])
                 continue
             frame.at = found.end()
-            at = self._behind_space(frame)
+            at = self._after_space(frame)
             if frame.text[at : at + 1] != '"':
                 return
 
-    def _behind_space(self, frame: _Frame) -> int:
+    def _after_space(self, frame: _Frame) -> int:
         while True:
             at = self._match(_BETWEEN, frame).end()
             if at < len(frame.text) or not self._more(frame):
@@ -450,15 +449,10 @@ class Preprocessor:
         frame.at = end + 1
 
     def _end_of_variable(self, frame: _Frame, start: int) -> None:
-        depth = 1
-        while depth:
-            edge = _PARENTHESIS.search(frame.text, frame.at)
-            if edge is None:
-                if not self._more(frame):
-                    raise frame.source.error("the pseudo-variable has no )", frame.locate(start)[0])
-                continue
-            depth += 1 if edge[0] == "(" else -1
-            frame.at = edge.end()
+        while (end := variable_end(frame.text, start)) < 0:
+            if not self._more(frame):
+                raise frame.source.error("the pseudo-variable has no )", frame.locate(start)[0])
+        frame.at = end
 
     def _match(self, pattern: re.Pattern[str], frame: _Frame) -> "re.Match[str]":
         return pattern.match(frame.text, frame.at)  # type: ignore[return-value]  # some always match
@@ -470,7 +464,7 @@ class Preprocessor:
 
     def _substitute(self, value: str, source: Source, offset: int, rules: int) -> str:
         def spend(steps: int) -> None:
-            self._spend(source, offset, steps * _EACH_STEP)
+            self._spend(source, offset, steps)
 
         for rule in self.rules[:rules]:
             if not value:
@@ -484,7 +478,7 @@ class Preprocessor:
     def _spend(self, source: Source, offset: int, amount: int, name: str = "") -> None:
         self._work += amount
         if self._work > MAX_WORK:
-            hint = f"; does the define {name} stand for itself?" if name else ""
+            hint = f"; is the define {name} defined by itself?" if name else ""
             raise source.error(f"the configuration is too large, with all that is put into it{hint}", offset)
 
 
@@ -505,7 +499,7 @@ def read_source(path: str | Path, *, regular: bool = False) -> Source:
 
     Args:
         path: the file.
-        regular: refuse what is no regular file.
+        regular: refuse anything but a regular file.
 
     Raises:
         ConfigError: it cannot be read.

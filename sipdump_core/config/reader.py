@@ -1,15 +1,14 @@
 """Reading configuration: Kamailio's own files, and the options ``--modparam`` and ``-A``.
 
-Of a file count the ``modparam`` and ``modparamx`` statements and the routes ``event_route[sipdump:...]``, after the
-preprocessor has done what it does in Kamailio 5.6; whatever else stands there is passed over.
+The ``modparam`` and ``modparamx`` statements of a file and its routes ``event_route[sipdump:...]`` count, once the
+preprocessor has done what it does in Kamailio; everything else is ignored.
 """
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from lark import Lark, Token, Tree
@@ -17,12 +16,13 @@ from lark.exceptions import UnexpectedInput
 from lark.lexer import Lexer
 
 from sipdump_core.config.preprocessor import Piece, Preprocessor, read_source
+from sipdump_core.config.route_block import RouteBlock
 from sipdump_core.config.source import Source
 from sipdump_core.config.substitution import quote
 from sipdump_core.errors import ConfigError
 from sipdump_core.settings.options import Setting
 
-__all__ = ["Config", "RouteBlock", "override", "parse_config", "parse_modparam_option", "read_config"]
+__all__ = ["Config", "override", "parse_config", "parse_modparam_option", "read_config"]
 
 _GRAMMAR = r"""
 modparam: MODPARAM "(" STRING "," STRING "," _value ")"
@@ -52,34 +52,6 @@ _MAX_STATEMENT = 32
 
 
 @attrs.frozen
-class RouteBlock:
-    """One ``event_route[NAME] { ... }``."""
-
-    name: str
-    """As ``sipdump:msg``."""
-    text: str
-    """What stands between the braces, after the preprocessor."""
-    _pieces: Sequence[Piece] = attrs.field(repr=False, eq=False)
-    _starts: Sequence[int] = attrs.field(repr=False, eq=False)
-
-    def place(self, offset: int) -> str:
-        """Give ``file:line:column`` of a character of the text."""
-        source, at = self._locate(offset)
-        return source.place(at)
-
-    def line(self, offset: int) -> str:
-        """Give the line of the file that a character of the text stands in, or comes from."""
-        source, at = self._locate(offset)
-        return source.line(at)
-
-    def _locate(self, offset: int) -> tuple[Source, int]:
-        at = max(bisect_right(self._starts, offset) - 1, 0)
-        piece = self._pieces[at]
-        within = min(max(offset - self._starts[at], 0), max(len(piece.text) - 1, 0)) if piece.exact else 0
-        return piece.source, piece.offset + within
-
-
-@attrs.frozen
 class Config:
     """What a configuration says to sipdump."""
 
@@ -94,7 +66,7 @@ def read_config(path: str | Path, defines: Sequence[str] = ()) -> Config:
 
     Args:
         path: the file.
-        defines: names for the preprocessor, or ``NAME=VALUE``, as given with ``-A``.
+        defines: names for the preprocessor, or ``NAME=VALUE``, as with ``-A``.
 
     Raises:
         ConfigError: it or what it includes cannot be read, or is not of Kamailio's syntax.
@@ -127,11 +99,11 @@ def parse_modparam_option(text: str) -> Setting:
     try:
         return Setting(module, name, _int(value), place)
     except ValueError:
-        raise ConfigError(f"{value!r} is no integer", place) from None
+        raise ConfigError(f"{value!r} is not an integer", place) from None
 
 
 def override(settings: Iterable[Setting], options: Iterable[Setting]) -> list[Setting]:
-    """Give the settings with options in their place: one given option replaces all of its name."""
+    """Return the settings with options in their place: an option replaces all settings of its name."""
     options = list(options)
 
     def replaced(setting: Setting) -> bool:
@@ -164,7 +136,7 @@ class _Reader:
         return self._config
 
     def _modparam(self, first: Piece) -> Piece | None:
-        """Read a modparam, and give the piece after it."""
+        """Read a modparam, and return the piece after it."""
         statement, after = [first], None
         for piece in self._pieces:
             if piece.text in ("{", "}", ";", *_KEYWORDS) or piece.kind == "event" or len(statement) > _MAX_STATEMENT:
@@ -182,7 +154,7 @@ class _Reader:
         return after or next(self._pieces, None)
 
     def _is_ours(self, statement: Sequence[Piece]) -> bool:
-        """Say whether a modparam that cannot be read may be for sipdump."""
+        """Return whether a modparam that cannot be read may be for sipdump."""
         module = next((piece for piece in statement if piece.kind == "string"), None)
         if module is None:
             return True
@@ -193,8 +165,8 @@ class _Reader:
             return "sipdump" in module.text.lower()
 
     def _setting(self, tree: Tree[Token], statement: Sequence[Piece]) -> Setting:
-        first, *arguments = (statement[t.start_pos or 0] if isinstance(t, Token) else t for t in tree.children)
-        assert isinstance(first, Piece)  # noqa: S101 - as the grammar says
+        keyword, *arguments = (statement[t.start_pos or 0] if isinstance(t, Token) else t for t in tree.children)
+        first = cast(Piece, keyword)  # as the grammar says
         evaluated = first.text == "modparamx"
         module, name, value = (self._value(argument, statement, evaluated) for argument in arguments)
         place, line = first.source.place(first.offset), first.source.line(first.offset)
@@ -207,18 +179,17 @@ class _Reader:
             value = self._preprocessor.substitute(argument)
             text = self._preprocessor.evaluate(value, argument) if evaluated else value
             return int(text) if value.startswith("$defn(") and argument.kind == "variable" else text
-        *sign, token = argument.children
-        piece = statement[token.start_pos or 0]  # type: ignore[union-attr]  # a token, as the grammar says
+        *sign, number = argument.children
+        piece = statement[cast(Token, number).start_pos or 0]  # as the grammar says
         try:
             return -_int(piece.text) if sign else _int(piece.text)
         except ValueError as error:
             raise piece.error(f"the number is too long: {piece.text[:20]}...") from error
 
     def _event_route(self, first: Piece) -> Piece | None:
-        """Read an event route, and give the piece after it."""
+        """Read an event route, and return the piece after it."""
         opening = next((piece for piece in self._pieces if piece.kind != "space"), None)
-        _parse("event_route", [first, opening] if opening else [first])
-        assert opening is not None  # noqa: S101 - as the grammar says
+        _parse("event_route", [piece for piece in (first, opening) if piece])
         ours = first.text.startswith("sipdump:")
         if first.text in self._config.event_routes:
             raise first.error(f"there is an event_route[{first.text}] already")
@@ -232,7 +203,7 @@ class _Reader:
             if ours:
                 pieces.append(self._substituted(piece))
         else:
-            raise opening.error("the { is not closed")
+            raise (opening or first).error("the { is not closed")
         if ours:
             pieces.append(piece)  # the brace: the place of what is missing at the end
             starts = [0]
@@ -253,7 +224,7 @@ class _Reader:
 
 
 class _PieceLexer(Lexer):
-    """Gives lark the pieces of one statement; a token's ``start_pos`` is its piece's index."""
+    """Passes lark the pieces of one statement; a token's ``start_pos`` is its piece's index."""
 
     __future_interface__ = 0
 

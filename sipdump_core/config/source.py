@@ -15,8 +15,8 @@ class Source:
     """The text of one file.
 
     Args:
-        name: the file's name, for errors and for what is looked for beside it.
-        text: what stands in it.
+        name: the file's name, for errors and for finding files beside it.
+        text: its content.
     """
 
     def __init__(self, name: str, text: str) -> None:
@@ -27,12 +27,12 @@ class Source:
         return [0, *accumulate(len(line) + 1 for line in self.text.split("\n"))]
 
     def place(self, offset: int) -> str:
-        """Give ``file:line:column`` of a character; lines and columns count from 1, columns in characters."""
+        """Return ``file:line:column`` of a character; lines and columns count from 1, columns in characters."""
         line = bisect_right(self._starts, offset, hi=len(self._starts) - 1)
         return f"{self.name}:{line}:{offset - self._starts[line - 1] + 1}"
 
     def line(self, offset: int) -> str:
-        """Give the line that a character stands in, without the white space around it, cut if it is very long."""
+        """Return the line that a character is in, without the white space around it, cut if it is very long."""
         line = bisect_right(self._starts, offset, hi=len(self._starts) - 1)
         shown = self.text[self._starts[line - 1] : self._starts[line] - 1].strip()
         return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."

@@ -107,7 +107,7 @@ def decode_values(data: bytes) -> list[Value]:
 
 
 def _decode_as_far(data: bytes) -> tuple[list[Value], FormatError | None]:
-    """Give the values up to the first that is wrong, and what is wrong."""
+    """Return the values up to the first that is wrong, and what is wrong with it."""
     reader = _Reader(data)
     values = []
     try:
@@ -251,7 +251,7 @@ class Request:
 
         Args:
             values: the results.
-            array: tells one value from a list of them, which BINRPC does not.
+            array: whether it is a list of results; BINRPC makes no difference.
 
         Raises:
             FormatError: they cannot be put into a BINRPC packet that kamcmd takes.
@@ -285,11 +285,11 @@ def take_request(buffer: bytearray) -> Request | None:
     return Request.of(header.cookie, body)
 
 
-def call(address: str, method: str, *args: Value, timeout: float = 10.0) -> list[Value]:
+def call(address: str | Address, method: str, *args: Value, timeout: float = 10.0) -> list[Value]:
     """Call a method of a daemon, ours or Kamailio's, over its control socket.
 
     Args:
-        address: as in ``modparam("sipdump_ctl", "binrpc", ...)``.
+        address: as in ``modparam("sipdump_ctl", "binrpc", ...)``, or parsed.
         method: as ``"sipdump.enable"``.
         args: its arguments.
         timeout: seconds until the answer must be there.
@@ -302,7 +302,7 @@ def call(address: str, method: str, *args: Value, timeout: float = 10.0) -> list
         RpcError: the daemon cannot be reached or gave no answer.
         ValueError: the address is not of its form.
     """
-    where = parse_address(address)
+    where = parse_address(address) if isinstance(address, str) else address
     cookie = int.from_bytes(os.urandom(4), "big")
     try:
         packet = _packet(_REQUEST, cookie, encode_values([method, *args]))
@@ -341,7 +341,7 @@ def _connect(where: Address, timeout: float) -> socket.socket:
 
 
 def _receive(sock: socket.socket, cookie: int, stream: bool, end: float) -> tuple[int, bytes]:
-    """Wait for the answer to ``cookie``, and give its type and body."""
+    """Wait for the answer to ``cookie``, and return its type and body."""
     buffer = bytearray()
     while True:
         header = _header(buffer) if buffer else None

@@ -16,9 +16,8 @@ import attrs
 
 from sipdump_core.clock import local_iso
 from sipdump_core.errors import RpcFault, SipDumpError
-from sipdump_core.lifecycle.retention import listed, prune_all, tell_pruned
+from sipdump_core.lifecycle.retention import listed, log_pruned, prune_all
 from sipdump_core.log import Event, log
-from sipdump_core.plan import make_backends
 from sipdump_core.sipdump import SipDump
 from sipdump_core.version import VERSION
 
@@ -35,12 +34,12 @@ class Method:
     """A control command."""
 
     run: Callable[[Sequence[Any]], list[Any]]
-    """Takes the arguments, gives the results, raises RpcFault."""
+    """Takes the arguments, returns the results, raises RpcFault."""
     help: str
     array: bool = False
-    """It gives a list of results, not one; that shows in JSON."""
+    """Whether it returns a list of results, not one; that shows in JSON."""
     slow: bool = False
-    """It waits for a store, and must not run where others wait for it."""
+    """Whether it waits for a store, and so must not run where others wait for it."""
 
 
 class Rpc:
@@ -48,7 +47,7 @@ class Rpc:
 
     Args:
         dump: what they look at and control.
-        sources: for each source, as ``hep``, what gives its counters.
+        sources: for each source, as ``hep``, what returns its counters.
     """
 
     def __init__(self, dump: SipDump, sources: Mapping[str, Callable[[], Mapping[str, int]]] | None = None) -> None:
@@ -135,7 +134,7 @@ class Rpc:
         ]
 
     def _processes(self) -> list[tuple[int, str]]:
-        """Give the threads of this process, with the ids that ``ps -L`` shows; the main one has the process's."""
+        """Return the threads of this process, with the ids that ``ps -L`` shows; the main one has the process's."""
         threads = sorted(threading.enumerate(), key=lambda thread: thread.native_id or 0)
         return [
             (thread.native_id or 0, "main process" if thread.native_id == os.getpid() else f"thread {thread.name}")
@@ -210,18 +209,17 @@ class Rpc:
 
     def _prune(self, args: Sequence[Any]) -> list[Any]:
         del args
-        plan = self._dump.plan
-        fage = plan.params.retention
+        fage = self._dump.params.retention
         if not fage:
             raise RpcFault(400, 'fage is 0, so nothing is ever pruned: set modparam("sipdump", "fage", SECONDS)')
         if not self._pruning.acquire(blocking=False):
             raise RpcFault(500, "a prune is under way")
         try:
-            backends, errors = make_backends(plan, plan.params.folder, plan.params.fprefix)
+            backends, errors = self._dump.workshop.keepers()
             results: list[dict[str, Any]] = [
                 {"backend": "-", "segments": 0, "bytes": 0, "error": str(error)} for error in errors
             ]
-            for summary in prune_all(backends, fage, tell_pruned):
+            for summary in prune_all(backends, fage, log_pruned):
                 result = {"backend": summary.backend, "segments": summary.segments, "bytes": summary.bytes}
                 if summary.errors:
                     result["error"] = summary.errors[-1]
@@ -235,9 +233,8 @@ class Rpc:
     def _list(self, args: Sequence[Any]) -> list[Any]:
         count = args[0] if args else _LIST_DEFAULT
         if not 1 <= count <= _LIST_MAX:
-            raise RpcFault(400, f"how many must be 1 to {_LIST_MAX}; sipdump-admin list gives all")
-        plan = self._dump.plan
-        backends, _ = make_backends(plan, plan.params.folder, plan.params.fprefix)
+            raise RpcFault(400, f"how many must be 1 to {_LIST_MAX}; sipdump-admin list shows all")
+        backends, _ = self._dump.workshop.keepers()
         stored = []
         for backend in backends:
             try:
@@ -261,7 +258,8 @@ class Rpc:
         del args
         lanes = self._dump.stats().backends
         rows = []
-        for driver in self._dump.plan.drivers:
+        workshop = self._dump.workshop
+        for driver in workshop.drivers:
             row = {"name": driver.name, "kind": driver.kind, "flag": driver.flag, "version": driver.origin}
             lane = lanes.get(driver.name)
             if lane:
@@ -270,13 +268,13 @@ class Rpc:
             elif driver.error:
                 row["state"] = f"not loaded: {driver.error}"
             else:
-                row["state"] = "on" if driver in self._dump.plan.chosen else "off"
+                row["state"] = "on" if driver in workshop.chosen else "off"
             rows.append(row)
         return rows
 
 
 def _lenient(value: Any) -> int:
-    """Take as a number what is meant as one.
+    """Return the number that a value is meant as.
 
     Kamailio's JSON-RPC takes what is no number as 0, and so switches dumping off for ``["1"]`` and ``["abc"]``.
     """

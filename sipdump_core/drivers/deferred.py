@@ -1,4 +1,4 @@
-"""What stands in for a backend whose driver cannot be used yet: it tries again, while the others store."""
+"""A stand-in for a backend whose driver cannot be used yet: it keeps trying, while the other backends store."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,18 +11,18 @@ __all__ = ["DeferredBackend"]
 
 
 class DeferredBackend(Backend):
-    """Makes the backend in ``start``, and is that backend from then on.
+    """Makes the backend in ``start``, and passes every call on to it from then on.
 
     Args:
         name: the driver's name.
         options: its options, as far as they are known.
-        site: where it is to store.
-        make: makes it, or raises why it cannot.
+        site: where the backend will store.
+        make: returns the backend, or raises why it cannot be made.
     """
 
     def __init__(self, name: str, options: Any, site: Site, make: Callable[[], Backend]) -> None:
         super().__init__(options, site)
-        self.name = name  # type: ignore[misc]  # it goes by the name of what it stands for
+        self.name = name  # type: ignore[misc]  # of the instance: it stands in for any driver
         self._make = make
         self._made: Backend | None = None
 
@@ -39,42 +39,42 @@ class DeferredBackend(Backend):
         return self._made
 
     def start(self) -> None:
-        """Make the backend and start it."""
+        """Make the backend, and start it."""
         self.backend.start()
 
     def stop(self) -> None:
-        """Stop it."""
+        """Stop the backend."""
         self.backend.stop()
 
     def health(self) -> str:
-        """Say what it says."""
+        """Return the backend's health, if it is made."""
         return self._made.health() if self._made else ""
 
     def open(self, segment: Segment) -> None:
-        """Open it."""
+        """Begin a segment in the backend."""
         self.backend.open(segment)
 
     def write(self, batch: Sequence[Record]) -> None:
-        """Have it write."""
+        """Write to the backend."""
         self.backend.write(batch)
 
     def flush(self) -> None:
-        """Flush it."""
+        """Flush the backend."""
         self.backend.flush()
 
     def close(self) -> None:
-        """Close it."""
+        """Close the backend's segment."""
         self.backend.close()
 
     def record_size(self, record: Record) -> int:
-        """Ask it, if it is there."""
+        """Return what the backend says, or the size of the message until it is made."""
         return self._made.record_size(record) if self._made else len(record.buf)
 
     def forget(self) -> None:
-        """Have it forget."""
+        """Let go of what the backend has open."""
         if self._made:
             self._made.forget()
 
     def stats(self) -> Mapping[str, int]:
-        """Give its counters."""
+        """Return the backend's counters, if it is made."""
         return self._made.stats() if self._made else {}

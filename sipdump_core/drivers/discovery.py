@@ -13,25 +13,16 @@ import attrs
 from stevedore import ExtensionManager
 
 from sipdump_core.drivers.base import API_VERSION, Backend, Transform
-from sipdump_core.errors import DriverError, kind_and_text
+from sipdump_core.drivers.guard import Guard
+from sipdump_core.errors import DriverError
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
-from sipdump_core.settings.ctl import CtlOptions
-from sipdump_core.settings.hep import HepOptions
-from sipdump_core.settings.kemi import KemiOptions
-from sipdump_core.settings.ksr import KsrOptions
+from sipdump_core.settings.modules import MODULES
 from sipdump_core.settings.options import Setting, describe
 from sipdump_core.version import VERSION
 
-__all__ = ["NAMESPACE", "SOURCES", "Driver", "discover", "reload", "select", "unusable"]
+__all__ = ["NAMESPACE", "Driver", "discover", "reload", "select", "unusable"]
 
 NAMESPACE = "sipdump.backends"
-SOURCES: dict[str, type[Any]] = {
-    "sipdump_hep": HepOptions,
-    "sipdump_ksr": KsrOptions,
-    "sipdump_ctl": CtlOptions,
-    "sipdump_kemi": KemiOptions,
-}
-"""Modules with parameters that are no drivers', so that no driver may have their names."""
 THIRD_PARTY_FLAGS = 256
 """Third parties take mode flags from here up."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -50,7 +41,7 @@ class Driver:
 
     @property
     def flag(self) -> int:
-        """The mode flag; 0 where the driver has none or was not loaded."""
+        """The mode flag; 0 if the driver has none or was not loaded."""
         return self.cls.flag if self.cls else 0
 
     @property
@@ -71,14 +62,14 @@ class Driver:
 
     @property
     def kind(self) -> str:
-        """``backend``, ``transform``, or ``unknown`` where it was not loaded."""
+        """``backend``, ``transform``, or ``unknown`` if it was not loaded."""
         if self.cls is None:
             return "unknown"
         return "backend" if issubclass(self.cls, Backend) else "transform"
 
 
 class _Manager(ExtensionManager):  # type: ignore[type-arg,misc,unused-ignore]  # generic, and typed, only in new releases
-    """Looks entry points up afresh: stevedore's cache on disk hides what an editable install has just added."""
+    """Looks up entry points without stevedore's cache on disk, which hides what an editable install has just added."""
 
     def __init__(self) -> None:
         self.failed: list[Driver] = []
@@ -108,7 +99,7 @@ def discover() -> list[Driver]:
 
 
 def reload(name: str) -> Driver:
-    """Load one driver again: what it lacked may have been installed, or mended, meanwhile.
+    """Load one driver again: what it lacked may have been installed or fixed meanwhile.
 
     Raises:
         DriverError: no distribution has it any more.
@@ -123,10 +114,10 @@ def reload(name: str) -> Driver:
 
 
 def select(drivers: Sequence[Driver], mode: Setting, names: Iterable[Setting]) -> list[Driver]:
-    """Give the drivers that a mode and a list of names switch on.
+    """Return the drivers that a mode and a list of names switch on.
 
-    One that cannot be used is among them when others can: they are to store, whatever becomes of it. A flag that no
-    driver owns is taken to be that of the drivers that could not be loaded.
+    Drivers that cannot be used are among them as long as one can: the others must not keep it from storing. A flag that
+    no driver owns is taken to belong to the drivers that could not be loaded.
 
     Raises:
         ConfigError: a bit that no driver owns, an unknown name, or a mode without any sink that can be used.
@@ -160,7 +151,7 @@ def select(drivers: Sequence[Driver], mode: Setting, names: Iterable[Setting]) -
 
 
 def refusal(driver: Driver) -> str:
-    """Say that a driver cannot be used, and why."""
+    """Return that a driver cannot be used, and why."""
     return f"the backend {driver.name} of {driver.origin} cannot be used: {driver.fault}"
 
 
@@ -170,22 +161,19 @@ def _driver(point: importlib.metadata.EntryPoint, **kwargs: Any) -> Driver:
 
 
 def _load(point: importlib.metadata.EntryPoint) -> Driver:
-    try:
+    with Guard() as guard:
         cls = point.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return _driver(point, error=f"{kind_and_text(error)} ({where.filename}:{where.lineno})")
+    if guard.error:
+        where = traceback.extract_tb(guard.error.__traceback__)[-1]
+        return _driver(point, error=f"{guard.text} ({where.filename}:{where.lineno})")
     return _check(point, cls)
 
 
 def unusable(cls: Any) -> str:
-    """Say why a class cannot be a driver, whatever its entry point says; empty when it can."""
-    try:
+    """Return why a class cannot be a driver, whatever its entry point says; empty when it can."""
+    with Guard() as guard:
         return _unusable(cls)
-    except Exception as error:  # noqa: BLE001 - a driver may fail in any way, and must fail alone
-        return f"cannot be looked at: {kind_and_text(error)}"
+    return f"cannot be looked at: {guard.text}"
 
 
 def _unusable(cls: Any) -> str:
@@ -200,17 +188,17 @@ def _unusable(cls: Any) -> str:
         )
     if not isinstance(cls.name, str) or not _NAME.fullmatch(cls.name):
         return f"has the name {cls.name!r}; a name is of lower-case letters, digits and _, and begins with a letter"
-    if f"sipdump_{cls.name}" in SOURCES:
+    if f"sipdump_{cls.name}" in MODULES:
         return f"has the name {cls.name}, and sipdump_{cls.name} has parameters of sipdump itself; it needs another one"
     flag = cls.flag
     if type(flag) is not int or flag < 0 or flag & (flag - 1):
         return f"declares the flag {flag!r}, which is no power of two"
-    try:
+    with Guard() as guard:
         if not attrs.has(cls.options):
             return f"has options that are no attrs class: {cls.options!r}"
         describe(cls.options)
-    except Exception as error:  # noqa: BLE001 - as above
-        return f"has options that cannot be used: {kind_and_text(error)}"
+    if guard.error:
+        return f"has options that cannot be used: {guard.text}"
     return _unusable_backend(cls) if issubclass(cls, Backend) else ""
 
 
@@ -225,7 +213,7 @@ def _unusable_backend(cls: type[Backend]) -> str:
 
 
 def is_suffix(suffix: Any) -> bool:
-    """Say whether names of segments may end so: not at all, or with a dot and more."""
+    """Return whether names of segments may end so: empty, or a dot and more."""
     return isinstance(suffix, str) and _SUFFIX.fullmatch(suffix) is not None
 
 
@@ -240,10 +228,9 @@ def _check(point: importlib.metadata.EntryPoint, cls: Any) -> Driver:
 
 
 def _is_there(module: str) -> bool:
-    try:
+    with Guard():  # for a.b the package a is imported, which may be missing, or fail
         return importlib.util.find_spec(module) is not None
-    except Exception:  # noqa: BLE001 - for a.b the package a is imported, which may be missing, or fail
-        return False
+    return False
 
 
 def _refuse_conflicts(drivers: Iterable[Driver]) -> None:

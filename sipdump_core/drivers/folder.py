@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.capabilities import needs
 from sipdump_core.errors import ClosedError, StorageError
 from sipdump_core.log import Event, log
 from sipdump_core.record import Record
@@ -16,26 +17,27 @@ from sipdump_core.segment import Segment, StoredSegment
 __all__ = ["RECORDS_XATTR", "FolderBackend"]
 
 RECORDS_XATTR = "user.sipdump.records"
-"""Where the file system has extended attributes, a sealed segment tells its number of records in this one."""
+"""The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""
 
 
 class FolderBackend(Backend):
-    """A backend of segment files. A subclass writes ``encode``; and ``preamble`` and ``decode`` where it has them.
+    """A backend of segment files. A subclass writes ``encode``, and ``preamble`` and ``decode`` if it has them.
 
-    The open segment is told from sealed ones by an advisory lock (flock), which the kernel drops with the writer,
-    however that ends. Nothing is buffered here: what ``write`` returned from is visible to readers.
+    An advisory lock (flock) marks the open segment; the kernel drops it with the writer, however that ends. Nothing is
+    buffered here: once ``write`` has returned, readers see the batch.
     """
 
     _fd = -1
 
     def encode(self, batch: Sequence[Record]) -> bytes:
-        """Give the bytes that a batch adds to the file."""
+        """Return the bytes that a batch adds to the file."""
         raise NotImplementedError(f"{type(self).__name__} has no encode()")
 
     def preamble(self) -> bytes:
-        """Give the bytes that a new file begins with."""
+        """Return the bytes that a new file begins with."""
         return b""
 
+    @needs("decode")
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Read the records of a file, in order, up to a torn tail."""
         raise StorageError("read", file.name, f"the backend {self.name} cannot read its segments back")
@@ -51,7 +53,7 @@ class FolderBackend(Backend):
                 os.fchmod(self._fd, self.site.file_mode)  # exactly that, whatever the umask
                 with contextlib.suppress(OSError):  # not every file system has locks
                     fcntl.flock(self._fd, fcntl.LOCK_EX)  # a lister holds its lock for a moment only
-                if not os.fstat(self._fd).st_nlink:  # who came before the lock took it for sealed, and deleted it
+                if not os.fstat(self._fd).st_nlink:  # deleted before the lock: it was taken for sealed
                     os.close(self._fd)
                     self._fd = -1
         except OSError as error:
@@ -72,7 +74,7 @@ class FolderBackend(Backend):
         self._records += len(batch)
 
     def close(self) -> None:
-        """Seal: the lock is gone, and the file never changes again. A file without any record is removed."""
+        """Seal: drop the lock; the file never changes again. A file without any record is removed."""
         if self._fd < 0:
             return
         if not self._records:
@@ -83,7 +85,7 @@ class FolderBackend(Backend):
             with contextlib.suppress(OSError):  # not every file system has extended attributes
                 os.setxattr(fd, RECORDS_XATTR, str(self._records).encode())
             with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child may hold the file open still
+                fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child may still have the file open
         finally:
             try:
                 os.close(fd)
@@ -97,7 +99,7 @@ class FolderBackend(Backend):
             self._fd = -1
 
     def segments(self) -> Iterable[StoredSegment]:
-        """List the files of this prefix and suffix, oldest first; links and other things of such names don't count."""
+        """List the files of this prefix and suffix, oldest first; links and whatever is no file don't count."""
         try:
             names = os.listdir(self.site.folder)
         except OSError as error:
@@ -108,6 +110,7 @@ class FolderBackend(Backend):
             if stored:
                 yield stored
 
+    @needs("decode")
     def read(self, stored: StoredSegment) -> Iterator[Record]:
         """Read a file's records again, in order, up to a torn tail."""
         path = os.path.join(self.site.folder, stored.segment.name)
@@ -134,12 +137,14 @@ class FolderBackend(Backend):
         except OSError as error:
             raise StorageError.from_os("delete", path, error) from error
 
-    def merge(self, paths: Sequence[str], target: str) -> int:  # noqa: ARG002 - the form of those that can
-        """Merge sealed files into a new one, durable and checked; give how many records it holds.
+    @needs("merge")
+    def merge(self, paths: Sequence[str], target: str) -> int:
+        """Merge sealed files into a new one, durable and checked; return how many records it holds.
 
         Raises:
             StorageError: the backend cannot merge, or it failed.
         """
+        del paths
         raise StorageError("merge", target, f"the backend {self.name} cannot merge its segments")
 
     def _look(self, segment: Segment) -> StoredSegment | None:
@@ -153,7 +158,7 @@ class FolderBackend(Backend):
                 return None
             return StoredSegment(segment, status.st_size, status.st_mtime, sealed=False, location=path)
         except OSError:
-            return None  # gone meanwhile, or a link
+            return None  # gone by now, or a link
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
@@ -173,12 +178,13 @@ class FolderBackend(Backend):
         return StoredSegment(segment, status.st_size, status.st_mtime, sealed, records, path)
 
     def _append(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
+        at = 0
         try:
-            while view:
-                view = view[os.write(self._fd, view) :]
+            while at < len(data):
+                with memoryview(data) as whole, whole[at:] as rest:  # a view that is left alive locks its buffer
+                    at += os.write(self._fd, rest)
         except OSError as error:
-            # take back the part that went in, so that no torn record stands before the next good one
+            # take back the part that was written, so that no torn record precedes the next good one
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._size)
                 os.lseek(self._fd, self._size, os.SEEK_SET)

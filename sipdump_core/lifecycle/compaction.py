@@ -20,8 +20,8 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from sipdump_core.drivers.capabilities import Compacted
 from sipdump_core.errors import SipDumpError, StorageError
-from sipdump_core.lifecycle.retention import Compacted
 from sipdump_core.log import Event, log
 from sipdump_core.segment import StoredSegment
 

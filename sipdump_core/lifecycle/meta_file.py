@@ -1,98 +1,22 @@
-"""The ``.meta`` file beside each segment: version, start, process table, in the format of Kamailio's sipdump.
-
-Source: ``sipdump_write_meta`` of Kamailio 5.6.3.
-"""
+"""The ``.meta`` file beside each segment, with the text of :class:`~sipdump_core.process_table.ProcessTable`."""
 
 import contextlib
 import os
-import threading
-import time
 from collections.abc import Collection
 
 from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.segment import Segment
-from sipdump_core.version import VERSION
 
-__all__ = ["ProcessTable", "claim", "create", "rewrite", "sweep"]
+__all__ = ["claim", "create", "rewrite", "sweep"]
 
 META_SUFFIX = ".meta"
-
-
-class ProcessTable:
-    """Who handled messages: processes and threads here, capture agents elsewhere.
-
-    Args:
-        start: when the daemon or program started, seconds since the epoch.
-        limit: how many rows are kept; a hostile sender may not grow the table for ever.
-    """
-
-    def __init__(self, start: float, limit: int = 1000) -> None:
-        self._start = start
-        self._limit = limit
-        self._rows: dict[tuple[int, int, str], None] = {}
-        self._retired: set[tuple[int, int, str]] = set()
-        self._lock = threading.Lock()
-        self.changes = 0
-        """Grows with each new row, so that a writer sees when a file is out of date."""
-
-    def add(self, index: int, pid: int, description: str) -> None:
-        """Add a row, unless it is known."""
-        with self._lock:
-            self._add((index, pid, description))
-
-    def enter(self, pid: int, description: str) -> int:
-        """Add a row under the next free index, unless one of that pid and description is known; give its index."""
-        with self._lock:
-            known = next((row[0] for row in self._rows if row[1:] == (pid, description)), None)
-            if known is not None:
-                return known
-            index = max((row[0] for row in self._rows), default=-1) + 1
-            self._add((index, pid, description))
-            return index
-
-    def retire(self, index: int, pid: int, description: str) -> None:
-        """Mark the row of a process that has ended: the open segment keeps it, the next one begins without it."""
-        with self._lock:
-            self._retired.add((index, pid, description))
-
-    def remove(self, index: int, pid: int, description: str) -> None:
-        """Take out a row that was wrong."""
-        with self._lock:
-            if self._rows.pop((index, pid, description), 0) is None:
-                self.changes += 1
-
-    def begin_segment(self) -> None:
-        """Take out the rows that were retired."""
-        with self._lock:
-            for row in self._retired:
-                self._rows.pop(row, None)
-            self._retired.clear()
-
-    def _add(self, row: tuple[int, int, str]) -> None:
-        self._retired.discard(row)
-        if row not in self._rows and len(self._rows) < self._limit:
-            self._rows[row] = None
-            self.changes += 1
-
-    def render(self) -> str:
-        """Give the text of a ``.meta`` file."""
-        with self._lock:
-            rows = sorted(self._rows)
-        lines = [
-            "v: 1.0",
-            f"version: sipdump {VERSION}",
-            f"start: {time.asctime(time.localtime(self._start))}",
-            f"nrprocs: {len(rows)}",
-            *(f"process: {index} {pid} {description}" for index, pid, description in rows),
-        ]
-        return "\n".join(lines) + "\n"
 
 
 def claim(folder: str, segment: Segment, suffixes: list[str], text: str, mode: int) -> Segment:
     """Find a name that is free under every suffix, and take it by creating its ``.meta`` file.
 
     Args:
-        segment: the name to begin with; ``-1``, ``-2`` ... are tried when it is taken.
+        segment: the name to begin with; if it is taken, ``-1``, ``-2`` ... are tried.
 
     Returns:
         The segment that was claimed.
@@ -112,7 +36,7 @@ def claim(folder: str, segment: Segment, suffixes: list[str], text: str, mode: i
 
 
 def create(folder: str, segment: Segment, text: str, mode: int) -> None:
-    """Write a segment's ``.meta`` where there is none.
+    """Write a segment's ``.meta``, if there is none.
 
     Raises:
         SegmentExistsError: there is one, of another segment.
@@ -122,7 +46,7 @@ def create(folder: str, segment: Segment, text: str, mode: int) -> None:
 
 
 def rewrite(folder: str, segment: Segment, text: str, mode: int) -> None:
-    """Put a newer table in the place of the segment's own ``.meta``, at once for all readers.
+    """Replace the segment's own ``.meta`` with a newer table, at once for all readers.
 
     Raises:
         StorageError: it cannot be written; the old one stays.
@@ -130,7 +54,7 @@ def rewrite(folder: str, segment: Segment, text: str, mode: int) -> None:
     path = os.path.join(folder, segment.stem + META_SUFFIX)
     draft = os.path.join(folder, f".{segment.stem}{META_SUFFIX}.{os.getpid()}")
     with contextlib.suppress(OSError):
-        os.unlink(draft)  # left by a crash of a process with our number
+        os.unlink(draft)  # left by a crash of a process with our pid
     _create(draft, text, mode)
     try:
         os.replace(draft, path)
@@ -139,7 +63,7 @@ def rewrite(folder: str, segment: Segment, text: str, mode: int) -> None:
 
 
 def sweep(folder: str, prefix: str, deleted: Collection[str], before: float) -> None:
-    """Remove ``.meta`` files that stand alone: those of the deleted stems, and others last written ``before``."""
+    """Remove ``.meta`` files without a segment: those of the deleted stems, and others last written ``before``."""
     stems: dict[str, set[str]] = {}
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):

@@ -112,11 +112,11 @@ def parse_jsonrpc(text: str) -> Address:
 
 
 def bind_inet(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
-    """Bind a socket to an address; on IPv6 to that alone, and over TCP also where old connections linger.
+    """Bind a socket to an address: an IPv6 one to IPv6 alone, a TCP one even while old connections linger.
 
     Raises:
         OSError: it cannot be bound.
-        UnicodeError: the host's name is none.
+        UnicodeError: the host's name cannot be a host name.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=kind)[0]
     sock = socket.socket(family, kind)
@@ -133,13 +133,13 @@ def bind_inet(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
 
 
 def canonical_ip(text: str) -> tuple[str, str]:
-    """Give an address's family and canonical form; brackets and scope go, an IPv4-mapped one becomes IPv4.
+    """Return an address's family and canonical form: no brackets or scope, an IPv4-mapped address as IPv4.
 
     Returns:
         ``("ipv4", "192.0.2.1")`` or ``("ipv6", "2001:db8::1")``.
 
     Raises:
-        ValueError: it is no IP address.
+        ValueError: it is not an IP address.
     """
     address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:

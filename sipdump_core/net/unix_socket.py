@@ -1,4 +1,4 @@
-"""Unix sockets to listen on: private from the first moment, never stolen from a living program, removed at the end."""
+"""Unix sockets to listen on: private from the first moment, never stolen from a live program, removed at the end."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ class UnixSocket(socket.socket):
 
     path = ""
     identity = (-1, -1)
-    """Device and inode of that file: another one of its name isn't ours."""
+    """Device and inode of that file: another file of that name is not ours."""
 
 
 def bind_unix(
@@ -32,13 +32,14 @@ def bind_unix(
 ) -> UnixSocket:
     """Make a non-blocking socket file, and listen on it where its kind does.
 
-    A socket that a dead program left is replaced. A living program's socket, and whatever is no socket, is left alone.
+    A socket that a dead program left behind is replaced. A live program's socket, or anything that is not a socket, is
+    left alone.
 
     Args:
         path: the file.
         kind: ``SOCK_STREAM`` or ``SOCK_DGRAM``.
         mode: its permission bits, whatever the umask; connecting and sending ask for the bit w.
-        user: who shall own it, a name or a number; empty: this process's user.
+        user: its owner, a name or a number; empty: this process's user.
         group: the same for its group.
         place: where the path was configured, for errors.
 
@@ -51,7 +52,7 @@ def bind_unix(
         sock.setblocking(False)
         with folder_locked(path, place):
             _remove_stale(path, kind, place)
-            os.fchmod(sock.fileno(), mode & 0o600)  # what bind gives the file on Linux, less the umask
+            os.fchmod(sock.fileno(), mode & 0o600)  # the mode that bind sets on Linux, less the umask
             sock.bind(path)
             sock.path, sock.identity = path, _identity(path)
             if uid >= 0 or gid >= 0:
@@ -69,15 +70,16 @@ def bind_unix(
 
 
 def remove_if_ours(sock: UnixSocket) -> None:
-    """Remove the socket's file, unless another one stands in its place by now. Call it before ``close``."""
+    """Remove the socket's file, unless another one is in its place by now; call it before ``close``."""
+    path, sock.path = sock.path, ""  # a later file of that name may have the same inode
     with contextlib.suppress(OSError):
-        if sock.path and _identity(sock.path) == sock.identity:
-            os.unlink(sock.path)
+        if path and _identity(path) == sock.identity:
+            os.unlink(path)
 
 
 @contextlib.contextmanager
 def folder_locked(path: str, place: str) -> Iterator[None]:
-    """Keep out other starters: of two that find a stale socket, the second would remove the first one's new one."""
+    """Keep out others that are starting: the second to find a stale socket would remove the first one's new one."""
     fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         end = time.monotonic() + _LOCK_TIMEOUT
@@ -100,7 +102,7 @@ def _remove_stale(path: str, kind: socket.SocketKind, place: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigError(f"cannot listen on {path}: a file that is no socket stands there; move it away", place)
+        raise ConfigError(f"cannot listen on {path}: there is a file that is no socket; move it away", place)
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         try:
@@ -122,10 +124,10 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def number_of(name: str, what: str, place: str) -> int:
-    """Give the number of a ``user`` or a ``group``, -1 for an empty name.
+    """Return the number of a ``user`` or a ``group``, -1 for an empty name.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no user or group of that name.
     """
     if not name or name.isdecimal():
         return int(name or -1)
@@ -139,6 +141,6 @@ def _hint(error: OSError) -> str:
     hints = {
         errno.ENOENT: "; create its folder",
         errno.EACCES: "; its folder, or the socket in it, is not writable for this user",
-        errno.EPERM: "; only root may give a socket to another user or group",
+        errno.EPERM: "; only root may change a socket's user or group",
     }
     return hints.get(error.errno or 0, "")

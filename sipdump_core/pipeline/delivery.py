@@ -1,20 +1,21 @@
-"""Delivery: has one backend store what it is given, whatever it raises.
+"""Delivery: makes one backend store what it is given, whatever it raises.
 
-What a backend raises is counted, logged once in a while, and tried again: a storage error for as long as somebody
-waits for it; any other exception of ``write`` a few times, and then record by record (one may be what it cannot
-digest).
+What a backend raises is counted, logged at most once a second, and tried again: a storage error for as long as somebody
+waits for it; any other exception of ``write`` a few times, and then record by record (one record may be at fault).
 """
 
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import attrs
 
 from sipdump_core.clock import Clock, local_iso
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import (
     PartialWriteError,
     SegmentExistsError,
@@ -28,18 +29,20 @@ from sipdump_core.log import Event, Limit, log
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 
-__all__ = ["BACKOFF", "Delivery", "LaneStats"]
+__all__ = ["BACKOFF", "Delivery", "LaneStats", "Writer"]
 
 ATTEMPTS = 5
-"""How often a batch is tried that raises what is no StorageError."""
+"""How often a batch is tried if what it raises is no StorageError."""
 BACKOFF = (0.1, 10.0)
-"""Seconds before the first next try, and at the most."""
+"""Seconds before the second try, and at most."""
+STALL = 5.0
+"""Seconds that one call may take before nobody waits for this backend any more, and stats call it stalled."""
 _ANSWER = 1.0
-"""Seconds that whoever asks for the numbers waits for what the backend says of itself."""
+"""Seconds that a caller of ``snapshot`` waits for the backend's own numbers."""
 _NAMES = 1000
 """How many names in a row may be taken before that is the driver's fault."""
 _APART = frozenset(("flush", "record_size"))
-"""What may fail again and again while records are stored: only its own success says that it works again."""
+"""What may fail again and again while records are stored: only its own success shows that it works again."""
 
 
 @attrs.define
@@ -62,54 +65,86 @@ class LaneStats:
     """The backend's own (``Backend.stats``)."""
 
 
+class Writer(Protocol):
+    """What a delivery writes to: a backend, or the spool before it. Its methods are those of ``Backend``."""
+
+    @property
+    def suffix(self) -> str:
+        """What names of its segments end with."""
+
+    def start(self) -> None:
+        """Get ready."""
+
+    def stop(self) -> None:
+        """End what ``start`` began."""
+
+    def open(self, segment: Segment) -> None:
+        """Begin a segment."""
+
+    def write(self, batch: Sequence[Record]) -> None:
+        """Store a batch."""
+
+    def flush(self) -> None:
+        """Make what was written visible."""
+
+    def close(self) -> None:
+        """Seal the open segment."""
+
+    def health(self) -> str:
+        """Return what is wrong in the background."""
+
+    def stats(self) -> Mapping[str, int]:
+        """Return counters."""
+
+    def forget(self) -> None:
+        """Let go of what is open, in a forked child."""
+
+
 class Delivery:
-    """Calls a backend's writing methods, in one thread, and keeps its numbers.
+    """Writes to a backend, in one thread, and keeps its numbers, which any thread may ask for.
 
     Args:
         backend: the backend.
-        clock: tells the time of state changes.
+        clock: the time, for stalls and state changes.
+        writer: what is written to instead, on the way to the backend.
     """
 
-    def __init__(self, backend: Backend, clock: Clock) -> None:
+    def __init__(self, backend: Backend, clock: Clock, writer: Writer | None = None) -> None:
         self.backend = backend
-        self.stats = LaneStats(
-            since=clock.time(), distribution=getattr(getattr(backend, "site", None), "distribution", "")
-        )
-        self.lock = threading.RLock()
-        """Guards the numbers."""
-        self.stopping = threading.Event()
-        """Set: no failing call is waited for any more."""
         self.started = False
+        self._writer: Writer = writer or backend
         self._clock = clock
+        site = getattr(backend, "site", None)
+        self._stats = LaneStats(since=clock.time(), distribution=getattr(site, "distribution", ""))
+        self._lock = threading.RLock()  # guards the numbers
+        self._hurried = threading.Event()
         self._segment: Segment | None = None
         self._opened = False
         self._dirty = False
+        self._busy_since: float | None = None
         self._failing: set[str] = set()
         self._ill_since = 0.0
         self._asking: threading.Thread | None = None
         self._answer: tuple[str, Mapping[str, int]] = ("", {})
         self._log = Limit()
 
+    # ---- for the thread that writes ----
+
     def start(self) -> BaseException | None:
-        """Start the backend; give the error where that fails."""
-        try:
-            self.backend.start()
-        except BaseException as error:  # noqa: BLE001 - see _try
-            self.failed("start", error)
-            return error
-        self.started = True
-        self.worked("start")
-        return None
+        """Start the backend; return the error if that fails."""
+        error = self._call("start")
+        self.started = error is None
+        return error
 
     def begin(self, segment: Segment) -> None:
-        """Have what follows stored in a segment of this name (with the backend's own suffix)."""
+        """Store what follows in a segment of this name, with the backend's own suffix."""
         self._segment = segment
 
     def deliver(self, batch: Sequence[Record]) -> Sequence[Record]:
         """Store a batch, however often that must be tried.
 
         Returns:
-            What is not stored because it is time to stop; a next try may store it. What the backend cannot digest is
+            What is not stored because of ``hurry``; another try may store it. What the backend cannot digest is
             dropped, and not among it.
         """
         delay, ceiling = BACKOFF
@@ -119,7 +154,7 @@ class Delivery:
             error = self._prepare()
             if error is None:
                 attempt += 1
-                error = self._try(batch)
+                error = self._write(batch)
                 if error is None:
                     return ()
                 lasting = isinstance(error, (StorageError, OSError))
@@ -129,27 +164,27 @@ class Delivery:
                     lasting = False
                 elif lasting and not isinstance(error, StorageFullError):
                     self.seal()  # what the segment has is good; go on in a fresh one
-            if lasting and self.stopping.is_set():
+            if lasting and self.hurried:
                 return batch
-            if not lasting and (attempt >= ATTEMPTS or self.stopping.is_set()):
+            if not lasting and (attempt >= ATTEMPTS or self.hurried):
                 if isinstance(error, PartialWriteError):
                     self.drop(len(batch), type(error).__name__)
                 else:
                     self._sift(batch)
                 return ()
-            self.stopping.wait(delay)
+            self.pause(delay)
             delay = min(2 * delay, ceiling)
 
     def flush(self) -> None:
         """Make visible what was stored since the last flush."""
         if self._dirty:
-            self._dirty = not self._call("flush")
+            self._dirty = self._call("flush") is not None
 
     def seal(self) -> None:
         """Close the open segment."""
         if self._opened:
             self._opened = False
-            if self._call("close") and self._segment:
+            if self._call("close") is None and self._segment:
                 log.info(Event("segment sealed", backend=self.backend.name, name=self._segment.name))
 
     def end(self) -> None:
@@ -157,10 +192,85 @@ class Delivery:
         self.seal()
         if self.started:
             self._call("stop")
-        self.set_state("stopped", self.stats.error)
+        with self._lock:
+            self._set_state("stopped", self._stats.error)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless there is a hurry."""
+        self._hurried.wait(seconds)
+
+    # ---- for any thread ----
+
+    @property
+    def hurried(self) -> bool:
+        """Whether ``hurry`` was called."""
+        return self._hurried.is_set()
+
+    def hurry(self) -> None:
+        """Stop waiting for the next try of what fails."""
+        self._hurried.set()
+
+    @property
+    def well(self) -> bool:
+        """Whether the backend stores: it neither fails nor is stalled."""
+        return self._stats.state == "ok"
+
+    def watch(self) -> bool:
+        """Return whether the call that is under way takes too long; from then on the state says so."""
+        since = self._busy_since
+        with self._lock:
+            if self.well and since is not None and self._clock.monotonic() - since > STALL:
+                self._set_state("stalled", "a call does not return")
+                log.warning(Event("backend stalled: a call does not return", backend=self.backend.name))
+            return self._stats.state == "stalled"
+
+    def caught_up(self) -> None:
+        """End the state of a stall: the call has returned, and what waited meanwhile is stored."""
+        with self._lock:
+            if self._stats.state == "stalled":
+                self._set_state("ok", "")
+
+    def abandon(self) -> None:
+        """Stop waiting for its end."""
+        with self._lock:
+            self._set_state("stalled", "did not stop in time")
+        log.error(Event("backend did not stop in time", backend=self.backend.name))
+
+    def forget(self) -> None:
+        """In a forked child: let go of what is open; it belongs to the parent."""
+        with Guard() as guard:
+            self._writer.forget()
+        if guard.error:
+            log.warning(Event("backend failed", backend=self.backend.name, operation="forget", error=guard.text))
+
+    def size(self, record: Record) -> int:
+        """Return how many bytes a record will take in this backend's segment."""
+        size = len(record.buf)
+        with Guard() as guard:
+            size = max(0, int(self.backend.record_size(record)))
+        if guard.error:
+            self.failed("record_size", guard.error)
+        else:
+            self._worked("record_size")
+        return size
+
+    def drop(self, count: int, reason: str = "") -> None:
+        """Count records as lost, and log it.
+
+        Args:
+            count: how many.
+            reason: why; by default the kind of the last error.
+        """
+        if not count:
+            return
+        with self._lock:
+            reason = reason or self._stats.error.partition(":")[0]
+            self._stats.dropped[reason] += count
+        self._log.warn("drop", "records dropped", backend=self.backend.name, count=count, reason=reason)
 
     def snapshot(self) -> LaneStats:
-        """Give a copy of the numbers as they are now, with what the backend itself says."""
+        """Return a copy of the numbers as they are now, with the backend's own."""
+        self.watch()
         asking = self._asking
         if asking is None or not asking.is_alive():
             asking = self._asking = threading.Thread(
@@ -171,9 +281,9 @@ class Delivery:
         illness, counters = self._answer
         if asking.is_alive():
             illness = "health() or stats() does not return"
-        with self.lock:
+        with self._lock:
             self._ill_since = (self._ill_since or self._clock.time()) if illness else 0.0
-            numbers = attrs.evolve(self.stats, dropped=Counter(self.stats.dropped), counters=counters)
+            numbers = attrs.evolve(self._stats, dropped=Counter(self._stats.dropped), counters=counters)
         if illness and numbers.state in ("ok", "stopped"):
             numbers.error = illness
             if numbers.state == "ok":
@@ -181,79 +291,84 @@ class Delivery:
         return numbers
 
     def failed(self, operation: str, error: BaseException) -> None:
-        """Note and log what a call raised."""
+        """Note and log what was raised."""
         text = kind_and_text(error)
-        with self.lock:
+        with self._lock:
             self._failing.add(operation)
-            self.set_state("retrying", text)
-            since = local_iso(self.stats.since)
-        fields: dict[str, Any] = {"backend": self.backend.name, "distribution": self.stats.distribution}
+            self._set_state("retrying", text)
+            since = local_iso(self._stats.since)
+        fields: dict[str, Any] = {"backend": self.backend.name, "distribution": self._stats.distribution}
         fields |= {"operation": operation, "error": text, "since": since}
         if not isinstance(error, SipDumpError):  # the driver's own fault: its author wants to see where
             last = traceback.extract_tb(error.__traceback__)[-1]
             fields["at"] = f"{last.filename}:{last.lineno}"
         self._log.warn(operation, "backend failed", **fields)
 
-    def worked(self, operation: str) -> None:
-        """Note that a call succeeded: the backend works again, unless another one fails still."""
+    def _worked(self, operation: str) -> None:
+        """Note that a call succeeded: the backend works again, unless another one still fails."""
         if not self._failing:
             return
-        with self.lock:
+        with self._lock:
             self._failing &= _APART if operation not in _APART else self._failing - {operation}
-            recovered = not self._failing and self.stats.state == "retrying"
+            recovered = not self._failing and self._stats.state == "retrying"
             if recovered:
-                self.set_state("ok", "")
+                self._set_state("ok", "")
         if recovered:
-            log.warning(Event("backend works again", backend=self.backend.name, stored=self.stats.stored))
+            log.warning(Event("backend works again", backend=self.backend.name, stored=self._stats.stored))
 
-    def drop(self, count: int, reason: str) -> None:
-        """Count records as lost, and log it."""
-        if not count:
-            return
-        with self.lock:
-            self.stats.dropped[reason] += count
-        self._log.warn("drop", "records dropped", backend=self.backend.name, count=count, reason=reason)
-
-    def set_state(self, state: str, error: str) -> None:
-        """Set the state, and since when it is."""
-        with self.lock:
-            if self.stats.state != state:
-                self.stats.since = self._clock.time()
-            self.stats.state = state
-            self.stats.error = error
+    def _set_state(self, state: str, error: str) -> None:
+        """Set the state, and since when it holds; the lock is held."""
+        if self._stats.state != state:
+            self._stats.since = self._clock.time()
+        self._stats.state = state
+        self._stats.error = error
 
     def _ask(self) -> None:
-        """Ask the backend for its health and its counters; in a thread, for it may wait for a call that hangs."""
+        """Ask for health and counters; in a thread of its own, because it may wait for a call that hangs."""
+        illness = ""
         counters: Mapping[str, int] = {}
-        try:
-            illness = one_line(str(self.backend.health() or ""))
-            counters = {str(name): int(value) for name, value in self.backend.stats().items()}
-        except BaseException as error:  # noqa: BLE001 - see _try
-            illness = kind_and_text(error)
-        self._answer = illness, counters
+        with Guard() as guard:
+            illness = one_line(str(self._writer.health() or ""))
+            counters = {str(name): int(value) for name, value in self._writer.stats().items()}
+        self._answer = guard.text or illness, counters
+
+    def _call(self, operation: str, *args: Any) -> BaseException | None:
+        """Call the writer; return what it raises, noted and logged."""
+        with self._calling() as guard:
+            getattr(self._writer, operation)(*args)
+        if guard.error:
+            self.failed(operation, guard.error)
+        elif operation in _APART or operation == "start":
+            self._worked(operation)
+        return guard.error
+
+    @contextmanager
+    def _calling(self) -> Iterator[Guard]:
+        """Guard a call of the writer, and note since when it is under way."""
+        self._busy_since = self._clock.monotonic()
+        with Guard() as guard:
+            yield guard
+        self._busy_since = None
 
     def _prepare(self) -> BaseException | None:
-        """Have the backend started, and a segment open."""
-        if not self.started:
-            error = self.start()
-            if error is not None:
-                return error
-        if not self._opened:
-            try:
+        """See that the backend is started, and a segment open."""
+        error = None if self.started else self.start()
+        if error is None and not self._opened:
+            with self._calling() as guard:
                 self._open()
-            except BaseException as error:  # noqa: BLE001 - see _try
-                self.failed("open", error)
-                return error
-        return None
+            if guard.error:
+                self.failed("open", guard.error)
+            error = guard.error
+        return error
 
     def _open(self) -> None:
         if self._segment is None:
             raise StorageError("open", self.backend.name, "no segment was named")
-        segment = attrs.evolve(self._segment, suffix=self.backend.suffix)
+        segment = attrs.evolve(self._segment, suffix=self._writer.suffix)
         for _ in range(_NAMES):
             self._segment = segment
             try:
-                self.backend.open(segment)
+                self._writer.open(segment)
             except SegmentExistsError:
                 segment = segment.next()
             else:
@@ -262,51 +377,37 @@ class Delivery:
                 return
         raise StorageError("open", segment.name, f"this name is taken, and {_NAMES - 1} before it")
 
-    def _try(self, batch: Sequence[Record]) -> BaseException | None:
-        failure: BaseException | None = None
-        stored = len(batch)
-        try:
-            self.backend.write(batch)
-        except BaseException as error:  # noqa: BLE001 - whatever a driver raises, sys.exit too, stays with it
-            failed = _failed(error, len(batch))
-            stored -= len(failed)
-            failure = error if failed else None
+    def _write(self, batch: Sequence[Record]) -> BaseException | None:
+        with self._calling() as guard:
+            self._writer.write(batch)
+        error = guard.error
+        failed = _failed(error, len(batch)) if error else ()
         self._dirty = True
-        with self.lock:
-            self.stats.stored += stored
-        if failure is not None:
-            self.failed("write", failure)
-        else:
-            self.worked("write")
-        return failure
+        with self._lock:
+            self._stats.stored += len(batch) - len(failed)
+        if error and failed:
+            self.failed("write", error)
+            return error
+        self._worked("write")
+        return None
 
     def _sift(self, batch: Sequence[Record]) -> None:
         """Store what can be stored of a batch that raises: halves of it, down to the record at fault."""
         half = len(batch) // 2
         for part in (batch[:half], batch[half:]) if half else (batch,):
-            error = self._prepare() or self._try(part)
+            error = self._prepare() or self._write(part)
             if error is not None and len(part) > 1:
                 self._sift(part)
             elif error is not None:
                 self.drop(1, type(error).__name__)
 
-    def _call(self, operation: str) -> bool:
-        try:
-            getattr(self.backend, operation)()
-        except BaseException as error:  # noqa: BLE001 - see _try
-            self.failed(operation, error)
-            return False
-        if operation in _APART:
-            self.worked(operation)
-        return True
-
 
 def _failed(error: BaseException, count: int) -> frozenset[int]:
-    """Give which of ``count`` records an error of ``write`` leaves unstored, by index: all where it names none."""
+    """Return the indexes of the ``count`` records that an error of ``write`` leaves unstored: all if it names none."""
     every = frozenset(range(count))
     if not isinstance(error, PartialWriteError):
         return every
     try:
         return every.intersection(error.failed)
-    except (AttributeError, TypeError):  # a driver's own kind of it has none, or no indexes
+    except (AttributeError, TypeError):  # a driver's own subclass of it may have none, or no indexes
         return every

@@ -1,7 +1,7 @@
-"""The dispatcher: cuts the stream of records into segments and gives every batch to every backend's lane.
+"""The dispatcher: cuts the stream of records into segments, and passes every batch to every backend's lane.
 
-It runs in the writer's thread and never waits for a store, but for the ``.meta`` file, whose creation reserves the
-name that the segment's files of all backends share.
+It runs in the writer's thread. It waits for no store, only for the ``.meta`` file, whose creation reserves the name
+that the segment's files of all backends share.
 """
 
 import threading
@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.lifecycle import meta_file as meta
-from sipdump_core.lifecycle.retention import Rotation
+from sipdump_core.lifecycle.rotation import Rotation
 from sipdump_core.log import Limit
 from sipdump_core.pipeline.lane import Lane
+from sipdump_core.pipeline.spool import delivery_to
+from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.settings.core import Params
@@ -30,7 +33,8 @@ class Dispatcher:
     Args:
         params: the core's parameters.
         backends: the backends that mode and name switched on.
-        table: the process table for ``.meta`` files.
+        site: where ``.meta`` files are.
+        table: the process table for them.
         block: whether a full backlog is waited for.
         clock: the time.
     """
@@ -39,13 +43,16 @@ class Dispatcher:
         self,
         params: Params,
         backends: Sequence[Backend],
-        table: meta.ProcessTable,
+        site: Site,
+        table: ProcessTable,
         *,
         block: bool,
         clock: Clock,
     ) -> None:
-        self.lanes = [Lane(backend, params.queue, params.queue_bytes, clock) for backend in backends]
-        self._site = Site(params.folder, params.fprefix, params.file_mode, table.render)
+        self.lanes = [
+            Lane(delivery_to(backend, clock), params.queue, params.queue_bytes, clock) for backend in backends
+        ]
+        self._site = site
         self._suffixes = [b.suffix for b in backends if isinstance(b, FolderBackend)]
         self._table = table
         self._block = block
@@ -93,7 +100,7 @@ class Dispatcher:
             self._write_meta(self._segment)
 
     def wait(self) -> float | None:
-        """Give the seconds until the next ``tick`` is due, None when nothing is open."""
+        """Return the seconds until the next ``tick`` is due, None when nothing is open."""
         if self._segment is None:
             return None
         due = self._rotation.deadline
@@ -112,16 +119,21 @@ class Dispatcher:
         self._segment = None
 
     def flush(self) -> list[threading.Event]:
-        """Give events that are set when the lanes have stored and flushed what they were given."""
+        """Return events that are set when the lanes have stored and flushed what they were given."""
         return [lane.flush() for lane in self.lanes]
 
     def hurry(self) -> None:
-        """Have no lane waited for any more."""
+        """Stop waiting for any lane."""
         for lane in self.lanes:
             lane.hurry()
 
+    def forget(self) -> None:
+        """In a forked child: let go of what is open; it belongs to the parent."""
+        for lane in self.lanes:
+            lane.forget()
+
     def close(self, timeout: float) -> bool:
-        """Seal, and end all lanes within ``timeout`` seconds; False where one did not store all that it was given."""
+        """Seal, and end all lanes within ``timeout`` seconds; return whether each stored all that it was given."""
         self.rotate()
         for lane in self.lanes:
             lane.stop()
@@ -159,7 +171,7 @@ class Dispatcher:
             return
         changes = self._table.changes
         try:
-            # what was not claimed may be another segment's, and is never overwritten
+            # what was not claimed may belong to another segment, and is never overwritten
             write = meta.rewrite if self._meta_claimed else meta.create
             write(self._site.folder, segment, self._site.meta(), self._site.file_mode)
             self._meta_claimed = True
@@ -171,7 +183,6 @@ class Dispatcher:
 
 
 def _preamble_size(backend: Backend) -> int:
-    try:
+    with Guard():  # its lane reports what it raises, when it opens a segment
         return len(backend.preamble()) if isinstance(backend, FolderBackend) else 0
-    except (Exception, SystemExit):  # noqa: BLE001 - its lane tells it, when it opens a segment
-        return 0
+    return 0

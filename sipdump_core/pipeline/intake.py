@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import ClosedError
 from sipdump_core.log import Event, log
 from sipdump_core.pipeline.dispatcher import Dispatcher
@@ -45,7 +46,7 @@ class Intake:
 
         Args:
             records: in the order in which they are to be stored.
-            block: wait for room; else what finds none is dropped.
+            block: wait for room; otherwise what finds none is dropped.
 
         Returns:
             How many were dropped.
@@ -67,7 +68,7 @@ class Intake:
                 self._room.wait()
 
     def order(self, action: Callable[[], None]) -> None:
-        """Have the writer's thread do something when all records queued so far were handed on."""
+        """Do something in the writer's thread when all records queued so far were handed on."""
         with self._work:
             if self._closed:
                 raise ClosedError("sipdump is closed")
@@ -75,7 +76,7 @@ class Intake:
             self._work.notify()
 
     def close(self, timeout: float) -> bool:
-        """Take nothing more, hand on what waits, and end the thread; False where that takes more seconds."""
+        """Take nothing more, hand on what waits, and end the thread; return whether it ended within so many seconds."""
         with self._work:
             self._closed = True
             self._work.notify()
@@ -117,10 +118,11 @@ class Intake:
                 done = position
             actions.append(partial(self._hand_on, items[done:] if done else items))
             for action in actions:
-                try:
+                with Guard() as guard:  # the one thread that everything goes through must not end
                     action()
-                except Exception:  # noqa: BLE001 - the one thread that everything goes through must not end
-                    log.exception(Event("writer failed; this is a bug in sipdump, please report it"))
+                if guard.error:
+                    what = Event("writer failed; this is a bug in sipdump, please report it")
+                    log.error(what, exc_info=guard.error)
             if closed:
                 return
 

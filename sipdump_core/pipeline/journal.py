@@ -1,7 +1,7 @@
 """The journal: records on disk, in checksummed frames, until something better holds them.
 
-A write-ahead file for what cannot be read before it is finished (Parquet), and the spool of what waits for its store.
-One frame is one batch, or a part of a large one, and stands alone: damage costs the frames that it hits.
+It is the write-ahead file of what cannot be read before it is finished (Parquet), and the spool of what waits for its
+store. One frame is one batch, or a part of a large one, and is whole in itself: damage costs only the frames it hits.
 
 Format, little-endian::
 
@@ -31,6 +31,7 @@ from typing import BinaryIO
 
 import attrs
 
+from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ClosedError
@@ -42,7 +43,7 @@ __all__ = ["Columns", "Damage", "Frame", "Journal", "parse_flow", "scan"]
 RECORDS, NOTE = 1, 2
 FRAME_RECORDS = 8192
 FRAME_BYTES = 1 << 25
-"""A batch with more records, or more bytes of messages, is divided: who reads holds one frame in memory."""
+"""A batch with more records, or more bytes of messages, is divided: a reader holds one frame in memory."""
 
 _MAGIC = b"SIPDJNL1"
 _MARK = b"\xf5SJ1"
@@ -50,7 +51,6 @@ _SALT = 8
 _FILE_HEADER = len(_MAGIC) + _SALT
 _HEAD = struct.Struct("<4s8sBxxxIIII")
 _SUM = struct.Struct("<I")
-_CACHE_LIMIT = 10_000
 _CHUNK = 1 << 20
 _BLOCK = 4096
 _KEPT = 1 << 22
@@ -63,7 +63,7 @@ class Columns:
 
     flows: list[Flow]
     lines: list[str]
-    """The flows as they stand in the journal, see :func:`parse_flow`."""
+    """The flows as lines of the journal, see :func:`parse_flow`."""
     times: "array[int]"
     """Type ``q``: microseconds since the epoch."""
     indexes: "array[int]"
@@ -72,10 +72,10 @@ class Columns:
     """Type ``I``: bytes of each message."""
     payload: bytes
     base: int
-    """All messages, one behind the other, stand in the payload from here to its end."""
+    """Where in the payload the messages begin; they follow one another up to its end."""
 
     def records(self) -> Iterator[Record]:
-        """Give the records one by one."""
+        """Yield the records one by one."""
         at = self.base
         for time_us, index, length in zip(self.times, self.indexes, self.lengths, strict=True):
             yield Record(time_us, self.flows[index], self.payload[at : at + length])
@@ -83,7 +83,7 @@ class Columns:
 
     @classmethod
     def joined(cls, parts: Sequence["Columns"]) -> "Columns":
-        """Give the records of several frames as if they were of one."""
+        """Return the records of several frames as if they were of one."""
         if len(parts) == 1:
             return parts[0]
         known: dict[str, int] = {}
@@ -143,7 +143,7 @@ class Frame:
         return Columns(flows, lines, times, indexes, lengths, self.payload, at)
 
     def text(self) -> str:
-        """Give the text of a note."""
+        """Return the text of a note."""
         return self.payload.decode()
 
 
@@ -154,7 +154,7 @@ class Damage:
     offset: int
     end: int
     torn: bool
-    """They are the begin of a frame that the file's end cuts off, as a crash in the midst of a write leaves it."""
+    """The start of a frame truncated by end of file, as a crash during a write leaves it."""
 
 
 class Journal(FolderBackend):
@@ -165,11 +165,11 @@ class Journal(FolderBackend):
 
     def __init__(self, site: Site, suffix: str = ".wal") -> None:
         super().__init__(NoOptions(), site)
-        self.suffix = suffix  # journals of several owners may stand in one folder
+        self.suffix = suffix  # journals of several owners may share a folder
         self._salt = b""
         self._buffer = BytesIO()
-        # flows by identity; the flow is kept beside its line so that no other one can get its id
-        self._lines: dict[int, tuple[Flow, bytes]] = {}
+        # flows by identity; the flow is kept with its line so that no other one can get its id
+        self._lines: Cache[int, tuple[Flow, bytes]] = Cache()
 
     @property
     def path(self) -> str:
@@ -182,30 +182,30 @@ class Journal(FolderBackend):
         return self._size
 
     def fileno(self) -> int:
-        """Give the file descriptor of the open file, -1 where none is open."""
+        """Return the file descriptor of the open file, -1 if none is open."""
         return self._fd
 
     def preamble(self) -> bytes:
-        """Give the file's header, with a salt of its own."""
+        """Return the file's header, with a salt of its own."""
         self._salt = os.urandom(_SALT)
         return _MAGIC + self._salt
 
     def encode(self, batch: Sequence[Record]) -> bytes:
-        """Give the frames of a batch."""
-        return bytes(self._frames(batch, BytesIO()))
+        """Return the frames of a batch."""
+        with self._frames(batch, BytesIO()) as frames:
+            return bytes(frames)
 
     def write(self, batch: Sequence[Record]) -> None:
         """Append a batch; if that fails, the file ends with the batch before it."""
         if self._fd < 0:
             raise ClosedError(f"write to the backend {self.name}: no segment is open")
-        # Memory fresh from the system costs more than what is done in it. The buffer cannot be used again where a
-        # failure still refers to it.
-        buffer, self._buffer = self._buffer, BytesIO()
-        frames = self._frames(batch, buffer)
-        self._append(frames)
+        # Memory fresh from the system costs more than what is done in it, so the buffer is used again.
+        with self._frames(batch, self._buffer) as frames:
+            self._append(frames)
+            large = len(frames) > _KEPT
         self._records += len(batch)
-        if len(frames) <= _KEPT:
-            self._buffer = buffer
+        if large:
+            self._buffer = BytesIO()
 
     def note(self, text: str) -> None:
         """Append a note.
@@ -217,7 +217,7 @@ class Journal(FolderBackend):
         self._append(_head(self._salt, NOTE, 0, payload) + payload)
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
-        """Read the records of every whole frame; what is damaged is passed over and logged."""
+        """Yield the records of every whole frame; skip and log what is damaged."""
         for frame in scan(file):
             if isinstance(frame, Damage):
                 log.warning(
@@ -234,13 +234,17 @@ class Journal(FolderBackend):
                     yield from columns.records()
 
     def _frames(self, batch: Sequence[Record], buffer: BytesIO) -> memoryview:
-        """Write the frames of a batch into a buffer from its begin, and give that part of it."""
+        """Write the frames of a batch to the start of a buffer, and return that part of it.
+
+        The buffer cannot grow before the caller has released what this returns.
+        """
         messages = [record.buf for record in batch]
         lengths = list(map(len, messages))
         buffer.seek(0)
         for cut in _cuts(lengths):
             self._frame(batch[cut], messages[cut], lengths[cut], buffer)
-        return buffer.getbuffer()[: buffer.tell()]
+        with buffer.getbuffer() as view:
+            return view[: buffer.tell()]
 
     def _frame(
         self, batch: Sequence[Record], messages: Sequence[bytes], lengths: Sequence[int], buffer: BytesIO
@@ -270,18 +274,15 @@ class Journal(FolderBackend):
         buffer.seek(end)
 
     def _prepare(self, flow: Flow) -> tuple[Flow, bytes]:
-        if len(self._lines) >= _CACHE_LIMIT:
-            self._lines.clear()
         line = "\t".join(str(value) for value in attrs.astuple(flow)) + "\n"
-        known = self._lines[id(flow)] = (flow, line.encode())
-        return known
+        return self._lines.keep(id(flow), (flow, line.encode()))
 
 
 def scan(file: BinaryIO, start: int = 0) -> Iterator[Frame | Damage]:
-    """Read the frames of a journal, from the first or from the offset of one, past damage, up to the end.
+    """Yield the frames of a journal, from the first or from the offset of one, past damage, up to the end.
 
     Args:
-        file: may be read while it is written: what is not whole yet comes as torn.
+        file: may be read while it is written: what is not whole yet is reported as torn.
         start: where to begin: 0, or the ``end`` of a frame.
     """
     fd = file.fileno()
@@ -322,7 +323,7 @@ def scan(file: BinaryIO, start: int = 0) -> Iterator[Frame | Damage]:
 
 
 def _cuts(lengths: Sequence[int]) -> Iterator[slice]:
-    """Divide a batch, of messages so long, into frames."""
+    """Divide a batch, of messages of these lengths, into frames."""
     if len(lengths) <= FRAME_RECORDS and sum(lengths) <= FRAME_BYTES:
         yield slice(0, len(lengths))
         return
@@ -341,7 +342,7 @@ def _head(salt: bytes, kind: int, count: int, payload: bytes | memoryview) -> by
 
 
 def _read_frame(fd: int, at: int, salt: bytes) -> Frame | Damage | None:
-    """Read what stands at an offset; None at the end of the file."""
+    """Read the frame at an offset; None at the end of the file."""
     head = _pread(fd, _HEAD.size, at)
     mark = _MARK + salt
     if not head:
@@ -361,7 +362,7 @@ def _read_frame(fd: int, at: int, salt: bytes) -> Frame | Damage | None:
 
 
 def _pread(fd: int, length: int, at: int) -> bytes:
-    """Read a part of a file; blocks that the device cannot read come as zeros, and so fail their sum."""
+    """Read a part of a file; blocks that the device cannot read become zeros, and so fail their sum."""
     try:
         return os.pread(fd, length, at)
     except OSError as error:
@@ -390,20 +391,20 @@ def _find(fd: int, mark: bytes, at: int) -> int:
 
 
 def _guess_salt(fd: int) -> bytes:
-    """Find the salt where the file's header is damaged: what most marks are followed by."""
+    """Find the salt of a file whose header is damaged: what follows most of the marks."""
     marks: Counter[bytes] = Counter()
     at = 0
     while chunk := _pread(fd, _CHUNK, at):
         marks.update(re.findall(re.escape(_MARK) + rb"(.{8})", chunk, re.DOTALL))
         if len(chunk) < _CHUNK:
             break
-        at += _CHUNK - len(_MARK) - _SALT  # what is seen twice is counted twice: no harm
+        at += _CHUNK - len(_MARK) - _SALT  # what is seen twice counts twice: no harm
     return marks.most_common(1)[0][0] if marks else b""
 
 
-@lru_cache(_CACHE_LIMIT)  # the same flows come frame after frame
+@lru_cache(10_000)  # the same flows come frame after frame
 def parse_flow(line: str) -> Flow:
-    """Give the flow of a line of a frame.
+    """Return the flow of a line of a frame.
 
     Raises:
         ValueError: it is no such line.

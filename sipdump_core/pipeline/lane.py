@@ -10,60 +10,52 @@ from typing import Any, Literal
 
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
-from sipdump_core.log import Event, log
-from sipdump_core.pipeline.delivery import BACKOFF, Delivery, LaneStats
-from sipdump_core.pipeline.spool import Spool
+from sipdump_core.pipeline.delivery import BACKOFF, STALL, Delivery, LaneStats
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 
 __all__ = ["Lane"]
 
-STALL = 5.0
-"""Seconds that one call may take before nobody waits for this backend any more, and stats call it stalled."""
 _FLUSH_EVERY = 0.05
+_WATCH_EVERY = 0.5
 
 _Command = tuple[Literal["open", "write", "seal", "flush", "start", "stop"], Any]
 
 
 class Lane:
-    """Runs one backend in a thread.
+    """Runs one delivery in a thread.
 
     Args:
-        backend: the backend.
+        delivery: takes the records to the backend.
         limit: how many records may wait.
         limit_bytes: how many bytes of messages may wait; one batch always may.
-        clock: tells the time of state changes.
+        clock: the time.
     """
 
-    def __init__(self, backend: Backend, limit: int, limit_bytes: int, clock: Clock) -> None:
-        self.backend = backend
-        self._delivery = Delivery(backend, clock)
-        self._stats = self._delivery.stats
-        self._stopping = self._delivery.stopping
+    def __init__(self, delivery: Delivery, limit: int, limit_bytes: int, clock: Clock) -> None:
+        self._delivery = delivery
         self._limit = limit
         self._limit_bytes = limit_bytes
-        self._bytes = 0
-        self._lost = False
         self._clock = clock
+        self._backlog = self._bytes = 0
+        self._lost = False
         self._commands: deque[_Command] = deque([("start", None)])
-        self._changed = threading.Condition(self._delivery.lock)
-        self._busy_since: float | None = None
+        self._changed = threading.Condition()
         self._last_flush = 0.0
-        self._thread = threading.Thread(target=self._run, name=f"sipdump-{backend.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"sipdump-{self.backend.name}", daemon=True)
         self._thread.start()
 
+    @property
+    def backend(self) -> Backend:
+        """The backend."""
+        return self._delivery.backend
+
     def size(self, record: Record) -> int:
-        """Give the bytes that a record will take in this backend's segment."""
-        try:
-            size = max(0, int(self.backend.record_size(record)))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the writer must not end, whatever a driver raises
-            self._delivery.failed("record_size", error)
-            return len(record.buf)
-        self._delivery.worked("record_size")
-        return size
+        """Return how many bytes a record will take in this backend's segment."""
+        return self._delivery.size(record)
 
     def open(self, segment: Segment) -> None:
-        """Have the records that follow stored in a segment of this name (with the backend's own suffix)."""
+        """Store the records that follow in a segment of this name, with the backend's own suffix."""
         self._put("open", segment)
 
     def seal(self) -> None:
@@ -71,7 +63,7 @@ class Lane:
         self._put("seal", None)
 
     def write(self, batch: Sequence[Record], size: int, *, block: bool) -> None:
-        """Give a batch.
+        """Store a batch.
 
         Args:
             batch: the records.
@@ -80,61 +72,58 @@ class Lane:
         """
         count = len(batch)
         with self._changed:
-            while self._stats.backlog and (
-                self._stats.backlog + count > self._limit or self._bytes + size > self._limit_bytes
-            ):
-                self._watch()
-                if not block or self._stats.state != "ok" or self._stopping.is_set():
+            while self._backlog and (self._backlog + count > self._limit or self._bytes + size > self._limit_bytes):
+                self._delivery.watch()
+                if not block or not self._delivery.well or self._delivery.hurried:
                     self._drop(count, "backlog full")
                     return
-                self._changed.wait(STALL / 10)
-            self._stats.backlog += count
+                self._changed.wait(_WATCH_EVERY)
+            self._backlog += count
             self._bytes += size
             self._commands.append(("write", (batch, size)))
             self._changed.notify_all()
 
     def snapshot(self) -> LaneStats:
-        """Give a copy of the numbers as they are now."""
-        with self._changed:
-            self._watch()
+        """Return a copy of the numbers as they are now."""
         numbers = self._delivery.snapshot()
-        return self.backend.combine(numbers) if isinstance(self.backend, Spool) else numbers
+        numbers.backlog = self._backlog
+        return numbers
 
     def flush(self) -> threading.Event:
-        """Give an event that is set when everything given so far was stored, or given up, and flushed."""
+        """Return an event that is set when everything given so far was stored, or given up, and flushed."""
         done = threading.Event()
         self._put("flush", done)
         return done
 
     def stop(self) -> None:
-        """Have the lane end after what it was given; failing batches are tried once more and given up."""
+        """End after what was given; failing batches are tried once more and given up."""
         self._put("stop", None)
-        self._stopping.set()
+        self._delivery.hurry()
 
     def hurry(self) -> None:
-        """Wait for nothing any more: no caller for room, no failing batch for its next try."""
-        self._stopping.set()
+        """Stop waiting: callers for room, failing batches for their next try."""
+        self._delivery.hurry()
+
+    def forget(self) -> None:
+        """In a forked child: let go of what is open; it belongs to the parent."""
+        self._delivery.forget()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the end, for one that is stalled no longer than ``STALL`` seconds.
+        """Wait for the end, but no longer than ``STALL`` seconds for a backend that is stalled.
 
         Returns:
-            True when all that was given before the end is stored. What a backend that does not return keeps waiting
+            True when all that was given before the end is stored. What still waits for a backend that does not return
             is counted as dropped.
         """
-        with self._changed:
-            self._watch()
-            stalled = self._stats.state == "stalled"
-        self._thread.join(min(timeout, STALL) if stalled else timeout)
+        self._thread.join(min(timeout, STALL) if self._delivery.watch() else timeout)
         if not self._thread.is_alive():
             return not self._lost
         with self._changed:
             self._commands.clear()
             self._commands.append(("stop", None))  # if it returns after all
-            self._drop(self._stats.backlog, "backend did not stop in time")
-            self._stats.backlog = 0
-            self._delivery.set_state("stalled", "did not stop in time")
-        log.error(Event("backend did not stop in time", backend=self.backend.name))
+            self._drop(self._backlog, "backend did not stop in time")
+            self._backlog = 0
+        self._delivery.abandon()
         return not self._lost
 
     def _put(self, verb: Any, argument: Any) -> None:
@@ -148,7 +137,7 @@ class Lane:
             verb, argument, idle = self._next()
             if verb == "write":
                 rest = self._delivery.deliver(argument[0])
-                self._drop(len(rest), self._stats.error.partition(":")[0])  # the error's kind
+                self._drop(len(rest))
                 self._delivered(*argument, idle=idle)
             elif verb == "flush":
                 self._delivery.flush()
@@ -162,21 +151,19 @@ class Lane:
             else:
                 self._delivery.end()
             with self._changed:
-                self._busy_since = None
                 # not before it has caught up, or it would hold the others up at once again
-                if self._stats.state == "stalled" and self._stats.backlog <= self._limit // 2:
-                    self._delivery.set_state("ok", "")
+                if self._backlog <= self._limit // 2:
+                    self._delivery.caught_up()
                 self._changed.notify_all()
 
     def _next(self) -> tuple[str, Any, bool]:
-        """Wait for a command; give it, and whether it was the last. Without one, a start that failed is tried again."""
+        """Wait for a command; return it, and whether it was the last. Meanwhile, a start that failed is tried again."""
         with self._changed:
             while not self._commands:
                 self._changed.wait(None if self._delivery.started else BACKOFF[1])
                 if not self._delivery.started and not self._commands:
                     self._commands.append(("start", None))
             verb, argument = self._commands.popleft()
-            self._busy_since = self._clock.monotonic()
             return verb, argument, not self._commands
 
     def _delivered(self, batch: Sequence[Record], size: int, *, idle: bool) -> None:
@@ -185,18 +172,10 @@ class Lane:
             self._delivery.flush()
             self._last_flush = now
         with self._changed:
-            self._stats.backlog = max(0, self._stats.backlog - len(batch))
+            self._backlog = max(0, self._backlog - len(batch))
             self._bytes -= size
 
-    def _watch(self) -> None:
-        """See whether the call that is under way takes too long."""
-        since = self._busy_since
-        if self._stats.state == "ok" and since is not None and self._clock.monotonic() - since > STALL:
-            self._delivery.set_state("stalled", "a call does not return")
-            log.warning(Event("backend stalled: a call does not return", backend=self.backend.name))
-
-    def _drop(self, count: int, reason: str) -> None:
-        if count:
-            with self._changed:
-                self._lost = self._lost or self._stopping.is_set()
+    def _drop(self, count: int, reason: str = "") -> None:
+        if count and self._delivery.hurried:
+            self._lost = True
         self._delivery.drop(count, reason)

@@ -1,9 +1,9 @@
 """The spool: keeps a backend's records on disk until the backend has accepted them.
 
-A driver whose options derive from :class:`SpoolOptions` has it. The lane's thread only appends to a journal; a thread
-of the spool's own reads the journals, oldest first, and delivers. A journal is deleted when all of it was accepted, so
-an outage, a restart or a crash of the process loses nothing. The place in a journal is noted after each frame: what was
-accepted last before a crash may be delivered once more.
+A driver whose options derive from :class:`SpoolOptions` can have one. The lane's thread only appends to a journal; a
+thread of the spool's own reads the journals, oldest first, and delivers. A journal is deleted when all of it was
+accepted, so an outage, a restart or a crash of the process loses nothing. The place in a journal is noted after each
+frame: what was accepted last before a crash may be delivered once more.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import fcntl
 import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import attrs
@@ -26,12 +26,10 @@ from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.settings.options import at_least, option
 
-__all__ = ["Spool", "SpoolOptions"]
+__all__ = ["SpoolOptions", "delivery_to"]
 
 STOP_WAIT = 5.0
 """Seconds that the end waits for what is still to be delivered; the rest stays for the next start."""
-STALL = 5.0
-"""Seconds that one delivery may take before stats call the backend stalled."""
 _PLACE = struct.Struct("<Q")
 _PLACE_SUFFIX = ".place"
 _SEAL = "seal"
@@ -42,39 +40,76 @@ _JOURNALS = 16  # a journal takes this part of the bound: only a whole one can b
 class SpoolOptions:
     """Options of a backend that can have a spool; a driver's options class derives from it."""
 
-    spool: str = option("", help="folder where records stand until the store has accepted them; empty: no spool")
+    spool: str = option("", help="folder that keeps records until the store has accepted them; empty: no spool")
     spool_max_bytes: int = option(
-        1 << 30, unit="bytes", help="how much may stand in the spool; what finds no room is dropped", check=at_least(1)
+        1 << 30, unit="bytes", help="how much the spool may hold; what finds no room is dropped", check=at_least(1)
     )
 
 
-class Spool(Backend):
-    """Stands before a backend: takes everything at once, to disk, and delivers it when the backend takes it.
+def delivery_to(backend: Backend, clock: Clock) -> Delivery:
+    """Return what delivers to a backend: through a spool, if its options name one, or directly."""
+    options = getattr(backend, "opts", None)
+    if isinstance(options, SpoolOptions) and options.spool:
+        return SpooledDelivery(backend, options, clock)
+    return Delivery(backend, clock)
+
+
+class SpooledDelivery(Delivery):
+    """Delivers into the spool; its thread delivers from there to the backend.
 
     Args:
-        inner: the backend that stores; its options are :class:`SpoolOptions`.
-        clock: tells the time of state changes.
+        backend: the backend.
+        options: where the spool is, and how large it may be.
+        clock: the time.
     """
 
-    def __init__(self, inner: Backend, clock: Clock | None = None) -> None:
-        options: SpoolOptions = inner.opts
-        site = attrs.evolve(inner.site, folder=options.spool)
-        super().__init__(options, site)
-        self.inner = inner
-        self.name = inner.name  # type: ignore[misc]  # it goes by the name of what it stands for
-        self.suffix = f".{inner.name}.spool"  # spools of several backends may share a folder
-        self._clock = clock or Clock()
-        self._journal = Journal(site, self.suffix)
-        self._delivery = Delivery(inner, self._clock)
-        self._bytes = 0
+    def __init__(self, backend: Backend, options: SpoolOptions, clock: Clock) -> None:
+        self._spool = Spool(backend, options, clock)
+        super().__init__(backend, clock, self._spool)
+
+    def snapshot(self) -> LaneStats:
+        """Return the numbers of the whole: what the backend has stored and refused, and how it is."""
+        outer, inner = super().snapshot(), self._spool.snapshot()
+        worse = outer if outer.state != "ok" else inner
+        return attrs.evolve(
+            outer,
+            state=worse.state,
+            since=worse.since,
+            error=outer.error or inner.error,
+            stored=inner.stored,
+            dropped=outer.dropped + inner.dropped,
+            counters={**inner.counters, "spooled": outer.stored, "spool_bytes": self._spool.bytes},
+        )
+
+
+class Spool:
+    """Is written to in the place of a backend: takes everything at once, to disk, and delivers it when it can.
+
+    Args:
+        backend: the backend that stores.
+        options: where the spool is, and how large it may be.
+        clock: the time.
+    """
+
+    def __init__(self, backend: Backend, options: SpoolOptions, clock: Clock) -> None:
+        self.suffix = f".{backend.name}.spool"  # spools of several backends may share a folder
+        self.bytes = 0
+        """How many wait in the folder."""
+        self._backend = backend
+        self._name = backend.name
+        self._limit = options.spool_max_bytes
+        self._folder = options.spool
+        self._prefix = backend.site.prefix
+        self._clock = clock
+        self._journal = Journal(attrs.evolve(backend.site, folder=options.spool), self.suffix)
+        self._delivery = Delivery(backend, clock)
         self._counted = 0
         self._bytes_lock = threading.Lock()
         self._work = threading.Event()
         self._deadline = 0.0
-        self._busy_since: float | None = None
         self._segment: Segment | None = None
         self._live: Segment | None = None
-        """The journal that is being written, whatever its lock says: it is told before the file is there."""
+        """The journal that is being written, whatever its lock says: set before the file is there."""
         self._feeding: Segment | None = None
         self._reading: Segment | None = None
         self._thread: threading.Thread | None = None
@@ -86,46 +121,46 @@ class Spool(Backend):
             StorageError: the folder cannot be made or written, or another process works on it.
         """
         if self._thread is not None and self._thread.is_alive():
-            raise StorageError("open the spool", self.site.folder, "the backend has not returned since the last stop")
+            raise StorageError("open the spool", self._folder, "the backend has not returned since the last stop")
         lock = self._take_folder()
-        self._delivery = Delivery(self.inner, self._clock)
+        self._delivery = Delivery(self._backend, self._clock)
         self._feeding = self._reading = None
-        self._bytes = sum(stored.size for stored in self._journal.segments())
+        self.bytes = sum(stored.size for stored in self._journal.segments())
         self._work.set()
         self._thread = threading.Thread(
-            target=self._run, args=(self._delivery, lock), name=f"sipdump-{self.name}-spool", daemon=True
+            target=self._run, args=(self._delivery, lock), name=f"sipdump-{self._name}-spool", daemon=True
         )
         self._thread.start()
 
     def stop(self) -> None:
         """Deliver what there is, within ``STOP_WAIT`` seconds; the rest stays in the folder."""
         self._deadline = self._clock.monotonic() + STOP_WAIT
-        self._delivery.stopping.set()
+        self._delivery.hurry()
         self._work.set()
         if self._thread is not None:
             self._thread.join(STOP_WAIT + 1)
-        if self._bytes:
-            log.warning(Event("records wait in the spool for the next start", backend=self.name, bytes=self._bytes))
+        if self.bytes:
+            log.warning(Event("records wait in the spool for the next start", backend=self._name, bytes=self.bytes))
 
     def open(self, segment: Segment) -> None:
-        """Have what follows delivered into a segment of this name."""
+        """Deliver what follows into a segment of this name."""
         self._segment = segment
 
     def write(self, batch: Sequence[Record]) -> None:
-        """Append a batch to the journal; where the spool is empty, one larger than its bound is taken too.
+        """Append a batch to the journal; an empty spool takes one larger than its bound, too.
 
         Raises:
             StorageFullError: the spool or the disk has no room.
             StorageError: the disk refuses.
         """
-        limit = self.opts.spool_max_bytes
-        if self._bytes and self._bytes + sum([len(record.buf) for record in batch]) > limit:
+        limit = self._limit
+        if self.bytes and self.bytes + sum([len(record.buf) for record in batch]) > limit:
             if self._journal.fileno() >= 0:
-                self._close_journal()  # so that it can be deleted when it is delivered
+                self._close_journal()  # so that it can be deleted once it is delivered
             self._work.set()
             raise StorageFullError(
                 "write",
-                self.site.folder,
+                self._folder,
                 f"the spool may hold {limit} bytes (spool_max_bytes)",
                 "it drains when the store takes records again",
             )
@@ -138,43 +173,36 @@ class Spool(Backend):
         self._work.set()
 
     def close(self) -> None:
-        """Have the segment sealed after what it was given."""
+        """Seal the segment after what it was given."""
         if self._journal.fileno() >= 0:
             self._journal.note(_SEAL)
             self._close_journal()
         self._work.set()
 
-    def record_size(self, record: Record) -> int:
-        """Ask the backend, whose segments are rotated."""
-        return self.inner.record_size(record)
+    def flush(self) -> None:
+        """Do nothing: what was written is on its way."""
+
+    def health(self) -> str:
+        """Return nothing: ``snapshot`` says how the backend is."""
+        return ""
+
+    def stats(self) -> Mapping[str, int]:
+        """Return nothing: ``snapshot`` has the numbers."""
+        return {}
 
     def forget(self) -> None:
         """Let go of the open journal: it belongs to the process that this one was forked from."""
         self._journal.forget()
-        self.inner.forget()
+        self._backend.forget()
 
-    def combine(self, outer: LaneStats) -> LaneStats:
-        """Give the numbers of the whole: what the backend has stored and refused, and how it is."""
-        inner = self._delivery.snapshot()
-        since = self._busy_since
-        if inner.state == "ok" and since is not None and self._clock.monotonic() - since > STALL:
-            inner.state, inner.error = "stalled", "a call does not return"
-        worse = outer if outer.state != "ok" else inner
-        counters = {**inner.counters, "spooled": outer.stored, "spool_bytes": self._bytes}
-        return attrs.evolve(
-            outer,
-            state=worse.state,
-            since=worse.since,
-            error=outer.error or inner.error,
-            stored=inner.stored,
-            dropped=outer.dropped + inner.dropped,
-            counters=counters,
-        )
+    def snapshot(self) -> LaneStats:
+        """Return the numbers of the delivery to the backend."""
+        return self._delivery.snapshot()
 
     def _open_journal(self) -> None:
         """Begin the next journal, and note in it which segment its records belong to."""
         if self._segment is None:
-            raise ClosedError(f"write to the backend {self.name}: no segment is open")
+            raise ClosedError(f"write to the backend {self._name}: no segment is open")
         name = attrs.evolve(self._segment, suffix=self.suffix)
         while True:
             self._live = name
@@ -198,9 +226,9 @@ class Spool(Backend):
         self._counted = self._journal.size
 
     def _take_folder(self) -> int:
-        path = os.path.join(self.site.folder, f".{self.site.prefix}{self.name}.lock")
+        path = os.path.join(self._folder, f".{self._prefix}{self._name}.lock")
         try:
-            os.makedirs(self.site.folder, mode=0o700, exist_ok=True)
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StorageError.from_os("open the spool", path, error) from error
@@ -217,14 +245,14 @@ class Spool(Backend):
             delivery.start()
             stopping = False
             while not stopping:
-                stopping = delivery.stopping.is_set()  # looked at before: what came until then is delivered still
+                stopping = delivery.hurried  # looked at before: what came until then is still delivered
                 self._work.clear()
                 try:
                     self._drain(delivery)
                 except StorageError as error:  # of the spool's own files
                     delivery.failed("read the spool", error)
-                    delivery.stopping.wait(BACKOFF[1])
-                if delivery.stopping.is_set():
+                    delivery.pause(BACKOFF[1])
+                if delivery.hurried:
                     continue
                 self._work.wait(None if delivery.started else BACKOFF[1])
                 if not delivery.started:
@@ -234,7 +262,7 @@ class Spool(Backend):
             os.close(lock)
 
     def _drain(self, delivery: Delivery) -> None:
-        """Deliver all that stands in the folder, up to the end of the journal that is being written."""
+        """Deliver all that the folder holds, up to the end of the journal that is being written."""
         for stored in list(self._journal.segments()):
             if not self._feed(delivery, stored):
                 return
@@ -245,7 +273,7 @@ class Spool(Backend):
         sealed = stored.sealed and stored.segment != self._live
         try:
             with open(stored.location, "rb") as file, _Place(stored.location) as place:
-                if self._reading != stored.segment:  # its first note tells the segment, wherever the place is
+                if self._reading != stored.segment:  # its first note names the segment, wherever the place is
                     first = next(scan(file), None)
                     if isinstance(first, Frame) and first.kind == NOTE:
                         self._turn(delivery, first.text())
@@ -254,7 +282,7 @@ class Spool(Backend):
                     if isinstance(item, Damage):
                         if not sealed:
                             break  # more of it may come
-                        _tell(stored, item)
+                        _warn_of(stored, item)
                         whole = whole and item.torn
                         continue
                     if item.kind == NOTE:
@@ -263,9 +291,9 @@ class Spool(Backend):
                         try:
                             batch = list(item.columns().records())
                         except ValueError:  # its sum is right, but it is not of its form
-                            _tell(stored, Damage(item.offset, item.end, torn=False))
+                            _warn_of(stored, Damage(item.offset, item.end, torn=False))
                             whole, batch = False, []
-                        if batch and not self._give(delivery, batch):
+                        if batch and not self._deliver(delivery, batch):
                             return False
                     place.write(item.end)
             delivery.flush()
@@ -282,18 +310,17 @@ class Spool(Backend):
             self._feeding = None
             return
         stamp, sequence = note.split(" ")
-        segment = Segment(self.site.prefix, stamp, int(sequence))
+        segment = Segment(self._prefix, stamp, int(sequence))
         if self._feeding != segment:
             delivery.seal()
             delivery.begin(segment)
             self._feeding = segment
 
-    def _give(self, delivery: Delivery, batch: Sequence[Record]) -> bool:
-        if delivery.stopping.is_set() and self._clock.monotonic() > self._deadline:
+    def _deliver(self, delivery: Delivery, batch: Sequence[Record]) -> bool:
+        if delivery.hurried and self._clock.monotonic() > self._deadline:
             return False
-        self._busy_since = self._clock.monotonic()
         rest = delivery.deliver(batch)
-        self._busy_since = None
+        delivery.caught_up()
         return not rest
 
     def _settle(self, stored: StoredSegment, *, whole: bool) -> None:
@@ -310,7 +337,7 @@ class Spool(Backend):
 
     def _count(self, size: int) -> None:
         with self._bytes_lock:
-            self._bytes += size
+            self.bytes += size
 
 
 class _Place:
@@ -333,6 +360,6 @@ class _Place:
         os.pwrite(self._fd, _PLACE.pack(place), 0)
 
 
-def _tell(stored: StoredSegment, damage: Damage) -> None:
+def _warn_of(stored: StoredSegment, damage: Damage) -> None:
     lost = damage.end - damage.offset
     log.warning(Event("spool is not whole", path=stored.location, offset=damage.offset, lost_bytes=lost))

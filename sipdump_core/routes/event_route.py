@@ -14,7 +14,7 @@ from sipdump_core.log import Limit
 from sipdump_core.record import Record
 from sipdump_core.settings.options import Setting
 
-__all__ = ["DROP", "SLOW", "Callback", "EventRoute", "load_callback", "load_file", "locate"]
+__all__ = ["DROP", "SLOW", "Callback", "EventRoute", "Route", "Send", "load_callback", "load_file", "locate"]
 
 DROP: Final = False
 """What an event route returns to keep a record from being stored: ``False``, and nothing else."""
@@ -24,14 +24,18 @@ SLOW: Final = 10_000
 
 Callback = Callable[[Record], Any]
 
+Send = Callable[[Record, str], None]
+"""Stores a record under a tag of its own: ``SipDump.send``."""
+
+Route = Callable[[Send], Callback]
+"""What a configuration says of the event route: given what stores a record, its callback."""
+
 
 class EventRoute:
     """Runs the callback, in the thread that brings the record, as Kamailio runs it in the SIP worker."""
 
     def __init__(self, callback: Callback | None = None) -> None:
         self.callback = callback
-        self.send: Callable[[Record, str], None] = _no_dump
-        """Stores a record under a tag of its own: ``SipDump.send`` of the one that runs this route."""
         self.dropped = 0
         self.errors = 0
         self.calls = 0
@@ -42,7 +46,7 @@ class EventRoute:
         self._log = Limit()
 
     def filter(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Give the records that are to be stored; a callback that raises has not dropped its record."""
+        """Return the records that are to be stored; a callback that raises has not dropped its record."""
         callback = self.callback
         if callback is None:
             return records
@@ -64,7 +68,7 @@ class EventRoute:
         return kept
 
     def _count(self, took: int, dropped: bool, failed: bool) -> None:
-        # for each record, not each batch: a slow callback is to be seen before a batch of a thousand is through
+        # for each record, not each batch: a slow callback must show before a batch of a thousand is done
         slow = took > SLOW * 1000
         with self._counts:
             self.calls += 1
@@ -77,14 +81,10 @@ class EventRoute:
             self._log.warn("slow", "event route is slow: records wait for it", us=took // 1000)
 
 
-def _no_dump(_record: Record, _tag: str) -> None:
-    raise RuntimeError("nothing stores records yet")
-
-
 def load_callback(setting: Setting) -> Callback:
     """Load the callable that ``event_callback`` names: ``module:function`` or ``file.py:function``.
 
-    A file is looked for beside the configuration file that names it, a module on the Python path.
+    A file is searched for beside the configuration file that names it, a module on the Python path.
 
     Raises:
         ConfigError: it cannot be loaded, or is not callable.
@@ -105,7 +105,7 @@ def load_callback(setting: Setting) -> Callback:
 
 
 def locate(source: str, setting: Setting) -> Path:
-    """Give the path of a file: a relative one is looked for beside the configuration file that names it."""
+    """Return the path of a file; a relative one starts at the folder of the configuration file that names it."""
     path = Path(source).expanduser()
     config = setting.place.partition(":")[0]
     if not path.is_absolute() and os.path.isfile(config):

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sipdump_core.record import Record
-from sipdump_core.routes import kemi
-from sipdump_core.routes.event_route import Callback
+from sipdump_core.routes import ksr
 from sipdump_core.settings.options import Setting
 
 __all__ = ["LuaScripts"]
@@ -18,8 +17,8 @@ _EXIT: Final = "~~ksr~exit~~"
 _TRACEBACK: Final = "\nstack traceback:"
 
 # The table KSR, of functions in Lua around those of Python, so that type() says "function" of them and arguments are
-# taken as by Kamailio's app_lua 5.6.3: a number is a string where one is wanted, too few arguments are logged and give
-# false, more than wanted are passed over. A script's way out of the process ends its callback instead.
+# read as by Kamailio's app_lua 5.6.3: a number is a string where one is wanted, too few arguments are logged and give
+# false, extra ones are ignored. A script's way out of the process ends its callback instead.
 _PRELUDE: Final = b"""
 local py = ...
 local type, tostring, tonumber, select, error = type, tostring, tonumber, select, error
@@ -99,7 +98,7 @@ class LuaScripts:
         ConfigError: lupa is not installed.
     """
 
-    def __init__(self, host: kemi.Kemi, setting: Setting) -> None:
+    def __init__(self, host: ksr.Kemi, setting: Setting) -> None:
         try:
             self._lupa: Any = import_module("lupa.lua51")  # the Lua that Kamailio's packages are built with
         except ImportError as error:
@@ -127,15 +126,15 @@ class LuaScripts:
             message = _message(error)
             raise setting.error(f"cannot load it: {'it calls exit' if message == _EXIT else message}") from error
 
-    def callback(self, name: str) -> Callback | None:
-        """Give the callback that runs the global function of this name, or None where there is none now."""
+    def callback(self, name: str) -> ksr.Handler | None:
+        """Return the handler that runs the global function of this name, or None where there is none now."""
         function = self._globals[name.encode()]
         if function is None or self._lupa.lua_type(function) != "function":
             return None
 
         def run() -> None:
             try:
-                function(kemi.EVENT.encode())
+                function(ksr.EVENT.encode())
             except self._lupa.LuaError as error:
                 message = _message(error)
                 if message == _EXIT:
@@ -144,7 +143,7 @@ class LuaScripts:
                     raise self._lupa.LuaError(f"{name} raised an error that is no string") from None
                 raise
 
-        return lambda record: self._host.run(record, run)
+        return lambda record, send: self._host.run(record, send, run)
 
 
 def _message(error: Exception) -> str:
@@ -155,27 +154,27 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
-# lupa leaves a nil at the end of the arguments away, hence the defaults
+# lupa leaves out a nil at the end of the arguments, hence the defaults
 
 
 def _log(level: bytes | None = None, text: bytes | None = None) -> None:
     if text is not None:
         name = _text(level or b"").lower()
-        kemi.log_line(_LEVELS.get(name, logging.ERROR), _text(text))
+        ksr.log_line(_LEVELS.get(name, logging.ERROR), _text(text))
 
 
 def _pv(name: bytes | None = None) -> int | bytes | None:
-    return kemi.get_pv(_text(name or b""))
+    return ksr.get_pv(_text(name or b""))
 
 
 def _geti(name: bytes | None = None) -> int:
-    return kemi.get_int(_text(name or b""))
+    return ksr.get_int(_text(name or b""))
 
 
 def _send(tag: bytes | None = None) -> bytes | None:
-    """Give None, or why it failed: an error of Lua then names the script's line."""
+    """Return None, or why it failed: an error of Lua then names the script's line."""
     try:
-        kemi.send(_text(tag or b""))
+        ksr.send(_text(tag or b""))
     except Exception as error:  # noqa: BLE001 - the script gets it
         return str(error).encode()
     return None
@@ -183,19 +182,19 @@ def _send(tag: bytes | None = None) -> bytes | None:
 
 def _field(name: str) -> Any:
     def get() -> bytes | None:
-        record: Record | None = kemi.current_record()
+        record: Record | None = ksr.current_record()
         value = getattr(record, name, None)
         return value.encode() if isinstance(value, str) else value
 
     return get
 
 
-_LEVELS: Final = {**kemi.LEVELS, "alert": logging.CRITICAL}
+_LEVELS: Final = {**ksr.LEVELS, "alert": logging.CRITICAL}
 _FUNCTIONS: Final = {
     b"log": _log,
     b"pv": _pv,
     b"geti": _geti,
-    b"set_drop": kemi.set_drop,
+    b"set_drop": ksr.set_drop,
     b"send": _send,
     **{f"get_{name}".encode(): _field(name) for name in ("buf", "tag", "src_ip", "dst_ip")},
 }

@@ -1,40 +1,43 @@
 """``event_route[sipdump:msg]`` in Kamailio's script language: what such routes use of it, compiled to closures.
 
-The subset is defined in ``docs/event_route.md``; whatever is outside of it is refused when the route is compiled. What
+The subset is defined in ``docs/event_route.md``; anything outside it is refused when the route is compiled. What
 statements and operators mean is as in Kamailio 5.6 (src/core/cfg.y, rvalue.c, action.c; src/modules/xlog), except that
 ``drop`` does what the documentation of its sipdump module promises. A compiled route raises on no record.
 """
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Final, NoReturn
 
 import attrs
 from lark import Lark, Token, Tree
-from lark.exceptions import UnexpectedInput, UnexpectedToken
+from lark.exceptions import UnexpectedToken
+from lark.lexer import Lexer
 
-from sipdump_core.config.reader import RouteBlock
+from sipdump_core.config.route_block import RouteBlock
 from sipdump_core.config.substitution import unquote
+from sipdump_core.config.variable import variable_end
 from sipdump_core.errors import ConfigError
 from sipdump_core.log import Event, log
-from sipdump_core.matcher import Matcher
+from sipdump_core.posix_regex import Pattern
 from sipdump_core.record import Record
 from sipdump_core.routes.event_route import DROP, Callback
-from sipdump_core.routes.variables import Format, Getter, Value, compile_format, compile_pv, text_of, to_int
+from sipdump_core.routes.values import Format, Getter, Value, encode, text_of, to_int
+from sipdump_core.routes.variables import compile_format, compile_pv
 
 __all__ = ["compile_route"]
 
 _GRAMMAR = r"""
 start: _statement*
-_statement: if | call ";" | drop ";" | exit ";" | ";"
+_statement: if | call _SEMICOLON | drop _SEMICOLON | exit _SEMICOLON | _SEMICOLON
 if: IF _expression body (ELSE body)?
-body: _statement | "{" _statement* "}"
-call: NAME "(" (_expression ("," _expression)*)? ")"
+body: _statement | _LBRACE _statement* _RBRACE
+call: NAME _LPAR (_expression (_COMMA _expression)*)? _RPAR
 drop: DROP _code?
 exit: (EXIT | RETURN) _code?
-_code: "(" ")" | _expression
+_code: _LPAR _RPAR | _expression
 
 _expression: or | _and
 or: _and (OR _and)+
@@ -46,37 +49,54 @@ _order: order | _unary
 order: _order ORDER _unary
 _unary: not | _atom
 not: NOT _unary
-_atom: number | STRING | VARIABLE | function | defined | "(" _expression ")"
+_atom: number | STRING | VARIABLE | function | defined | _LPAR _expression _RPAR
 number: MINUS? (NUMBER | YES | NO)
-function: FUNCTION "(" _expression ")"
+function: FUNCTION _LPAR _expression _RPAR
 defined: DEFINED _unary
 
-IF.2: /if\b/
-ELSE.2: /else\b/
-DROP.2: /drop\b/
-EXIT.2: /exit\b/
-RETURN.2: /return\b/
-OR.2: /\|\||or\b/
-AND.2: /&&|and\b/
-NOT.2: /!(?![=~])|not\b/
-FUNCTION.2: /(strlen|strempty)\b/
-DEFINED.2: /defined\b/
-YES.2: /(yes|true|on|enable)\b/
-NO.2: /(no|false|off|disable)\b/
-EQUAL.2: /==|!=|(eq|ne|ieq|ine)\b/
-MATCH.2: /=~|!~/
-ORDER: /<=|>=|<|>/
-MINUS: "-"
-NUMBER: /0x[0-9a-fA-F]+\b|[01]+b\b|[0-9]+\b/
-NAME: /[A-Za-z_]\w*/
-STRING: /'[^']*'|"(\\.|[^"\\])*"(\s*"(\\.|[^"\\])*")*/s
-VARIABLE: /\$(\w[\w.?]*(\(([^()]|\([^()]*\))*\))?|\(([^()]|\(([^()]|\(([^()]|\([^()]*\))*\))*\))*\)|\$)/
-COMMENT.3: /#[^\n]*|\/\/[^\n]*|\/\*(.|\n)*?\*\//
-
-%import common.WS
-%ignore WS
-%ignore COMMENT
+%declare IF ELSE DROP EXIT RETURN OR AND NOT FUNCTION DEFINED YES NO EQUAL MATCH ORDER MINUS NUMBER NAME STRING VARIABLE
+%declare _SEMICOLON _COMMA _LPAR _RPAR _LBRACE _RBRACE OTHER
 """
+_KEYWORDS: Final = {
+    "if": "IF",
+    "else": "ELSE",
+    "drop": "DROP",
+    "exit": "EXIT",
+    "return": "RETURN",
+    "or": "OR",
+    "and": "AND",
+    "not": "NOT",
+    "strlen": "FUNCTION",
+    "strempty": "FUNCTION",
+    "defined": "DEFINED",
+    **dict.fromkeys(("yes", "true", "on", "enable"), "YES"),
+    **dict.fromkeys(("no", "false", "off", "disable"), "NO"),
+    **dict.fromkeys(("eq", "ne", "ieq", "ine"), "EQUAL"),
+}
+_TOKEN = re.compile(
+    r"""
+    (?P<space>      \s+ | \#[^\n]* | //[^\n]* | /\*.*?\*/ )
+  | (?P<VARIABLE>   \$(?=[\w(.?$]) )
+  | (?P<STRING>     '[^']*' | "(?:\\.|[^"\\])*"(?:\s*"(?:\\.|[^"\\])*")* )
+  | (?P<NUMBER>     (?:0x[0-9a-fA-F]+|[01]+b|[0-9]+)\b )
+  | (?P<NAME>       [A-Za-z_]\w* )
+  | (?P<MATCH>      =~ | !~ )
+  | (?P<EQUAL>      == | != )
+  | (?P<ORDER>      <= | >= | < | > )
+  | (?P<OR>         \|\| )
+  | (?P<AND>        && )
+  | (?P<NOT>        ! )
+  | (?P<MINUS>      - )
+  | (?P<_SEMICOLON> ; )
+  | (?P<_COMMA>     , )
+  | (?P<_LPAR>      \( )
+  | (?P<_RPAR>      \) )
+  | (?P<_LBRACE>    \{ )
+  | (?P<_RBRACE>    \} )
+  | (?P<OTHER>      [\w.?]+ | . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 _MAX_DEPTH: Final = 40
 _LEVELS: Final = {
@@ -127,26 +147,51 @@ def compile_route(block: RouteBlock, *, parse_call_id: bool) -> Callback:
     """Compile a route.
 
     Args:
-        block: its text, as the configuration's reader gives it.
+        block: its text and places.
         parse_call_id: whether ``$sipdump(call_id)`` has a value.
 
     Returns:
-        A callback that gives ``DROP`` where the route drops the record; it never raises.
+        A callback that returns ``DROP`` where the route drops the record; it never raises.
 
     Raises:
-        ConfigError: a statement is not of the subset; the error names its place and what to use instead.
+        ConfigError: a statement is outside the subset; the error names its place and what to use instead.
     """
     try:
         tree = _parser().parse(block.text)
-    except UnexpectedInput as error:
+    except UnexpectedToken as error:
         _refuse_syntax(block, error)
     run = _Compiler(block, parse_call_id).block(tree.children, 0)
     return lambda record: DROP if run(record) == _DROP else None
 
 
+class _RouteLexer(Lexer):
+    """Splits the text of a route into words."""
+
+    __future_interface__ = 0
+
+    def __init__(self, lexer_conf: Any) -> None:
+        """Take nothing from lark's configuration."""
+
+    def lex(self, data: Any) -> Iterator[Token]:  # type: ignore[override]  # lark passes on what was given to parse
+        return _tokens(data)
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    at = 0
+    while found := _TOKEN.match(text, at):
+        kind, start, at = found.lastgroup or "", at, found.end()
+        if kind == "VARIABLE":
+            at = variable_end(text, start)
+            if at < 0:
+                kind, at = "OTHER", len(text)
+        if kind != "space":
+            word = text[start:at]
+            yield Token(_KEYWORDS.get(word, kind), word, start_pos=start, end_pos=at)
+
+
 @cache
 def _parser() -> Lark:
-    return Lark(_GRAMMAR, parser="lalr", propagate_positions=True)
+    return Lark(_GRAMMAR, parser="lalr", lexer=_RouteLexer, propagate_positions=True)
 
 
 @attrs.frozen
@@ -155,13 +200,13 @@ class _Expression:
 
     get: Getter
     kind: type[int] | type[bytes] | None
-    """What it is known to give; None for a variable, which gives either, or null."""
+    """The type that it is known to have; None for a variable, which may have either, or be null."""
     constant: Value = None
     null: bool = False
     """Whether it is the variable ``$null``."""
 
     def integer(self) -> Callable[[Record], int]:
-        """Give it as Kamailio converts it to a number: what is none is 0, a bool is one."""
+        """Return it as Kamailio converts it to a number: a non-numeric string counts as 0; bool is a number."""
         if self.constant is not None:
             constant = _to_number(self.constant)
             return lambda _: constant
@@ -176,7 +221,7 @@ class _Expression:
         return integer
 
     def string(self) -> Callable[[Record], bytes]:
-        """Give it as a string: null is empty."""
+        """Return it as a string: null is empty."""
         get = self.get
         return lambda record: text_of(get(record))
 
@@ -224,7 +269,7 @@ class _Compiler:
             return self._call(statement)
         _, *code = _children(statement)
         for expression in code:
-            self._expression(expression, depth)  # what it gives tells nobody anything, but it has to be right
+            self._expression(expression, depth)  # its value means nothing, but it has to be correct
         return (lambda _: _DROP) if statement.data == "drop" else (lambda _: _STOP)
 
     def _if(self, statement: Tree[Token], depth: int) -> Run:
@@ -296,7 +341,7 @@ class _Compiler:
             self._refuse(argument, str(error))
 
     def _truth(self, expression: Any, depth: int) -> Callable[[Record], int]:
-        """Compile a condition: it holds where it is over 0, as Kamailio's functions give -1 for false."""
+        """Compile a condition: it holds where it is over 0, as Kamailio's functions return -1 for false."""
         return self._expression(expression, depth).integer()
 
     def _expression(self, expression: Any, depth: int) -> _Expression:
@@ -331,7 +376,7 @@ class _Compiler:
 
     def _leaf(self, token: Token) -> _Expression:
         if token.type == "STRING":
-            constant = unquote(token).encode("utf-8", "surrogateescape")
+            constant = encode(unquote(token))
             return _Expression(lambda _: constant, bytes, constant)
         try:
             get = compile_pv(token, parse_call_id=self._parse_call_id)
@@ -343,28 +388,28 @@ class _Compiler:
         *minus, token = _children(tree)
         number = _read_number(token) if token.type == "NUMBER" else int(token.type == "YES")
         if number is None or number > 0x7FFFFFFF:
-            self._refuse(tree, f"{token} is no number of 32 bits")
+            self._refuse(tree, f"{token} does not fit into 32 bits")
         number = -number if minus else number
         return _Expression(lambda _: number, int, number)
 
     def _number_of(self, tree: Any, depth: int) -> Callable[[Record], int]:
-        """Compile what must be a number: a variable may be, a string cannot."""
+        """Compile what must be a number; a variable may be one, a string cannot."""
         expression = self._expression(tree, depth)
         if expression.kind is bytes:
-            self._refuse(tree, "a string stands where a number is needed")
+            self._refuse(tree, "this is a string, where a number is needed")
         return expression.integer()
 
     def _chain(self, tree: Tree[Token], depth: int) -> _Expression:
-        # what stands between are the operators
+        # the operators are between them
         parts = [self._expression(part, depth) for part in _children(tree)[::2]]
         for part, place in zip(parts, _children(tree)[::2], strict=True):
             if part.kind is bytes:
-                self._refuse(place, "a string stands where a number is needed")
+                self._refuse(place, "this is a string, where a number is needed")
         constants = [_to_number(part.constant) for part in parts if part.constant is not None]
         if len(constants) == len(parts):
             truth = int(all(constants) if tree.data == "and" else any(constants))
             return _Expression(lambda _: truth, int, truth)
-        # Kamailio leaves these out, and what is left alone is no truth value but itself: it may be negative
+        # Kamailio leaves these out; a single operand that remains keeps its value, which may be negative
         neutral = 1 if tree.data == "and" else 0
         operands = [part.integer() for part in parts if part.constant != neutral]
         if len(operands) == 1:
@@ -382,13 +427,12 @@ class _Compiler:
     def _match(self, left_tree: Any, operator: Token, right_tree: Any, depth: int) -> _Expression:
         left_side = self._expression(left_tree, depth)
         if left_side.kind is int:
-            self._refuse(left_tree, f"a number stands left of {operator}, where a string is needed")
+            self._refuse(left_tree, f"this is a number; {operator} needs a string on its left")
         left = left_side.string()
         if not (isinstance(right_tree, Token) and right_tree.type == "STRING"):
             self._refuse(right_tree, f"the right side of {operator} must be a regular expression in quotes")
-        source = unquote(right_tree).encode("utf-8", "surrogateescape")
         try:
-            search = Matcher(source).search
+            search = Pattern(encode(unquote(right_tree)), ignore_case=True).search
         except ValueError as error:
             self._refuse(right_tree, f"this is no regular expression that is supported: {error}")
         if operator == "=~":
@@ -401,7 +445,7 @@ class _Compiler:
 
 
 def _children(tree: Tree[Token]) -> list[Any]:
-    """Give what a part of the tree is made of: tokens and parts, as the grammar says."""
+    """Return the children of a node: tokens and nodes, as the grammar says."""
     return list(tree.children)
 
 
@@ -504,21 +548,15 @@ _MEANT = {
     },
 }
 
-_SCAN = re.compile(
-    r"""(?:#[^\n]*|//[^\n]*|/\*.*?\*/|'[^']*'|"(?:\\.|[^"\\])*"|\$?[\w.?]+|\s+|.)""",
-    re.DOTALL,
-)
 
-
-def _refuse_syntax(block: RouteBlock, error: UnexpectedInput) -> NoReturn:
-    """Say what is wrong where the parser could not go on, by what stands there and how its statement begins."""
-    text = block.text
-    at, end = error.pos_in_stream or 0, len(text.rstrip())
-    if isinstance(error, UnexpectedToken) and error.token.type == "$END":
-        raise _error(block, max(end - 1, 0), "the route ends in the middle of a statement; is a ; or a } missing?")
+def _refuse_syntax(block: RouteBlock, error: UnexpectedToken) -> NoReturn:
+    """Report what is wrong where the parser could not go on, by the word there and how its statement begins."""
+    text, here_word = block.text, str(error.token)
+    if error.token.type == "$END":
+        end = max(len(text.rstrip()) - 1, 0)
+        raise _error(block, end, "the route ends in the middle of a statement; is a ; or a } missing?")
+    at = error.token.start_pos or 0
     words = _statement_before(text, at)
-    here = _SCAN.match(text, at)
-    here_word = here[0] if here else ""
     for word in (*words[:1], here_word):
         if word in _INSTEAD:
             raise _error(block, at, f"{word} is not supported; {_INSTEAD[word]}")
@@ -526,43 +564,40 @@ def _refuse_syntax(block: RouteBlock, error: UnexpectedInput) -> NoReturn:
     if not words and here_word.startswith("$"):
         raise _error(block, at, f"assignments are not supported; print and compare the variables themselves. {_KEMI}")
     if here_word == "=":
-        raise _error(block, at, "an assignment cannot stand here; == compares")
+        raise _error(block, at, "there are no assignments; == compares")
     if here_word in ("+", "-", "*", "/", "%", "&", "|", "^", "~", "."):
         raise _error(block, at, "there is no arithmetic here; the operators are == != < > <= >= =~ !~ && || !")
-    expected = getattr(error, "accepts", None) or getattr(error, "expected", None) or getattr(error, "allowed", None)
     if here_word == "[":
         raise _error(block, at, "variables have no index here")
     slip = _slip(here_word, words)
     if slip:
         raise _error(block, at, slip)
-    if "SEMICOLON" in (expected or ()):
+    if "_SEMICOLON" in (error.accepts or error.expected):
         raise _error(block, at, f"a ; is missing before {here_word!r}")
     if re.fullmatch(r"\w+", here_word) and behind.startswith("("):
-        raise _error(block, at, f"{here_word} cannot stand here: no function has a value in a condition; {_SUBSET}")
+        raise _error(block, at, f"{here_word} is not possible here: no function has a value in a condition; {_SUBSET}")
     raise _error(block, at, f"this is not understood: {text[at : at + 30].splitlines()[0]}; {_SUBSET}")
 
 
 def _slip(word: str, words: Sequence[str]) -> str | None:
-    """Give what to say of a slip that is often made, by the word where it shows and those before it."""
+    """Return the message for a common slip, by the word where it shows and those before it."""
     if word == "else" or words[:1] == ["else"]:
         return "there is no if before this else"
     if word == "{" and not words:
-        return "a block stands only behind if and else"
+        return "a block is possible only after if and else"
     if re.match(r"\.\d", word):
-        return "this is no number; an address stands in quotes"
+        return "this is not a number; write an address in quotes"
     return f"{word} is not known here; use {_MEANT[word]}" if word in _MEANT else None
 
 
 def _statement_before(text: str, end: int) -> list[str]:
-    """Give the words and characters from the beginning of the statement that stands at an offset up to there."""
+    """Return the words from the beginning of the statement that is at an offset up to there."""
     words: list[str] = []
-    at = 0
-    while at < end and (found := _SCAN.match(text, at)):
-        at = found.end()
-        if found[0] in (";", "{", "}"):
-            words = []
-        elif not found[0].isspace() and not found[0].startswith(("#", "//", "/*")):
-            words.append(found[0])
+    for token in _tokens(text[:end]):
+        if token in (";", "{", "}"):
+            words.clear()
+        else:
+            words.append(str(token))
     return words
 
 

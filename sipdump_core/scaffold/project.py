@@ -7,8 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from sipdump_core.drivers.discovery import SOURCES, THIRD_PARTY_FLAGS, discover
+from sipdump_core.drivers.discovery import THIRD_PARTY_FLAGS, discover
 from sipdump_core.errors import ConfigError, StorageError
+from sipdump_core.settings.modules import MODULES
 from sipdump_core.version import VERSION
 
 __all__ = ["KINDS", "Kind", "write"]
@@ -18,10 +19,10 @@ KINDS: tuple[Kind, ...] = ("file", "stream")
 
 _NAME = re.compile(r"[a-z](?:_?[a-z0-9])*", re.ASCII)
 _LONGEST = 24
-"""Longer names would make lines that are longer than the style of the templates has them."""
-_TAKEN = ("sipdump_core", *SOURCES)
+"""Longer names would make lines longer than the templates' style allows."""
+_TAKEN = ("sipdump_core", *MODULES)
 _LARGEST_FLAG = 1 << 30
-"""mode is an int of 32 bits in Kamailio."""
+"""In Kamailio, mode is an int of 32 bits."""
 _TEMPLATES = {
     "pyproject.toml": "pyproject.toml",
     "README.md": "readme_{kind}.md",
@@ -39,13 +40,13 @@ def write(name: str, kind: Kind, folder: Path) -> list[Path]:
     Args:
         name: the backend's name, as ``kafka``.
         kind: ``file`` for segment files in a folder, ``stream`` for a store that is reached over a connection.
-        folder: what gets the files; made where it is not there.
+        folder: where the files go; it is created if it does not exist.
 
     Returns:
         The files, relative to the folder.
 
     Raises:
-        ConfigError: the name is no good, or taken; or the folder is not empty.
+        ConfigError: the name is invalid or taken, or the folder is not empty.
         DriverError: the installed drivers contradict each other.
         StorageError: a file cannot be written.
     """
@@ -60,7 +61,7 @@ def write(name: str, kind: Kind, folder: Path) -> list[Path]:
     written = []
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} is there already, and no empty folder; name another with --dir")
+            raise ConfigError(f"{folder} exists already and is not an empty folder; name another with --dir")
         for target, template in _TEMPLATES.items():
             path = Path(_fill(target, values))
             text = files(__package__).joinpath("templates", f"{template.format(kind=kind)}.in").read_text("utf-8")
@@ -75,8 +76,8 @@ def write(name: str, kind: Kind, folder: Path) -> list[Path]:
 def _check_name(name: str, installed: dict[str, str]) -> None:
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise ConfigError(
-            f"{name!r} is no name for a backend: it must be lower-case letters, digits and single underscores between "
-            f"them, begin with a letter, and have {_LONGEST} characters at the most"
+            f"{name!r} cannot be a backend's name: it must be lower-case letters, digits and single underscores "
+            f"between them, begin with a letter, and have at most {_LONGEST} characters"
         )
     if name in installed:
         raise ConfigError(
@@ -87,12 +88,12 @@ def _check_name(name: str, installed: dict[str, str]) -> None:
 
 
 def _free_flag(name: str, taken: Collection[int]) -> int:
-    """Give a mode flag that no installed driver has, by the name, so that two authors seldom get the same."""
+    """Return a mode flag that no installed driver has; it depends on the name, so that authors seldom get the same."""
     lowest, largest = THIRD_PARTY_FLAGS.bit_length() - 1, _LARGEST_FLAG.bit_length() - 1
     count = largest - lowest + 1
     first = zlib.crc32(name.encode()) % count
     bits = (lowest + (first + n) % count for n in range(count))
-    return next((1 << bit for bit in bits if 1 << bit not in taken), 0)  # 0: to be switched on by its name alone
+    return next((1 << bit for bit in bits if 1 << bit not in taken), 0)  # 0: switched on by its name alone
 
 
 def _fill(text: str, values: dict[str, str]) -> str:

@@ -25,14 +25,14 @@ def _prefix(value: str) -> str | None:
 
 def _fagex(value: str) -> str | None:
     try:
-        return None if duration(value or "0s") <= _MAX else f"must be {_MAX} seconds at the most"
+        return None if duration(value or "0s") <= _MAX else f"must be at most {_MAX} seconds"
     except ValueError as error:
         return str(error)
 
 
 @attrs.frozen
 class Params:
-    """The core's parameters, checked value by value; what concerns several at once is checked at start."""
+    """The core's parameters, checked value by value; rules that concern several of them are checked at the start."""
 
     enable: int = option(0, help="store from the start (1), or wait for the enable command (0)", check=one_of(0, 1))
     mode: int = option(
@@ -43,7 +43,7 @@ class Params:
     wait: int = option(
         100,
         unit="microseconds",
-        help="with wait_mode 0, how long records gather before they are written; at least 20 ms are taken",
+        help="with wait_mode 0, how long records gather before they are written; less than 20 ms counts as 20 ms",
         check=in_range(0, 10_000_000),
     )
     wait_mode: int = option(0, help="1: write at once when a record arrives, without gathering", check=one_of(0, 1))
@@ -57,15 +57,15 @@ class Params:
     rotate_records: int = option(
         0, unit="records", help="a segment is sealed when it holds this many; 0: no limit", check=at_least(0)
     )
-    folder: str = option("/tmp", help="where the segment files stand")  # noqa: S108 - Kamailio's default
+    folder: str = option("/tmp", help="where the segment files are")  # noqa: S108 - Kamailio's default
     fprefix: str = option("kamailio-sipdump-", help="how the names of segment files begin", check=_prefix)
     fage: int = option(
         0, unit="seconds", help="sealed segments older than this are deleted; 0: never", check=in_range(0, _MAX)
     )
     fagex: str = option("", help='fage as a time expression, "2d6h40m30s"; it overrides fage', check=_fagex)
     event_callback: str = option("", help='the event route: "module:function" or "file.py:function"')
-    parse_call_id: int = option(0, help="give the event route $sipdump(call_id)", check=one_of(0, 1))
-    backend: tuple[str, ...] = option((), help="a backend to switch on by name, beside those that mode names")
+    parse_call_id: int = option(0, help="provide $sipdump(call_id) to the event route", check=one_of(0, 1))
+    backend: tuple[str, ...] = option((), help="a backend to switch on by name, in addition to those in mode")
     queue: int = option(
         8192,
         unit="records",
@@ -93,5 +93,5 @@ class Params:
 
     @property
     def retention(self) -> int:
-        """Seconds that a sealed segment is kept; 0: for ever."""
+        """How many seconds a sealed segment is kept; 0: for ever."""
         return duration(self.fagex) if self.fagex else self.fage

@@ -2,26 +2,10 @@
 
 import attrs
 
-from sipdump_core.net.address import parse_address, parse_jsonrpc
-from sipdump_core.settings.options import at_least, in_range, option
+from sipdump_core.net.address import Address, parse_address, parse_jsonrpc
+from sipdump_core.settings.options import Given, at_least, in_range, option
 
 __all__ = ["CtlOptions"]
-
-
-def _binrpc(value: str) -> str | None:
-    try:
-        parse_address(value)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _jsonrpc(value: str) -> str | None:
-    try:
-        parse_jsonrpc(value)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def _mode(value: int) -> str | None:
@@ -36,15 +20,15 @@ def _folder(value: str) -> str | None:
 class CtlOptions:
     """Options of the control sockets: ``modparam("sipdump_ctl", ...)``."""
 
-    binrpc: tuple[str, ...] = option(
+    binrpc: tuple[Given[Address], ...] = option(
         (),
         help='a socket for kamcmd: "unix:/path", "unixd:/path", "tcp:host:port" or "udp:host:port"',
-        check=_binrpc,
+        parse=parse_address,
     )
-    jsonrpc: tuple[str, ...] = option(
+    jsonrpc: tuple[Given[Address], ...] = option(
         (),
         help='a place for JSON-RPC: "unix:/path" (datagrams), "fifo:/path" or "http:host:port"',
-        check=_jsonrpc,
+        parse=parse_jsonrpc,
     )
     mode: int = option(0o600, help="permission bits of unix sockets and fifos", check=_mode)
     user: str = option("", help="who owns unix sockets and fifos, a name or number; by default the daemon's user")

@@ -2,29 +2,19 @@
 
 import attrs
 
-from sipdump_core.net.address import parse_listen
-from sipdump_core.record import Flow
-from sipdump_core.settings.options import at_least, in_range, option
+from sipdump_core.net.address import Listen, canonical_ip, parse_listen
+from sipdump_core.settings.options import Given, at_least, in_range, option
 
 __all__ = ["DEFAULT_LISTEN", "HepOptions"]
 
 DEFAULT_LISTEN = "udp:127.0.0.1:9060"
 
 
-def _listen(value: str) -> str | None:
+def _local(text: str) -> str:
     try:
-        parse_listen(value)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _local(value: str) -> str | None:
-    try:
-        Flow("", 0, 0, "none", "ipv6" if ":" in value else "ipv4", value, 0, value, 0)
+        return canonical_ip(text)[1]
     except ValueError:
-        return "must be an IPv4 or IPv6 address"
-    return None
+        raise ValueError("must be an IPv4 or IPv6 address") from None
 
 
 def _tag(value: str) -> str | None:
@@ -35,13 +25,11 @@ def _tag(value: str) -> str | None:
 class HepOptions:
     """Options of the HEP source: ``modparam("sipdump_hep", ...)``."""
 
-    listen: tuple[str, ...] = option(
-        (),
-        help=f'where HEP comes in, "udp:host:port" or "tcp:host:port"; by default {DEFAULT_LISTEN}',
-        check=_listen,
+    listen: tuple[Given[Listen], ...] = option(
+        (DEFAULT_LISTEN,), help='where HEP comes in, "udp:host:port" or "tcp:host:port"', parse=parse_listen
     )
     tag: str = option("hep", help="tag of a message that its sender has neither received nor sent", check=_tag)
-    local: tuple[str, ...] = option((), help="an address that counts as the HEP sender's own", check=_local)
+    local: tuple[Given[str], ...] = option((), help="an address that counts as the HEP sender's own", parse=_local)
     auth_key: str = option("", help="when set, packets with another auth key, or none, are dropped")
     time_window: int = option(
         86400,
@@ -55,4 +43,12 @@ class HepOptions:
     max_message: int = option(
         1048576, unit="bytes", help="a compressed message may grow to this, no further", check=in_range(1024, 1 << 30)
     )
-    max_connections: int = option(512, help="how many TCP connections may be open at once", check=at_least(1))
+    max_connections: int = option(
+        512, help="how many TCP connections may be open; one more closes the longest idle", check=at_least(1)
+    )
+    idle_timeout: int = option(
+        0,
+        unit="seconds",
+        help="a TCP connection that brings nothing for so long is closed; 0: never",
+        check=in_range(0, 2**31 - 1),
+    )

@@ -10,24 +10,44 @@
 
 makes ``modparam("sipdump_text", "width", 30)`` work, with its type and range checked and its place named in
 errors. Kamailio knows two types of parameters, int and str; an option is annotated ``int``, ``str`` or, when it
-may be given several times, ``tuple[str, ...]``.
+may be repeated, ``tuple[str, ...]``.
+
+An option with ``parse`` holds what its text means, together with the setting that said so, for errors that come
+later (a port that is taken, say)::
+
+    listen: tuple[Given[Listen], ...] = option((), help="where to listen", parse=parse_listen)
 """
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
 import attrs
 
 from sipdump_core.errors import ConfigError, kind_and_text
-from sipdump_core.posix_re import Pattern
+from sipdump_core.posix_regex import Pattern
 
-__all__ = ["Check", "Setting", "at_least", "build", "describe", "duration", "in_range", "one_of", "option"]
+__all__ = [
+    "Check",
+    "Given",
+    "Parse",
+    "Setting",
+    "Settings",
+    "at_least",
+    "build",
+    "describe",
+    "duration",
+    "in_range",
+    "one_of",
+    "option",
+]
 
 Check = Callable[[Any], str | None]
-"""Gives None for a good value, else what is allowed, as ``"must be 1 or more"``."""
+"""Returns None for a good value, else what is allowed, as ``"must be 1 or more"``."""
+Parse = Callable[[Any], Any]
+"""Returns what a value means, or raises ValueError, whose text says what is allowed."""
 
 T = TypeVar("T")
 _TYPES: dict[Any, str] = {int: "int", str: "str", tuple[str, ...]: "str, repeatable"}
@@ -36,43 +56,88 @@ _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 @attrs.frozen
 class Setting:
-    """One modparam: a value for a parameter of a module, and where that was said."""
+    """One modparam: a value for a parameter of a module, and where the configuration sets it."""
 
     module: str
     name: str
     value: int | str
     place: str = ""
+    """``file:line:column``, or the command line's option."""
     line: str = attrs.field(default="", eq=False, repr=False)
     """The line of the configuration file, for errors."""
 
     def error(self, message: str) -> ConfigError:
-        """Make the error that points at this setting."""
-        shown = f'"{self.value}"' if isinstance(self.value, str) else self.value
+        """Return the error that points at this setting, for the caller to raise."""
+        shown = f'"{self.value}"' if isinstance(self.value, str) else str(self.value)
+        what = f'modparam("{self.module}", "{self.name}", {shown})' if self.module else shown
         within = f"; in: {self.line}" if self.line else ""
-        return ConfigError(f'modparam("{self.module}", "{self.name}", {shown}): {message}{within}', self.place)
+        return ConfigError(f"{what}: {message}{within}", self.place)
 
     def is_for(self, module: str) -> bool:
-        """Say whether this is a parameter of a module: as in Kamailio, the name given is a regular expression.
+        """Return whether this sets a parameter of a module: as in Kamailio, its own name is a regular expression.
 
         Raises:
-            ConfigError: it is no regular expression.
+            ConfigError: it is not a regular expression.
         """
         try:
-            return _pattern(self.module).fullmatch(module)
+            return _pattern(self.module).fullmatch(module.encode())
         except ValueError as error:
             raise self.error(f"the module's name is no regular expression: {error}") from error
 
 
-def option(default: Any, *, help: str, unit: str = "", check: Check | None = None) -> Any:
+class Settings(tuple[Setting, ...]):
+    """Settings in the order of the configuration, looked up by module and name."""
+
+    __slots__ = ()
+
+    def of(self, module: str | Sequence[str], *names: str) -> "Settings":
+        """Return those of a module, or of several: all, or those of some of its parameters."""
+        modules = (module,) if isinstance(module, str) else module
+        return Settings(s for s in self if s.module in modules and (not names or s.name in names))
+
+    def last(self, module: str, name: str, default: int | str) -> Setting:
+        """Return the setting that counts for a single-valued parameter, or one of the default value."""
+        found = self.of(module, name)
+        return found[-1] if found else Setting(module, name, default, "default")
+
+
+@attrs.frozen
+class Given(Generic[T]):
+    """What a setting means, together with that setting."""
+
+    value: T
+    setting: Setting = attrs.field(eq=False)
+
+    @classmethod
+    def of(cls, value: Any, parse: Callable[[Any], T]) -> "Given[T]":
+        """Parse a value that comes from Python, not from a configuration.
+
+        Raises:
+            ValueError: it is not of the form that the option takes.
+        """
+        return cls(parse(value), Setting("", "", value))
+
+    def error(self, message: str) -> ConfigError:
+        """Return the error that points at the setting, for the caller to raise."""
+        return self.setting.error(message)
+
+
+def option(default: Any, *, help: str, unit: str = "", check: Check | None = None, parse: Parse | None = None) -> Any:
     """Declare one option of an attrs options class.
 
     Args:
-        default: the value when no modparam gives one.
+        default: the value when no modparam sets one.
         help: one line that says what it does.
         unit: the value's unit, as ``"seconds"``.
         check: refuses values that make no sense.
+        parse: turns the value, which is then of the type of ``default``, into what the options class holds: a
+            :class:`Given`; a tuple of them where ``default`` is a tuple; None for an empty text, which is not parsed.
     """
-    return attrs.field(default=default, metadata={"help": help, "unit": unit, "check": check})
+    metadata = {"help": help, "unit": unit, "check": check, "parse": parse}
+    if parse is None:
+        return attrs.field(default=default, metadata=metadata)
+    # so that the class can be made of plain values in Python, too
+    return attrs.field(default=default, metadata=metadata, converter=_converter(parse))
 
 
 def at_least(low: int) -> Check:
@@ -110,28 +175,19 @@ def build(cls: type[T], settings: Iterable[Setting]) -> T:
     """Fill an options class from the settings of one module; of a single-valued option the last one counts.
 
     Raises:
-        ConfigError: an unknown name, a wrong type, or a value that the option's check or the class refuses.
+        ConfigError: an unknown name, a wrong type, or a value that the option or the class refuses.
     """
-    hints = get_type_hints(cls)
     fields = {field.name: field for field in attrs.fields(cls)}  # type: ignore[arg-type]  # T is any attrs class
+    kinds = _kinds(cls)
     values: dict[str, Any] = {}
     setting = None
     for setting in settings:
         field = fields.get(setting.name)
         if field is None:
             raise setting.error(_unknown(setting.name, list(fields)))
-        kind = hints[setting.name]
-        wanted = int if kind is int else str
-        if type(setting.value) is not wanted:
-            names = {int: "an integer, without quotes", str: "a string, in quotes"}
-            raise setting.error(f"must be {names[wanted]}")
-        refusal = _refusal(field.metadata.get("check"), setting.value)
-        if refusal:
-            raise setting.error(refusal)
-        if kind in (int, str):
-            values[setting.name] = setting.value
-        else:
-            values[setting.name] = (*values.get(setting.name, ()), setting.value)
+        kind = kinds[setting.name]
+        value = _value(field, setting, int if kind is int else str)
+        values[setting.name] = value if kind in (int, str) else (*values.get(setting.name, ()), value)
     try:
         return cls(**values)
     except Exception as error:
@@ -146,16 +202,16 @@ def describe(cls: type[Any]) -> list[dict[str, Any]]:
     Raises:
         TypeError: it cannot be made of its defaults, or an option is of another type than a modparam can have.
     """
-    hints = get_type_hints(cls)
     defaults = cls()
+    kinds = _kinds(cls)
     described = []
     for field in attrs.fields(cls):
-        kind = hints[field.name]
+        kind = kinds[field.name]
         if kind not in _TYPES:
             raise TypeError(f"{field.name} is annotated {kind}; an option is int, str or tuple[str, ...]")
         if not field.init or field.alias != field.name:
             raise TypeError(f"{field.name} cannot be given to {cls.__name__} by that name")
-        default = getattr(defaults, field.name)
+        default = field.default if field.metadata.get("parse") else getattr(defaults, field.name)
         if not isinstance(default, kind if kind in (int, str) else tuple):
             raise TypeError(f"{field.name} is annotated {kind}, and its default is {default!r}")
         described.append(
@@ -170,16 +226,50 @@ def describe(cls: type[Any]) -> list[dict[str, Any]]:
     return described
 
 
-def _refusal(check: Check | None, value: Any) -> str | None:
+def _kinds(cls: type[Any]) -> dict[str, Any]:
+    """Return the type of each option's settings: as it is annotated or, where it is parsed, that of its default."""
+    kinds = get_type_hints(cls)
+    for field in attrs.fields(cls):
+        if field.metadata.get("parse"):
+            kinds[field.name] = tuple[str, ...] if isinstance(field.default, tuple) else type(field.default)
+    return kinds
+
+
+def _value(field: Any, setting: Setting, wanted: type) -> Any:
+    """Check a setting's value, and parse it where the option asks for that."""
+    if type(setting.value) is not wanted:
+        names = {int: "an integer, without quotes", str: "a string, in quotes"}
+        raise setting.error(f"must be {names[wanted]}")
+    check, parse = field.metadata.get("check"), field.metadata.get("parse")
     try:
-        return check(value) if check else None
+        refusal = check(setting.value) if check else None
     except Exception as error:  # noqa: BLE001 - a check is a driver's, and may fail in any way
-        return f"it cannot be checked: {kind_and_text(error)}"
+        refusal = f"it cannot be checked: {kind_and_text(error)}"
+    if refusal:
+        raise setting.error(refusal)
+    if parse is None or (setting.value == "" and not isinstance(field.default, tuple)):
+        return setting.value
+    try:
+        return Given(parse(setting.value), setting)
+    except ValueError as error:
+        raise setting.error(str(error)) from error
+
+
+def _converter(parse: Parse) -> Callable[[Any], Any]:
+    def one(value: Any) -> Any:
+        return value if isinstance(value, Given) else Given.of(value, parse)
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return tuple(map(one, value))
+        return None if value in ("", None) else one(value)
+
+    return convert
 
 
 @lru_cache(256)
 def _pattern(module: str) -> Pattern:
-    return Pattern(module, ignore_case=True)
+    return Pattern(module.encode("utf-8", "surrogateescape"), ignore_case=True)
 
 
 def _unknown(name: str, known: list[str]) -> str:

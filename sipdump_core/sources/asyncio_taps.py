@@ -47,7 +47,7 @@ class MessageSplitter:
             yield buffer[:end]
 
     def rest(self) -> bytes:
-        """Give what is left when the stream ends: a message that was cut, or nothing."""
+        """Return what is left when the stream ends: a message that was cut, or nothing."""
         rest, self._buffer = self._buffer.lstrip(b"\r\n\0"), b""
         return rest
 

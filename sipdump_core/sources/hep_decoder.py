@@ -14,9 +14,9 @@ from typing import Any
 
 import attrs
 
+from sipdump_core.cache import Cache
 from sipdump_core.errors import FormatError
-from sipdump_core.lifecycle.meta_file import ProcessTable
-from sipdump_core.net.address import canonical_ip
+from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Flow, Record
 from sipdump_core.settings.hep import HepOptions
 
@@ -28,7 +28,7 @@ FRAME_MAX = 65535
 _MAGICS = (b"HEP3", b"EEP3")
 _CHUNK = struct.Struct(">HHH")
 _GZIP = b"\x1f\x8b"
-_CACHE_LIMIT = 10_000
+_MAX_AGENTS = 10_000
 _TYPE_SIP = 1
 _TIME_CHUNKS = re.compile(rb"\x00\x00\x00\x09\x00\x0a.{4}\x00\x00\x00\x0a\x00\x0a.{4}", re.DOTALL)
 _LEARN_LIMIT = 100
@@ -44,12 +44,12 @@ _KEEPALIVE, _AUTH, _PAYLOAD, _COMPRESSED, _CORRELATION, _VLAN, _NODE = range(13,
 
 @attrs.define
 class _Layout:
-    """How a peer's packets are laid out, packet after packet: all but time and payload tells the flow."""
+    """How all of a peer's packets are laid out: everything but time and payload identifies the flow."""
 
     struct: struct.Struct
     hits: int
     learned: int
-    flows: dict[tuple[bytes, bytes, bytes], Flow] = attrs.field(factory=dict)
+    flows: Cache[tuple[bytes, bytes, bytes], Flow] = attrs.field(factory=Cache)
 
 
 class HepDecoder:
@@ -67,10 +67,10 @@ class HepDecoder:
         self._options = options
         self._key = options.auth_key.encode("utf-8", "surrogateescape")
         self._window = options.time_window * 1_000_000
-        self._local = {canonical_ip(text)[1] for text in options.local}
+        self._local = {given.value for given in options.local}
         self._table = table
-        self._flows: dict[tuple[Any, ...], Flow] = {}
-        self._layouts: dict[tuple[tuple[str, int], bytes], _Layout] = {}
+        self._flows: Cache[tuple[Any, ...], Flow] = Cache()
+        self._layouts: Cache[tuple[tuple[str, int], bytes], _Layout] = Cache()
         self._agents: set[tuple[str, ...]] = set()
 
     def decode(self, data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
@@ -117,7 +117,7 @@ class HepDecoder:
         return Record(self._sane(seconds * 1_000_000 + micros, now_us), flow, buf)
 
     def _learn(self, data: bytes, peer: tuple[str, int], chunks: dict[int, bytes], flow: Flow) -> None:
-        """Remember a packet's layout, if its time stands in one piece and its payload at its end."""
+        """Remember a packet's layout, if its time is in one piece and its payload at its end."""
         key = (peer, data[12:13])  # the family: a server's IPv4 and IPv6 traffic are of two layouts
         layout = self._layouts.get(key)
         if layout is not None and layout.learned > _LEARN_LIMIT and layout.hits < layout.learned:
@@ -137,15 +137,11 @@ class HepDecoder:
             return
         shape = struct.Struct(f">4sH{seconds - 6}sI6sI{start - 2 - found.end()}sH")
         if layout is None or layout.struct.format != shape.format:
-            if len(self._layouts) >= _CACHE_LIMIT:
-                self._layouts.clear()
             hits, learned = (layout.hits, layout.learned) if layout else (0, 0)
-            layout = self._layouts[key] = _Layout(shape, hits, learned)
-        if len(layout.flows) >= _CACHE_LIMIT:
-            layout.flows.clear()
+            layout = self._layouts.keep(key, _Layout(shape, hits, learned))
         layout.learned += 1
         _, _, before, _, between, _, after, _ = shape.unpack_from(data)
-        layout.flows[(before, between, after)] = flow
+        layout.flows.keep((before, between, after), flow)
 
     def _version3(self, data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
         chunks = _chunks(data)
@@ -169,7 +165,7 @@ class HepDecoder:
         )  # fmt: skip
         flow = self._flows.get(key)
         if flow is None:
-            flow = self._keep(key, self._flow3(chunks, peer))
+            flow = self._flows.keep(key, self._flow3(chunks, peer))
         if _PAYLOAD in chunks and int.from_bytes(data[4:6], "big") == len(data):
             self._learn(data, peer, chunks, flow)
         seconds = get(_SECONDS)
@@ -223,7 +219,7 @@ class HepDecoder:
         if flow is None:
             addresses = [data[8 : 8 + size], data[8 + size : plain]]
             kind = socket.AF_INET6 if size == 16 else socket.AF_INET
-            flow = self._keep(key, self._flow(peer, kind, proto, addresses, (sport, dport), agent, ""))
+            flow = self._flows.keep(key, self._flow(peer, kind, proto, addresses, (sport, dport), agent, ""))
         return Record(self._sane(time_us, now_us, missing=version == 1), flow, buf)
 
     def _flow(
@@ -243,7 +239,7 @@ class HepDecoder:
         return Flow(tag, 0, 0, _PROTOS.get(proto, "none"), af, src, ports[0], dst, ports[1], name or agent)
 
     def _tag(self, peer: tuple[str, int], src: tuple[str, int], dst: tuple[str, int]) -> str:
-        """Say whether the HEP sender sent or received the message; a step decides when just one side matches."""
+        """Return whether the HEP sender sent or received the message; a step decides when just one side matches."""
         own = {peer[0].partition("%")[0], *self._local}
         for matches in (
             lambda side: side[0] in own and side[1] == peer[1],
@@ -257,7 +253,7 @@ class HepDecoder:
 
     def _list_agent(self, peer: tuple[str, int], agent: str, name: str) -> None:
         who = (peer[0], agent, name)
-        if who not in self._agents and len(self._agents) < _CACHE_LIMIT:
+        if who not in self._agents and len(self._agents) < _MAX_AGENTS:
             self._agents.add(who)
             parts = [
                 "HEP agent",
@@ -266,12 +262,6 @@ class HepDecoder:
                 f"peer={peer[0]}",
             ]
             self._table.enter(0, " ".join(filter(None, parts)))
-
-    def _keep(self, key: tuple[Any, ...], flow: Flow) -> Flow:
-        if len(self._flows) >= _CACHE_LIMIT:
-            self._flows.clear()
-        self._flows[key] = flow
-        return flow
 
     def _sane(self, time_us: int, now_us: int, *, missing: bool = False) -> int:
         if time_us >= 0 and (not self._window or abs(time_us - now_us) <= self._window):
@@ -304,7 +294,7 @@ def inflate(data: bytes, limit: int) -> bytes:
 
 
 def _chunks(data: bytes) -> dict[int, bytes]:
-    """Give the generic chunks of a HEP3 frame by type; of one that comes twice the last. Other vendors' are skipped."""
+    """Return the generic chunks of a HEP3 frame by type; the last of those that come twice. Others are skipped."""
     total = int.from_bytes(data[4:6], "big")
     if not 6 <= total <= len(data):
         raise FormatError(f"HEP3 frame says {total} bytes, {len(data)} came")

@@ -18,18 +18,19 @@ cut off by the end of its connection, is counted as malformed and ends the conne
 """
 
 import contextlib
-import selectors
 import socket
 import struct
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
-from sipdump_core.errors import ClosedError, FormatError
-from sipdump_core.log import Event, Limit, log
+from sipdump_core.cache import Cache
+from sipdump_core.errors import FormatError
+from sipdump_core.log import Event, log
 from sipdump_core.net.address import canonical_ip
-from sipdump_core.net.unix_socket import bind_unix, remove_if_ours
+from sipdump_core.net.loop import Connection, Loop
+from sipdump_core.net.unix_socket import bind_unix
 from sipdump_core.record import PROTOS, Flow, Record
 from sipdump_core.settings.ksr import KsrOptions
 from sipdump_core.sipdump import SipDump
@@ -44,10 +45,9 @@ FRAME_MAX = 1 << 20
 _HEAD_MAX = 1024
 _UNKNOWN_RANK = -(1 << 31)
 _TIME_END = 253402300800 * 1_000_000  # the year 10000: what formats times ends there
-_READ = 1 << 18
-_CACHE_LIMIT = 10_000
-_HOLD = 2.0
-_LAST_ROUND = 1.0
+_READ_BYTES = 1 << 18
+_HOLD_S = 2.0
+_LAST_ROUND_S = 1.0
 _HEAD = struct.Struct(">QH")
 _HELLO = struct.Struct(">HIii")
 
@@ -58,131 +58,76 @@ class KsrSource:
     Args:
         options: the source's options, with ``listen`` set.
         dump: where records go.
-        place: where ``listen`` was configured, for errors.
 
     Raises:
         ConfigError: it cannot listen.
+        ValueError: ``listen`` is not set.
     """
 
-    def __init__(self, options: KsrOptions, dump: SipDump, place: str = "") -> None:
-        self._options = options
+    def __init__(self, options: KsrOptions, dump: SipDump) -> None:
+        if options.listen is None:
+            raise ValueError("listen is not set")
+        path, setting = options.listen.value, options.listen.setting
+        self.options = options
         self._dump = dump
         self._counts: Counter[str] = Counter()
-        self._log = Limit()
-        self._workers: dict[socket.socket, _Worker] = {}
-        self._closing = False
-        self._selector = selectors.DefaultSelector()
-        self._listener = bind_unix(
-            options.path, socket.SOCK_STREAM, options.mode, options.user, options.group,
-            place=place or 'modparam("sipdump_ksr", "listen", ...)',
-        )  # fmt: skip
-        self._paused = 0.0
-        self._wake, self._woken = socket.socketpair()
-        self._wake.setblocking(False)
-        self._woken.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._woken, selectors.EVENT_READ)
-        self._processes = KamailioProcesses(options.ctl, dump.table, lambda: bool(self._workers), self._stir)
-        self._thread = threading.Thread(target=self._run, name="sipdump-ksr", daemon=True)
-        self._thread.start()
-        log.info(Event("listening for Kamailio", path=options.path))
+        self._loop = Loop("sipdump-ksr", "Kamailio worker", options.max_connections)
+        place = setting.place or 'modparam("sipdump_ksr", "listen", ...)'
+        sock = bind_unix(path, socket.SOCK_STREAM, options.mode, options.user, options.group, place=place)
+        self._loop.listen(sock, self._connect)
+        self._loop.drain = self._last_round
+        self._processes = KamailioProcesses(
+            [given.value for given in options.ctl],
+            dump.table,
+            lambda: bool(self._loop.connections),
+            lambda: self._loop.call_soon(self._release),
+        )
+        self._loop.start()
+        log.info(Event("listening for Kamailio", path=path))
 
     def stats(self) -> dict[str, int]:
-        """Give the counters.
+        """Return the counters.
 
         ``messages`` and ``malformed`` frames; ``dropped_by_kamailio``, what its workers had to drop; ``connections``
-        that are open, ``connections_refused``; ``ctl_failures``, how often a process table was not to be had.
+        that are open, ``connections_evicted`` to make room for others, ``connections_timed_out``; ``ctl_failures``, how
+        often a process table was not to be had.
         """
         first = {name: self._counts[name] for name in ("messages", "malformed", "dropped_by_kamailio")}
-        more = {"connections": len(self._workers), "ctl_failures": self._processes.failures}
-        return {**first, **self._counts, **more}
+        connections = {"connections": len(self._loop.connections), **self._loop.counts}
+        return {**first, **self._counts, **connections, "ctl_failures": self._processes.failures}
 
     def close(self) -> None:
-        """Take what has arrived so far, and end."""
-        if self._thread.is_alive():
-            self._closing = True
-            self._stir()
-            self._thread.join()
+        """Take what has arrived so far, for a second at most, and end."""
+        self._loop.stop(_LAST_ROUND_S)
         self._processes.close()
-        remove_if_ours(self._listener)
-        for sock in (self._listener, *self._workers, self._wake, self._woken):
-            sock.close()
-        self._selector.close()
+        self._loop.close()
 
-    def _stir(self) -> None:
-        with contextlib.suppress(OSError):  # full: it will wake up; closed: nothing is left to do
-            self._wake.send(b"x")
+    def _last_round(self) -> None:
+        """Let no worker send more: it keeps the rest for the next daemon."""
+        for worker in self._workers():
+            worker.shut_down()
+        self._release()
 
-    def _run(self) -> None:
-        while not self._closing:
-            try:
-                for key, _ in self._selector.select(self._wait()):
-                    if key.fileobj is self._woken:
-                        self._woken.recv(4096)
-                    else:
-                        assert isinstance(key.fileobj, socket.socket)  # noqa: S101 - nothing else is registered
-                        self._ready(key.fileobj)
-                self._release()
-            except ClosedError:
-                return
-            except Exception:  # noqa: BLE001 - what comes in must never end the receiver
-                log.exception(Event("KSR receiver failed; this is a bug in sipdump, please report it"))
-        with contextlib.suppress(ClosedError):
-            self._last_round()
+    def _connect(self, loop: Loop, sock: socket.socket, _: Any) -> Connection:
+        worker = _Worker(loop, sock, self)
+        if loop.stopping:
+            worker.shut_down()
+        return worker
 
-    def _wait(self) -> float | None:
-        due = [worker.held_until for worker in self._workers.values() if worker.round]
-        if self._paused:
-            due.append(self._paused)
-        return max(0.0, min(due) - time.monotonic()) if due else None
+    def _workers(self) -> "list[_Worker]":
+        return [connection for connection in self._loop.connections if isinstance(connection, _Worker)]
 
-    def _ready(self, sock: socket.socket) -> bool:
-        """Read from a socket that has something; say whether more may be there."""
-        return self._read(sock) if sock in self._workers else self._accept()
+    def take(self, worker: "_Worker") -> None:
+        """Take the whole frames of a worker's buffer, as long as it isn't held.
 
-    def _accept(self) -> bool:
-        try:
-            sock, _ = self._listener.accept()
-        except BlockingIOError:
-            return False
-        except OSError as error:  # out of file descriptors, say: leave the others waiting a while
-            self._log.warn("accept", "cannot accept Kamailio's connection", error=error)
-            self._selector.unregister(self._listener)
-            self._paused = time.monotonic() + 1.0
-            return False
-        if len(self._workers) >= self._options.max_connections:
-            self._counts["connections_refused"] += 1
-            self._log.warn("refused", "too many Kamailio workers", limit=self._options.max_connections)
-            sock.close()
-            return True
-        sock.setblocking(False)
-        self._workers[sock] = _Worker(_peer_pid(sock))
-        self._selector.register(sock, selectors.EVENT_READ)
-        return True
-
-    def _read(self, sock: socket.socket) -> bool:
-        worker = self._workers[sock]
-        try:
-            data = sock.recv(_READ)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self._end(sock, f"connection broken: {error.strerror}")
-            return False
-        if not data:
-            self._end(sock, "")
-            return False
-        worker.buffer += data
-        self._take(sock, worker)
-        return True
-
-    def _take(self, sock: socket.socket, worker: "_Worker") -> None:
-        """Take the whole frames of a worker's buffer, as long as it isn't held."""
+        Raises:
+            FormatError: there is one that cannot be read.
+        """
         records: list[Record] = []
         try:
             for kind, frame in worker.frames():
                 if kind == "H":
-                    self._hello(sock, worker, frame)
+                    self._hello(worker, frame)
                     if worker.round:
                         break
                 elif kind == "D":
@@ -199,43 +144,52 @@ class KsrSource:
                         records = []
                         self._dump.send(record, record.tag)
         except FormatError as error:
-            self._malformed(worker, error)
-            self._end(sock, None)
+            self.malformed(worker, error)
+            worker.buffer.clear()
+            worker.close()
         self._deliver(records)
 
-    def _hello(self, sock: socket.socket, worker: "_Worker", frame: bytes) -> None:
+    def _hello(self, worker: "_Worker", frame: bytes) -> None:
         version, worker.pid, worker.procno, worker.rank = _unpack(_HELLO, frame)
         if version != VERSION:
             raise FormatError(f"version {version} is not understood, only {VERSION} is")
         worker.greeted = True
-        if not self._options.ctl:
+        if not self.options.ctl:
             self._list(worker)
         elif self._processes.index(worker.pid) is None:
             finished = self._processes.ask()
-            if worker.procno < 0:  # for its number the table is needed: what it sends waits in its socket meanwhile
-                worker.round, worker.held_until = finished, time.monotonic() + _HOLD
-                self._selector.unregister(sock)
+            # for its number the table is needed: what it sends waits in its socket meanwhile
+            if worker.procno < 0 and not self._loop.stopping:
+                worker.round, worker.held_until = finished, time.monotonic() + _HOLD_S
+                worker.pause()
+                self._loop.call_later(_HOLD_S, self._release)
 
     def _release(self) -> None:
-        """Go on with the workers that waited for a process table, and with accepting."""
+        """Go on with the workers that waited for a process table."""
         now = time.monotonic()
-        if self._paused and now >= self._paused:
-            self._paused = 0.0
-            self._selector.register(self._listener, selectors.EVENT_READ)
-        for sock, worker in list(self._workers.items()):
+        for worker in self._workers():
             if not worker.round:
                 continue
             known = self._processes.index(worker.pid) is not None
-            if known or self._processes.finished >= worker.round or now >= worker.held_until:
+            due = self._processes.finished >= worker.round or now >= worker.held_until
+            if known or due or self._loop.stopping:
                 worker.round = 0
-                self._selector.register(sock, selectors.EVENT_READ)
-                self._take(sock, worker)
+                worker.watch()
+                self.take(worker)
 
     def _list(self, worker: "_Worker") -> None:
         """Without a ctl socket, a worker's row for ``.meta`` says what it said itself."""
         rank = "" if worker.rank == _UNKNOWN_RANK else f" rank {worker.rank}"
         worker.row = (max(0, worker.procno), worker.pid, f"kamailio{rank}")
         self._dump.table.add(*worker.row)
+
+    def ended(self, worker: "_Worker", reason: str) -> None:
+        """Account for what a connection leaves: its row in ``.meta``, and a frame that came partly."""
+        if worker.row:
+            self._dump.table.retire(*worker.row)
+        if worker.buffer and not self._loop.stopping:  # at the end, the worker keeps the frame that it sent partly
+            left = f"connection ended within a frame, {len(worker.buffer)} bytes left"
+            self.malformed(worker, FormatError(f"{left}: {reason}" if reason else left))
 
     def _report(self, worker: "_Worker", frame: bytes) -> None:
         (count,) = struct.unpack_from(">Q", frame) if len(frame) >= 8 else (None,)
@@ -244,7 +198,7 @@ class KsrSource:
         why = "".join(c if c.isprintable() else "?" for c in frame[8:208].decode("utf-8", "replace"))
         self._counts["dropped_by_kamailio"] += count
         what = "Kamailio's worker dropped messages"
-        self._log.warn(f"dropped {why}", what, pid=worker.pid, count=count, why=why)
+        self._loop.limit.warn(f"dropped {why}", what, pid=worker.pid, count=count, why=why)
 
     def _record(self, worker: "_Worker", frame: bytes) -> Record | None:
         if len(frame) < _HEAD.size:
@@ -259,7 +213,7 @@ class KsrSource:
                 raise ValueError(f"a time of {time_us} microseconds")  # noqa: TRY301 - one place counts them
             flow = worker.flows.get(head) or self._make_flow(worker, head)
         except ValueError as error:
-            self._malformed(worker, error)
+            self.malformed(worker, error)
             return None
         return Record(time_us, flow, frame[start:])
 
@@ -278,64 +232,29 @@ class KsrSource:
             tag, worker.pid, procno, proto if proto in PROTOS else "none", af, src_ip, int(src_port), dst_ip,
             int(dst_port),
         )  # fmt: skip
-        if worker.procno >= 0 or index is not None or not self._options.ctl:  # else its number may yet be found
-            if len(worker.flows) >= _CACHE_LIMIT:
-                worker.flows.clear()
-            worker.flows[head] = flow
+        if worker.procno >= 0 or index is not None or not self.options.ctl:  # else its number may yet be found
+            worker.flows.keep(head, flow)
         return flow
 
     def _deliver(self, records: list[Record]) -> None:
         if records:
             self._dump.intercept(records)
 
-    def _malformed(self, worker: "_Worker", error: Exception) -> None:
+    def malformed(self, worker: "_Worker", error: Exception) -> None:
+        """Count and log a frame that cannot be read."""
         self._counts["malformed"] += 1
-        self._log.warn("malformed", "malformed frame on Kamailio's socket", peer_pid=worker.peer_pid, error=error)
-
-    def _end(self, sock: socket.socket, reason: str | None) -> None:
-        """Close a connection; with a reason, even an empty one, what is left of a frame counts as malformed."""
-        worker = self._workers.pop(sock)
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(sock)
-        sock.close()
-        if worker.row:
-            self._dump.table.retire(*worker.row)
-        if reason is not None and worker.buffer:
-            left = f"connection ended within a frame, {len(worker.buffer)} bytes left {reason}"
-            self._malformed(worker, FormatError(left.strip()))
-
-    def _last_round(self) -> None:
-        """Take what has arrived, for a second at the most. Workers keep what no longer does for whoever comes next."""
-        remove_if_ours(self._listener)
-        end = time.monotonic() + _LAST_ROUND
-        while len(self._workers) < self._options.max_connections and self._accept():
-            pass
-        for sock in self._workers:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RD)
-        for sock, worker in list(self._workers.items()):
-            if worker.round:
-                worker.round = 0
-                self._take(sock, worker)
-            while sock in self._workers and time.monotonic() < end:
-                if worker.round:  # it has just greeted: no table comes any more
-                    worker.round = 0
-                    self._take(sock, worker)
-                try:
-                    data = sock.recv(_READ)
-                except OSError:
-                    break
-                if not data:
-                    break
-                worker.buffer += data
-                self._take(sock, worker)
+        self._loop.limit.warn(
+            "malformed", "malformed frame on Kamailio's socket", peer_pid=worker.peer_pid, error=error
+        )
 
 
-class _Worker:
+class _Worker(Connection):
     """What is known of one connection."""
 
-    def __init__(self, peer_pid: int) -> None:
-        self.peer_pid = peer_pid
+    def __init__(self, loop: Loop, sock: socket.socket, source: KsrSource) -> None:
+        super().__init__(loop, sock)
+        self._source = source
+        self.peer_pid = _peer_pid(sock)
         """As the kernel has it; where Kamailio runs in a container, its own idea of its pid is another one."""
         self.buffer = bytearray()
         self.greeted = False
@@ -343,16 +262,35 @@ class _Worker:
         self.procno = -1
         self.rank = _UNKNOWN_RANK
         self.row: tuple[int, int, str] | None = None
-        self.flows: dict[bytes, Flow] = {}
+        self.flows: Cache[bytes, Flow] = Cache()
         self.round = 0
         """While it is held, until which round of asking for process tables; else 0."""
         self.held_until = 0.0
+        self.touch(source.options.idle_timeout)
+
+    def ready(self) -> None:
+        data = self.sock.recv(_READ_BYTES)
+        if not data:
+            self.close()
+            return
+        self.touch(self._source.options.idle_timeout)
+        self.buffer += data
+        self._source.take(self)
+
+    def ended(self, reason: str) -> None:
+        """Account for what it leaves."""
+        self._source.ended(self, reason)
+
+    def shut_down(self) -> None:
+        """Let the worker send no more; what it has sent can still be read."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RD)
 
     def frames(self) -> Iterator[tuple[str, bytes]]:
-        """Give the buffer's whole frames, kind and payload; those that were given are gone from it afterwards.
+        """Yield the buffer's whole frames, kind and payload, and remove them from it.
 
         Raises:
-            FormatError: there is one that cannot be.
+            FormatError: there is one that cannot be read.
         """
         at, buffer = 0, self.buffer
         try:
@@ -373,11 +311,11 @@ class _Worker:
 
 def _unpack(form: struct.Struct, frame: bytes) -> tuple[int, ...]:
     if len(frame) != form.size:
-        raise FormatError(f"{len(frame)} bytes where {form.size} are asked for")
+        raise FormatError(f"{len(frame)} bytes, not {form.size}")
     return form.unpack(frame)
 
 
 def _peer_pid(sock: socket.socket) -> int:
-    """Give the pid of who connected (unix(7), SO_PEERCRED)."""
+    """Return the pid of who connected (unix(7), SO_PEERCRED)."""
     pid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     return pid

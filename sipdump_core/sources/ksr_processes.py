@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 from sipdump_core.control import binrpc
 from sipdump_core.errors import FormatError, RpcError
-from sipdump_core.lifecycle.meta_file import ProcessTable
 from sipdump_core.log import Limit
+from sipdump_core.net.address import Address
+from sipdump_core.process_table import ProcessTable
 
 __all__ = ["KamailioProcesses", "parse_ps"]
 
@@ -20,7 +21,7 @@ _MAX_DESCRIPTION = 200
 class KamailioProcesses:
     """Keeps the rows of ``core.ps`` in a :class:`ProcessTable`.
 
-    It asks when it is told to, not more than once a second; and every 10 s while workers are connected, because a
+    It asks when ``ask`` is called, at most once a second; and every 10 s while workers are connected, because a
     Kamailio that is starting does not list all its processes yet, and a restarted one has others.
 
     Args:
@@ -32,7 +33,7 @@ class KamailioProcesses:
 
     def __init__(
         self,
-        addresses: Sequence[str],
+        addresses: Sequence[Address],
         table: ProcessTable,
         busy: Callable[[], bool],
         answered: Callable[[], None],
@@ -41,7 +42,7 @@ class KamailioProcesses:
         self._table = table
         self._busy = busy
         self._answered = answered
-        self._rows: dict[str, set[tuple[int, int, str]]] = {}
+        self._rows: dict[Address, set[tuple[int, int, str]]] = {}
         self._indexes: dict[int, int] = {}
         self._asked = threading.Event()
         self._closing = threading.Event()
@@ -50,18 +51,18 @@ class KamailioProcesses:
         self.finished = 0
         """How many rounds have ended."""
         self.failures = 0
-        """How often a Kamailio gave no answer."""
+        """How often a Kamailio did not answer."""
         self._log = Limit()
         self._thread = threading.Thread(target=self._run, name="sipdump-ksr-ps", daemon=True)
         if addresses:
             self._thread.start()
 
     def index(self, pid: int) -> int | None:
-        """Give a process's index in its Kamailio's table."""
+        """Return a process's index in its Kamailio's table; None if it is not known."""
         return self._indexes.get(pid)
 
     def ask(self) -> int:
-        """Have the tables read again; give what ``finished`` will be when a round that begins from now on has ended."""
+        """Read the tables again; return what ``finished`` will be after the first round that begins from now on."""
         with self._lock:
             self._asked.set()
             return self._begun + 1
@@ -86,12 +87,12 @@ class KamailioProcesses:
             self._answered()
             self._closing.wait(_PAUSE)
 
-    def _read(self, address: str) -> None:
+    def _read(self, address: Address) -> None:
         try:
             found = parse_ps(binrpc.call(address, "core.ps", timeout=_TIMEOUT))
         except (RpcError, FormatError) as error:
             self.failures += 1
-            self._log.warn(address, "no process table from Kamailio", ctl=address, error=error)
+            self._log.warn(str(address), "no process table from Kamailio", ctl=address, error=error)
             return
         rows = {(index, pid, description) for index, (pid, description) in enumerate(found)}
         for row in sorted(rows):
@@ -110,14 +111,14 @@ def parse_ps(values: Sequence[object]) -> list[tuple[int, str]]:
     """Read the answer of ``core.ps``: pid, description, pid, description ... in the order of the process numbers.
 
     Raises:
-        FormatError: it is no such list.
+        FormatError: it is not such a list.
     """
     pids, names = values[::2], values[1::2]
     if len(pids) != len(names) or len(pids) > _MAX_PROCESSES:
-        raise FormatError(f"core.ps gave {len(values)} values, not pairs of pid and description")
+        raise FormatError(f"core.ps returned {len(values)} values, not pairs of pid and description")
     rows = []
     for pid, name in zip(pids, names, strict=True):
         if not (isinstance(pid, int) and isinstance(name, str)):
-            raise FormatError("core.ps gave something else than pairs of pid and description")
+            raise FormatError("core.ps returned something other than pairs of pid and description")
         rows.append((pid, "".join(c if c.isprintable() else "?" for c in name)[:_MAX_DESCRIPTION]))
     return rows

@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.capabilities import Opens, Reads, can
 from sipdump_core.drivers.discovery import discover
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ConfigError, SipDumpError
@@ -95,7 +96,7 @@ class Kit:
 
     def clean(self, backend: Backend) -> None:
         """Delete what the store holds of the backend's site; what stands in its folder goes with the folder."""
-        if type(backend).has_lifecycle():
+        if backend.has_lifecycle():
             stored = [each for each in backend.segments() if not each.location.startswith(backend.site.folder)]
             list(backend.delete_many(stored))
 
@@ -183,20 +184,17 @@ class Kit:
 
     def needs_segments(self, backend: Backend) -> None:
         """End the check where the backend lists no segments."""
-        if not type(backend).has_lifecycle():
+        if not backend.has_lifecycle():
             not_checked("the backend has no segments(): what it stored is neither listed nor pruned")
 
     def needs_open(self, backend: Backend) -> None:
         """End the check where the backend has no segments to open and close."""
-        if type(backend).open is Backend.open or type(backend).close is Backend.close:
+        if not can(backend, Opens):
             not_checked("the backend does not override open() and close(): it has no segments")
 
     def can_read(self, backend: Backend) -> bool:
-        """Say whether the backend has a ``read``, or a ``decode``, of its own."""
-        own = type(backend)
-        if issubclass(own, FolderBackend) and own.read is FolderBackend.read:
-            return own.decode is not FolderBackend.decode
-        return own.read is not Backend.read
+        """Return whether the backend has a ``read``, or a ``decode``, of its own."""
+        return can(backend, Reads)
 
     def read(self, backend: Backend, stored: StoredSegment) -> list[Record]:
         """Read a segment, with an end to it in any case."""

@@ -37,7 +37,7 @@ class ProcessChecks(Kit):
         with Child(crash, maker, segment) as child:
             child.line()
             child.kill()
-        if type(maker).has_lifecycle():
+        if maker.has_lifecycle():
             self.segments(self.reader(maker))  # may list what it likes, but not fail
         written = numbered(4 * BATCH)
         for _ in range(2):  # and a second start changes nothing

@@ -447,7 +447,7 @@ class StoreChecks(Kit):
     @promise
     def test_prune_deletes_what_is_due(self, backend: Backend) -> None:
         """Pruning by fage deletes the sealed segments that are older, and nothing else; without a lifecycle nothing."""
-        if not type(backend).has_lifecycle():
+        if not backend.has_lifecycle():
             self.write(backend, [record()])
             assert not [*prune([backend], 1.0, now=time.time() + 1e6)], "segments are listed all the same"
             return

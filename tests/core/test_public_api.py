@@ -17,9 +17,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 # A name less, or another signature, breaks what others have written: that takes a new API_VERSION.
 NAMES = {
     "API_VERSION", "Backend", "ClosedError", "Config", "ConfigError", "DROP", "DriverError", "Flow", "FolderBackend",
-    "FormatError", "NoOptions", "PartialWriteError", "Record", "RouteBlock", "Segment", "SegmentExistsError", "SipDump",
-    "SipDumpError", "Site", "SpoolOptions", "Stats", "StorageError", "StorageFullError", "StoredSegment", "Transform",
-    "__version__", "at_least", "in_range", "one_of", "option", "read_config", "tap_datagram", "tap_streams",
+    "FormatError", "Given", "NoOptions", "PartialWriteError", "Record", "RouteBlock", "Segment", "SegmentExistsError",
+    "SipDump", "SipDumpError", "Site", "SpoolOptions", "Stats", "StorageError", "StorageFullError", "StoredSegment",
+    "Transform", "__version__", "at_least", "in_range", "one_of", "option", "read_config", "tap_datagram",
+    "tap_streams",
 }  # fmt: skip
 TESTING = {"Contract", "not_checked", "promise", "record"}
 METHODS = {
@@ -76,6 +77,7 @@ FIELDS = {
     "Flow": ["tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node"],
     "Record": ["time_us", "flow", "buf"],
     "SpoolOptions": ["spool", "spool_max_bytes"],
+    "Given": ["value", "setting"],
 }
 
 
@@ -119,7 +121,7 @@ def test_the_fields_are_these_and_new_ones_have_a_default(name: str) -> None:
 
 
 def test_the_helpers_have_these_signatures() -> None:
-    assert signature(sipdump_core.option) == "(default, *, help, unit='', check=None)"
+    assert signature(sipdump_core.option) == "(default, *, help, unit='', check=None, parse=None)"
     assert signature(sipdump_core.at_least) == "(low)"
     assert signature(sipdump_core.in_range) == "(low, high)"
     assert signature(sipdump_core.one_of) == "(*allowed)"

@@ -12,8 +12,9 @@ CORE = ROOT / "sipdump_core"
 ORDER = (
     ("daemon", "__init__"),
     ("sources", "admin"),
-    ("control",),
+    ("control", "reading"),
     ("sipdump",),
+    ("workshop",),
     ("plan",),
     ("testing", "scaffold"),
     ("pipeline",),
@@ -22,8 +23,10 @@ ORDER = (
     ("config",),
     ("drivers",),
     ("settings",),
+    ("flows",),
     ("net",),
-    ("matcher", "posix_re", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
+    ("calls",),
+    ("posix_regex", "process_table", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
 )
 """The rooms from the top down, those of one line side by side; the last line is the ground, itself ordered."""
 

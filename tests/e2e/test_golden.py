@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sipdump_core import NoOptions, Record, Segment, Site
-from sipdump_core.lifecycle.meta_file import ProcessTable
+from sipdump_core.process_table import ProcessTable
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.sources.hep import split_frames
 from sipdump_core.sources.hep_decoder import HepDecoder

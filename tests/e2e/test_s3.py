@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sipdump_s3 import S3Backend
-from sipdump_s3.bucket import S3Error
+from sipdump_s3.errors import S3Error
 from tests.e2e.peers import Stage, hep3, request, until
 from tests.e2e.swift import SwiftServer
 from tests.s3_faults import FaultProxy, answer, corrupt, cut, lose_answer

@@ -12,10 +12,11 @@ from typing import Any
 
 from sipdump_core.config.reader import parse_config
 from sipdump_core.control.binrpc import decode_values, take_request
-from sipdump_core.control.jsonrpc import take_document, take_http
+from sipdump_core.control.http import take_http
+from sipdump_core.control.jsonrpc import take_document
 from sipdump_core.errors import ConfigError, FormatError
-from sipdump_core.lifecycle.meta_file import ProcessTable
 from sipdump_core.log import log
+from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
 from sipdump_core.routes.event_route import Callback
 from sipdump_core.routes.script import compile_route

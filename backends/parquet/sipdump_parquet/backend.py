@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import attrs
 
 from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.capabilities import Compacted, Recovered
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ClosedError, SegmentExistsError, StorageError
-from sipdump_core.lifecycle.retention import Compacted, Recovered
 from sipdump_core.pipeline.journal import Journal
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment

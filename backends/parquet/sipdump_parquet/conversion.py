@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.capabilities import Recovered
 from sipdump_core.errors import StorageError
-from sipdump_core.lifecycle.retention import Recovered
 from sipdump_core.log import Event, log
 from sipdump_core.pipeline.journal import NOTE, RECORDS, Columns, Damage, scan
 from sipdump_core.segment import Segment

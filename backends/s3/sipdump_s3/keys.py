@@ -1,8 +1,8 @@
-"""Keys: where in the bucket a segment stands, and which segment a key stands for.
+"""Keys: where in the bucket a segment is, and which segment is at a key.
 
 The file's name in a key is that of a segment, ``<fprefix>yyyy-mm-dd--hh-mm-ss[-n]<suffix>``, in UTC: so collectors in
-several time zones agree, no hour comes twice, and the age can be told from the key alone. It has that name in the spool
-too, so that a key does not depend on the time zone of whoever uploads it.
+several time zones agree, no hour comes twice, and the key alone says how old it is. Files in the spool have the same
+names, so that a key does not depend on the time zone of whoever uploads it.
 """
 
 import calendar
@@ -21,7 +21,7 @@ _MAX_KEY = 1024  # bytes, by S3's documentation
 
 
 def check_template(template: str) -> str | None:
-    """Give None for a good template, else what is allowed."""
+    """Return None for a good template, else what is allowed."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -37,9 +37,9 @@ def check_template(template: str) -> str | None:
 
 
 def check_path(text: str) -> str | None:
-    """Give None for what can stand in a key, else what is allowed."""
+    """Return None for a text that can be part of a key, else what is allowed."""
     if text.startswith("/") or "//" in text or not text.isprintable():
-        return "must be a path in the bucket: printable, with no slash at its begin and none twice"
+        return "must be a path in the bucket: printable, without a leading slash or two slashes in a row"
     if {".", ".."} & set(text.split("/")):
         return 'must have no part "." or "..", which some servers resolve'
     return None
@@ -50,7 +50,7 @@ class Keys:
     """The keys of one collector.
 
     Args:
-        prefix: what all keys begin with; a slash is put behind it.
+        prefix: what all keys begin with; a slash follows it.
         template: the rest of the key, see ``check_template``.
         node: the collector.
         fprefix: what names of segments begin with.
@@ -76,48 +76,52 @@ class Keys:
 
     @property
     def too_long(self) -> bool:
-        """Say whether its longest key would be longer than S3 allows."""
+        """Whether its longest key would be longer than S3 allows."""
         longest = Segment(self.fprefix, "2026-11-22--23-31-00", 999_999, self.suffix)
         return len(self.key(longest).encode()) > _MAX_KEY
 
     def utc(self, segment: Segment) -> Segment:
-        """Name in UTC a segment that is named, as in a folder, in local time."""
+        """Return a segment that is named in local time, as in a folder, with its name in UTC."""
         stamp = time.strftime(_STAMP, time.gmtime(segment.start))
         return attrs.evolve(segment, stamp=stamp, suffix=self.suffix)
 
     def local(self, utc: Segment) -> Segment:
-        """Name in local time a segment that is named in UTC."""
+        """Return a segment that is named in UTC with its name in local time."""
         return attrs.evolve(utc, stamp=Segment.starting(self.fprefix, _seconds(utc.stamp)).stamp)
 
     def key(self, utc: Segment) -> str:
-        """Give the key of a segment that is named in UTC."""
+        """Return the key of a segment that is named in UTC."""
         date, hour = utc.stamp[:10], utc.stamp[12:14]
         return self._prefixed(self.template.format(node=self.node, date=date, hour=hour, file=utc.name))
 
     def segment(self, key: str) -> Segment | None:
-        """Give the segment that stands at a key, named in UTC; None where the key is none of ours."""
+        """Return the segment at a key, named in UTC; None where the key is not one of ours."""
         utc = Segment.parse(key.rpartition("/")[2], self.fprefix, self.suffix)
         return utc if utc and self.key(utc) == key else None
 
     def start(self, key: str) -> float:
-        """Give when the segment at a key of ours starts, in seconds since the epoch."""
+        """Return when the segment at a key of ours starts, in seconds since the epoch."""
         name = key.rpartition("/")[2]
         return _seconds(name[len(self.fprefix) :][: len("yyyy-mm-dd--hh-mm-ss")])
 
     def partition(self, key: str) -> str:
-        """Give the hour of a key of ours, as ``date=2026-11-22/hour=23``, whatever the template."""
+        """Return the hour of a key of ours, as ``date=2026-11-22/hour=23``, whatever the template."""
         stamp = key.rpartition("/")[2][len(self.fprefix) :]
         return f"date={stamp[:10]}/hour={stamp[12:14]}"
 
     def next(self, key: str) -> str:
-        """Give the key to try when one of ours is taken."""
+        """Return the key to try when one of ours is taken.
+
+        Raises:
+            ValueError: it is not the key of a segment.
+        """
         utc = Segment.parse(key.rpartition("/")[2], self.fprefix, self.suffix)
         if utc is None:
-            raise ValueError(f"{key!r} is no key of a segment")
+            raise ValueError(f"{key!r} is not the key of a segment")
         return self.key(utc.next())
 
     def short(self, key: str) -> str:
-        """Give what tells a key of ours from the others of its hour, as ``31-00-1``."""
+        """Return what distinguishes a key of ours within its hour, as ``31-00-1``."""
         return key[: len(key) - len(self.suffix)].rpartition("/")[2][len(self.fprefix) + len("yyyy-mm-dd--hh-") :]
 
     def _prefixed(self, rest: str) -> str:

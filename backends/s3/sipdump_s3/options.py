@@ -7,21 +7,22 @@ import attrs
 from sipdump_core.settings.options import at_least, in_range, one_of, option
 from sipdump_s3.keys import check_path, check_template
 
-__all__ = ["S3Options"]
+__all__ = ["S3Options", "check_node"]
 
 
 def _bucket(value: str) -> str | None:
-    # as botocore has it; an ARN is left to it
+    # botocore's own rule; an ARN is left to it
     if value.startswith("arn:") or re.fullmatch(r"[A-Za-z0-9._-]{0,255}", value):
         return None
-    return 'must be the name alone, as "calls"; what keys are to begin with goes into prefix'
+    return 'must be the name alone, as "calls"; what keys begin with goes into prefix'
 
 
-def _node(value: str) -> str | None:
-    # of these alone every engine makes the same partition value
+def check_node(value: str) -> str | None:
+    """Return None for a good name of a collector, else what is allowed."""
+    # these alone make the same partition value in every engine
     if re.fullmatch(r"[A-Za-z0-9._-]*", value) and value not in (".", ".."):
         return None
-    return "must be of letters, digits, dot, dash and underscore"
+    return "must consist of letters, digits, dot, dash and underscore"
 
 
 def _url(value: str) -> str | None:
@@ -36,16 +37,16 @@ def _spool_max(value: int) -> str | None:
 class S3Options:
     """Options of the S3 backend. Credentials are found by boto3: environment, shared files, the machine's role."""
 
-    bucket: str = option("", help="the bucket that segments go to; it must be there", check=_bucket)
-    prefix: str = option("", help="what all keys begin with, without a slash at its end", check=check_path)
+    bucket: str = option("", help="the bucket for the segments; it must exist", check=_bucket)
+    prefix: str = option("", help="what all keys begin with, without a trailing slash", check=check_path)
     region: str = option("", help="the bucket's region; by default what boto3 finds")
     endpoint_url: str = option("", help="the address of a server other than AWS", check=_url)
     addressing: str = option(
         "auto",
-        help="where the bucket's name stands: path, virtual (host name) or auto",
+        help="where requests have the bucket's name: path, virtual (host name) or auto",
         check=one_of("auto", "path", "virtual"),
     )
-    node: str = option("", help="names this collector in the keys; by default the host's name", check=_node)
+    node: str = option("", help="names this collector in the keys; by default the host's name", check=check_node)
     format: str = option(
         "parquet", help="the backend of files that makes the segments: parquet, pcap, text or another's"
     )
@@ -60,12 +61,12 @@ class S3Options:
     )
     spool_full: str = option(
         "drop_oldest",
-        help="what a full spool means: drop_oldest (segments, with a count), or stop (taking records)",
+        help="when the spool is full: drop_oldest (segments, counted), or stop (taking records)",
         check=one_of("drop_oldest", "stop"),
     )
     checksum: str = option(
         "sha256",
-        help="what is sent for the server to verify: sha256, crc32, md5 (Content-MD5) or none",
+        help="the checksum that the server verifies: sha256, crc32, md5 (Content-MD5) or none",
         check=one_of("sha256", "crc32", "md5", "none"),
     )
     part_bytes: int = option(
@@ -82,9 +83,9 @@ class S3Options:
     )
     sse_kms_key_id: str = option("", help="the key of aws:kms")
     timeout: int = option(
-        30, unit="seconds", help="a server that is silent for this long is given up", check=at_least(1)
+        30, unit="seconds", help="give up on a server that is silent for this long", check=at_least(1)
     )
     retry_max: int = option(120, unit="seconds", help="the longest wait between two tries", check=at_least(1))
     stop_wait: int = option(
-        10, unit="seconds", help="how long the daemon's end waits for uploads", check=in_range(0, 25)
+        10, unit="seconds", help="how long the daemon waits for uploads at its end", check=in_range(0, 25)
     )

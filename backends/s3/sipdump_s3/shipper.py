@@ -1,4 +1,4 @@
-"""The shipper: a thread that takes sealed segments from the spool to the bucket, for as long as that takes."""
+"""The shipper: a thread that takes sealed segments from the spool to the bucket, however long that takes."""
 
 import contextlib
 import errno
@@ -11,13 +11,14 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 from sipdump_core.clock import Clock
+from sipdump_core.drivers.capabilities import Shipped
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import SipDumpError, StorageError
-from sipdump_core.lifecycle.retention import Shipped
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.segment import StoredSegment
 from sipdump_core.version import VERSION
-from sipdump_s3.bucket import Bucket, S3Error
+from sipdump_s3.bucket import Bucket
+from sipdump_s3.errors import S3Error
 from sipdump_s3.keys import Keys
 from sipdump_s3.options import S3Options
 from sipdump_s3.spool import Spool
@@ -28,11 +29,11 @@ __all__ = ["Shipper", "metadata_of"]
 _IDLE = 1.0  # seconds between two looks into the spool; what this process seals is seen at once
 _FIRST_DELAY = 1.0
 _FAULTS = (SipDumpError, OSError)
-_POISON = (errno.EACCES, errno.EPERM, errno.EIO, errno.EBADMSG)  # these are of the file, and do not end by themselves
+_POISON = (errno.EACCES, errno.EPERM, errno.EIO, errno.EBADMSG)  # the file's own faults, which last
 
 
 class Shipper:
-    """Uploads what stands sealed in a spool, oldest first, and deletes each file when S3 has confirmed it.
+    """Uploads the sealed segments of a spool, oldest first, and deletes each file when S3 has confirmed it.
 
     Args:
         spool: the spool.
@@ -40,7 +41,7 @@ class Shipper:
         keys: where they go.
         options: the backend's options.
         lend: lends the bucket for as long as it ships.
-        clock: the time, for the end.
+        clock: the time, for ``stop``.
         wait: waits for an event, up to so many seconds.
     """
 
@@ -72,7 +73,7 @@ class Shipper:
         self._thread = threading.Thread(target=self._run, name="sipdump-s3-shipper", daemon=True)
 
     def start(self) -> None:
-        """Begin to ship."""
+        """Start shipping."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -80,13 +81,13 @@ class Shipper:
         self._wake.set()
 
     def stop(self, seconds: float) -> None:
-        """Ship what can be shipped within so many seconds, and end."""
+        """Ship for up to so many seconds, and end."""
         self._deadline = self._clock.monotonic() + seconds
         self._stopping.set()
         self._wake.set()
         self._thread.join(seconds + 1)
         if self._thread.is_alive():
-            log.warning(Event("server is silent; its answer is waited for no longer", backend="s3"))
+            log.warning(Event("server is silent; no longer waiting for its answer", backend="s3"))
 
     def ship(self, progress: Callable[[int], None] = lambda _: None) -> Iterator[Shipped]:
         """Try each sealed segment once, in the caller's thread.
@@ -96,7 +97,7 @@ class Shipper:
         """
         holder = self._spool.lock()
         if holder:
-            hint = "it uploads what stands there; ask it for its state, or stop it"
+            hint = "it uploads the segments there; ask it for its state, or stop it"
             raise StorageError("lock spool", self._spool.folder, f"it is in use by {holder}", hint)
         try:
             with self._lend() as self._bucket:
@@ -123,15 +124,15 @@ class Shipper:
         else:
             if not holder:
                 return True
-            trouble = f"the spool {self._spool.folder} is in use by {holder}, which ships what stands there"
-        if trouble != self.illness:  # it may last for as long as the other one runs
+            trouble = f"the spool {self._spool.folder} is in use by {holder}, which ships the segments there"
+        if trouble != self.illness:  # it may last as long as the other one runs
             self._ill(trouble)
         return False
 
     def _ship_for_ever(self) -> None:
         delay = 0.0
         while True:
-            last = self._stopping.is_set()  # asked before: what was sealed until the stop is tried
+            last = self._stopping.is_set()  # asked first, so that everything sealed before the stop is tried
             trouble = self._try_all()
             if last:
                 break
@@ -154,14 +155,14 @@ class Shipper:
             )
 
     def _try_all(self) -> bool:
-        """Try everything once; True when something is still there that can go."""
+        """Try everything once; return True when something is left that could be uploaded."""
         trouble = ""
         try:
             for shipped in self._pass():
                 if shipped.error:
-                    trouble = _told(shipped.error)
+                    trouble = _with_state(shipped.error)
         except _FAULTS as error:  # the spool itself
-            trouble = _told(error)
+            trouble = _with_state(error)
         except Exception as error:  # noqa: BLE001 - the thread must not end, whatever a third party's format raises
             trouble = f"{type(error).__name__}: {error}"
             log.exception(Event("shipper failed", backend="s3"))
@@ -176,15 +177,13 @@ class Shipper:
     def _ill(self, text: str) -> None:
         self.illness = text
         self._spool.failing = True
-        self._log.warn(
-            "ill", "upload failed, it is tried again", backend="s3", error=text, waiting=self._counts.spooled
-        )
+        self._log.warn("ill", "upload failed, trying again", backend="s3", error=text, waiting=self._counts.spooled)
 
     def _pass(self, progress: Callable[[int], None] = lambda _: None) -> Iterator[Shipped]:
-        """Try each sealed segment once; what concerns them all ends it."""
+        """Try each sealed segment once; stop at what concerns them all."""
         sealed = self._spool.sealed()
         self._counts.spooled, self._counts.spooled_bytes = len(sealed), sum(stored.size for stored in sealed)
-        look = bool(self.illness) and not sealed  # whether the trouble has ended only the server can tell
+        look = bool(self.illness) and not sealed  # only the server can tell whether the trouble has ended
         if not sealed and self._tidied and not look:
             return
         uploader = Uploader(self._bucket, self._keys, self._opts, self._go_on, progress)
@@ -213,11 +212,11 @@ class Shipper:
                 uploader.conflicts = 0
 
     def _ship_one(self, uploader: Uploader, stored: StoredSegment) -> str:
-        """Upload one file, and delete it; give its address, or nothing where it was none."""
+        """Upload one file, and delete it; return its address, or an empty text where it cannot be uploaded."""
         path = stored.location
         try:
             with open(path, "rb") as file:
-                # shared, so that it can be listed; and nobody deletes it to make room
+                # shared, so that it can be listed, but not deleted to make room
                 fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
                 try:
                     key = self._keys.key(stored.segment)
@@ -228,7 +227,7 @@ class Shipper:
             log.error(Event("segment is gone from the spool, and not uploaded", path=path))
             self._forget(stored)
             return ""
-        except BlockingIOError:  # somebody looks at it just now
+        except BlockingIOError:  # somebody is looking at it
             raise StorageError("read", path, "it is in use") from None
         except OSError as error:
             if error.errno not in _POISON:
@@ -249,7 +248,7 @@ class Shipper:
         self._counts.spooled_bytes -= stored.size
 
     def _tidy(self) -> None:
-        """Abort uploads in parts of this collector that nothing in the spool goes on with."""
+        """Abort this collector's uploads in parts that no file in the spool continues."""
         going_on = set()
         for name in os.listdir(self._spool.folder):
             path = os.path.join(self._spool.folder, name)
@@ -268,8 +267,8 @@ class Shipper:
         except S3Error as error:
             if error.state not in ("access denied", "refused"):
                 raise
-            # whoever may not list uploads can ship all the same
-            log.warning(Event("abandoned uploads cannot be looked for", error=error))
+            # shipping works without that permission
+            log.warning(Event("cannot look for abandoned uploads", error=error))
         self._tidied = True
 
     def _go_on(self) -> bool:
@@ -277,7 +276,7 @@ class Shipper:
 
 
 def metadata_of(inner: FolderBackend, keys: Keys, key: str, stored: StoredSegment) -> dict[str, str]:
-    """Give what is kept with an object, in ASCII and far below the 2 KB that S3 allows."""
+    """Return an object's metadata, in ASCII and far below the 2 KB that S3 allows."""
     metadata = {
         "sipdump-version": VERSION,
         "sipdump-format": inner.name,
@@ -294,6 +293,6 @@ def _utc(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="seconds")
 
 
-def _told(error: Exception) -> str:
+def _with_state(error: Exception) -> str:
     state = error.state if isinstance(error, S3Error) else ""
     return f"{state}: {error}" if state else str(error)

@@ -31,13 +31,13 @@ class Counts:
     """Sealed segments that wait."""
     spooled_bytes: int = 0
     dropped_segments: int = 0
-    """Dropped for want of room."""
+    """Dropped for lack of room."""
     dropped_records: int = 0
     quarantined: int = 0
     """Set aside, because they can never be uploaded."""
     retries: int = 0
     conflicts: int = 0
-    """Times that a key held another content already."""
+    """How often a key held different content already."""
 
 
 class Spool:
@@ -45,16 +45,16 @@ class Spool:
 
     Args:
         inner: the backend that makes the segments; its folder is the spool.
-        limit: bytes that may stand here; 0 for no limit.
-        drop: where there is no room, drop the oldest sealed segments; else refuse.
-        patience: seconds that a segment may wait while uploads do not fail, before it is dropped.
+        limit: bytes that may be here; 0 for no limit.
+        drop: whether to drop the oldest sealed segments when there is no room, or else to refuse.
+        patience: seconds that a segment may wait before it is dropped while uploads work.
     """
 
     def __init__(self, inner: FolderBackend, limit: int, *, drop: bool, patience: float) -> None:
         self.folder = inner.site.folder
         self.counts = Counts()
         self.writing = ""
-        """The name of the segment that this process writes: while its file is made it has no lock yet."""
+        """The name of the segment that this process writes: its file has no lock yet while it is made."""
         self.failing = False
         """Whether uploads fail."""
         self._inner = inner
@@ -71,7 +71,7 @@ class Spool:
         """Create the folder, for this user alone.
 
         Raises:
-            StorageError: it cannot be, or what stands there is not to be trusted.
+            StorageError: it cannot be created, or what is there cannot be trusted.
         """
         try:
             with contextlib.suppress(FileExistsError):
@@ -89,7 +89,7 @@ class Spool:
         """Become the one who ships from here.
 
         Returns:
-            An empty text, or who does already.
+            An empty text; or who does so already.
 
         Raises:
             StorageError: the lock file cannot be made.
@@ -113,7 +113,7 @@ class Spool:
 
     @property
     def locked(self) -> bool:
-        """Say whether this one ships."""
+        """Whether this one ships."""
         return self._fd >= 0
 
     def unlock(self) -> None:
@@ -129,7 +129,7 @@ class Spool:
             self._fd = -1
 
     def segments(self) -> Iterator[StoredSegment]:
-        """Give what stands here, sealed or not.
+        """Yield the segments here, sealed or not.
 
         Raises:
             StorageError: the folder cannot be listed.
@@ -138,20 +138,20 @@ class Spool:
             yield from self._inner.segments()
 
     def sealed(self) -> list[StoredSegment]:
-        """Give the segments that can go, oldest first."""
+        """Return the segments that can be uploaded, oldest first."""
         self._set_aside_unreadable()
         found = [stored for stored in self.segments() if stored.sealed and stored.segment.name != self.writing]
         return sorted(found, key=lambda stored: stored.segment)
 
     def reserve(self, size: int, to_seal: int = 0) -> None:
-        """Have room for so many more bytes.
+        """Make sure that there is room for so many more bytes.
 
         Args:
             size: bytes.
-            to_seal: bytes that the disk must have besides, for the open segment to be sealed.
+            to_seal: bytes that sealing the open segment takes on the disk in addition.
 
         Raises:
-            StorageFullError: there is none, and none can be made.
+            StorageFullError: there is no room, and none can be made.
         """
         if to_seal:
             self._check_disk(size + to_seal)
@@ -163,7 +163,7 @@ class Spool:
             self._used += size
 
     def quarantine(self, path: str, reason: str) -> None:
-        """Set a file aside that can never go, for somebody to look at."""
+        """Set a file aside that can never be uploaded, for somebody to look at."""
         folder = os.path.join(self.folder, "quarantine")
         target = os.path.join(folder, os.path.basename(path))
         try:
@@ -188,7 +188,7 @@ class Spool:
             raise StorageFullError("write", self.folder, f"the disk has {left} bytes left, which sealing takes", hint)
 
     def _make_room(self, size: int) -> int:
-        """Give the bytes that are in use when there is room for ``size`` more."""
+        """Make room for ``size`` more bytes, if possible; return how many are in use then."""
         stored = list(self.segments())
         used = sum(each.size for each in stored)
         if self._drop and self.locked:
@@ -199,19 +199,19 @@ class Spool:
                     used -= oldest.size
         if used and used + size > self._limit:
             hint = "what waits is written when uploads have made room; or raise spool_max_bytes"
-            reason = f"the spool holds {used} bytes of {self._limit} at the most"
+            reason = f"the spool holds {used} bytes of at most {self._limit}"
             raise StorageFullError("write", self.folder, reason, hint)
         return used
 
     def _has_waited(self, stored: StoredSegment) -> bool:
-        """Say whether a segment could have been uploaded by now, if that were possible."""
+        """Return whether a segment would have been uploaded by now if uploads worked."""
         return self.failing or time.time() - max(stored.modified, self._since) > self._patience
 
     def _drop_one(self, stored: StoredSegment) -> bool:
         try:
             records = self._count(stored) if stored.records is None else stored.records
             self._inner.delete(stored)
-        except SipDumpError:  # it is on its way; its end makes room too
+        except SipDumpError:  # it is being uploaded, which makes room too
             return False
         self.counts.dropped_segments += 1
         self.counts.dropped_records += records
@@ -220,7 +220,7 @@ class Spool:
 
     def _count(self, stored: StoredSegment) -> int:
         count = 0
-        with contextlib.suppress(Exception):  # whatever a third party's format raises: a damaged one must go too
+        with contextlib.suppress(Exception):  # whatever a third party's format raises: a damaged file must go too
             for _ in self._inner.read(stored):
                 count += 1
         return count

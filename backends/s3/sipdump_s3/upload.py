@@ -1,11 +1,11 @@
 """Putting one file into the bucket, whole and confirmed, once, whatever went wrong before.
 
 The key is looked at first. An object with this content there is this upload's own, from before a crash or a lost
-answer. One with another content is left alone, and the segment takes the next sequence number. What was uploaded
-counts when HEAD shows its size, its hash and the sums that the server computed.
+answer. One with different content is left alone, and the segment gets the next sequence number. An upload counts
+when HEAD shows its size, its hash and the sums that the server computed.
 
-An upload in parts notes its id in ``<file>.upload``, so that it goes on where it was after a restart. The note is
-only a help: without it the upload begins anew, and what it left is aborted.
+An upload in parts notes its id in ``<file>.upload``, so that it continues where it was after a restart. The note is
+only a help: without it the upload starts over, and its remains are aborted.
 """
 
 import contextlib
@@ -16,15 +16,17 @@ from typing import BinaryIO
 
 from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.log import Event, log
-from sipdump_s3.bucket import Bucket, Content, S3Error
+from sipdump_s3.bucket import Bucket
+from sipdump_s3.content import Content
+from sipdump_s3.errors import S3Error
 from sipdump_s3.keys import Keys
 from sipdump_s3.options import S3Options
 
 __all__ = ["NOTE_SUFFIX", "Uploader", "read_note"]
 
 NOTE_SUFFIX = ".upload"
-_LOOKS = 3  # how often a key is looked at that others take and leave meanwhile
-_KEYS = 1000  # how many are tried: a server that says yes to everything must not be asked for ever
+_LOOKS = 3  # how often to look at a key that others take and leave meanwhile
+_KEYS = 1000  # how many keys to try: a server that says yes to everything must not be asked for ever
 
 
 class Uploader:
@@ -34,8 +36,8 @@ class Uploader:
         bucket: where to.
         keys: under which keys.
         options: the backend's options.
-        go_on: asked between two parts; False leaves the rest for another time.
-        progress: told how many bytes are done.
+        go_on: called between two parts; False leaves the rest for later.
+        progress: called with the number of bytes done since its last call.
     """
 
     def __init__(
@@ -54,12 +56,12 @@ class Uploader:
         self._progress = progress
 
     def send(self, file: BinaryIO, key: str, metadata: Mapping[str, str]) -> str:
-        """Have a file in the bucket.
+        """Put a file into the bucket.
 
         Args:
             file: open for reading, sealed, with a name.
-            key: where it goes, or the next that is free.
-            metadata: kept with the object; ASCII, 1 KB together.
+            key: where it goes; if it is taken, the next free one.
+            metadata: kept with the object; ASCII, 1 KB in all.
 
         Returns:
             The key.
@@ -83,25 +85,25 @@ class Uploader:
             elif not found.claims(content):
                 self.conflicts += 1
                 if self.conflicts >= _KEYS:
-                    reason = f"it is taken by another content, as are the {self.conflicts - 1} keys after it"
+                    reason = f"it is taken by different content, as are the {self.conflicts - 1} keys after it"
                     raise S3Error("upload", self._bucket.address(first), reason, state="refused")
                 key = self._keys.next(key)
             elif found.holds(content):
                 if key != first:
                     taken, address = self._bucket.address(first), self._bucket.address(key)
-                    log.warning(Event("key is taken by another content", key=taken, instead=address))
+                    log.warning(Event("key is taken by different content", key=taken, instead=address))
                 _remove_note(file)
                 return key
             else:
                 self._discard(key)
 
     def _discard(self, key: str) -> None:
-        """Delete an object that says it is this content, and is not."""
+        """Delete an object that claims to be this content, and is not."""
         for _, error in self._bucket.delete([key]):
             if error:
                 raise error
         reason = "the object does not hold what was sent; it is deleted, and uploaded again"
-        hint = 'a network or a server at fault; or set checksum to "none" where the server\'s ETags are no MD5 sums'
+        hint = 'look at the network and the server; or set checksum to "none" where the server\'s ETags are no MD5 sums'
         raise S3Error("verify", self._bucket.address(key), reason, hint, "checksum mismatch")
 
     def _store(self, file: BinaryIO, key: str, content: Content, metadata: Mapping[str, str]) -> None:
@@ -122,7 +124,7 @@ class Uploader:
         etags = []
         for number, part in enumerate(content.parts, 1):
             if not self._go_on():
-                raise S3Error("upload", self._bucket.address(key), "interrupted; it goes on later", state="stopped")
+                raise S3Error("upload", self._bucket.address(key), "interrupted; it continues later", state="stopped")
             stored = there.get(number)
             if stored is None or not self._bucket.is_whole(part, stored):
                 file.seek(part.offset)
@@ -142,12 +144,12 @@ class Uploader:
 
     def _give_up(self, file: BinaryIO, key: str, upload: str) -> None:
         _remove_note(file)
-        with contextlib.suppress(StorageError):  # the next start aborts what is left
+        with contextlib.suppress(StorageError):  # the next start aborts the rest
             self._bucket.abort(key, upload)
 
 
 def read_note(path: str) -> tuple[str, str]:
-    """Give key and id of the upload that a note tells of; empty texts where there is none."""
+    """Return key and id of the upload in a note; empty texts where there is none."""
     try:
         with open(path, encoding="utf-8") as file:
             note = json.load(file)
@@ -161,7 +163,7 @@ def _identity(key: str, content: Content) -> dict[str, str | int]:
 
 
 def _noted(file: BinaryIO, key: str, content: Content) -> str:
-    """Give the id of the upload that was begun for this very content, key and layout; an empty text where none was."""
+    """Return the id of the upload begun for this very content, key and layout; an empty text where there is none."""
     with contextlib.suppress(OSError, ValueError):
         with open(file.name + NOTE_SUFFIX, encoding="utf-8") as note:
             read = json.load(note)

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sipdump_core.admin import command as admin
+from sipdump_core.drivers.capabilities import Compacted
 from sipdump_core.errors import SegmentExistsError, StorageError
-from sipdump_core.lifecycle.retention import Compacted, prune
+from sipdump_core.lifecycle.retention import prune
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_parquet.sort import Sorter

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sipdump_core.lifecycle.retention import Recovered
+from sipdump_core.drivers.capabilities import Recovered
 from sipdump_core.log import Event
 from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Damage, Journal, scan

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sipdump_core.drivers.capabilities import Compacted
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle.compaction import Candidate, Compaction, Contents, Draft, is_within, packs
-from sipdump_core.lifecycle.retention import Compacted
 from sipdump_core.segment import Segment, StoredSegment
 
 

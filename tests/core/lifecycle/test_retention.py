@@ -1,48 +1,21 @@
-"""Rotation and retention."""
+"""Retention."""
 
 import os
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sipdump_core.drivers.base import NoOptions, Site
-from sipdump_core.errors import StorageError
-from sipdump_core.lifecycle.retention import Rotation, prune
-from sipdump_core.segment import Segment
+from sipdump_core.drivers.base import Backend, NoOptions, Site
+from sipdump_core.errors import DriverError, StorageError
+from sipdump_core.lifecycle.retention import counted, listed, prune, prune_all
+from sipdump_core.segment import Segment, StoredSegment
 from sipdump_text import TextBackend
 from tests.support import record
 
 DAY = 86400
-
-
-def test_rotation_by_time() -> None:
-    rotation = Rotation(7200)
-    rotation.begin(50.0)
-    assert rotation.deadline == 7250.0
-    assert rotation.take([record()] * 1000) == 1000
-
-
-def test_rotation_by_records_is_exact() -> None:
-    rotation = Rotation(7200, records=5)
-    assert [rotation.take([record()] * 3) for _ in range(3)] == [3, 2, 0]
-    rotation.begin(0)
-    assert rotation.take([record()] * 9) == 5
-
-
-def test_rotation_by_size_counts_the_largest_file_and_never_refuses_the_first_record() -> None:
-    rotation = Rotation(7200, size=100, sizes=[lambda r: len(r.buf), lambda r: 2 * len(r.buf)])
-    assert rotation.take([record(b"x" * 20)] * 9) == 2  # 2 * 20 * 2 = 80, a third would make 120
-    assert rotation.take([record(b"x" * 20)]) == 0
-    rotation.begin(0)
-    assert rotation.take([record(b"x" * 999), record(b"x")]) == 1
-    rotation.begin(0)
-    assert rotation.take([record(b"x" * 50), record(b"x")]) == 1
-
-
-def test_rotation_by_size_counts_what_a_file_begins_with() -> None:
-    rotation = Rotation(7200, size=100, sizes=[lambda r: len(r.buf)], preambles=[24])
-    rotation.begin(0)
-    assert rotation.take([record(b"x" * 20)] * 9) == 3
 
 
 @pytest.fixture
@@ -133,3 +106,89 @@ def test_thousands_of_segments_are_pruned_quickly(backend: TextBackend, tmp_path
         put(tmp_path, stamp + ".meta", 0)
     assert sum(1 for _ in prune([backend], 1)) == 2000
     assert not list(tmp_path.iterdir())
+
+
+def fail(error: BaseException) -> Callable[..., Any]:
+    def raise_it(*_: Any, **__: Any) -> None:
+        raise error
+
+    return raise_it
+
+
+class Listing(Backend):
+    """Lists what a test says."""
+
+    name = "listing"
+    given: Iterable[Any] = ()
+
+    def segments(self) -> Iterable[StoredSegment]:
+        return self.given
+
+
+class Unlisted(Backend):
+    """Lists nothing."""
+
+    name = "unlisted"
+
+
+SEGMENT = Segment("p-", "2026-11-22--23-31-00")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        5,
+        [5],
+        [None],
+        fail(RuntimeError("bug")),
+        fail(SystemExit(3)),
+        [StoredSegment("p-x", 5, 1.0, True)],  # type: ignore[arg-type]  # that is the fault
+        [StoredSegment(SEGMENT, None, 1.0, True)],  # type: ignore[arg-type]  # that is the fault
+        [StoredSegment(SEGMENT, 5, "now", True)],  # type: ignore[arg-type]  # that is the fault
+        [StoredSegment(SEGMENT, 5, 1.0, True, "many")],  # type: ignore[arg-type]  # that is the fault
+        [StoredSegment(SEGMENT, 5, 1.0, True, None, None)],  # type: ignore[arg-type]  # that is the fault
+        [StoredSegment(Segment("p-", "yesterday"), 5, 1.0, True)],
+    ],
+)
+def test_a_listing_of_nonsense_is_an_error_that_names_the_driver(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Listing, "given", property(given) if callable(given) else given)
+    bad = Listing(NoOptions(), Site("", "", distribution="sipdump-bad 1.5"))
+    with pytest.raises(DriverError, match=r"list: the backend listing of sipdump-bad 1.5 raised "):
+        list(listed(bad))
+
+
+@pytest.mark.parametrize("told", [None, [5], [(SEGMENT, None)], [(StoredSegment(SEGMENT, 5, 1.0, True), "no")]])
+def test_a_delete_that_tells_nonsense_is_an_error_that_names_the_driver(
+    told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Listing, "given", [StoredSegment(SEGMENT, 5, 1.0, True)])
+    monkeypatch.setattr(Listing, "delete_many", lambda *_: told)
+    bad = Listing(NoOptions(), Site("", "", distribution="sipdump-bad 1.5"))
+    (summary,) = prune_all([bad], 10, lambda _: None)
+    assert summary.segments == 0
+    assert summary.errors[0].startswith("delete: the backend listing of sipdump-bad 1.5 raised ")
+
+
+def test_records_are_counted_or_the_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = StoredSegment(SEGMENT, 5, 1.0, True)
+    bad = Listing(NoOptions(), Site("", ""))
+    monkeypatch.setattr(Listing, "read", lambda *_: iter([record(), record()]))
+    assert counted(bad, stored) == 2
+    monkeypatch.setattr(Listing, "read", lambda *_: None)
+    with pytest.raises(DriverError, match="read: the backend listing raised TypeError"):
+        counted(bad, stored)
+
+
+def test_a_prune_goes_on_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Listing, "given", property(fail(RuntimeError("bug"))))
+    good = TextBackend(NoOptions(), Site(str(tmp_path), "p-"))
+    good.open(Segment("p-", "2026-11-22--23-31-00", 0, ".data"))
+    good.write([record()])
+    good.close()
+    bad, without = (cls(NoOptions(), Site("", "")) for cls in (Listing, Unlisted))
+    summaries = list(prune_all([bad, without, good], 10, lambda _: None, now=time.time() + 60))
+    assert [(s.backend, s.segments, s.lifecycle, bool(s.errors)) for s in summaries] == [
+        ("listing", 0, True, True),
+        ("unlisted", 0, False, False),
+        ("text", 1, True, False),
+    ]

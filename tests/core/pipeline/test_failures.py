@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ import pytest
 from sipdump_core.drivers.base import Backend, NoOptions, Site
 from sipdump_core.drivers.discovery import Driver
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.errors import DriverError, PartialWriteError, SegmentExistsError, StorageError
-from sipdump_core.lifecycle.retention import counted, listed, prune_all
+from sipdump_core.errors import PartialWriteError, SegmentExistsError, StorageError
 from sipdump_core.pipeline import delivery, lane
-from sipdump_core.plan import make_backends, make_plan
+from sipdump_core.plan import make_plan
 from sipdump_core.record import Record
-from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.segment import Segment
 from sipdump_core.settings.options import Setting
 from sipdump_core.sipdump import SipDump, _forget
 from sipdump_text import TextBackend
@@ -269,7 +268,7 @@ def test_a_constructor_that_is_wrong_stops_nobody(
         name = "unmade"
 
     setattr(Unmade, method, value)
-    monkeypatch.setattr("sipdump_core.plan.reload", lambda _: Driver("unmade", "sipdump-bad", "1.5", Unmade))
+    monkeypatch.setattr("sipdump_core.workshop.reload", lambda _: Driver("unmade", "sipdump-bad", "1.5", Unmade))
     with start(tmp_path, Unmade, mode=1) as dump:
         dump.intercept([record()])
         wait_for(lambda: len(text_of(tmp_path)) == 1)
@@ -316,79 +315,6 @@ def test_what_one_says_of_its_background_work_is_its_state(tmp_path: Path, monke
         assert dump.stats().backends["flaky"].state == "ok"
 
 
-class Listing(Backend):
-    """Lists what a test says."""
-
-    name = "listing"
-    given: Iterable[Any] = ()
-
-    def segments(self) -> Iterable[StoredSegment]:
-        return self.given
-
-
-SEGMENT = Segment("p-", "2026-11-22--23-31-00")
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        5,
-        [5],
-        [None],
-        fail(RuntimeError("bug")),
-        fail(SystemExit(3)),
-        [StoredSegment("p-x", 5, 1.0, True)],  # type: ignore[arg-type]  # that is the fault
-        [StoredSegment(SEGMENT, None, 1.0, True)],  # type: ignore[arg-type]  # that is the fault
-        [StoredSegment(SEGMENT, 5, "now", True)],  # type: ignore[arg-type]  # that is the fault
-        [StoredSegment(SEGMENT, 5, 1.0, True, "many")],  # type: ignore[arg-type]  # that is the fault
-        [StoredSegment(SEGMENT, 5, 1.0, True, None, None)],  # type: ignore[arg-type]  # that is the fault
-        [StoredSegment(Segment("p-", "yesterday"), 5, 1.0, True)],
-    ],
-)
-def test_a_listing_of_nonsense_is_an_error_that_names_the_driver(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Listing, "given", property(given) if callable(given) else given)
-    bad = Listing(NoOptions(), Site("", "", distribution="sipdump-bad 1.5"))
-    with pytest.raises(DriverError, match=r"list: the backend listing of sipdump-bad 1.5 raised "):
-        list(listed(bad))
-
-
-@pytest.mark.parametrize("told", [None, [5], [(SEGMENT, None)], [(StoredSegment(SEGMENT, 5, 1.0, True), "no")]])
-def test_a_delete_that_tells_nonsense_is_an_error_that_names_the_driver(
-    told: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Listing, "given", [StoredSegment(SEGMENT, 5, 1.0, True)])
-    monkeypatch.setattr(Listing, "delete_many", lambda *_: told)
-    bad = Listing(NoOptions(), Site("", "", distribution="sipdump-bad 1.5"))
-    (summary,) = prune_all([bad], 10, lambda _: None)
-    assert summary.segments == 0
-    assert summary.errors[0].startswith("delete: the backend listing of sipdump-bad 1.5 raised ")
-
-
-def test_records_are_counted_or_the_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = StoredSegment(SEGMENT, 5, 1.0, True)
-    bad = Listing(NoOptions(), Site("", ""))
-    monkeypatch.setattr(Listing, "read", lambda *_: iter([record(), record()]))
-    assert counted(bad, stored) == 2
-    monkeypatch.setattr(Listing, "read", lambda *_: None)
-    with pytest.raises(DriverError, match="read: the backend listing raised TypeError"):
-        counted(bad, stored)
-
-
-def test_a_prune_goes_on_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Listing, "given", property(fail(RuntimeError("bug"))))
-    good = TextBackend(NoOptions(), Site(str(tmp_path), "p-"))
-    good.open(Segment("p-", "2026-11-22--23-31-00", 0, ".data"))
-    good.write([record()])
-    good.close()
-    bad, without = (cls(NoOptions(), Site("", "")) for cls in (Listing, Flaky))
-    summaries = list(prune_all([bad, without, good], 10, lambda _: None, now=time.time() + 60))
-    assert [(s.backend, s.segments, s.lifecycle, bool(s.errors)) for s in summaries] == [
-        ("listing", 0, True, True),
-        ("flaky", 0, False, False),
-        ("text", 1, True, False),
-    ]
-
-
 GOOD = """
 import attrs
 from sipdump_core import Backend, at_least, option
@@ -422,27 +348,26 @@ def test_a_driver_that_could_not_be_loaded_works_when_it_is_mended(
     settings += [Setting("sipdump", "enable", 1), Setting("sipdump_late", "size", 7)]
     if mode == 1:
         settings.append(Setting("sipdump", "backend", "late"))
-    plan = make_plan(settings)
-    with SipDump(plan=plan) as dump:
+    with SipDump(plan=make_plan(settings)) as dump:
         assert "the backend late of sipdump-late 1.5 cannot be used: ModuleNotFoundError" in caplog.text
         dump.intercept([record(b"a")])
         wait_for(lambda: len(text_of(folder)) == 1)
         assert "nosuchmodule" in dump.stats().backends["late"].error
-        (error,) = make_backends(plan, str(folder), "p-")[1]
+        (error,) = dump.workshop.keepers(prefix="p-")[1]
         assert "the backend late of sipdump-late 1.5 cannot be used" in str(error)  # so a prune says it
         stored = packages / "stored"
         (packages / "sipdump_late.py").write_text(GOOD.format(path=str(stored)))
         wait_for(lambda: stored.exists() and stored.read_text() and dump.stats().backends["late"].state == "ok")
         assert stored.read_text() == "7 1\n"
         assert dump.stats().backends["late"].stored == 1
-        backends, errors = make_backends(plan, str(folder), "p-")
+        backends, errors = dump.workshop.keepers(prefix="p-")
         assert "late" in [backend.name for backend in backends]  # it is listed and pruned from now on
         assert errors == []
     sys.modules.pop("sipdump_late", None)
 
 
 def test_a_driver_that_hangs_is_seen_and_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "STALL", 0.05)
+    monkeypatch.setattr(delivery, "STALL", 0.05)
     free = threading.Event()
     monkeypatch.setattr(Flaky, "start", lambda _: free.wait(30))
     dump = start(tmp_path, Flaky, queue=10)
@@ -460,7 +385,7 @@ def test_a_driver_that_hangs_is_seen_and_is_not_waited_for(tmp_path: Path, monke
 def test_numbers_are_told_while_what_a_driver_says_of_itself_waits_for_a_call_that_hangs(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "STALL", 0.05)
+    monkeypatch.setattr(delivery, "STALL", 0.05)
     monkeypatch.setattr(delivery, "_ANSWER", 0.05)
     free = threading.Event()
     for call in ("write", method):

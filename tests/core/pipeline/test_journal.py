@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipdump_core.drivers.base import Site
+from sipdump_core.errors import StorageFullError
 from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Damage, Frame, Journal, scan
 from sipdump_core.record import Record
@@ -125,6 +127,32 @@ def test_a_block_that_cannot_be_read_costs_only_its_frames(tmp_path: Path, monke
     found = records(path)
     assert found == [batches[n][0] for n in (0, 1, 4, 5, 6, 7)]
     assert [f.torn for f in frames(path) if isinstance(f, Damage)] == [False]
+
+
+def test_it_writes_on_whoever_keeps_the_frames_of_an_earlier_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A traceback, a debugger or a profiler keeps the local variables of a call, as views of the buffer."""
+    log = Journal(Site(str(tmp_path), "t-"))
+    log.open(SEGMENT)
+    kept: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fail_with_enospc)
+        with pytest.raises(StorageFullError) as failure:
+            log.write([record(b"a")])
+        kept.append(failure)
+    sys.setprofile(lambda frame, event, arg: kept.append(frame))
+    try:
+        log.write([record(b"a")])
+    finally:
+        sys.setprofile(None)
+    log.write([record(b"b" * 100_000)])  # the buffer must grow for it
+    log.close()
+    assert [r.buf for r in records(Path(log.path))] == [b"a", b"b" * 100_000]
+
+
+def fail_with_enospc(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_any_flipped_bit_is_found(tmp_path: Path) -> None:

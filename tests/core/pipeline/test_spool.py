@@ -176,7 +176,7 @@ def test_two_daemons_do_not_share_a_spool(tmp_path: Path) -> None:
 
 
 def test_a_hanging_store_is_seen_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "STALL", 0.05)
+    monkeypatch.setattr(delivery, "STALL", 0.05)
     monkeypatch.setattr(spool, "STOP_WAIT", 0.1)
     free = threading.Event()
     monkeypatch.setattr(Remote, "write", lambda *_: free.wait(30))

@@ -542,14 +542,6 @@ def test_a_slow_callback_is_seen_while_its_batch_runs(dump: Callable[..., SipDum
     assert seen == [0, 1]
 
 
-def test_a_plain_callback_that_exits_ends_nothing(tmp_path: Path) -> None:
-    with SipDump(enable=1, mode=3, folder=tmp_path) as one:
-        one.event_route(lambda _: sys.exit(1))
-        one.intercept([record()])
-        assert one.stats().route_errors == 1
-    assert stored(tmp_path) == [b"rcv"]
-
-
 def test_the_loads_of_kamailios_own_modules_count_where_ours_is_not_given(tmp_path: Path, log: Log) -> None:
     (tmp_path / "routes.py").write_text(python("KSR.info('of kamailio.cfg')"))
     (tmp_path / "ours.py").write_text(python("KSR.info('ours')"))

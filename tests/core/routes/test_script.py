@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipdump_core.config.reader import RouteBlock, parse_config
+from sipdump_core.config.reader import parse_config
+from sipdump_core.config.route_block import RouteBlock
 from sipdump_core.errors import ConfigError
 from sipdump_core.plan import make_plan
 from sipdump_core.record import Record
@@ -265,7 +266,7 @@ def test_a_long_chain_of_else_if_and_of_and() -> None:
         ('log(1, "x");', 1, r"use xlog\(level, text\)"),
         ("if ($sipdump(buf) =~ $sipdump(tag)) drop;", 22, "in quotes"),
         ('if ($sipdump(buf) =~ "(a") drop;', 22, "no regular expression"),
-        ('if (5 =~ "5") drop;', 5, "a string is needed"),
+        ('if (5 =~ "5") drop;', 5, "needs a string on its left"),
         ('if ("a" < 3) drop;', 5, "a number is needed"),
         ('if (!"x") drop;', 6, "a number is needed"),
         ('if (5 == "5") drop;', 10, "both as numbers"),
@@ -385,6 +386,10 @@ def config(text: str, mode: int = MODE_EVENT_ROUTE) -> tuple[list[object], dict[
     return list(read.settings), read.event_routes
 
 
+def never(_: Record, tag: str) -> None:
+    raise AssertionError(f"sent as {tag}")
+
+
 def test_the_plan_runs_the_route(lines: pytest.LogCaptureFixture) -> None:
     settings_, routes = config('event_route[sipdump:msg] { if ($sipdump(tag) == "snd") drop; xinfo("kept"); }')
     plan = make_plan(settings_, event_routes=routes)  # type: ignore[arg-type]
@@ -400,14 +405,15 @@ def test_the_route_wins_over_event_callback(lines: pytest.LogCaptureFixture) -> 
         'modparam("sipdump", "event_callback", "nothing.such:here")\nevent_route[sipdump:msg] { drop; }'
     )
     plan = make_plan(settings_, event_routes=routes)  # type: ignore[arg-type]
-    assert plan.route.callback is not None
-    assert plan.route.callback(record()) is DROP
+    assert plan.route is not None
+    assert plan.route(never)(record()) is DROP
+    SipDump(plan=plan).close()
     assert any("event_callback is not called" in line for _, line in said(lines))
 
 
 def test_without_the_flag_a_route_is_not_run() -> None:
     settings_, routes = config("event_route[sipdump:msg] { drop; }", mode=1)
-    assert make_plan(settings_, event_routes=routes).route.callback is None  # type: ignore[arg-type]
+    assert make_plan(settings_, event_routes=routes).route is None  # type: ignore[arg-type]
 
 
 def test_a_bad_route_and_an_unknown_event_stop_the_start() -> None:
@@ -424,9 +430,9 @@ def test_a_bad_route_and_an_unknown_event_stop_the_start() -> None:
     [
         ("else drop;", "no if before this else"),
         ("drop; else exit;", "no if before this else"),
-        ("{ drop; }", "a block stands only behind if and else"),
+        ("{ drop; }", "a block is possible only after if and else"),
         ('if (src_ip == "1.2.3.4") drop;', r"use \$sipdump\(src_ip\)"),
-        ("if ($sipdump(src_ip) == 127.0.0.1) drop;", "an address stands in quotes"),
+        ("if ($sipdump(src_ip) == 127.0.0.1) drop;", "write an address in quotes"),
         ("if ($sipdump(tag) != null) drop;", r"use \$null"),
         ('xlog(L_INFO, "x");', '"L_INFO", in quotes'),
     ],

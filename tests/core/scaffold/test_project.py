@@ -105,11 +105,11 @@ def test_the_folder_is_named_after_the_distribution_by_default(tmp_path: Path, m
         ("core", "sipdump_core is a module of sipdump itself"),
         ("hep", "sipdump_hep is a module of sipdump itself"),
         *(
-            (name, "is no name for a backend")
+            (name, "cannot be a backend's name")
             for name in ("", "Kafka", "1st", "a-b", "a b", "a__b", "a_", "_a", "é", "a/b")
         ),
-        ("x" * 25, "24 characters at the most"),
-        ("a\n", "is no name for a backend"),
+        ("x" * 25, "at most 24 characters"),
+        ("a\n", "cannot be a backend's name"),
     ],
 )
 def test_a_name_that_is_no_good_or_taken_is_refused(
@@ -127,14 +127,14 @@ def test_a_folder_that_is_not_empty_is_refused_and_not_touched(
     (tmp_path / there).parent.mkdir(exist_ok=True)
     (tmp_path / there).write_text("mine")
     assert admin.main(["new-backend", "kafka", "--dir", str(tmp_path)]) == 1
-    assert f"{tmp_path} is there already, and no empty folder" in capsys.readouterr().err
+    assert f"{tmp_path} exists already and is not an empty folder" in capsys.readouterr().err
     assert tree(tmp_path) == {there}
 
 
 def test_a_file_at_the_place_of_the_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "d").write_text("mine")
     assert admin.main(["new-backend", "kafka", "--dir", str(tmp_path / "d")]) == 1
-    assert "is there already, and no empty folder" in capsys.readouterr().err
+    assert "exists already and is not an empty folder" in capsys.readouterr().err
     assert admin.main(["new-backend", "kafka", "--dir", str(tmp_path / "d" / "e")]) == 1
     assert "sipdump-admin: write" in capsys.readouterr().err
     assert (tmp_path / "d").read_text() == "mine"

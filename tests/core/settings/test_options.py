@@ -4,8 +4,18 @@ import attrs
 import pytest
 
 from sipdump_core.errors import ConfigError
-from sipdump_core.settings.core import Params
-from sipdump_core.settings.options import Setting, at_least, build, describe, duration, in_range, one_of, option
+from sipdump_core.settings.options import (
+    Given,
+    Setting,
+    Settings,
+    at_least,
+    build,
+    describe,
+    duration,
+    in_range,
+    one_of,
+    option,
+)
 
 
 @attrs.frozen
@@ -44,6 +54,76 @@ def test_the_last_of_several_counts_and_repeatable_ones_add_up() -> None:
 def test_what_is_refused(name: str, value: int | str, message: str) -> None:
     with pytest.raises(ConfigError, match="^k.cfg:7:1: .*" + message):
         build(Options, [Setting("m", name, value, "k.cfg:7:1")])
+
+
+def _halves(value: str) -> tuple[str, str]:
+    left, dash, right = value.partition("-")
+    if not dash:
+        raise ValueError('must be "left-right"')
+    return left, right
+
+
+@attrs.frozen
+class Parsed:
+    one: Given[tuple[str, str]] | None = option("", help="one", parse=_halves)
+    several: tuple[Given[tuple[str, str]], ...] = option(("a-b",), help="several", parse=_halves)
+    number: Given[str] = option(7, help="a number", parse=str)
+
+
+def test_an_option_is_parsed_once_and_keeps_its_setting() -> None:
+    given = [Setting("m", "several", f"{n}-x", f"k.cfg:{n}:1") for n in (1, 2)]
+    options = build(Parsed, [Setting("m", "one", "l-r", "k.cfg:7:1"), *given, Setting("m", "number", 9)])
+    assert options.one is not None
+    assert options.one.value == ("l", "r")
+    assert str(options.one.error("taken")) == 'k.cfg:7:1: modparam("m", "one", "l-r"): taken'
+    assert [(each.value, each.setting) for each in options.several] == [
+        (("1", "x"), given[0]),
+        (("2", "x"), given[1]),
+    ]
+    assert options.number.value == "9"
+
+
+def test_parsed_options_have_parsed_defaults_and_an_empty_text_is_none() -> None:
+    options = build(Parsed, [Setting("m", "one", "")])
+    assert (options.one, options.number.value) == (None, "7")
+    assert [each.value for each in options.several] == [("a", "b")]
+    assert [(row["type"], row["default"]) for row in describe(Parsed)] == [
+        ("str", ""),
+        ("str, repeatable", ("a-b",)),
+        ("int", 7),
+    ]
+
+
+def test_parsed_options_are_made_of_plain_values_in_python_too() -> None:
+    options = Parsed(one="l-r", several=("x-y",))  # type: ignore[arg-type]  # the converter takes them
+    assert options == Parsed(Given.of("l-r", _halves), (Given.of("x-y", _halves),))
+    assert options.one is not None
+    assert str(options.one.error("taken")) == '"l-r": taken'
+    with pytest.raises(ValueError, match='must be "left-right"'):
+        Parsed(one="l")  # type: ignore[arg-type]  # as above
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("one", "l", 'must be "left-right"'),
+        ("several", "", 'must be "left-right"'),
+        ("one", 1, "must be a string"),
+        ("number", "1", "must be an integer"),
+    ],
+)
+def test_what_cannot_be_parsed_names_its_place(name: str, value: int | str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf'^k.cfg:7:1: modparam\("m", "{name}", .*{message}'):
+        build(Parsed, [Setting("m", name, value, "k.cfg:7:1")])
+
+
+def test_settings_are_looked_up_by_module_and_name() -> None:
+    settings = Settings([Setting("a", "x", 1), Setting("b", "x", 2), Setting("a", "y", 3), Setting("a", "x", 4)])
+    assert [s.value for s in settings.of("a")] == [1, 3, 4]
+    assert [s.value for s in settings.of("a", "x")] == [1, 4]
+    assert [s.value for s in settings.of(("a", "b"), "x")] == [1, 2, 4]
+    assert settings.last("a", "x", 0).value == 4
+    assert settings.last("a", "z", 0) == Setting("a", "z", 0, "default")
 
 
 def _fails(value: int) -> str | None:
@@ -96,20 +176,3 @@ def test_durations(text: str, seconds: int) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="must be numbers with the units"):
         duration(text)
-
-
-def test_the_core_parameters_have_kamailios_defaults() -> None:
-    params = build(Params, [])
-    assert (params.enable, params.mode, params.wait, params.rotate) == (0, 1, 100, 7200)
-    assert (params.folder, params.fprefix, params.fage) == ("/tmp", "kamailio-sipdump-", 0)
-    assert (params.event_callback, params.wait_mode, params.fagex, params.parse_call_id) == ("", 0, "", 0)
-
-
-def test_fagex_overrides_fage() -> None:
-    assert build(Params, [Setting("sipdump", "fage", 5)]).retention == 5
-    both = [Setting("sipdump", "fagex", "1m"), Setting("sipdump", "fage", 5)]
-    assert build(Params, both).retention == 60
-
-
-def test_every_parameter_has_a_help() -> None:
-    assert all(row["help"] for row in describe(Params))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sipdump_core.sipdump import SipDump
 from sipdump_core.sources.asyncio_taps import MessageSplitter, tap_datagram, tap_streams
-from tests.core.test_sipdump import read
+from tests.core.support import read
 from tests.support import OPTIONS
 
 REPLY = b"SIP/2.0 200 OK\r\nContent-Length: 4\r\n\r\nbody"

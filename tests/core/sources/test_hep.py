@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import socket
 import termios
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,20 +151,48 @@ def test_a_half_open_connection_holds_up_nobody(bench: Bench) -> None:
     assert [r.buf for r in bench.stored(1)] == [b"other"]
 
 
-def test_too_many_connections_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_many_connections_cost_the_longest_idle_one_its_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bench = Bench(tmp_path, "tcp:127.0.0.1:0", max_connections=2)
     first, second = bench.tcp(0), bench.tcp(0)
-    wait_for(lambda: bench.count("connections") == 2)
+    second.sendall(hep3(b"1"))
+    assert bench.stored(1)
+    first.sendall(hep3(b"2"))
+    assert bench.stored(2)
     third = bench.tcp(0)
     with contextlib.suppress(ConnectionResetError):
-        assert third.recv(1) == b""
-    assert bench.count("connections_refused") == 1
-    assert "too many HEP connections" in caplog.text
-    first.close()
-    wait_for(lambda: bench.count("connections") == 1)
-    second.sendall(hep3())
-    assert bench.stored(1)
+        assert second.recv(1) == b""
+    assert bench.count("connections_evicted") == 1
+    assert "too many HEP connections, the longest idle is closed limit=2" in caplog.text
+    first.sendall(hep3(b"3"))
+    third.sendall(hep3(b"4"))
+    assert {r.buf for r in bench.stored(4)} == {b"1", b"2", b"3", b"4"}
     bench.close()
+
+
+def test_an_idle_connection_is_closed_after_its_time(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "tcp:127.0.0.1:0", idle_timeout=1)
+    idle, half = bench.tcp(0), bench.tcp(0)
+    half.sendall(hep3()[:9])
+    assert idle.recv(1) == b""
+    assert half.recv(1) == b""
+    wait_for(lambda: bench.count("connections_timed_out") == 2)
+    wait_for(lambda: bench.count("malformed") == 1)  # the half frame
+    bench.close()
+
+
+def test_a_connection_that_waits_at_the_end_is_taken(bench: Bench) -> None:
+    """In the daemon it is a matter of microseconds, so here the loop is busy until the end has been asked for."""
+    ending = threading.Event()
+    bench.source._loop.call_soon(ending.wait)
+    bench.tcp().sendall(hep3())
+    closing = threading.Thread(target=bench.source.close)
+    closing.start()
+    wait_for(lambda: bench.source._loop.stopping)
+    ending.set()
+    closing.join()
+    assert bench.dump.stats().received == 1
 
 
 def test_what_has_arrived_is_taken_before_the_end(tmp_path: Path) -> None:
@@ -195,7 +224,10 @@ def test_a_taken_port_is_a_config_error(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=f"cannot listen for HEP on udp:127.0.0.1:{taken.port}: Address already in use"
     ):
-        HepSource(HepOptions(listen=(f"udp:127.0.0.1:{taken.port}",)), bench.dump)
+        HepSource(
+            HepOptions(listen=(f"udp:127.0.0.1:{taken.port}",)),  # type: ignore[arg-type]  # parsed
+            bench.dump,
+        )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipdump_core.errors import FormatError
-from sipdump_core.lifecycle.meta_file import ProcessTable
+from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.sources.hep import split_frames

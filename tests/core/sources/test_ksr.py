@@ -4,14 +4,11 @@ import contextlib
 import importlib.util
 import os
 import re
-import shlex
-import shutil
 import socket
 import stat
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,87 +17,21 @@ from typing import Any
 
 import pytest
 
-from sipdump_core.control import binrpc
-from sipdump_core.errors import ConfigError, FormatError, RpcError
+from sipdump_core.errors import ConfigError
 from sipdump_core.net.unix_socket import bind_unix, remove_if_ours
-from sipdump_core.record import Record
 from sipdump_core.settings.ksr import KsrOptions
 from sipdump_core.settings.options import Setting, build
-from sipdump_core.sipdump import SipDump
-from sipdump_core.sources.ksr import FRAME_MAX, KsrSource
-from sipdump_core.sources.ksr_processes import parse_ps
+from sipdump_core.sources.ksr import FRAME_MAX
+from tests.core.sources.workers import HEAD, TIME, Bench, closed, frame, hello, message
 from tests.support import OPTIONS, wait_for
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "examples" / "kamailio" / "sipdump_forward.py"
-HEAD = b"rcv\tudp\t192.0.2.1\t5060\t192.0.2.2\t5061"
-TIME = 1_795_386_431_765_284
-
-
-def frame(kind: bytes, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload) + 1) + kind + payload
-
-
-def hello(pid: int = 4711, procno: int = 3, rank: int = 2, version: int = 1) -> bytes:
-    return frame(b"H", struct.pack(">HIii", version, pid, procno, rank))
-
-
-def message(buf: bytes = OPTIONS, head: bytes = HEAD, when: int = TIME, kind: bytes = b"M") -> bytes:
-    return frame(kind, struct.pack(">QH", when, len(head)) + head + buf)
-
-
-class Bench:
-    """A source, with an event route that takes down what comes."""
-
-    def __init__(self, tmp_path: Path, **options: Any) -> None:
-        self.path = tmp_path / "ksr"
-        self.records: list[Record] = []
-        self.dump = SipDump(enable=1, mode=3, folder=str(tmp_path), wait_mode=1)
-        self.dump.event_route(self.records.append)
-        self.source = KsrSource(KsrOptions(listen=f"unix:{self.path}", **options), self.dump)
-
-    def connect(self, data: bytes = b"") -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(10)
-        sock.connect(str(self.path))
-        if data:  # one that is refused is closed by now, and would not even take nothing
-            sock.sendall(data)
-        return sock
-
-    def close(self) -> None:
-        self.source.close()
-        self.dump.close()
-
-    def stored(self) -> bytes:
-        self.dump.flush()
-        return b"".join(path.read_bytes() for path in self.path.parent.glob("*.data"))
-
-    def meta(self) -> list[str]:
-        return [line for line in self.dump.table.render().splitlines() if line.startswith("process: ")]
-
-
-@pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    with contextlib.ExitStack() as stack:
-
-        def make(**options: Any) -> Bench:
-            bench = Bench(tmp_path, **options)
-            stack.callback(bench.close)
-            return bench
-
-        yield make
 
 
 @pytest.fixture
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     return make_bench()
-
-
-def closed(sock: socket.socket) -> bool:
-    try:
-        return sock.recv(1) == b""
-    except ConnectionError:
-        return True
 
 
 def test_a_message_becomes_a_record_of_its_worker(bench: Bench) -> None:
@@ -215,11 +146,25 @@ def test_a_torn_frame_counts_and_logs_once_a_second(bench: Bench, caplog: pytest
     assert len(bench.records) == 20
 
 
-def test_too_many_workers_are_refused(make_bench: Callable[..., Bench]) -> None:
-    bench = make_bench(max_connections=1)
-    with bench.connect(hello()), bench.connect() as second:
-        assert closed(second)
-        assert bench.source.stats()["connections_refused"] == 1
+def test_too_many_workers_cost_the_longest_idle_one_its_place(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(max_connections=2)
+    with bench.connect(hello(1)) as first, bench.connect(hello(2)) as second:
+        wait_for(lambda: len(bench.meta()) == 2)
+        first.sendall(message())
+        wait_for(lambda: bench.records)
+        with bench.connect(hello(3) + message()):
+            assert closed(second)
+            wait_for(lambda: len(bench.records) == 2)
+        assert bench.source.stats()["connections_evicted"] == 1
+        first.sendall(message())
+        wait_for(lambda: len(bench.records) == 3)
+
+
+def test_an_idle_worker_is_let_go(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(idle_timeout=1)
+    with bench.connect(hello()) as sock:
+        assert closed(sock)
+    assert bench.source.stats()["connections_timed_out"] == 1
 
 
 def test_half_open_clients_hold_up_nobody(bench: Bench) -> None:
@@ -242,103 +187,6 @@ def test_close_takes_what_has_arrived_and_tells_the_worker(bench: Bench) -> None
         sock.close()
 
 
-# --- the process table -----------------------------------------------------------------------------------------
-
-
-PS = [100, "main process - attendant", 4711, "udp receiver child=0 sock=127.0.0.1:5060"]
-
-
-def test_the_process_table_of_kamailio(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[object, ...]] = []
-
-    def call(*args: object, timeout: float) -> list[object]:
-        asked.append(args)
-        return PS
-
-    monkeypatch.setattr(binrpc, "call", call)
-    bench = make_bench(ctl=("unix:/nowhere",))
-    with bench.connect(hello(4711, procno=-1) + message() * 3):
-        wait_for(lambda: len(bench.records) == 3)
-        assert {record.procno for record in bench.records} == {1}
-        assert bench.meta() == [
-            "process: 0 100 main process - attendant",
-            "process: 1 4711 udp receiver child=0 sock=127.0.0.1:5060",
-        ]
-    with bench.connect(hello(4711, procno=-1) + message()):
-        wait_for(lambda: len(bench.records) == 4)
-    assert asked == [("unix:/nowhere", "core.ps")]
-
-
-def test_without_an_answer_the_number_is_zero(
-    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def call(*args: object, timeout: float) -> list[object]:
-        raise RpcError("nobody there")
-
-    monkeypatch.setattr(binrpc, "call", call)
-    bench = make_bench(ctl=("unix:/nowhere",))
-    with bench.connect(hello(4711, procno=-1) + message()), bench.connect(hello(4712, procno=5) + message()):
-        wait_for(lambda: len(bench.records) == 2)
-    assert {(record.pid, record.procno) for record in bench.records} == {(4711, 0), (4712, 5)}
-    assert bench.source.stats()["ctl_failures"] >= 1
-
-
-def test_a_hanging_kamailio_holds_up_its_new_workers_two_seconds_and_nobody_else(
-    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = threading.Event()
-
-    def call(*args: object, timeout: float) -> list[object]:
-        release.wait(20)
-        return PS
-
-    monkeypatch.setattr(binrpc, "call", call)
-    bench = make_bench(ctl=("unix:/nowhere",))
-    start = time.monotonic()
-    with bench.connect(hello(4711, procno=-1) + message(b"held")), bench.connect(hello(4712, procno=5) + message()):
-        wait_for(lambda: bench.records)
-        assert bench.records[0].pid == 4712
-        wait_for(lambda: len(bench.records) == 2)
-        assert time.monotonic() - start >= 1.5
-        assert bench.records[1].procno == 0
-        release.set()
-
-
-def test_a_restarted_kamailio_has_another_table(
-    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tables = [PS, [200, "main", 201, "worker"]]
-    monkeypatch.setattr(binrpc, "call", lambda *args, timeout: tables.pop(0))
-    bench = make_bench(ctl=("unix:/nowhere",))
-    with bench.connect(hello(4711, procno=1) + message()):
-        wait_for(lambda: len(bench.meta()) == 2)
-    with bench.connect(hello(201, procno=1) + message()):
-        wait_for(lambda: len(bench.meta()) == 4)
-        bench.stored()
-        bench.dump.rotate()
-    with bench.connect(hello(201, procno=1) + message()):
-        wait_for(lambda: bench.meta() == ["process: 0 200 main", "process: 1 201 worker"])
-
-
-def test_a_process_that_was_starting_is_listed_once(
-    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tables = [[100, "main"], [100, "main process - attendant", 4711, "worker"]]
-    monkeypatch.setattr(binrpc, "call", lambda *args, timeout: tables.pop(0))
-    bench = make_bench(ctl=("unix:/nowhere",))
-    with bench.connect(hello(4711, procno=1)):
-        wait_for(lambda: bench.meta() == ["process: 0 100 main"])
-        with bench.connect(hello(4711, procno=1)):
-            wait_for(lambda: bench.meta() == ["process: 0 100 main process - attendant", "process: 1 4711 worker"])
-
-
-def test_core_ps_answers() -> None:
-    assert parse_ps([1, "a", 2, "b\nprocess: 9 9 forged"]) == [(1, "a"), (2, "b?process: 9 9 forged")]
-    for wrong in (["a", 1], [1], [1, 2], [{"a": 1}, "x"]):
-        with pytest.raises(FormatError):
-            parse_ps(wrong)
-
-
 # --- the socket ------------------------------------------------------------------------------------------------
 
 
@@ -350,41 +198,6 @@ def test_the_socket_is_private_unless_told_otherwise(make_bench: Callable[..., B
     remove_if_ours(sock)
     sock.close()
     assert not (tmp_path / "open").exists()
-
-
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_stale_sockets_are_replaced_and_live_ones_are_not_stolen(tmp_path: Path, kind: socket.SocketKind) -> None:
-    path = str(tmp_path / "s")
-    with socket.socket(socket.AF_UNIX, kind) as dead:
-        dead.bind(path)
-    sock = bind_unix(path, kind)
-    for other in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with pytest.raises(ConfigError, match="another program is listening there"):
-            bind_unix(path, other, place="a.cfg:1:1")
-    os.unlink(path)
-    Path(path).write_text("not ours")
-    remove_if_ours(sock)
-    sock.close()
-    assert Path(path).read_text() == "not ours"
-    with pytest.raises(ConfigError, match="no socket"):
-        bind_unix(path, kind)
-    assert Path(path).read_text() == "not ours"
-
-
-@pytest.mark.parametrize(
-    ("path", "user", "group", "message"),
-    [
-        ("nosuch/s", "", "", "create its folder"),
-        ("s" * 120, "", "", "too long"),
-        ("s", "no-such-user", "", "there is no user 'no-such-user'"),
-        ("s", "", "no-such-group", "there is no group 'no-such-group'"),
-    ],
-)
-def test_sockets_that_cannot_be_made(tmp_path: Path, path: str, user: str, group: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as raised:
-        bind_unix(str(tmp_path / path), socket.SOCK_STREAM, 0o600, user, group, place="a.cfg:1:1")
-    assert str(raised.value).startswith("a.cfg:1:1: ")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("listen", ["/run/x", "udp:127.0.0.1:1", "unix:", "unix:relative", "unix:/" + "x" * 110])
@@ -603,63 +416,3 @@ def test_an_error_in_the_script_is_counted_and_hurts_nobody(bench: Bench, worker
     ksr.sipdump.get_tag = lambda: "rcv"
     worker.message()
     wait_for(lambda: bench.source.stats()["dropped_by_kamailio"] == 1)
-
-
-# --- cleanup from outside --------------------------------------------------------------------------------------
-
-
-def _prune_command(line: str, tmp_path: Path) -> None:
-    """Run a command line of an example, with this test's folder and this installation's command."""
-    config = tmp_path / "sipdumpd.cfg"
-    config.write_text(f'modparam("sipdump", "folder", "{tmp_path}")\n')
-    old, young = tmp_path / "kamailio-sipdump-2020-01-01--00-00-00.data", tmp_path / "other.data"
-    for path in (old, young):
-        path.write_bytes(b"")
-    os.utime(old, (0, 0))
-    script = Path(sys.executable).with_name("sipdump-admin")
-    command = shlex.join([str(script)] if script.exists() else [sys.executable, "-m", "sipdump_core.admin"])
-    assert "/usr/bin/sipdump-admin" in line
-    assert "/etc/sipdump/sipdumpd.cfg" in line
-    line = line.replace("/usr/bin/sipdump-admin", command).replace("/etc/sipdump/sipdumpd.cfg", str(config))
-    subprocess.run(["/bin/sh", "-c", line], check=True, timeout=60)
-    assert not old.exists()
-    assert young.exists()
-
-
-def _unit(name: str) -> dict[str, str]:
-    lines = (ROOT / "examples" / "systemd" / name).read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-
-
-def test_the_systemd_timer_prunes(tmp_path: Path) -> None:
-    timer, service = _unit("sipdump-prune.timer"), _unit("sipdump-prune.service")
-    assert timer["WantedBy"] == "timers.target"
-    assert timer["OnCalendar"]
-    assert service["Type"] == "oneshot"
-    daemon = _unit("sipdumpd.service")
-    assert (service["User"], service["Group"]) == (daemon["User"], daemon["Group"])
-    _prune_command(service["ExecStart"], tmp_path)
-
-
-def test_the_cron_line_prunes(tmp_path: Path) -> None:
-    text = (ROOT / "examples" / "cron" / "sipdump-prune").read_text()
-    (line,) = [line for line in text.splitlines() if line and line[0] in "*0123456789"]
-    *when, user, command = line.split(None, 6)
-    assert all(re.fullmatch(r"[\d*/,-]+", field) for field in when)
-    assert len(when) == 5
-    assert user == "sipdump"
-    assert "%" not in command
-    assert text.endswith("\n")
-    _prune_command(command, tmp_path)
-
-
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
-def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    for name in ("sipdump-prune.service", "sipdump-prune.timer"):
-        text = (ROOT / "examples" / "systemd" / name).read_text()
-        (tmp_path / name).write_text(text.replace("/usr/bin/sipdump-admin", "/bin/true"))  # it looks for the program
-    done = subprocess.run(
-        ["systemd-analyze", "verify", tmp_path / "sipdump-prune.service", tmp_path / "sipdump-prune.timer"],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")

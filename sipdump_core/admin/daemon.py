@@ -1,0 +1,137 @@
+"""Commands that talk to a running daemon: ``enable``, ``rpc``, ``backends``."""
+
+import argparse
+import json
+import re
+from typing import Any
+
+from sipdump_core.admin.arguments import add_config, add_json
+from sipdump_core.admin.output import Output
+from sipdump_core.config.reader import read_config
+from sipdump_core.control.binrpc import call
+from sipdump_core.drivers.discovery import Driver, discover
+from sipdump_core.errors import ConfigError
+from sipdump_core.settings.ctl import CtlOptions
+from sipdump_core.settings.modules import CORE, MODULES, resolve
+from sipdump_core.settings.options import build, describe
+
+__all__ = ["add_backends", "add_enable", "add_rpc", "backends", "enable", "rpc"]
+
+
+def _add_daemon(parser: argparse.ArgumentParser) -> None:
+    add_config(parser, "the daemon's configuration, which names its socket")
+    parser.add_argument("--socket", metavar="ADDRESS", help="the daemon's socket: unix:/path, unixd:, tcp:, udp:")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for the answer (default: 10)")
+    add_json(parser)
+
+
+def add_enable(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``enable``."""
+    _add_daemon(parser)
+    parser.add_argument("value", nargs="?", type=int, choices=(0, 1), help="1: store, 0: do not")
+    parser.set_defaults(run=enable)
+
+
+def enable(args: argparse.Namespace, output: Output) -> int:
+    """Ask whether the daemon stores, or set it."""
+    return _control(args, output, "sipdump.enable", [] if args.value is None else [args.value])
+
+
+def add_rpc(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``rpc``."""
+    _add_daemon(parser)
+    parser.add_argument("method", metavar="METHOD", help="as sipdump.stats; system.listMethods lists all")
+    parser.add_argument("args", nargs="*", metavar="ARG", help="its arguments")
+    parser.set_defaults(run=rpc)
+
+
+def rpc(args: argparse.Namespace, output: Output) -> int:
+    """Send the daemon a control command."""
+    # as kamcmd: what looks like an int is one, and "s:" before it makes it a string
+    values = [int(a) if re.fullmatch(r"[+-]?\d{1,10}", a, re.ASCII) else a.removeprefix("s:") for a in args.args]
+    return _control(args, output, args.method, values)
+
+
+def add_backends(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``backends``."""
+    _add_daemon(parser)
+    parser.add_argument("--verbose", action="store_true", help="show the options of each")
+    parser.set_defaults(run=backends)
+
+
+def backends(args: argparse.Namespace, output: Output) -> int:
+    """List the installed drivers; if a daemon is named, with their states there."""
+    drivers = discover()
+    rows = [_row(driver) for driver in drivers]
+    if args.config or args.socket:
+        (*told,) = _call(args, "sipdump.backends", [])
+        daemon = {row["name"]: row for row in told}
+        for row in rows:
+            row["daemon"] = daemon.get(row["name"])
+            row["state"] = _state(row["daemon"]) if row["daemon"] else "unknown to the daemon: restart it"
+    output.table(rows, ("name", "kind", "flag", "suffix", "distribution", "version", "state"))
+    if args.verbose:
+        for row in rows:
+            _print_options(output, row["name"], row["options"])
+    output.failed = any(driver.error for driver in drivers)
+    return output.result(rows)
+
+
+def _row(driver: Driver) -> dict[str, Any]:
+    return {
+        "name": driver.name,
+        "kind": driver.kind,
+        "flag": driver.flag or None,
+        "suffix": getattr(driver.cls, "suffix", "") or None,
+        "distribution": driver.distribution,
+        "version": driver.version,
+        "state": f"not usable: {driver.fault}" if driver.fault else "loaded",
+        "options": describe(driver.cls.options) if driver.cls else [],
+    }
+
+
+def _state(told: dict[str, Any]) -> str:
+    """Return in a line what a daemon reports of one of its drivers."""
+    since = f" since {told['since']}" if "since" in told else ""
+    dropped = f", {told['dropped']} records dropped" if told.get("dropped") else ""
+    why = f": {told['error']}" if told.get("error") else ""
+    return f"{told['state']}{since}{dropped}{why}"
+
+
+def _print_options(output: Output, driver: str, options: list[dict[str, Any]]) -> None:
+    """Print what modparam("sipdump_<driver>", ...) can set, with defaults as they are written there."""
+    rows = [
+        {**told, "unit": told["unit"] or None, "default": json.dumps(told["default"], ensure_ascii=False)}
+        for told in options
+    ]
+    output.say(f'\nmodparam("sipdump_{driver}", NAME, VALUE)' if rows else f"\n{driver} has no options")
+    if rows:
+        output.table(rows, ("name", "type", "unit", "default", "help"))
+
+
+def _control(args: argparse.Namespace, output: Output, method: str, values: list[Any]) -> int:
+    """Call the daemon, and print its answer as kamcmd prints it, or as JSON."""
+    results = _call(args, method, values)
+    for result in results:
+        output.value(result)
+    return output.result(results)
+
+
+def _call(args: argparse.Namespace, method: str, values: list[Any]) -> list[Any]:
+    try:
+        return call(args.socket or _socket(args), method, *values, timeout=args.timeout)
+    except ValueError as error:
+        raise ConfigError(str(error), f"--socket {args.socket}") from None
+
+
+def _socket(args: argparse.Namespace) -> str:
+    """Find the daemon's first control socket in its configuration."""
+    if not args.config:
+        raise ConfigError("say which daemon: -f FILE (its configuration) or --socket unix:/path")
+    settings = resolve(read_config(args.config, args.defines).settings, [CORE, *MODULES])
+    options = build(CtlOptions, settings.of("sipdump_ctl"))
+    if not options.binrpc:
+        raise ConfigError(
+            'it has no modparam("sipdump_ctl", "binrpc", ...), so its daemon takes no commands', args.config
+        )
+    return str(options.binrpc[0])

@@ -1,0 +1,109 @@
+"""What commands print: text or JSON, errors, and a bar while something takes long."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+__all__ = ["Output", "Progress"]
+
+
+class Output:
+    """Prints for a person or, after ``--json``, for a program; remembers whether something failed.
+
+    Args:
+        as_json: print JSON.
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
+        self._json = as_json
+        self._progress: Progress | None = None
+        self.failed = False
+        """Whether the command ends with 1."""
+
+    def say(self, line: str) -> None:
+        """Print a line for a person."""
+        if self._json:
+            return
+        if self._progress is None:
+            print(line)
+        else:
+            self._progress.print(line)
+
+    def error(self, error: object) -> None:
+        """Print an error on standard error; the command goes on, and ends with 1."""
+        print(f"sipdump-admin: {error}", file=sys.stderr)
+        self.failed = True
+
+    def table(self, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+        """Print some columns of rows for a person."""
+        lines = [columns, *(["-" if row[name] is None else str(row[name]) for name in columns] for row in rows)]
+        widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
+        for line in lines:
+            self.say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+    def value(self, value: Any) -> None:
+        """Print a value as kamcmd prints it."""
+        self.say(_shown(value))
+
+    def result(self, document: Any) -> int:
+        """Print what the command found or did for a program; call it once, last.
+
+        Returns:
+            The exit status.
+        """
+        if self._json:
+            print(json.dumps(document, indent=2))
+        return int(self.failed)
+
+    def progress(self, what: str, unit: str, total: int | None = None) -> "Progress":
+        """Return a bar for the time that something takes; lines that are printed meanwhile go above it."""
+        self._progress = Progress(what, unit, total)
+        return self._progress
+
+
+class Progress:
+    """A bar on standard error if that is a terminal; otherwise nothing.
+
+    Args:
+        what: is shown before the bar.
+        unit: what is counted.
+        total: how many there will be, if that is known.
+    """
+
+    def __init__(self, what: str, unit: str, total: int | None = None) -> None:
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm  # noqa: PLC0415 - only a terminal needs it
+
+            scaled = unit == "B"
+            self._bar = tqdm(
+                desc=what, unit=unit if scaled else f" {unit}", unit_scale=scaled, total=total, leave=False
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def step(self, count: int = 1) -> None:
+        """Count on."""
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def print(self, line: str) -> None:
+        """Print a line on standard output, above the bar."""
+        if self._bar is None:
+            print(line)
+        else:
+            self._bar.write(line)
+
+
+def _shown(value: Any, indent: str = "") -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    members = [f"{indent}\t{name}: {_shown(member, indent + chr(9))}\n" for name, member in value.items()]
+    return "{\n" + "".join(members) + indent + "}"

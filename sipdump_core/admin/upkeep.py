@@ -1,0 +1,256 @@
+"""Commands that look after segments: ``prune``, ``ship``, ``recover``, ``compact``, ``list``."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import attrs
+
+from sipdump_core.admin.arguments import add_json, add_store
+from sipdump_core.admin.output import Output
+from sipdump_core.admin.store import Store
+from sipdump_core.clock import local_iso
+from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.capabilities import Ability, Compacted, Compacts, Recovered, Recovers, Ships
+from sipdump_core.errors import ConfigError, SipDumpError
+from sipdump_core.lifecycle.retention import Pruned, counted, listed, prune_all
+from sipdump_core.segment import StoredSegment
+from sipdump_core.settings.options import duration
+
+__all__ = [
+    "add_compact",
+    "add_list",
+    "add_prune",
+    "add_recover",
+    "add_ship",
+    "compact",
+    "list_segments",
+    "prune",
+    "recover",
+    "ship",
+]
+
+Done = TypeVar("Done", Recovered, Compacted)
+A = TypeVar("A", bound=Ability)
+_Result = tuple[dict[str, Any], SipDumpError | None, str]
+"""A row of JSON, an error, and a line for a person; the line is empty if the error says it all."""
+
+
+def add_prune(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``prune``."""
+    add_store(parser)
+    add_json(parser)
+    ages = parser.add_mutually_exclusive_group()
+    ages.add_argument("--fage", type=int, metavar="SECONDS", help="delete what is older than this")
+    ages.add_argument("--fagex", metavar="TIME", help='the same as a time expression: "2d", "2d6h40m30s"')
+    parser.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
+    parser.set_defaults(run=prune)
+
+
+def prune(args: argparse.Namespace, output: Output) -> int:
+    """Delete sealed segments that are too old."""
+    store = Store(args, output)
+    fage = _fage(args) or store.params.retention
+    if not fage:
+        raise ConfigError(
+            'no age given: use --fage SECONDS, --fagex 2d, or -f FILE with modparam("sipdump", "fage", ...)'
+        )
+    locations: dict[str, list[str]] = {backend.name: [] for backend in store.backends}
+    verb = "would prune" if args.dry_run else "pruned"
+    with output.progress("prune", "segments") as progress:
+
+        def each(pruned: Pruned) -> None:
+            progress.step()
+            if not pruned.error:
+                locations[pruned.backend].append(pruned.stored.location)
+                output.say(f"{verb} {pruned.stored.location} {pruned.stored.size} bytes")
+
+        results = list(prune_all(store.backends, fage, each, dry_run=args.dry_run))
+    for result in results:
+        for error in result.errors:
+            output.error(error)
+        what = f"{result.segments} segments {'to prune' if args.dry_run else 'pruned'}, {result.bytes} bytes"
+        output.say(f"{result.backend}: {what if result.lifecycle else 'no lifecycle: what it stores is not pruned'}")
+    rows = [{**attrs.asdict(result), "pruned": locations[result.backend]} for result in results]
+    return output.result({"fage": fage, "dry_run": args.dry_run, "backends": rows})
+
+
+def _fage(args: argparse.Namespace) -> int:
+    if args.fagex is None:
+        if args.fage is not None and args.fage < 1:
+            raise ConfigError("must be 1 second or more", "--fage")
+        return args.fage or 0
+    try:
+        return duration(args.fagex)
+    except ValueError as error:
+        raise ConfigError(str(error), "--fagex") from None
+
+
+def add_ship(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``ship``."""
+    add_store(parser)
+    add_json(parser)
+    parser.set_defaults(run=ship)
+
+
+def ship(args: argparse.Namespace, output: Output) -> int:
+    """Upload what waits in a spool."""
+    store = Store(args, output)
+    results = [_ship(store, backend, output) for backend in store.able(Ships)]
+    if not (results or output.failed):
+        raise ConfigError("no backend that ships is switched on: give -f FILE, whose mode has one, as 32 (s3)")
+    for result in results:
+        output.say(f"{result['backend']}: {result['segments']} segments shipped, {result['bytes']} bytes")
+    return output.result({"backends": results})
+
+
+def _ship(store: Store, backend: Ships, output: Output) -> dict[str, Any]:
+    result: dict[str, Any] = {"backend": backend.name, "segments": 0, "bytes": 0, "shipped": [], "errors": []}
+
+    def failed(error: object) -> None:
+        result["errors"].append(str(error))
+        output.error(error)
+
+    with store.guarded(backend, failed), output.progress("ship", "B", backend.unshipped()) as progress:
+        for shipped in backend.ship(progress.step):
+            if shipped.error:
+                failed(shipped.error)
+                continue
+            result["segments"] += 1
+            result["bytes"] += shipped.stored.size
+            result["shipped"].append(shipped.location)
+            output.say(f"shipped {shipped.location} {shipped.stored.size} bytes")
+    return result
+
+
+def add_recover(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``recover``."""
+    add_store(parser)
+    add_json(parser)
+    parser.set_defaults(run=recover)
+
+
+def recover(args: argparse.Namespace, output: Output) -> int:
+    """Make segments of what a crash left."""
+    return _each(args, output, "recover", Recovers, lambda backend: backend.recover(), _recovered)
+
+
+def _recovered(done: Recovered) -> _Result:
+    row = {
+        "backend": done.backend,
+        "source": done.source,
+        "location": done.location or None,
+        "records": done.records,
+        "damages": done.damages,
+        "bytes_lost": done.lost,
+        "kept": done.kept or None,
+        "in_use": done.in_use,
+        "error": str(done.error) if done.error else None,
+    }
+    if done.in_use:
+        return row, None, f"skipped: {done.error}"
+    lost = f", {done.lost} bytes lost at {done.damages} places, kept as {done.kept}" if done.kept else ""
+    line = f"recovered {done.source}: {done.records} records in {done.location or 'no file'}{lost}"
+    return row, done.error, "" if done.error else line
+
+
+def add_compact(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``compact``."""
+    add_store(parser)
+    add_json(parser)
+    help_partition = "only this hour or day of their starts, in UTC: date=2026-11-22/hour=23"
+    parser.add_argument("--partition", default="", metavar="DATE[/HOUR]", help=help_partition)
+    parser.add_argument(
+        "--min-age", type=float, metavar="SECONDS", help="leave younger ones alone (default: twice the rotate)"
+    )
+    parser.add_argument(
+        "--target-size", type=int, metavar="BYTES", help="leave larger ones alone, make none larger (default: 128 MiB)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be merged, and do nothing")
+    parser.set_defaults(run=compact)
+
+
+def compact(args: argparse.Namespace, output: Output) -> int:
+    """Merge small segments."""
+    wanted = {"partition": args.partition, "dry_run": args.dry_run, "min_age": args.min_age}
+    if args.target_size is not None:
+        wanted["target_size"] = args.target_size
+    return _each(args, output, "compact", Compacts, lambda backend: backend.compact(**wanted), _compacted)
+
+
+def _compacted(done: Compacted) -> _Result:
+    row = {
+        "backend": done.backend,
+        "partition": done.partition,
+        "sources": [stored.location for stored in done.sources],
+        "location": done.location or None,
+        "size_before": done.size_before,
+        "size_after": done.size_after or None,
+        "records": done.records,
+        "error": str(done.error) if done.error else None,
+    }
+    what = f"{done.partition}: {len(done.sources)} segments, {done.size_before} bytes"
+    if done.location:
+        line = f"compacted {what}, into {done.location}, {done.size_after} bytes, {done.records} records"
+    else:
+        line = "" if done.error else f"would compact {what}"
+    return row, done.error, line
+
+
+def _each(
+    args: argparse.Namespace,
+    output: Output,
+    verb: str,
+    ability: type[A],
+    run: Callable[[A], Iterable[Done]],
+    shown: Callable[[Done], _Result],
+) -> int:
+    """Run something for every backend that can do it, and print each of its results."""
+    store = Store(args, output)
+    rows = []
+    for backend in store.able(ability):
+        with store.guarded(backend, output.error):
+            for done in run(backend):
+                row, error, line = shown(done)
+                rows.append(row)
+                if error:
+                    output.error(error)
+                if line:
+                    output.say(line)
+    if not (rows or output.failed):
+        output.say(f"nothing to {verb}")
+    return output.result(rows)
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``list``."""
+    add_store(parser)
+    add_json(parser)
+    parser.add_argument("--count", action="store_true", help="read segments whose number of records is not known")
+    parser.set_defaults(run=list_segments)
+
+
+def list_segments(args: argparse.Namespace, output: Output) -> int:
+    """List the segments of every backend."""
+    store = Store(args, output)
+    rows: list[dict[str, Any]] = []
+    for backend in store.backends:
+        with store.guarded(backend, output.error):
+            for stored in listed(backend):
+                records = counted(backend, stored) if stored.records is None and args.count else stored.records
+                rows.append(_listed(backend, stored, records))
+    rows.sort(key=lambda row: (row["start"], row["name"]))
+    output.table(rows, ("backend", "start", "size", "records", "state", "name"))
+    return output.result(rows)
+
+
+def _listed(backend: Backend, stored: StoredSegment, records: int | None) -> dict[str, Any]:
+    return {
+        "name": stored.segment.name,
+        "backend": backend.name,
+        "start": local_iso(stored.segment.start),
+        "size": stored.size,
+        "records": records,
+        "state": "sealed" if stored.sealed else "open",
+        "location": stored.location,
+    }

@@ -1,0 +1,215 @@
+"""What a backend can do beyond writing: one protocol for each ability, and :func:`can`, the one way to ask for it.
+
+A backend has an ability when it has the methods that the protocol names, of its own: what :class:`Backend` and
+:class:`FolderBackend` have in their place, marked by :func:`needs`, does not count.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar, Protocol, TypeGuard, TypeVar
+
+import attrs
+
+from sipdump_core.errors import SipDumpError
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment, StoredSegment
+
+__all__ = [
+    "Ability",
+    "Compacted",
+    "Compacts",
+    "Deletes",
+    "Lists",
+    "Merges",
+    "Opens",
+    "Reads",
+    "Recovered",
+    "Recovers",
+    "Shipped",
+    "Ships",
+    "can",
+    "needs",
+]
+
+A = TypeVar("A", bound="Ability")
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class Ability(Protocol):
+    """What every backend has, whatever else it can do."""
+
+    name: ClassVar[str]
+
+
+class Opens(Ability, Protocol):
+    """It stores in segments, which begin and end."""
+
+    def open(self, segment: Segment) -> None:
+        """See :meth:`sipdump_core.Backend.open`."""
+
+    def close(self) -> None:
+        """See :meth:`sipdump_core.Backend.close`."""
+
+
+class Lists(Ability, Protocol):
+    """Its segments can be listed, and so pruned: it has a lifecycle."""
+
+    def segments(self) -> Iterable[StoredSegment]:
+        """See :meth:`sipdump_core.Backend.segments`."""
+
+
+class Deletes(Ability, Protocol):
+    """Its sealed segments can be deleted."""
+
+    def delete(self, stored: StoredSegment) -> None:
+        """See :meth:`sipdump_core.Backend.delete`."""
+
+
+class Reads(Ability, Protocol):
+    """Its segments can be read again."""
+
+    def read(self, stored: StoredSegment) -> Iterator[Record]:
+        """See :meth:`sipdump_core.Backend.read`."""
+
+
+class Merges(Ability, Protocol):
+    """A backend of files that makes one sealed file of several."""
+
+    def merge(self, paths: Sequence[str], target: str) -> int:
+        """See :meth:`sipdump_core.FolderBackend.merge`."""
+
+
+@attrs.frozen
+class Shipped:
+    """What became of one segment that waited in a spool."""
+
+    stored: StoredSegment
+    location: str = ""
+    """Where it is now."""
+    error: SipDumpError | None = None
+    """Why it still waits."""
+
+
+class Ships(Ability, Protocol):
+    """Its segments wait in a spool until a remote store has them."""
+
+    def unshipped(self) -> int:
+        """Return how many bytes wait.
+
+        Raises:
+            StorageError: the spool cannot be listed.
+        """
+
+    def ship(self, progress: Callable[[int], None]) -> Iterator[Shipped]:
+        """Try each segment once.
+
+        Args:
+            progress: is called with the number of bytes done since its last call.
+
+        Raises:
+            StorageError: another process is shipping already, or the spool cannot be listed.
+        """
+
+
+@attrs.frozen
+class Recovered:
+    """What became of one file that a crash left."""
+
+    backend: str
+    source: str
+    """The file."""
+    location: str = ""
+    """Where its records are now; empty if it held none, or nothing was done."""
+    records: int = 0
+    damages: int = 0
+    """How many places in it were damaged; a torn end is no damage."""
+    lost: int = 0
+    """Bytes lost at these places."""
+    kept: str = ""
+    """Where a damaged file is kept."""
+    in_use: bool = False
+    """A process has it open, so nothing was done."""
+    error: SipDumpError | None = None
+    """Why it is still there."""
+
+
+class Recovers(Ability, Protocol):
+    """It finishes what a crash left unfinished."""
+
+    def recover(self) -> Iterator[Recovered]:
+        """Yield what became of each file that a crash left.
+
+        Raises:
+            StorageError: the store cannot be listed.
+        """
+
+
+@attrs.frozen
+class Compacted:
+    """What became of some segments that were merged into one."""
+
+    backend: str
+    partition: str
+    """The hour of their starts in UTC, as ``date=2026-11-22/hour=23``."""
+    sources: Sequence[StoredSegment]
+    location: str = ""
+    """Path or key of the merged segment; empty in a dry run, and if the merge failed."""
+    size_before: int = 0
+    """Bytes of the sources."""
+    size_after: int = 0
+    """Bytes of the result, 0 in a dry run."""
+    records: int | None = None
+    error: SipDumpError | None = None
+    """What failed: the merge (then ``location`` is empty), or the deletion of a source."""
+
+
+class Compacts(Ability, Protocol):
+    """It merges small sealed segments of one hour."""
+
+    def compact(
+        self,
+        *,
+        target_size: int = ...,
+        min_age: float | None = None,
+        partition: str = "",
+        dry_run: bool = False,
+        now: float | None = None,
+    ) -> Iterator[Compacted]:
+        """Merge, and yield what became of each group.
+
+        Args:
+            target_size: bytes; larger segments are left alone, and no result is planned larger than this.
+            min_age: seconds since a segment's last write, or it is left alone; by default twice ``rotate``.
+            partition: only this one, as ``date=2026-11-22/hour=23`` or ``date=2026-11-22``, in UTC; empty: all.
+            dry_run: yield what would be done, and do nothing.
+            now: the time to count from, seconds since the epoch.
+
+        Raises:
+            StorageError: the store cannot be listed, or another compaction is running there.
+        """
+
+
+def can(backend: object, ability: type[A]) -> TypeGuard[A]:
+    """Return whether a backend, or a class of backends, has an ability.
+
+    Args:
+        backend: the backend or its class.
+        ability: a protocol of this module, or another one of the same form.
+    """
+    methods = [name for protocol in ability.__mro__ for name in vars(protocol) if not name.startswith("_")]
+    return all(_has(backend, name) for name in methods)
+
+
+def needs(*names: str) -> Callable[[F], F]:
+    """Mark a method of a base class as usable only in a class that overrides the methods named, itself included."""
+
+    def mark(method: F) -> F:
+        method.needs = names  # type: ignore[attr-defined]  # functions take attributes
+        return method
+
+    return mark
+
+
+def _has(backend: object, name: str) -> bool:
+    method = getattr(backend, name, None)
+    wanted: Sequence[str] = getattr(method, "needs", ())
+    return method is not None and all(other != name and _has(backend, other) for other in wanted)

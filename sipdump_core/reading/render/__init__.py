@@ -1,0 +1,1 @@
+"""Renderers: a ladder as text, SVG, HTML, Mermaid, Markdown and JSON. They know calls, never backends."""

@@ -1,0 +1,131 @@
+"""Control connections: good clients, and hostile ones, which must neither hold up nor end the daemon."""
+
+import contextlib
+import json
+import select
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sipdump_core.control.binrpc import encode_values
+from sipdump_core.control.commands import Rpc
+from sipdump_core.net.address import Address
+from tests.core.control.clients import Start, connect, packet, read_all, works
+from tests.support import wait_for
+
+
+def http(where: Address, body: bytes, head: str = "POST /RPC HTTP/1.1") -> tuple[bytes, Any]:
+    with connect(where) as sock:
+        sock.sendall(f"{head}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        answer, _, content = read_all(sock).partition(b"\r\n\r\n")
+        return answer.split(b"\r\n")[0], content
+
+
+def test_json_by_http(start: Start, rpc: Rpc) -> None:
+    (where,) = start(jsonrpc=("http:127.0.0.1:0",)).addresses
+    status, body = http(where, b'{"jsonrpc": "2.0", "method": "sipdump.enable", "params": ["0"], "id": 1}')
+    assert status == b"HTTP/1.1 200 OK"
+    assert json.loads(body)["result"] == {"oldval": 1, "newval": 0}
+    assert http(where, b'{"jsonrpc": "2.0", "method": "x"}')[0] == b"HTTP/1.1 500 Method Not Found"
+    assert http(where, b"", "GET /RPC HTTP/1.1")[0] == b"HTTP/1.1 405 Method Not Allowed"
+    with connect(where) as sock:  # kept alive, and pipelined
+        one = b'POST /RPC HTTP/1.1\r\nContent-Length: 49\r\n\r\n{"jsonrpc": "2.0", "method": "core.echo", "id": 1}'
+        one = one.replace(b"49", b"%d" % len(one.partition(b"\r\n\r\n")[2]))
+        sock.sendall(one * 3)
+        sock.shutdown(socket.SHUT_WR)
+        assert read_all(sock).count(b"HTTP/1.1 200 OK") == 3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"\xa1\x0f\xff\xff\xff\xff",
+        b"\xa1\x0f\x7f\xff\xff\xffabcd" + b"x" * 100_000,
+        b"\x00" * 300_000,
+        packet("core.echo")[:1] + b"\xff" * 70_000,
+        b"\xa1\x03\x00abcd",
+    ],
+    ids=range(6),
+)
+def test_garbage_gets_a_fault_and_a_closed_connection(start: Start, tmp_path: Path, data: bytes) -> None:
+    ctl = start(binrpc=(f"unix:{tmp_path}/ctl",))
+    with connect(ctl.addresses[0]) as sock:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+        answer = read_all(sock)
+    assert b"bad request" in answer or answer == b""
+    assert works(ctl)
+
+
+def test_deep_nesting(start: Start, tmp_path: Path) -> None:
+    ctl = start(binrpc=(f"unix:{tmp_path}/ctl",))
+    body = encode_values(["core.echo", "x"]) + b"\x03\x25a\0" * 15_000
+    with connect(ctl.addresses[0]) as sock:
+        sock.sendall(b"\xa1\x07" + len(body).to_bytes(2, "big") + b"abcd" + body)
+        assert sock.recv(100) == bytes.fromhex("a1130361626364217800")
+    assert works(ctl)
+
+
+@pytest.mark.parametrize("half", [b"", b"\xa1\x07", packet("core.echo", "x")[:-1]])
+def test_half_open_clients_time_out(start: Start, tmp_path: Path, half: bytes) -> None:
+    ctl = start(binrpc=(f"unix:{tmp_path}/ctl",), request_timeout=1, idle_timeout=1)
+    with connect(ctl.addresses[0]) as sock:
+        sock.sendall(half)
+        assert works(ctl)
+        assert read_all(sock) == b""
+
+
+def test_a_client_that_drips_times_out(start: Start) -> None:
+    """Slowloris: every byte that comes must not win it more time."""
+    (where,) = start(jsonrpc=("http:127.0.0.1:0",), request_timeout=1, idle_timeout=3600).addresses
+    began = time.monotonic()
+    with connect(where) as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        for byte in b"POST /RPC HTTP/1.1\r\n" + b"X-A: b\r\n" * 1000:
+            sock.sendall(bytes([byte]))
+            if select.select([sock], [], [], 0.05)[0]:
+                assert sock.recv(100) == b""
+                break
+    assert time.monotonic() - began < 8
+
+
+def test_a_client_that_never_reads_its_answers(start: Start, tmp_path: Path) -> None:
+    """It is not read from either, so it fills its own buffers and not the daemon's, and times out."""
+    ctl = start(binrpc=(f"unix:{tmp_path}/ctl",), request_timeout=1)
+    with connect(ctl.addresses[0]) as sock:
+        one = packet("core.echo", "x" * 60_000)
+        sock.setblocking(False)
+        sent = 0
+
+        def refused() -> bool:
+            nonlocal sent
+            try:
+                sent += sock.send(one)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            return False
+
+        wait_for(refused)
+        assert sent < 10_000_000
+    assert works(ctl)
+
+
+def test_more_connections_than_allowed(start: Start, tmp_path: Path) -> None:
+    """The longest idle one makes room, so that strangers who just sit there lock nobody out."""
+    ctl = start(binrpc=(f"unix:{tmp_path}/ctl",), max_connections=4)
+    socks = [connect(ctl.addresses[0]) for _ in range(20)]
+    try:
+        assert works(ctl)
+        assert len(ctl._loop.connections) <= 4
+        assert read_all(socks[0]) == b""
+        socks[-1].sendall(packet("core.echo", "y"))
+        assert socks[-1].recv(100).endswith(b"y\0")
+    finally:
+        for sock in socks:
+            sock.close()

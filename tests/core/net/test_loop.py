@@ -1,0 +1,211 @@
+"""The event loop of what listens."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sipdump_core.errors import ClosedError
+from sipdump_core.net.loop import Connection, Loop
+from tests.support import wait_for
+
+
+class Echo(Connection):
+    """Sends back what it receives, with a few words that make it misbehave."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, timeout_s: float) -> None:
+        super().__init__(loop, sock)
+        self.reasons: list[str] = []
+        self._timeout_s = timeout_s
+        self.touch(timeout_s)
+
+    def ready(self) -> None:
+        data = self.sock.recv(100)
+        if not data:
+            self.close()
+        elif data == b"bug":
+            raise RuntimeError("surprise")
+        elif data == b"closed":
+            raise ClosedError("the store")
+        elif data == b"error":
+            raise OSError(71, "Protocol error")
+        else:
+            self.touch(self._timeout_s)
+            self.sock.send(data)
+
+    def ended(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+class Bench:
+    def __init__(self, max_connections: int = 10, timeout_s: float = 0) -> None:
+        self.loop = Loop("test", "test", max_connections)
+        self.made: list[Echo] = []
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.timeout_s = timeout_s
+        self.loop.listen(self.listener, self.connected)
+        self.socks: list[socket.socket] = []
+
+    def connected(self, loop: Loop, sock: socket.socket, address: Any) -> Connection:
+        assert address[0] == "127.0.0.1"
+        self.made.append(Echo(loop, sock, self.timeout_s))
+        return self.made[-1]
+
+    def connect(self) -> socket.socket:
+        self.socks.append(socket.create_connection(self.listener.getsockname(), 10))
+        return self.socks[-1]
+
+    def close(self) -> None:
+        self.loop.stop()
+        self.loop.close()
+        for sock in self.socks:
+            sock.close()
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    made = Bench(**getattr(request, "param", {}))
+    yield made
+    made.close()
+
+
+def said(sock: socket.socket, data: bytes) -> bytes:
+    sock.sendall(data)
+    try:
+        return sock.recv(100)
+    except ConnectionResetError:
+        return b""
+
+
+def test_connections_are_served_and_end(bench: Bench) -> None:
+    bench.loop.start()
+    one, other = bench.connect(), bench.connect()
+    assert said(one, b"1") == b"1"
+    assert said(other, b"2") == b"2"
+    one.close()
+    wait_for(lambda: len(bench.loop.connections) == 1)
+    assert said(other, b"3") == b"3"
+    assert [made.reasons for made in bench.made] == [[""], []]
+
+
+def test_errors_end_their_connection_and_no_other(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.loop.start()
+    good = bench.connect()
+    assert said(bench.connect(), b"bug") == b""
+    assert said(bench.connect(), b"error") == b""
+    assert said(good, b"1") == b"1"
+    wait_for(lambda: len(bench.loop.connections) == 1)
+    assert [made.reasons for made in bench.made[1:]] == [["it cannot be served"], ["Protocol error"]]
+    assert "surprise" in caplog.text
+
+
+def test_a_store_that_is_closed_ends_the_loop(bench: Bench) -> None:
+    bench.loop.start()
+    bench.connect().sendall(b"closed")
+    wait_for(lambda: not bench.loop.running)
+
+
+@pytest.mark.parametrize("bench", [{"max_connections": 2}], indirect=True)
+def test_the_longest_idle_connection_makes_room(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.loop.start()
+    first, second = bench.connect(), bench.connect()
+    assert said(second, b"2") == b"2"
+    assert said(first, b"1") == b"1"
+    third = bench.connect()
+    assert said(third, b"3") == b"3"
+    assert second.recv(1) == b""
+    assert bench.made[1].reasons == ["another connection needed its place"]
+    assert bench.loop.counts == {"connections_evicted": 1}
+    assert "too many test connections" in caplog.text
+
+
+@pytest.mark.parametrize("bench", [{"timeout_s": 0.3}], indirect=True)
+def test_an_idle_connection_is_closed(bench: Bench) -> None:
+    bench.loop.start()
+    sock = bench.connect()
+    began = time.monotonic()
+    assert said(sock, b"1") == b"1"
+    assert sock.recv(1) == b""
+    assert time.monotonic() - began >= 0.3
+    assert bench.made[0].reasons == ["it was idle for too long"]
+    assert bench.loop.counts == {"connections_timed_out": 1}
+
+
+def test_without_file_descriptors_connections_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [OSError(24, "Too many open files")]
+    accept = socket.socket.accept
+
+    def fail_once(sock: socket.socket) -> Any:
+        if failures:
+            raise failures.pop()
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", fail_once)
+    bench.loop.start()
+    began = time.monotonic()
+    assert said(bench.connect(), b"1") == b"1"
+    assert time.monotonic() - began >= 0.9
+
+
+def test_one_that_is_closed_in_a_round_gets_no_event_of_it(bench: Bench) -> None:
+    first, second = socket.socketpair()
+    third, fourth = socket.socketpair()
+    calls = []
+
+    def ready(own: socket.socket, other: socket.socket) -> None:
+        calls.append(own.recv(1))
+        bench.loop.unwatch(other)
+
+    for own, other in ((first, third), (third, first)):
+        bench.loop.receive(own, lambda own=own, other=other: ready(own, other))  # type: ignore[misc]
+    second.send(b"x")
+    fourth.send(b"x")
+    bench.loop.start()
+    wait_for(lambda: calls)
+    time.sleep(0.1)
+    assert calls == [b"x"]
+    second.close()
+    fourth.close()
+
+
+def test_what_is_called_later_is_called_in_time_and_order(bench: Bench) -> None:
+    calls: list[object] = []
+    began = time.monotonic()
+    for delay_s in (0.2, 0.1, 0.1):
+        bench.loop.call_later(delay_s, lambda delay_s=delay_s: calls.append(delay_s))  # type: ignore[misc]
+    bench.loop.every(0.05, lambda: 1 // 0)  # goes on in spite of its errors
+    bench.loop.start()
+    bench.loop.call_soon(lambda: calls.append(threading.current_thread().name))
+    wait_for(lambda: len(calls) == 4)
+    assert calls == ["test", 0.1, 0.1, 0.2]
+    assert time.monotonic() - began >= 0.2
+
+
+def test_what_has_arrived_is_taken_before_the_end(bench: Bench) -> None:
+    busy = threading.Event()
+    bench.loop.start()
+    bench.loop.call_soon(busy.wait)
+    sock = bench.connect()
+    sock.sendall(b"1")
+    stopping = threading.Thread(target=bench.loop.stop, args=(1.0,))
+    stopping.start()
+    wait_for(lambda: bench.loop.stopping)
+    busy.set()
+    stopping.join()
+    assert sock.recv(1) == b"1"
+
+
+def test_a_peer_that_goes_on_sending_does_not_hold_up_the_end(bench: Bench) -> None:
+    bench.loop.start()
+    bench.loop.drain = lambda: bench.loop.call_soon(again)
+
+    def again() -> None:
+        bench.loop.call_soon(again)
+
+    began = time.monotonic()
+    bench.loop.stop(0.3)
+    assert 0.2 <= time.monotonic() - began < 5

@@ -1,0 +1,45 @@
+"""Unix sockets to listen on."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from sipdump_core.errors import ConfigError
+from sipdump_core.net.unix_socket import bind_unix, remove_if_ours
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_stale_sockets_are_replaced_and_live_ones_are_not_stolen(tmp_path: Path, kind: socket.SocketKind) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX, kind) as dead:
+        dead.bind(path)
+    sock = bind_unix(path, kind)
+    for other in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with pytest.raises(ConfigError, match="another program is listening there"):
+            bind_unix(path, other, place="a.cfg:1:1")
+    os.unlink(path)
+    Path(path).write_text("not ours")
+    remove_if_ours(sock)
+    sock.close()
+    assert Path(path).read_text() == "not ours"
+    with pytest.raises(ConfigError, match="no socket"):
+        bind_unix(path, kind)
+    assert Path(path).read_text() == "not ours"
+
+
+@pytest.mark.parametrize(
+    ("path", "user", "group", "message"),
+    [
+        ("nosuch/s", "", "", "create its folder"),
+        ("s" * 120, "", "", "too long"),
+        ("s", "no-such-user", "", "there is no user 'no-such-user'"),
+        ("s", "", "no-such-group", "there is no group 'no-such-group'"),
+    ],
+)
+def test_sockets_that_cannot_be_made(tmp_path: Path, path: str, user: str, group: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        bind_unix(str(tmp_path / path), socket.SOCK_STREAM, 0o600, user, group, place="a.cfg:1:1")
+    assert str(raised.value).startswith("a.cfg:1:1: ")
+    assert list(tmp_path.iterdir()) == []

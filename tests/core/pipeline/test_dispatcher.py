@@ -1,0 +1,143 @@
+"""The dispatcher: segments of all backends together, their names and their .meta files."""
+
+import errno
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from sipdump_core.drivers.base import NoOptions, Site
+from sipdump_core.errors import StorageError
+from sipdump_core.segment import Segment
+from sipdump_core.sipdump import SipDump
+from sipdump_text import TextBackend
+from tests.core.support import A, B, files, read
+from tests.support import FakeClock, record, wait_for
+
+
+def test_rotation_by_records_shares_names_and_splits_nothing(tmp_path: Path) -> None:
+    with SipDump(enable=1, mode=13, folder=tmp_path, rotate_records=10) as dump:
+        dump.intercept([record(b"%d" % n) for n in range(35)])
+    data, pcap = files(tmp_path, ".data"), files(tmp_path, ".pcap")
+    assert len(data) == 4
+    assert [p.stem for p in data] == [p.stem for p in pcap] == [p.stem for p in files(tmp_path, ".meta")]
+    assert [one.buf for one in read(tmp_path)] == [b"%d" % n for n in range(35)]
+
+
+def test_rotation_by_size(tmp_path: Path) -> None:
+    with SipDump(enable=1, mode=13, folder=tmp_path, rotate_size=5000) as dump:
+        dump.intercept([record(b"x" * 700, time_us=n) for n in range(50)])
+        dump.intercept([record(b"y" * 9000), record(b"z")])
+    sizes = sorted(path.stat().st_size for path in files(tmp_path, ".data"))
+    assert sizes[-1] > 9000  # a message that is longer stands alone
+    assert sizes[-2] <= 5000
+    assert sizes[2] > 4000
+    assert sorted(len(one.buf) for one in read(tmp_path)) == [1, *[700] * 50, 9000]
+
+
+def test_a_stale_segment_is_sealed_without_traffic(tmp_path: Path) -> None:
+    with SipDump(enable=1, folder=tmp_path, rotate=1) as dump:
+        dump.received(b"a", A, B)
+        assert dump.flush(10)
+        backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
+        assert [s.sealed for s in backend.segments()] == [False]
+        wait_for(lambda: [s.sealed for s in backend.segments()] == [True])
+        dump.received(b"b", A, B)
+        assert dump.flush(10)
+        assert len(list(backend.segments())) == 2
+
+
+def test_a_stepped_wall_clock_overwrites_and_delays_nothing(tmp_path: Path) -> None:
+    clock = FakeClock()
+    with SipDump(enable=1, folder=tmp_path, clock=clock, rotate=100) as dump:
+        for step in (0, 0, -3600, 3600):
+            clock.now += step
+            dump.received(b"%d" % step, A, B)
+            assert dump.flush(10)
+            dump.rotate()
+        dump.received(b"young", A, B)
+        assert dump.flush(10)
+        clock.ticks += 99
+        dump.received(b"still young", A, B)
+        assert dump.flush(10)
+        clock.now -= 7200  # the wall clock steps back, the interval goes on
+        clock.ticks += 1
+        dump.received(b"old", A, B)
+    names = [path.name for path in files(tmp_path, ".data")]
+    assert len(names) == len(set(names)) == 6
+    assert len(read(tmp_path)) == 7
+
+
+def test_a_restart_in_the_same_second_overwrites_nothing(tmp_path: Path) -> None:
+    for n in range(3):
+        with SipDump(enable=1, mode=5, folder=tmp_path, clock=FakeClock()) as dump:
+            dump.received(b"%d" % n, A, B)
+    assert [one.buf for one in read(tmp_path)] == [b"0", b"1", b"2"]
+    stems = [path.stem for path in files(tmp_path, ".data")]
+    assert [stem[len(stems[0]) :] for stem in stems] == ["", "-1", "-2"]
+    assert [path.stem for path in files(tmp_path, ".pcap")] == stems
+
+
+def test_a_name_is_taken_by_any_of_its_files(tmp_path: Path) -> None:
+    with SipDump(enable=1, mode=5, folder=tmp_path, clock=FakeClock()) as dump:
+        dump.received(b"0", A, B)
+    files(tmp_path, ".data")[0].unlink()
+    files(tmp_path, ".meta")[0].unlink()
+    with SipDump(enable=1, mode=5, folder=tmp_path, clock=FakeClock()) as dump:
+        dump.received(b"1", A, B)
+    assert [path.stem.rpartition("-")[2] for path in files(tmp_path, ".data")] == ["1"]
+
+
+def test_a_link_at_the_name_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    clock = FakeClock()
+    with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
+        dump.received(b"0", A, B)
+    (first,) = files(tmp_path, ".data")
+    first.unlink()
+    first.symlink_to(tmp_path / "victim")
+    with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
+        dump.received(b"1", A, B)
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert [one.buf for one in read(tmp_path)] == [b"1"]
+
+
+def test_meta_is_brought_up_to_date_while_the_segment_is_open(tmp_path: Path) -> None:
+    with SipDump(enable=1, folder=tmp_path) as dump:
+        dump.received(b"a", A, B)
+        assert dump.flush(10)
+        (meta,) = files(tmp_path, ".meta")
+        assert "agent" not in meta.read_text()
+        dump.table.add(1, 0, "HEP agent id=77")
+        dump.received(b"b", A, B)
+        wait_for(lambda: "process: 1 0 HEP agent id=77" in meta.read_text())
+        assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_meta_file_of_another_segment_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    theirs = tmp_path / (Segment.starting("kamailio-sipdump-", clock.now).stem + ".meta")
+    theirs.write_text("theirs")
+
+    def fail(*_: object) -> Segment:
+        raise StorageError("write", "x", "Too many open files")
+
+    monkeypatch.setattr("sipdump_core.lifecycle.meta_file.claim", fail)
+    with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
+        dump.received(b"a", A, B)
+        assert dump.flush(10)
+        dump.table.add(9, 9, "new row")
+        clock.ticks += 5
+        dump.received(b"b", A, B)
+    assert theirs.read_text() == "theirs"
+    assert len(read(tmp_path)) == 2
+
+
+def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with SipDump(enable=1, folder=tmp_path) as dump:
+        dump.received(b"a", A, B)
+    assert len(read(tmp_path)) == 1
