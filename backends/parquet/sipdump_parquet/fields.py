@@ -25,14 +25,15 @@ CORRELATING = ("X-CID", "X-Call-ID", "Session-ID", "P-Charging-Vector")
 """Headers that name other legs of a call; the last two are RFC 7989 and RFC 7315 (icid-value)."""
 
 _COMPACT = {
-    "a": "Accept-Contact", "b": "Referred-By", "c": "Content-Type", "d": "Request-Disposition",
-    "e": "Content-Encoding", "f": "From", "i": "Call-ID", "j": "Reject-Contact", "k": "Supported",
-    "l": "Content-Length", "m": "Contact", "n": "Identity-Info", "o": "Event", "r": "Refer-To", "s": "Subject",
-    "t": "To", "u": "Allow-Events", "v": "Via", "x": "Session-Expires", "y": "Identity",
+    "a": "accept-contact", "b": "referred-by", "c": "content-type", "d": "request-disposition",
+    "e": "content-encoding", "f": "from", "i": "call-id", "j": "reject-contact", "k": "supported",
+    "l": "content-length", "m": "contact", "n": "identity-info", "o": "event", "r": "refer-to", "s": "subject",
+    "t": "to", "u": "allow-events", "v": "via", "x": "session-expires", "y": "identity",
 }  # fmt: skip
 """IANA's registry "SIP Header Fields"."""
 
 _USUAL = (b"Call-ID", b"CSeq", b"From", b"To", b"Via", b"User-Agent", b"Server")
+_SLOTS = {name.lower().decode(): name for name in _USUAL}
 _ABSENT: dict[bytes, bytes | None] = dict.fromkeys((*_USUAL, b""))  # the last one: where the headers end
 _EMPTY_LINES = re.compile(rb"[\r\n]*+")
 _LF = 10
@@ -58,14 +59,11 @@ class Puller:
     ) -> None:
         self._own = {column: canonical(name) for column, name in (headers or {}).items()}
         self._correlate = dict.fromkeys(map(canonical, (*CORRELATING, *correlate)))
-        self._known = {name.lower().encode(): name for name in (*self._own.values(), *self._correlate)}
-        self._known |= {name.lower(): name.decode() for name in _USUAL}
-        self._known |= {
-            short.encode(): long for short, long in _COMPACT.items() if long.lower().encode() in self._known
-        }
+        wanted = {*self._own.values(), *self._correlate}
+        self._all_apart = not wanted.isdisjoint(_SLOTS)  # some are both pulled as usual and wanted as they are
+        self._known = {name.encode(): name for name in wanted.union(_SLOTS)}
+        self._known |= {short.encode(): name for short, name in _COMPACT.items() if name in wanted.union(_SLOTS)}
         self._find = _pattern(list(self._known)).findall
-        # headers that are both pulled as usual and wanted as they are
-        self._all_apart = any(name.encode() in _USUAL for name in (*self._own.values(), *self._correlate))
         self._starts: _Made[tuple[str | None, int | None, str | None]] = _Made(start_line, (None, None, None), limit)
         self._texts: _Made[str | None] = _Made(text, None, limit)
         self._parties: _Made[tuple[str | None, str | None]] = _Made(user_and_tag, (None, None), limit)
@@ -98,7 +96,8 @@ class Puller:
             row.update(pairs[::-1])  # so that of two the first one stays
             if len(row) != count or all_apart:  # a name in another form than usual, or one of the rarer headers
                 values = apart[len(rows)] = self._by_any_name(pairs)
-                row = {name: values.get(name.decode(), [None])[0] for name in absent}
+                row = dict.fromkeys(absent)
+                row.update((_SLOTS[name], found[0]) for name, found in values.items() if name in _SLOTS)
             rows.append(row.values())
             begin = end
         return self._columns(lines, rows, apart)
@@ -127,7 +126,7 @@ class Puller:
         return made
 
     def _by_any_name(self, pairs: Pairs) -> dict[str, list[bytes]]:
-        """Return the values of each header, by its usual name."""
+        """Return the values of each header, by its canonical name."""
         found: dict[str, list[bytes]] = {}
         for name, value in pairs:
             if name:
@@ -157,10 +156,8 @@ class _Made(Cache[bytes | None, V], Generic[V]):
 
 
 def canonical(name: str) -> str:
-    """Return a header's name in its usual form where that is known: compact forms are spelled out."""
-    low = name.lower()
-    known = (*_COMPACT.values(), *(usual.decode() for usual in _USUAL), *CORRELATING)
-    return _COMPACT.get(low) or next((usual for usual in known if usual.lower() == low), name)
+    """Return a header's name in lower case, and compact forms spelled out."""
+    return _COMPACT.get(name.lower(), name.lower())
 
 
 def _split(made: _Made[Any], keys: Sequence[bytes | None]) -> Any:
@@ -171,11 +168,11 @@ def _parts(name: str, value: str | None) -> list[str]:
     """Return what a header's value correlates by."""
     if value is None:
         return []
-    if name == "Session-ID":
+    if name == "session-id":
         local, *parameters = (part.strip() for part in value.split(";"))
         remote = [part[len("remote=") :] for part in parameters if part.lower().startswith("remote=")]
         return [uuid for uuid in (local, *remote) if uuid and uuid != _NIL]
-    if name == "P-Charging-Vector":
+    if name == "p-charging-vector":
         found = _ICID.search(value)
         return [found[1] or found[2]] if found else []
     return [value]
@@ -185,7 +182,7 @@ def _pattern(names: Sequence[bytes]) -> re.Pattern[bytes]:
     """Return what finds these headers, given in lower case; the groups: name, value."""
     letters = bytes({name[0] for name in names} - {ord("c")})
     after_c = re.escape(bytes({name[1] for name in names if name[:1] == b"c" and len(name) > 1}))
-    any_case = b"|".join(sorted(map(re.escape, names), key=len))
+    any_case = b"|".join(map(re.escape, names))
     return re.compile(
         # most headers are others: those are passed over by their first letter, Contact and Content-... by their second
         rb"\n(?=[" + re.escape(letters + letters.upper()) + rb"\r\n]|[Cc][" + after_c + after_c.upper() + rb"])"

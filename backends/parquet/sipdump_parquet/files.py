@@ -20,19 +20,9 @@ from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import TYPES, file_schema, finished, records, run_schema
 
 __all__ = [
-    "CORRELATE",
-    "HEADERS",
-    "SCHEMA",
-    "ContentError",
-    "batches",
-    "columns",
-    "decode",
-    "make",
-    "metadata",
-    "pairs",
-    "publish",
-    "translated",
-]
+    "CORRELATE", "HEADERS", "SCHEMA", "ContentError", "batches", "columns", "decode", "make", "metadata", "pairs",
+    "publish", "translated",
+]  # fmt: skip
 
 SCHEMA, HEADERS, CORRELATE = "sipdump.schema", "sipdump.headers", "sipdump.correlate"
 """Keys in the metadata: the version of the columns; as JSON, the headers that have a column of their own, by its name,

@@ -111,20 +111,17 @@ class ParquetOptions:
 
     def _check_headers(self) -> None:
         """Check the options ``header`` and ``correlate``."""
-        for option_name, name in [("header", name) for name in self.header] + [
-            ("correlate", n) for n in self.correlate
-        ]:
-            if not _HEADER_NAME.fullmatch(name):
-                raise ConfigError(f"{option_name}: {name!r} is not the name of a header, as in RFC 3261")
+        for given, names in (("header", self.header), ("correlate", self.correlate)):
+            wrong = next((name for name in names if not _HEADER_NAME.fullmatch(name)), None)
+            if wrong is not None:
+                raise ConfigError(f"{given}: {wrong!r} cannot be a header's name, which is a token of RFC 3261")
         taken: dict[str, str] = {}
         for name in self.header:
             column = column_of(name)
             if column in COLUMNS:
                 raise ConfigError(f"header: the column of {name!r} would be {column}, which every file has already")
             if column in _FOLDERS:
-                raise ConfigError(
-                    f"header: the column of {name!r} would be {column}, the name of a folder of the S3 layout"
-                )
+                raise ConfigError(f"header: the column of {name!r} would be {column}, as the folders of S3 are named")
             if column in taken:
                 raise ConfigError(f"header: {taken[column]!r} and {name!r} would both have the column {column}")
             taken[column] = name
@@ -134,4 +131,4 @@ class ParquetOptions:
 
 def column_of(header: str) -> str:
     """Return the name of a header's own column: in lower case, with ``_`` for what is no letter or digit."""
-    return re.sub(r"[^a-z0-9]", "_", canonical(header).lower())
+    return re.sub(r"[^a-z0-9]", "_", canonical(header))

@@ -44,7 +44,10 @@ TYPES: dict[str, Any] = {
     "correlation_id": pa.string(),
     "buf": pa.binary(),
 }
-"""The columns of every file and their types; a header's own column is a string. Spark reads neither unsigned 64-bit integers nor nanoseconds as such."""
+"""The columns of every file and their types; a header's own column is a string.
+
+Spark reads neither unsigned 64-bit integers nor nanoseconds as such.
+"""
 
 DICTIONARY = ("tag", "proto", "af", "node")
 """Columns with few different values, which are dictionaries in the file's schema."""
@@ -104,7 +107,8 @@ class Builder:
             "flow": pa.DictionaryArray.from_arrays(indexes, pa.array(columns.lines, pa.string())),
         }
         if self.pulled:
-            made |= self._fields(payload, offsets, self.pulled)
+            made |= self._fields(payload, offsets, self.pulled, columns.correlation_ids)
+        made["correlation_id"] = pa.array([each or None for each in columns.correlation_ids] or [None] * count, _TEXT)
         return pa.table([made[name] for name in self.schema.names], schema=self.schema)
 
     def completed(self, table: Any) -> Any:
@@ -119,13 +123,17 @@ class Builder:
             messages = table["buf"].to_pylist()
             made |= self._fields(b"".join(messages), list(accumulate(map(len, messages), initial=0)), lacking)
         schema = run_schema(self.columns)
-        return pa.table(
-            [made.get(name, pa.nulls(len(table), kind)) for name, kind in zip(schema.names, schema.types, strict=True)],
-            schema=schema,
-        )
+        return pa.table([made.get(each.name, pa.nulls(len(table), each.type)) for each in schema], schema=schema)
 
-    def _fields(self, payload: bytes, offsets: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    def _fields(
+        self, payload: bytes, offsets: Sequence[int], names: Sequence[str], correlation_ids: Sequence[str] = ()
+    ) -> dict[str, Any]:
         pulled = self._puller.pull(payload, offsets)
+        if correlation_ids:
+            found = zip(correlation_ids, pulled["correlation"], strict=True)
+            pulled["correlation"] = [
+                list(dict.fromkeys([one, *(values or ())])) if one else values for one, values in found
+            ]
         return {name: pa.array(pulled[name], TYPES.get(name, _TEXT)) for name in names}
 
 
@@ -174,13 +182,15 @@ def records(tables: Iterator[Any]) -> Iterator[Record]:
         for name in _FLOW:
             known = name in table.schema.names
             columns.append(table[name].to_pylist() if known else [_ABSENT.get(name)] * len(table))
+        has_ids = "correlation_id" in table.schema.names and table["correlation_id"].null_count < len(table)
+        ids = table["correlation_id"].to_pylist() if has_ids else [None] * len(table)
         times = table["time"].cast(pa.int64()).to_pylist()
-        for time_us, buf, *values in zip(times, table["buf"].to_pylist(), *columns, strict=True):
+        for time_us, buf, correlation_id, *values in zip(times, table["buf"].to_pylist(), ids, *columns, strict=True):
             key = tuple(values)
             flow = flows.get(key)
             if flow is None:
                 flow = flows.keep(key, _flow(*values))
-            yield Record(time_us, flow, buf)
+            yield Record(time_us, flow, buf, correlation_id or "")
 
 
 def _flow(

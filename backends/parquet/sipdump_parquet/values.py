@@ -75,7 +75,7 @@ def branch(value: bytes) -> str | None:
     if found and b"," not in before and b'"' not in before:  # as most are
         return found[0].decode("utf-8", "backslashreplace")
     at = value.find(b";")
-    return _parameter(value, b"branch", at) if at >= 0 else None
+    return _parameter(value, b"branch", at) if at >= 0 and b"," not in value[:at] else None
 
 
 def _parameter(value: bytes, name: bytes, at: int) -> str | None:

@@ -35,7 +35,7 @@ def test_the_schema(tmp_path: Path) -> None:
         assert schema.field(name).type == pa.dictionary(pa.int32(), pa.string())
     assert not any(pa.types.is_uint64(kind) for kind in schema.types)
     pairs = pq.read_metadata(path).metadata
-    assert pairs[b"sipdump.schema"] == b"1"
+    assert pairs[b"sipdump.schema"] == b"2"
     assert pairs[b"sipdump.version"]
     assert pairs[b"sipdump.meta"].decode() == "v: 1.0\nmeta ☎\n"
 
@@ -48,7 +48,8 @@ def test_a_row(tmp_path: Path) -> None:
         "seq": 0, "tag": "snd", "pid": 2738, "procno": 2, "proto": "wss", "af": "ipv6", "src_ip": "2001:db8::1",
         "src_port": 5999, "dst_ip": "::1", "dst_port": 5070, "node": "edge-1", "call_id": "c1@192.0.2.1",
         "method": "OPTIONS", "status": None, "cseq": 1, "cseq_method": "OPTIONS", "from_user": "a", "to_user": "b",
-        "user_agent": None, "buf": OPTIONS,
+        "user_agent": None, "from_tag": "1", "to_tag": None, "request_uri_user": "bob", "via_branch": "z9hG4bK1",
+        "correlation": None, "correlation_id": None, "buf": OPTIONS,
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.lifecycle.retention import prune
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
+from sipdump_parquet.options import COLUMNS
 from sipdump_parquet.sort import Sorter
 from tests.backends.parquet.support import SEGMENT, calls, leave, make, read, sealed, write
 from tests.support import record
@@ -162,7 +163,7 @@ def test_a_damaged_page_leaves_all_sources(tmp_path: Path) -> None:
     store(tmp_path)
     path = tmp_path / at(1).name
     data = bytearray(path.read_bytes())
-    at_buf = pq.read_metadata(path).row_group(0).column(20).data_page_offset
+    at_buf = pq.read_metadata(path).row_group(0).column(len(COLUMNS) - 1).data_page_offset
     data[at_buf + 60] ^= 0xFF
     path.write_bytes(data)
     before = set(tmp_path.iterdir())
