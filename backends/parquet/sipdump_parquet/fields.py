@@ -7,7 +7,8 @@ message takes grows linearly with its length.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from sipdump_core.cache import Cache
@@ -70,7 +71,7 @@ class Puller:
         self._cseqs: _Made[tuple[int | None, str | None]] = _Made(cseq, (None, None), limit)
         self._branches: _Made[str | None] = _Made(branch, None, limit)
 
-    def pull(self, data: bytes, offsets: Sequence[int]) -> dict[str, Sequence[Any]]:
+    def pull(self, data: bytes, offsets: Sequence[int]) -> dict[str, list[Any]]:
         """Return the fields of messages that lie one behind the other, as columns.
 
         Args:
@@ -80,7 +81,7 @@ class Puller:
         find, headers = data.find, self._find
         absent, count, all_apart = _ABSENT, len(_ABSENT), self._all_apart
         lines: list[bytes] = []
-        rows: list[Any] = []
+        values: list[bytes | None] = []  # message by message, as many of each as ``_ABSENT`` has
         apart: dict[int, dict[str, list[bytes]]] = {}
         begin = offsets[0]
         for end in offsets[1:]:
@@ -95,20 +96,20 @@ class Puller:
             row = absent.copy()
             row.update(pairs[::-1])  # so that of two the first one stays
             if len(row) != count or all_apart:  # a name in another form than usual, or one of the rarer headers
-                values = apart[len(rows)] = self._by_any_name(pairs)
+                found = apart[len(lines) - 1] = self._by_any_name(pairs)
                 row = dict.fromkeys(absent)
-                row.update((_SLOTS[name], found[0]) for name, found in values.items() if name in _SLOTS)
-            rows.append(row.values())
+                row.update((_SLOTS[name], each[0]) for name, each in found.items() if name in _SLOTS)
+            values += row.values()
             begin = end
-        return self._columns(lines, rows, apart)
+        return self._columns(lines, values, apart)
 
     def _columns(
-        self, lines: list[bytes], rows: list[Any], apart: Mapping[int, Mapping[str, list[bytes]]]
-    ) -> dict[str, Sequence[Any]]:
-        if not rows:
-            return dict.fromkeys((*FIELDS, *self._own), ())
-        call_ids, cseqs, froms, tos, vias, agents, servers, _ = zip(*rows, strict=True)
-        made: dict[str, Sequence[Any]] = {"call_id": list(map(self._texts.__getitem__, call_ids))}
+        self, lines: list[bytes], values: list[bytes | None], apart: Mapping[int, Mapping[str, list[bytes]]]
+    ) -> dict[str, list[Any]]:
+        call_ids, cseqs, froms, tos, vias, agents, servers, _ = (
+            values[at :: len(_ABSENT)] for at in range(len(_ABSENT))
+        )
+        made: dict[str, list[Any]] = {"call_id": list(map(self._texts.__getitem__, call_ids))}
         made["method"], made["status"], made["request_uri_user"] = _split(self._starts, lines)
         made["cseq"], made["cseq_method"] = _split(self._cseqs, cseqs)
         made["from_user"], made["from_tag"] = _split(self._parties, froms)
@@ -117,12 +118,12 @@ class Puller:
         products = zip(map(self._texts.__getitem__, agents), map(self._texts.__getitem__, servers), strict=True)
         made["user_agent"] = [agent or server for agent, server in products]
         for column in ("correlation", *self._own):
-            made[column] = [None] * len(rows)
-        for row, values in apart.items():
-            made["correlation"][row] = self._correlation(values)  # type: ignore[index]  # a list
+            made[column] = [None] * len(lines)
+        for row, by_name in apart.items():
+            made["correlation"][row] = self._correlation(by_name)
             for column, name in self._own.items():
-                found = (text(value) for value in values.get(name, ()))
-                made[column][row] = ", ".join(filter(None, found)) or None  # type: ignore[index]  # a list
+                texts = map(text, by_name.get(name, ()))
+                made[column][row] = ", ".join(filter(None, texts)) or None
         return made
 
     def _by_any_name(self, pairs: Pairs) -> dict[str, list[bytes]]:
@@ -160,8 +161,11 @@ def canonical(name: str) -> str:
     return _COMPACT.get(name.lower(), name.lower())
 
 
-def _split(made: _Made[Any], keys: Sequence[bytes | None]) -> Any:
-    return zip(*map(made.__getitem__, keys), strict=True)
+def _split(made: _Made[Any], keys: Sequence[bytes | None]) -> Iterator[list[Any]]:
+    """Return the columns of what is made of keys."""
+    width = len(made[None])
+    values = list(chain.from_iterable(map(made.__getitem__, keys)))
+    return (values[at::width] for at in range(width))
 
 
 def _parts(name: str, value: str | None) -> list[str]:

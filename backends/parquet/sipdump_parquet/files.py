@@ -29,6 +29,13 @@ SCHEMA, HEADERS, CORRELATE = "sipdump.schema", "sipdump.headers", "sipdump.corre
 and those that go into ``correlation`` by option."""
 
 _PAGE_SIZE = 1 << 20
+_ENCODINGS = {
+    **dict.fromkeys(("seq", "time"), "DELTA_BINARY_PACKED"),
+    # nearly every call has other values, and a call's rows lie side by side: a dictionary would be larger
+    **dict.fromkeys(
+        ("from_user", "to_user", "from_tag", "to_tag", "request_uri_user", "via_branch"), "DELTA_BYTE_ARRAY"
+    ),
+}
 _MESSAGES_A_CALL = 2
 """At least a request and its reply: the bloom filter is made for so many times fewer Call-IDs than rows."""
 
@@ -172,7 +179,7 @@ def decode(file: BinaryIO, memory: int) -> Iterator[Record]:
 
 def _write(file: BinaryIO, sorter: Sorter, options: ParquetOptions, extra: Mapping[str, str]) -> None:
     schema = file_schema(options.names)
-    encodings = dict.fromkeys(("seq", "time"), "DELTA_BINARY_PACKED")
+    encodings = {name: kind for name, kind in _ENCODINGS.items() if name in options.names}
     leaves = ["correlation.list.element" if name == "correlation" else name for name in options.names if name != "buf"]
     with pq.ParquetWriter(
         file,
