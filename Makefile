@@ -1,9 +1,9 @@
-# make demo and make test need Python 3.11 or newer, make and a package index; nothing else.
+# make demo and make test need only Python 3.11 or newer, make and a package index.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# OpenStack Swift, an S3 server for the tests; it needs none of sipdump's dependencies and stays apart from them
+# OpenStack Swift, an S3 server for the tests. It shares no dependencies with sipdump, so it gets its own environment.
 SWIFT := .venv-swift
 
 .PHONY: demo test lint types bench fuzz engines swift clean
@@ -28,12 +28,12 @@ fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-# Polars and Spark (half a gigabyte, and Java) read what the backends write.
+# Check that Polars and Spark (half a gigabyte, and Java) read what the backends write.
 engines: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[engines]'
 	SIPDUMP_REQUIRE_PEERS=1 $(BIN)/python -m pytest tests/engines
 
-# Tests find it by SIPDUMP_SWIFT=$PWD/.venv-swift/bin/python.
+# Tests use it if SIPDUMP_SWIFT=$PWD/.venv-swift/bin/python.
 swift: $(SWIFT)/.installed
 
 $(SWIFT)/.installed:

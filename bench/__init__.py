@@ -1,1 +1,1 @@
-"""Benchmarks, run by ``python -m bench``; docs/benchmarks.md says what they measure, and what came out."""
+"""Benchmarks, run by ``python -m bench``; docs/benchmarks.md says what they measure, and the results."""

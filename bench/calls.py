@@ -1,7 +1,7 @@
-"""Traffic of whole calls, as a proxy sees it: what sizes and searches are measured on.
+"""Traffic of whole calls, as a proxy sees it: the input for measuring sizes and searches.
 
-Made up, and the same each time: call after call with its own Call-ID, tags and branches, users and phones drawn from
-small pools, an SDP offer and answer in each; calls overlap by as many as are open at once.
+Generated, and the same each time: each call has its own Call-ID, tags and branches; users and phones are drawn from
+small pools; each has an SDP offer and answer; as many calls overlap as are open at once.
 """
 
 import random
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sipdump_core.record import Flow, Record
 
 OPEN = 200
-"""Calls that are under way at once."""
+"""Calls in progress at once."""
 MESSAGES = 7
 """Messages a call: INVITE, 100, 180, 200, ACK, BYE, 200."""
 _PHONES = (
@@ -23,12 +23,12 @@ _START_US = 1_795_386_431_000_000
 
 
 def call_id(call: int) -> str:
-    """Give the Call-ID of a call, by its number."""
+    """Return the Call-ID of a call by its number."""
     return f"{random.Random(call).getrandbits(96):024x}@198.51.100.{call % 250 + 1}"
 
 
 def records(calls: int) -> Iterator[Record]:
-    """Give the messages of so many calls, in the order of time, 100 us apart."""
+    """Yield the messages of ``count`` calls in time order, 100 us apart."""
     flows: dict[tuple[str, int], Flow] = {}
     time_us = _START_US
     for first in range(0, calls, OPEN):

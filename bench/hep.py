@@ -34,20 +34,20 @@ _ROUND = 500
 
 @attrs.frozen
 class Step:
-    """What became of one rate."""
+    """The result of one rate."""
 
     rate: float
     """Datagrams a second, as the sender really sent them."""
     lost: int
     late: bool
-    """Whether the files still grew 0.1 s after the last datagram: a backlog, which longer would have been a loss."""
+    """Whether the files still grew 0.1 s after the last datagram: a backlog that would become a loss."""
     slow_sender: bool
     cpu: dict[str, float]
     """Microseconds a record by thread."""
 
 
 def end_to_end(folder: Path, quick: bool) -> list[Row]:
-    """Find the highest rate that one core takes for long."""
+    """Find the highest rate that one core sustains."""
     rows = []
     for mode, name in writer.MODES.items():
         if quick and mode != 1:
@@ -70,7 +70,7 @@ def end_to_end(folder: Path, quick: bool) -> list[Row]:
 
 
 def stages(folder: Path, quick: bool) -> list[Row]:
-    """Measure each stage in a loop of its own, in the CPU time of the thread that runs it, the least of many rounds."""
+    """Measure each stage in its own loop, as CPU time of the thread that runs it, the least of many rounds."""
     rounds = 5 if quick else 40
     items = traffic.records(_ROUND * 2)
     frames = [traffic.hep_frame(record) for record in items]
@@ -107,10 +107,10 @@ def stages(folder: Path, quick: bool) -> list[Row]:
 
 
 def _search(folder: Path, mode: int, seconds: float, start: float, steps: int) -> tuple[Step | None, bool]:
-    """Double the rate until a step fails, then go up in small steps from the last good one; a failure is tried again.
+    """Double the rate until a step fails, then go up in small steps from the last good one; retry a failed step once.
 
     Returns:
-        The best step, and whether the sender was what ended the search.
+        The best step, and whether the sender limited the search.
     """
     best: Step | None = None
     rate, factor = start, 2.0
@@ -191,7 +191,7 @@ def _port(log: Path, daemon: "subprocess.Popen[bytes]") -> int:
 
 
 def _threads(pid: int, mode: int) -> dict[str, int]:
-    """Give the daemon's CPU nanoseconds by thread; it starts them in this order."""
+    """Return the daemon's CPU nanoseconds by thread; it starts them in this order."""
     plan = make_plan([Setting("sipdump", "mode", mode, "bench")], to_start=False)
     lanes = [driver.name for driver in plan.chosen if driver.cls and issubclass(driver.cls, Backend)]
     names = ["main", *lanes, "queue and dispatch", "receive and decode"]
@@ -210,14 +210,14 @@ def _least(rounds: int, measure: Callable[[], float]) -> float:
 
 
 def _timed(work: Callable[[], object], count: int) -> float:
-    """Give the microseconds of this thread's CPU time for each of ``count``."""
+    """Return the microseconds of this thread's CPU time for each of ``count``."""
     start = time.thread_time_ns()
     work()
     return (time.thread_time_ns() - start) / count / 1000
 
 
 def _receive(frames: list[bytes]) -> float:
-    """Time what HepSource does for each datagram, but for the decoding."""
+    """Time what HepSource does for each datagram, except decoding."""
     with contextlib.ExitStack() as stack:
         receiver, sender = (stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)

@@ -33,13 +33,13 @@ _MARK = b"||||||||||||||||||||\n===================="
 
 
 def program() -> str | None:
-    """Give the path of Kamailio, None where it is not installed."""
+    """Return the path of Kamailio, None if it is not installed."""
     return shutil.which("kamailio") or shutil.which("kamailio", path="/usr/sbin:/usr/local/sbin")
 
 
 @attrs.define
 class Kamailio:
-    """A running one."""
+    """A running Kamailio."""
 
     folder: Path
     sockets: list[socket.socket]
@@ -48,7 +48,7 @@ class Kamailio:
     """Process id of the one that the .meta file calls SIPDUMP WRITE TIMER."""
 
     def window(self, seconds: float, count: int) -> tuple[int, int]:
-        """Send so many messages in so many seconds; give how many were stored, and the writer's CPU nanoseconds."""
+        """Send messages for a time; return how many were stored, and the writer's CPU nanoseconds."""
         before, start = self._stored(), machine.cpu_ns(self.writer)
         sockets, messages = self.sockets, self.messages
 
@@ -67,10 +67,10 @@ class Kamailio:
 
 @contextlib.contextmanager
 def running(folder: Path, mode: int, wait: int) -> Iterator[Kamailio]:
-    """Run Kamailio on a free port of the loopback, storing in a new folder.
+    """Run Kamailio on a free loopback port, storing in a new folder.
 
     Args:
-        folder: where that folder is made.
+        folder: where to create that folder.
         mode: sipdump's mode.
         wait: sipdump's wait, microseconds.
 
@@ -108,7 +108,7 @@ def running(folder: Path, mode: int, wait: int) -> Iterator[Kamailio]:
 
 
 def _writer(folder: Path, sock: socket.socket, first: bytes) -> int | None:
-    """Send a message until it makes Kamailio begin its files; give the writer's process id from the .meta one."""
+    """Send messages until Kamailio opens its files; return the writer's process id from the .meta file."""
     for _ in range(100):
         time.sleep(0.1)
         with contextlib.suppress(ConnectionRefusedError):

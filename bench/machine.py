@@ -1,4 +1,4 @@
-"""What the benchmarks read from the machine: CPU time of tasks, memory, and what to call the machine."""
+"""What the benchmarks read from the machine: CPU time of tasks, memory, a description."""
 
 import contextlib
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def cpu_ns(pid: int | str, tid: int | None = None) -> int:
-    """Give the CPU time (user + sys) of a thread, by default of a process's main one, in nanoseconds.
+    """Return the CPU time (user + sys) of a thread, by default a process's main one, in nanoseconds.
 
-    /proc/PID/schedstat counts it exactly; where the kernel has none, /proc/PID/stat in ticks of mostly 10 ms.
+    /proc/PID/schedstat counts it exactly; if the kernel lacks that, /proc/PID/stat in ticks of usually 10 ms.
     """
     folder = Path(f"/proc/{pid}/task/{pid if tid is None else tid}")
     with contextlib.suppress(FileNotFoundError):
@@ -22,7 +22,7 @@ def cpu_ns(pid: int | str, tid: int | None = None) -> int:
 
 
 def own_threads() -> dict[str, int]:
-    """Give the CPU time in nanoseconds of each of SipDump's threads in this process, by name."""
+    """Return the CPU time in nanoseconds of each of SipDump's threads in this process, by name."""
     return {
         thread.name: cpu_ns(os.getpid(), thread.native_id)
         for thread in threading.enumerate()
@@ -31,20 +31,20 @@ def own_threads() -> dict[str, int]:
 
 
 def peak_mb() -> float:
-    """Give this process's peak resident memory in MB. (getrusage would give the parent's, if that was larger.)"""
+    """Return this process's peak resident memory in MB. (getrusage would report the parent's if that was larger.)"""
     match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert match
     return int(match[1]) * 1024 / 1e6
 
 
 def cores() -> list[int]:
-    """Give the numbers of the cores that this process may use."""
+    """Return the numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager
 def pinned(*only: int) -> Iterator[None]:
-    """Keep this thread, and the processes that it starts meanwhile, on these cores."""
+    """Pin this thread, and the processes that it starts meanwhile, to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, only)
     try:
@@ -54,7 +54,7 @@ def pinned(*only: int) -> Iterator[None]:
 
 
 def describe() -> str:
-    """Name the machine, without its name: processor, cores, kernel, Python."""
+    """Describe the machine: processor, cores, kernel, Python."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     name = model[1].strip() if model else platform.machine()
     kernel = re.match(r"\d+\.\d+(\.\d+)?", platform.release())

@@ -20,7 +20,7 @@ def peak(folder: Path, quick: bool) -> list[Row]:
     """Compare the peak of a long run with those of two shorter ones."""
     few, some, many = (5_000, 20_000, 50_000) if quick else (50_000, 200_000, 5_000_000)
     with tempfile.TemporaryDirectory(dir=_TMPFS if _TMPFS.is_dir() else folder) as place:
-        # how far the queues fill is chance in a short run, hence the median
+        # in a short run it is chance how far the queues fill, hence the median
         short = statistics.median(_run(few, place) for _ in range(5))
         medium, long = (_run(count, place) for count in (some, many))
     rows = []
@@ -47,7 +47,7 @@ def _run(count: int, folder: str) -> float:
 
 
 def _child(count: int, folder: str) -> None:
-    """Store so many records, each with bytes of its own, and delete what is sealed on the way."""
+    """Store ``count`` records, each with its own bytes object, deleting sealed segments on the way."""
     dump = SipDump(enable=1, mode=13, folder=folder, rotate_records=_ROTATE)
     ended = threading.Event()
 

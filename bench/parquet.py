@@ -1,6 +1,6 @@
-"""What the Parquet backend costs beside pyarrow alone; ``python -m bench.parquet RECORDS FOLDER`` is a run for memory.
+"""What the Parquet backend costs, against pyarrow alone; ``python -m bench.parquet RECORDS FOLDER`` measures memory.
 
-The traffic is generated calls (``bench.calls``), or that of the ``.data`` file which ``SIPDUMP_BENCH_DATA`` names.
+The traffic is generated calls (``bench.calls``), or the ``.data`` file that ``SIPDUMP_BENCH_DATA`` names.
 """
 
 import gc
@@ -53,7 +53,7 @@ def cost(folder: Path, quick: bool) -> list[Row]:
         return result
 
     gc.collect()
-    gc.freeze()  # no daemon has so much in memory for the collector to look through
+    gc.freeze()  # no daemon has this much in memory for the garbage collector to scan
     for _ in range(1 if quick else ROUNDS):
         measure("append", lambda: _append(backend, items))
         frames = _frames(wal)
@@ -95,7 +95,7 @@ def peak(folder: Path, quick: bool) -> list[Row]:
 
 
 class _Ready:
-    """Rows in the order of arrival, in the place of a sorter."""
+    """Replaces a sorter: rows in order of arrival."""
 
     def __init__(self, tables: Sequence[Any]) -> None:
         self._whole = pa.concat_tables(tables).combine_chunks()

@@ -1,4 +1,4 @@
-"""What collectors cost, worked out from measured figures and list prices: ``python -m bench.scale`` prints the tables.
+"""What collectors cost, computed from measured figures and list prices: ``python -m bench.scale`` prints the tables.
 
 Every input is a field with its unit. docs/scale.md shows what this prints; a test compares them.
 """
@@ -15,7 +15,7 @@ KEYS_A_PAGE = 1000
 
 @attrs.frozen
 class Inputs:
-    """What is put in; the defaults are those of docs/scale.md."""
+    """The inputs; the defaults are those of docs/scale.md."""
 
     rate: float = 1000.0
     """r: messages a second that one collector stores, on average over the day."""
@@ -47,11 +47,11 @@ class Inputs:
 
 @attrs.frozen
 class Cost:
-    """What comes out, for so many collectors."""
+    """The results, for a number of collectors."""
 
     collectors: int
     cores: float
-    """CPU, in cores, of all."""
+    """CPU of all collectors, in cores."""
     objects_a_day: float
     object_mb: float
     stored_objects: float
@@ -60,7 +60,7 @@ class Cost:
     """PUT, LIST and HEAD; deletions cost nothing."""
     usd_a_month: float
     storage_part: float
-    """How much of the money is for storage, 0 to 1."""
+    """The share of the money that goes to storage, 0 to 1."""
 
 
 def work_out(given: Inputs, collectors: int, *, prunes: bool = True) -> Cost:
@@ -97,12 +97,12 @@ def work_out(given: Inputs, collectors: int, *, prunes: bool = True) -> Cost:
 
 
 def by_collectors(given: Inputs) -> list[str]:
-    """Give the table of one, ten and a thousand collectors, in Markdown."""
+    """Return the table of one, ten and a thousand collectors, in Markdown."""
     return _table("collectors", [(f"{count:,}", work_out(given, count)) for count in (1, 10, 1000)])
 
 
 def by_rotation(given: Inputs, collectors: int) -> list[str]:
-    """Give the table of ever larger segments, in Markdown."""
+    """Return the table of increasingly large segments, in Markdown."""
     given = attrs.evolve(given, rotate_size=0)
     costs = [(f"{n} s", work_out(attrs.evolve(given, rotate=n), collectors)) for n in (60, 600, 3600)]
     return _table("rotate", [*costs, ("3600 s, the bucket prunes", work_out(given, collectors, prunes=False))])

@@ -1,8 +1,8 @@
-"""Finding one call among millions of records: Parquet by DuckDB, beside grep over .data and tshark over .pcap.
+"""Finding one call among millions of records: DuckDB over Parquet, against grep over .data and tshark over .pcap.
 
-The Parquet files really hold all records. The text and pcap files hold a part of them, the first ones; what grep and
-tshark take for it is scaled up by the number of records, as both read everything once. The call that is looked for is
-in the part. All files are in the page cache when they are read.
+The Parquet files really hold all records. The text and pcap files hold only the first ones; the times of grep and
+tshark are scaled up by the number of records, because both read everything once. The call to be found is
+among the first ones. All files are in the page cache when they are read.
 """
 
 import shutil
@@ -24,7 +24,7 @@ from sipdump_pcap import PcapBackend
 from sipdump_text import TextBackend
 
 BATCH = 1000
-SEGMENTS = 10  # of Parquet; the part that the others hold is one segment, so that tshark's start counts once
+SEGMENTS = 10  # of Parquet; the others have one segment, so that tshark's start counts once
 ROUNDS = 5
 
 
@@ -71,7 +71,7 @@ def one_call(folder: Path, quick: bool) -> list[Row]:
 
 
 def many_files(folder: Path, quick: bool) -> list[Row]:
-    """Measure what small files cost: the same records in ever more of them, the size and the time to find a call."""
+    """Measure what small files cost: the same records in more and more files, size and time to find a call."""
     total = 35_000 if quick else 350_000
     count = total // calls.MESSAGES
     wanted = calls.call_id(count // 97)
@@ -97,7 +97,7 @@ def many_files(folder: Path, quick: bool) -> list[Row]:
 
 
 def _write(backend: Backend, records: Iterator[Record], part: int, segments: int) -> float:
-    """Write them in some segments; give the microseconds of CPU a record, of all threads, without making them."""
+    """Write records in segments; return the CPU microseconds a record of all threads, without making the records."""
     spent = 0.0
     limit = -(-part // segments)
     backend.start()
@@ -112,7 +112,7 @@ def _write(backend: Backend, records: Iterator[Record], part: int, segments: int
             done += len(batch)
         before = time.process_time()
         backend.close()
-        backend.stop()  # what it does in the background is waited for, and so counted here
+        backend.stop()  # this waits for background work, so it is counted
         backend.start()
         spent += time.process_time() - before
     backend.stop()
@@ -120,7 +120,7 @@ def _write(backend: Backend, records: Iterator[Record], part: int, segments: int
 
 
 def _duckdb(folder: Path, wanted: str) -> int:
-    import duckdb  # noqa: PLC0415 - only this benchmark has it
+    import duckdb  # noqa: PLC0415 - only this benchmark needs it
 
     query = "SELECT buf FROM read_parquet(?) WHERE call_id = ? ORDER BY time, seq"
     with duckdb.connect() as connection:
@@ -146,7 +146,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _best(search: Callable[[], int], rounds: int = ROUNDS) -> float:
-    """Give the seconds of the quickest of some rounds; each has to find the whole call."""
+    """Return the seconds of the fastest of several rounds; each must find the whole call."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()

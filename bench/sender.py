@@ -8,7 +8,7 @@ from bench import traffic
 
 
 def main(port: int, count: int, seconds: float) -> None:
-    """Send so many frames, of two thousand prebuilt ones, from one socket as a HEP agent does."""
+    """Send ``count`` frames, cycling through two thousand prebuilt ones, from one socket as a HEP agent does."""
     frames = [traffic.hep_frame(record) for record in traffic.records(2000)]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect((traffic.SERVER, port))

@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen
 class Row:
-    """One line: what was measured, against what, and whether that meets the aim."""
+    """One row: what was measured, against what, and whether that meets the aim."""
 
     what: str
     measured: str
@@ -19,7 +19,7 @@ class Row:
 
 
 def render(rows: Iterable[Row]) -> str:
-    """Give the table in Markdown."""
+    """Return the table in Markdown."""
     head = ("Benchmark", "Measured", "Against", "Ratio", "Aim", "Met")
     verdicts = {None: "", True: "yes", False: "**no**"}
     lines = [head, ("---",) * len(head)]
@@ -28,7 +28,7 @@ def render(rows: Iterable[Row]) -> str:
 
 
 def compare(what: str, mine: float, other: float, aim: float | None, *, other_is: str, unit: str = "µs") -> Row:
-    """Give the row of a ratio that is to be at most ``aim``."""
+    """Return the row of a ratio that should be at most ``aim``."""
     ratio = mine / other
     return Row(
         what,

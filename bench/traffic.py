@@ -14,7 +14,7 @@ SERVER = "127.0.0.1"
 
 
 def message(number: int, size: int = SIZE) -> bytes:
-    """Give one SIP message of exactly ``size`` bytes."""
+    """Return one SIP message of exactly ``size`` bytes."""
     head = (
         f"MESSAGE sip:bob@{SERVER} SIP/2.0\r\n"
         f"Via: SIP/2.0/UDP {SERVER}:5071;branch=z9hG4bK{number:012d}\r\n"
@@ -30,7 +30,7 @@ def message(number: int, size: int = SIZE) -> bytes:
 
 
 def records(count: int) -> list[Record]:
-    """Give records as a server of two receiving processes with eight peers makes them, 20 us apart."""
+    """Return records as a server with two receiving processes and eight peers makes them, 20 us apart."""
     flows = [
         Flow("rcv", 4000 + process, process, "udp", "ipv4", SERVER, 40000 + peer, SERVER, 5060)
         for peer in range(PEERS)
@@ -41,7 +41,7 @@ def records(count: int) -> list[Record]:
 
 
 def hep_frame(record: Record) -> bytes:
-    """Give a HEP3 frame with the chunks that Kamailio's siptrace sends."""
+    """Return a HEP3 frame with the chunks that Kamailio's siptrace sends."""
     seconds, micros = divmod(record.time_us, 1_000_000)
     chunks = (
         (1, b"\x02"),
@@ -61,7 +61,7 @@ def hep_frame(record: Record) -> bytes:
 
 
 def paced(count: int, seconds: float, emit: Callable[[int, int], None]) -> None:
-    """Have items 0 to ``count`` emitted evenly over so many seconds, once a millisecond: ``emit(first, end)``."""
+    """Emit items 0 to ``count`` evenly over some seconds, once a millisecond: ``emit(first, end)``."""
     start = time.perf_counter()
     steps = max(1, int(seconds * 1000))
     done = 0

@@ -22,7 +22,7 @@ from sipdump_text import TextBackend
 
 MODES = {1: "text", 13: "mode 13"}
 GATHER = 20000
-"""Microseconds that Kamailio's writer sleeps between two looks at its list: what ours gathers at the least."""
+"""Microseconds that Kamailio's writer sleeps between two looks at its list: the least that ours gathers."""
 DEFAULT_WAIT = 100
 HEP_ROUND = 500
 BATCH = 1000
@@ -64,14 +64,14 @@ def against_kamailio(folder: Path, quick: bool) -> list[Row]:
 
 
 class Best:
-    """The least CPU time a size over several rounds."""
+    """The least CPU time for each size over several rounds."""
 
     def __init__(self, sizes: tuple[int, int]) -> None:
         self._sizes = sizes
         self._best: dict[int, tuple[int, int]] = {}
 
     def add(self, measure: Callable[[int], tuple[int, int]]) -> None:
-        """Measure each size once; ``measure`` gives the records stored and the nanoseconds spent."""
+        """Measure each size once; ``measure`` returns the records stored and the nanoseconds spent."""
         for size in self._sizes:
             stored, spent = measure(size)
             if stored < size // 2:
@@ -81,18 +81,18 @@ class Best:
                 self._best[size] = (stored, spent)
 
     def slope(self) -> float:
-        """Give the microseconds that one more record costs."""
+        """Return the microseconds for one more record."""
         (few, base), (many, more) = (self._best[size] for size in self._sizes)
         return max(more - base, 1) / (many - few) / 1000
 
     def whole(self) -> float:
-        """Give all microseconds of the larger size, a record."""
+        """Return the microseconds a record at the larger size, everything included."""
         stored, spent = self._best[self._sizes[1]]
         return spent / stored / 1000
 
 
 def against_raw(folder: Path, quick: bool) -> list[Row]:
-    """Measure (b): wall time of encoding and writing, and of writing the same bytes as they are."""
+    """Measure (b): wall time of encoding and writing, and of writing the same bytes already encoded."""
     items = traffic.records(5_000 if quick else 50_000)
     rounds = 3 if quick else 9
     rows = []
@@ -101,7 +101,7 @@ def against_raw(folder: Path, quick: bool) -> list[Row]:
         batched: list[float] = []
         single: list[float] = []
         pipeline: list[float] = []
-        for _ in range(rounds):  # all in turn, so that a noisy moment hits all
+        for _ in range(rounds):  # alternating, so that a noisy moment hits all
             ours.append(_encode_and_write(folder, mode, items))
             batched.append(_raw(folder, mode, items, BATCH))
             single.append(_raw(folder, mode, items, 1))
@@ -127,7 +127,7 @@ def backends(mode: int, folder: Path) -> list[FolderBackend]:
 
 
 def _paced_cpu(folder: Path, mode: int, items: list[Record], seconds: float, count: int) -> tuple[int, int]:
-    """Give the count, and the nanoseconds of CPU that SipDump's threads take for so many records at a pace."""
+    """Return the count, and the CPU nanoseconds that SipDump's threads take for that many records at a pace."""
     with running(folder, mode) as dump:
         before = sum(machine.own_threads().values())
         traffic.paced(count, seconds, lambda first, end: dump.intercept(items[first:end]))
@@ -136,11 +136,11 @@ def _paced_cpu(folder: Path, mode: int, items: list[Record], seconds: float, cou
 
 
 def _full_speed_cpu(folder: Path, mode: int, items: list[Record]) -> float:
-    """Give the microseconds of CPU a record when they come as fast as they are taken, in lists as HEP brings them."""
+    """Return the CPU microseconds a record when lists of records, as from HEP, come as fast as they are taken."""
     with running(folder, mode) as dump:
         before = sum(machine.own_threads().values())
         _feed(dump, items)
-        time.sleep(0.02)  # until all threads sleep: the kernel counts their time then
+        time.sleep(0.02)  # until all threads sleep: only then does the kernel count their time
         return (sum(machine.own_threads().values()) - before) / len(items) / 1000
 
 
@@ -173,7 +173,7 @@ def running(folder: Path, mode: int) -> Iterator[SipDump]:
 
 
 def _encode_and_write(folder: Path, mode: int, items: list[Record]) -> float:
-    """Give the microseconds a record, wall, of what the backends do for batches, in one thread."""
+    """Return the wall microseconds a record of the backends' work for batches, in one thread."""
     made = backends(mode, folder)
     segment = Segment.starting("bench-", time.time())
     for backend in made:
@@ -192,7 +192,7 @@ def _encode_and_write(folder: Path, mode: int, items: list[Record]) -> float:
 
 
 def _raw(folder: Path, mode: int, items: list[Record], batch: int) -> float:
-    """Give the microseconds a record, wall, of writing the same bytes, encoded beforehand, to new files."""
+    """Return the wall microseconds a record of writing the same bytes, encoded beforehand, to new files."""
     spent = 0.0
     for backend in backends(mode, folder):
         pieces = [backend.encode(items[at : at + batch]) for at in range(0, len(items), batch)]

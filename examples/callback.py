@@ -1,4 +1,4 @@
-"""An event route in Python: modparam("sipdump", "event_callback", "callback.py:on_message"), and the flag 2 in mode."""
+"""An event route in Python: modparam("sipdump", "event_callback", "callback.py:on_message"), with flag 2 in mode."""
 
 from sipdump_core import DROP, Record
 

@@ -1,4 +1,4 @@
-"""The main job in a few seconds: a recorded call is played over HEP into sipdumpd, and the files are shown.
+"""The main job in a few seconds: play a recorded call over HEP into sipdumpd, and show the files.
 
 The call went from sipp through a real Kamailio, whose siptrace module sent these HEP packets
 (see data/record_call.py).

@@ -1,11 +1,11 @@
-"""Records ``call.hep``: what a real Kamailio's siptrace sends over HEP3 of one call, a REGISTER and an OPTIONS.
+"""Records ``call.hep``: what a real Kamailio's siptrace sends over HEP3 for one call, a REGISTER and an OPTIONS.
 
 Run it from the top of the tree, with Kamailio and sipp installed::
 
     python -m examples.data.record_call
 
-sipp calls sipp through a record-routing Kamailio on loopback, UDP, with SDP; then registers and asks for OPTIONS over
-TCP. The frames stand in ``call.hep`` one after another: a HEP3 frame tells its own length.
+sipp calls sipp through a record-routing Kamailio on loopback, over UDP, with SDP; then it sends a REGISTER and an
+OPTIONS over TCP. ``call.hep`` holds the frames one after another: a HEP3 frame contains its own length.
 """
 
 import socket

@@ -1,5 +1,5 @@
 #!/bin/sh
-# "sipdump.enable usage": ask, switch on, switch off. The first argument is the control socket.
+# "sipdump.enable usage": query, switch on, switch off. The first argument is the control socket.
 set -eu
 socket=${1:-unix:/run/sipdump/ctl}
 kamcmd -s "$socket" sipdump.enable

@@ -1,4 +1,4 @@
-"""``sipdump-admin new-backend``: writes a small distribution whose backend works, for its author to go on from."""
+"""``sipdump-admin new-backend``: writes a small distribution with a working backend, as a start for its author."""
 
 import re
 import zlib
@@ -84,7 +84,7 @@ def _check_name(name: str, installed: dict[str, str]) -> None:
             f"there is a backend {name} already, of the distribution {installed[name]}; take another name"
         )
     if f"sipdump_{name}" in _TAKEN:
-        raise ConfigError(f"sipdump_{name} is a module of sipdump itself; take another name")
+        raise ConfigError(f"sipdump_{name} is a module of sipdump itself; choose another name")
 
 
 def _free_flag(name: str, taken: Collection[int]) -> int:

@@ -1,7 +1,7 @@
-"""A process of its own for a backend: one that can be killed, forked, and short of disk space.
+"""A separate process for a backend, which can be killed, forked, and deprived of disk space.
 
-A fresh interpreter, not a fork of pytest's: a backend under test may have threads. It makes the same backend from its
-class, options and site, so the class must be found by its module and name; everything else travels by pickle.
+It is a fresh interpreter, not a fork of pytest's, because a backend under test may have threads. It makes the same
+backend from its class, options and site, so the class must be importable; everything else is pickled.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from sipdump_core.testing.samples import noise, numbered
 __all__ = ["Child", "crash", "fork", "full", "live", "surroundings"]
 
 LIMITS = (1 << 19, (1 << 20) + 20_000, 3 * (1 << 19) + 40_000)
-"""Bytes that a file may have in ``full``, one after the other: they cut batches at different places."""
+"""File size limits for ``full``, one after the other: they cut batches at different places."""
 BATCH = 200
 _DEADLINE = 120.0
 
@@ -43,7 +43,7 @@ class Child:
     """A process that runs one of the functions below with a backend.
 
     Args:
-        script: the function; what it yields can be read here, as text lines.
+        script: the function; what it yields can be read here as lines of text.
         backend: the process makes another one like this.
         args: arguments for the function, after the backend.
     """
@@ -66,7 +66,7 @@ class Child:
         self._timer = threading.Timer(_DEADLINE, self._process.kill)
         self._timer.start()
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died: its end tells more
+        with contextlib.suppress(BrokenPipeError):  # it has died: its exit status says more
             self._process.stdin.write(json.dumps(begin).encode() + b"\n" + job)
             self._process.stdin.flush()
 
@@ -74,7 +74,7 @@ class Child:
         """Wait for the next line.
 
         Raises:
-            AssertionError: the process has ended without one.
+            AssertionError: the process ended without one.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline().decode().strip()
@@ -85,7 +85,7 @@ class Child:
         return line
 
     def kill(self) -> None:
-        """Kill it: no code of its own runs any more."""
+        """Kill it, so that none of its code runs any more."""
         self._timer.cancel()
         self._process.kill()
         self._process.communicate()
@@ -111,10 +111,10 @@ def crash(backend: Backend, segment: Segment) -> Iterator[str]:
 
 
 def full(backend: Backend, segment: Segment) -> Iterator[str]:
-    """Write until a write fails, because no file may be larger than a limit, and go on without one; three times.
+    """Write until a write fails because of a file size limit, then go on without one; three times.
 
     It does what sipdump does with a storage error: the same batch again, in a fresh segment where the disk is not full.
-    Yields what was raised, and how many records were stored.
+    Yields the exceptions, and how many records were stored.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     errors: list[tuple[str, bool]] = []
@@ -137,7 +137,7 @@ def full(backend: Backend, segment: Segment) -> Iterator[str]:
                     with contextlib.suppress(StorageError):
                         backend.close()
                     backend.open(attrs.evolve(segment, sequence=10 * number + 1))
-                call()  # what was written is not written again: a flush that failed is tried again alone
+                call()  # only a failed flush is retried: what was written is not written again
                 backend.flush()
                 count += BATCH
                 break
@@ -149,7 +149,7 @@ def full(backend: Backend, segment: Segment) -> Iterator[str]:
 
 
 def fork(backend: Backend, segment: Segment) -> Iterator[str]:
-    """Fork with a segment open, have the child let go of it, and go on. Yields the child's exit status."""
+    """Fork with a segment open, call forget() in the child, and go on. Yields the child's exit status."""
     backend.start()
     backend.open(segment)
     backend.write(numbered(BATCH))
@@ -170,7 +170,7 @@ def fork(backend: Backend, segment: Segment) -> Iterator[str]:
 
 
 def live(backend: Backend, segment: Segment) -> Iterator[str]:
-    """Store something. Yields what has changed of the surroundings."""
+    """Store something. Yields what has changed in the surroundings."""
     before = surroundings()
     backend.start()
     backend.open(segment)
@@ -182,7 +182,7 @@ def live(backend: Backend, segment: Segment) -> Iterator[str]:
 
 
 def surroundings() -> dict[str, Any]:
-    """Give what a process has once, for all that runs in it."""
+    """Return the state that everything in a process shares."""
     umask = os.umask(0o022)
     os.umask(umask)
     root = logging.getLogger()
@@ -206,7 +206,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read what to do from stdin, and do it."""
+    """Read a job from stdin and run it."""
     begin = json.loads(sys.stdin.buffer.readline())
     sys.path[:] = begin["path"]
     try:

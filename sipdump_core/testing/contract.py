@@ -20,13 +20,13 @@ class Contract(ProcessChecks, StoreChecks, WriterChecks):  # pytest runs the las
             backend_class = LinesBackend
             options = {"width": 100}
 
-    What is not so for a backend is overridden: ``make_backend``, ``settle``, ``received``, ``kept``, ``outage``. A
+    Override what differs for a backend: ``make_backend``, ``settle``, ``received``, ``kept``, ``outage``. A
     check that does not apply is skipped with the reason, as "not checked: ...".
     """
 
 
 def checks() -> dict[str, str]:
-    """Give the name of every check, and its promise."""
+    """Return each check's promise by its name."""
     found: dict[str, Callable[..., Any]] = {}
     for cls in (WriterChecks, StoreChecks, ProcessChecks):
         found |= {name: value for name, value in vars(cls).items() if name.startswith("test_")}

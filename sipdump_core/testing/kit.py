@@ -1,4 +1,4 @@
-"""What the checks of the contract stand on: the hooks that an author overrides, and how records are compared."""
+"""The base of the contract's checks: the hooks that an author overrides, and how records are compared."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ __all__ = ["CLOCKS_APART", "Kit", "installed", "names", "zone"]
 CLOCKS_APART = 300.0
 """Seconds that a store's clock may be off; local time taken for UTC, or milliseconds for seconds, is more."""
 
-# More records than any check writes: a reader that never ends is told from one that gives too many.
+# More records than any check writes, to distinguish a reader that never ends from one that yields too many.
 _MOST = 300_000
 _FLOW_FIELDS = tuple(field.name for field in attrs.fields(Flow))
 _drivers = functools.cache(discover)  # they stay the same while the checks run, which make hundreds of backends
@@ -64,7 +64,7 @@ class Kit:
         return self.backend_class(self.backend_class.options(**self.options), site)
 
     def kept(self, original: Record) -> Record:
-        """Give what a record is after it was stored and read back; ``loses`` and ``longest`` are seen to elsewhere."""
+        """Return what a record becomes when stored and read back; ``loses`` and ``longest`` are handled elsewhere."""
         return original
 
     def settle(self, backend: Backend) -> None:
@@ -73,10 +73,10 @@ class Kit:
         backend.start()
 
     def received(self, backend: Backend) -> list[Record]:
-        """Give all records that the store holds of the backend's site, in the order of their writing.
+        """Return all records that the store holds for the backend's site, in the order of writing.
 
         The default reads them with an instance that never wrote. A backend that cannot read overrides this and asks
-        its store, or the store's stand-in; where it does not, what depends on it is reported as not checked.
+        its store, or the store's stand-in; otherwise the checks that depend on it are reported as not checked.
         """
         reader = self.reader(backend)
         segments = sorted(self.segments(reader), key=lambda stored: stored.segment)
@@ -84,7 +84,7 @@ class Kit:
 
     @contextlib.contextmanager
     def outage(self, backend: Backend) -> Iterator[None]:
-        """Make the store unreachable for a while; the default takes the folder away from a backend of files."""
+        """Make the store unreachable for a while; the default moves the folder away from a backend of files."""
         if not isinstance(backend, FolderBackend):
             not_checked("outage() is not overridden, so the store cannot be made unreachable")
         folder = Path(backend.site.folder)
@@ -95,7 +95,7 @@ class Kit:
             aside.rename(folder)
 
     def clean(self, backend: Backend) -> None:
-        """Delete what the store holds of the backend's site; what stands in its folder goes with the folder."""
+        """Delete what the store holds for the backend's site; the files in its folder go with the folder."""
         if backend.has_lifecycle():
             stored = [each for each in backend.segments() if not each.location.startswith(backend.site.folder)]
             list(backend.delete_many(stored))
@@ -104,17 +104,17 @@ class Kit:
 
     @pytest.fixture
     def site(self, tmp_path: Path) -> Iterator[Site]:
-        """Give a folder and a prefix; what a store elsewhere holds of them is deleted afterwards."""
+        """Yield a site with a folder and a prefix; what a store elsewhere holds for it is deleted afterwards."""
         folder = tmp_path / "store"
         folder.mkdir()
         site = Site(str(folder), f"kit-{uuid.uuid4().hex[:8]}-", make=installed)
         yield site
-        with contextlib.suppress(Exception):  # what it left is told by the checks, not here
+        with contextlib.suppress(Exception):  # the checks report what it left, not this
             self.clean(self.make_backend(site))
 
     @pytest.fixture
     def backend(self, site: Site) -> Iterator[Backend]:
-        """Give a backend that was started."""
+        """Yield a started backend."""
         with self.started(site) as backend:
             yield backend
 
@@ -134,11 +134,11 @@ class Kit:
             yield
         finally:
             for end in (backend.close, backend.stop):
-                with contextlib.suppress(Exception):  # whether they work is told by checks of their own
+                with contextlib.suppress(Exception):  # other checks test whether these work
                     end()
 
     def site_of(self, backend: Backend) -> Site:
-        """Give the site that a backend was started with, whatever it has made of it."""
+        """Return the site that a backend was started with, whatever it has changed in it."""
         return next((site for one, site in self._started() if one is backend), backend.site)
 
     def _started(self) -> list[tuple[Backend, Site]]:
@@ -146,11 +146,11 @@ class Kit:
         return started
 
     def reader(self, backend: Backend) -> Backend:
-        """Give another instance for the same site, one that was never started."""
+        """Return another instance for the same site, never started."""
         return self.make_backend(self.site_of(backend))
 
     def segment(self, backend: Backend, second: int = 0) -> Segment:
-        """Name a segment: an hour ago, so that no backend gets it right by its own clock, and ``second`` s later."""
+        """Name a segment: an hour ago, so that no backend gets it right from its own clock, plus ``second`` s."""
         hour_ago = self.__dict__.setdefault("_hour_ago", int(time.time()) - 3600)
         return attrs.evolve(Segment.starting(self.site_of(backend).prefix, hour_ago + second), suffix=backend.suffix)
 
@@ -164,40 +164,40 @@ class Kit:
         return segment
 
     def store(self, backend: Backend, *batches: Sequence[Record], second: int = 0) -> StoredSegment:
-        """Write a segment, and give it as the store lists it when it is sealed."""
+        """Write a segment, and return it as the store lists it once it is sealed."""
         self.needs_segments(backend)
         segment = self.write(backend, *batches, second=second)
         self.settle(backend)
         return self.find(backend, segment)
 
     def find(self, backend: Backend, segment: Segment) -> StoredSegment:
-        """Give the one listed segment of a name."""
+        """Return the one listed segment with this name."""
         listed = self.segments(backend)
         found = [stored for stored in listed if stored.segment == segment]
         assert len(found) == 1, f"{segment.name} is listed {len(found)} times; listed are {names(listed)}"
         return found[0]
 
     def segments(self, backend: Backend) -> list[StoredSegment]:
-        """List what the store holds of the backend's site."""
+        """List what the store holds for the backend's site."""
         self.needs_segments(backend)
         return list(islice(backend.segments(), _MOST))
 
     def needs_segments(self, backend: Backend) -> None:
-        """End the check where the backend lists no segments."""
+        """Skip the check if the backend lists no segments."""
         if not backend.has_lifecycle():
             not_checked("the backend has no segments(): what it stored is neither listed nor pruned")
 
     def needs_open(self, backend: Backend) -> None:
-        """End the check where the backend has no segments to open and close."""
+        """Skip the check if the backend has no segments to open and close."""
         if not can(backend, Opens):
             not_checked("the backend does not override open() and close(): it has no segments")
 
     def can_read(self, backend: Backend) -> bool:
-        """Return whether the backend has a ``read``, or a ``decode``, of its own."""
+        """Return whether the backend has its own ``read`` or ``decode``."""
         return can(backend, Reads)
 
     def read(self, backend: Backend, stored: StoredSegment) -> list[Record]:
-        """Read a segment, with an end to it in any case."""
+        """Read a segment, but not without end."""
         if not self.can_read(backend):
             not_checked("the backend cannot read its segments, and received() is not overridden")
         records = list(islice(backend.read(stored), _MOST))
@@ -205,7 +205,7 @@ class Kit:
         return records
 
     def holds(self, backend: Backend, wrote: Iterable[Record]) -> None:
-        """Fail unless the store holds just these records of the backend's site, in this order."""
+        """Fail unless the store holds exactly these records for the backend's site, in this order."""
         __tracebackhide__ = True
         self.same(backend, list(wrote), self.received(backend))
 
@@ -221,19 +221,19 @@ class Kit:
 
     @staticmethod
     def raises_storage_error(call: Callable[[], Any]) -> bool:
-        """Say whether a call raises; what it raises must be of sipdump's tree."""
+        """Return whether a call raises; the exception must be from sipdump's tree."""
         try:
             call()
         except SipDumpError:
             return True
         except Exception as error:
-            raise AssertionError(f"{type(error).__name__} is none of sipdump_core's errors: {error}") from error
+            raise AssertionError(f"{type(error).__name__} is not an error of sipdump_core: {error}") from error
         return False
 
 
 @contextlib.contextmanager
 def zone(rules: str) -> Iterator[None]:
-    """Have the process live in a time zone for a while."""
+    """Set the process's time zone for a while."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = rules
     time.tzset()
@@ -248,14 +248,14 @@ def zone(rules: str) -> Iterator[None]:
 
 
 def names(listed: Iterable[StoredSegment]) -> str:
-    """Give the names of segments, for a failure."""
+    """Return the names of segments, for a failure message."""
     return ", ".join(stored.segment.name for stored in listed) or "none"
 
 
 def _differences(backend: Backend, one: Record, other: Record) -> str:
     loses = backend.loses
     if type(other) is not Record or type(other.buf) is not bytes or type(other.time_us) is not int:
-        return f"it is no Record with buf of bytes and time_us of int: {other!r:.200}"
+        return f"it is not a Record with bytes as buf and int as time_us: {other!r:.200}"
     longest = backend.longest
     if 0 < longest < len(one.buf) and longest <= len(other.buf):
         one = attrs.evolve(one, buf=one.buf[: len(other.buf)])

@@ -1,6 +1,6 @@
-"""The pytest plugin: ``pytest --sipdump-backend=NAME``, and which promises were broken at the end of the report.
+"""The pytest plugin: ``pytest --sipdump-backend=NAME``, and the broken promises at the end of the report.
 
-Every pytest of a machine that has sipdump loads this: it imports nothing of sipdump, and says nothing, until it is
+Every pytest on a machine with sipdump loads this: it imports nothing of sipdump, and prints nothing, until it is
 used.
 """
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["CHOSEN"]
 
 CHOSEN: "pytest.StashKey[tuple[type[Backend], Any]]" = pytest.StashKey()
-"""The backend's class and its options, where one was chosen at the command line."""
+"""The backend's class and its options, if one was chosen on the command line."""
 
 _SUITE = str(Path(__file__).with_name("suite.py"))
 _PROMISE = "sipdump_promise"
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Find the backend, and have the contract run: alone, or beside what the command line names."""
+    """Find the backend, and run the contract: alone, or together with the paths on the command line."""
     name = config.getoption("--sipdump-backend")
     if name is None:
         if config.getoption("--sipdump-option"):
@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say which backend is checked."""
+    """Name the checked backend in the report's header."""
     if CHOSEN not in config.stash:
         return None
     cls, options = config.stash[CHOSEN]
@@ -56,14 +56,14 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note the promise where the report finds it, in whatever process it is written."""
+    """Attach the promise to the item, so that the report finds it in any process."""
     sentence = getattr(getattr(item, "function", None), _PROMISE, None)
     if sentence:
         item.user_properties.append((_PROMISE, sentence))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List the broken promises, each once, and what was not checked."""
+    """List each broken promise once, and what was not checked."""
     broken = dict(_by_check(terminalreporter.getreports("failed") + terminalreporter.getreports("error")))
     passed_over: dict[str, list[str]] = {}
     for check, (_, told) in _by_check(terminalreporter.getreports("skipped")):
@@ -85,7 +85,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _choose(name: str, given: list[str]) -> "tuple[type[Backend], Any]":
-    from sipdump_core.drivers.base import Backend  # noqa: PLC0415 - see above: only when it is used
+    from sipdump_core.drivers.base import Backend  # noqa: PLC0415 - see above: only when used
     from sipdump_core.drivers.discovery import discover  # noqa: PLC0415
     from sipdump_core.errors import SipDumpError  # noqa: PLC0415
     from sipdump_core.settings.options import Setting, build, describe  # noqa: PLC0415
@@ -114,7 +114,7 @@ def _choose(name: str, given: list[str]) -> "tuple[type[Backend], Any]":
 
 
 def _by_check(reports: list[Any]) -> Iterator[tuple[str, tuple[str, dict[str, str]]]]:
-    """Give for each check its promise, and for each of its cases what the report says."""
+    """Yield each check with its promise and, for each of its cases, what the report says."""
     found: dict[str, tuple[str, dict[str, str]]] = {}
     for report in reports:
         sentence = dict(getattr(report, "user_properties", ())).get(_PROMISE)
@@ -127,7 +127,7 @@ def _by_check(reports: list[Any]) -> Iterator[tuple[str, tuple[str, dict[str, st
 
 
 def _told(report: Any) -> str:
-    """Give one line of what a report says: behind the promise where it was broken, the reason where it was skipped."""
+    """Return one line of a report: the detail after a broken promise, or the reason for a skip."""
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2]).removeprefix("Skipped: ").removeprefix("not checked: ")
     message = getattr(getattr(report.longrepr, "reprcrash", None), "message", "") or str(report.longrepr)

@@ -1,4 +1,4 @@
-"""What a backend promises its process and its machine: crashes, full disks, forks, time zones, nothing left behind."""
+"""What a backend promises about its surroundings: crashes, full disks, forks, time zones, nothing left behind."""
 
 import contextlib
 import gc
@@ -38,16 +38,16 @@ class ProcessChecks(Kit):
             child.line()
             child.kill()
         if maker.has_lifecycle():
-            self.segments(self.reader(maker))  # may list what it likes, but not fail
+            self.segments(self.reader(maker))  # may list anything, but must not fail
         written = numbered(4 * BATCH)
-        for _ in range(2):  # and a second start changes nothing
+        for _ in range(2):  # a second start changes nothing
             with self.started(site) as backend:
                 self.settle(backend)
                 found = self.received(backend)
                 assert len(found) >= 3 * BATCH, f"{3 * BATCH} records were flushed, {len(found)} are read"
                 self.same(backend, written[: len(found)], found)
                 unsealed = [s for s in self.segments(backend) if not s.sealed] if backend.has_lifecycle() else []
-                assert not unsealed, f"nobody writes any more, and still listed as open are {names(unsealed)}"
+                assert not unsealed, f"nothing writes any more, but these are still listed as open: {names(unsealed)}"
         with self.started(site) as backend:
             self.write(backend, [record(b"after")], second=5)
             self.settle(backend)
@@ -55,21 +55,21 @@ class ProcessChecks(Kit):
 
     @promise
     def test_a_failed_write_stores_nothing_of_its_batch(self, site: Site) -> None:
-        """A write that fails for want of space raises StorageError and stores nothing of its batch."""
+        """A write that fails for lack of space raises StorageError and stores nothing of its batch."""
         maker = self.make_backend(site)
         with Child(full, maker, self.segment(maker)) as child:
             told = json.loads(child.line())
         for error, is_storage_error in told["errors"]:
-            assert is_storage_error, f"the error is no StorageError: {error}"
+            assert is_storage_error, f"the error is not a StorageError: {error}"
         with self.started(site) as backend:
             self.settle(backend)
             self.holds(backend, noise(told["stored"]))
         if not told["errors"]:
-            not_checked("no write failed where files may not be larger than 512 KiB")
+            not_checked("no write failed with a file size limit of 512 KiB")
 
     @promise
     def test_a_forked_child_leaves_the_segment_alone(self, site: Site) -> None:
-        """forget() lets a forked child go of the open segment, and the process that has it goes on."""
+        """forget() makes a forked child drop the open segment, and the process that has it goes on."""
         maker = self.make_backend(site)
         with Child(fork, maker, self.segment(maker)) as child:
             status = child.line()
@@ -89,17 +89,17 @@ class ProcessChecks(Kit):
                 segment = self.write(backend, numbered(10), second=second)
                 self.settle(backend)
                 if backend.has_lifecycle():
-                    with contextlib.suppress(Exception):  # whether the name is refused is told by another check
+                    with contextlib.suppress(Exception):  # another check tests whether the name is refused
                         backend.open(segment)
                     backend.close()
                     for stored in self.segments(backend):
                         if self.can_read(backend):
-                            next(iter(backend.read(stored)))  # and the rest is not read
+                            next(iter(backend.read(stored)))  # the rest is not read
                         backend.delete(stored)
             finally:
                 backend.stop()
 
-        live(0)  # what a library opens once, for good, is no leak
+        live(0)  # what a library opens once and keeps is no leak
         before = _possessions()
         for second in range(1, 4):
             live(second)
@@ -114,7 +114,7 @@ class ProcessChecks(Kit):
 
     @promise
     def test_the_process_is_left_as_it_is(self, site: Site) -> None:
-        """A backend changes nothing that others share: signal handlers, umask, environment, locale, logging."""
+        """A backend changes nothing that the process shares: signal handlers, umask, environment, locale, logging."""
         before = surroundings()
         with self.started(site) as backend:
             self.write(backend, [record()])
@@ -124,13 +124,13 @@ class ProcessChecks(Kit):
         changed = [what for what, value in surroundings().items() if value != before[what]]
         assert not changed, f"changed are {changed}"
         maker = self.make_backend(site)
-        with Child(live, maker, self.segment(maker, 1)) as child:  # here an earlier check may have changed it already
+        with Child(live, maker, self.segment(maker, 1)) as child:  # here an earlier check may already have changed it
             changed = json.loads(child.line())
         assert not changed, f"changed are {changed}"
 
     @promise
     def test_times_are_kept_in_every_zone(self, site: Site) -> None:
-        """A record's time is a moment, the same in every time zone, also while clocks change."""
+        """A record's time is a moment, the same in every time zone, even while clocks change."""
         moments = [
             change + s for change in (_HOUR_BACK, _HOUR_FORWARD) for s in (-3601, -3600, -1800, -1, 0, 1800, 3600)
         ]
@@ -155,7 +155,7 @@ class ProcessChecks(Kit):
 
     @promise
     def test_no_segment_is_lost_when_clocks_change(self, site: Site) -> None:
-        """Segments named in the hour that comes twice, or by a clock that stepped back, are all kept and listed."""
+        """Segments named in an hour that comes twice, or by a clock that stepped back, are all kept and listed."""
         with zone(BERLIN), self.started(site) as backend:
             self.needs_segments(backend)
             moments = [_HOUR_BACK - 1800, _HOUR_BACK + 1800, _HOUR_BACK - 7200, _HOUR_FORWARD, _HOUR_FORWARD - 1, 0]

@@ -1,4 +1,4 @@
-"""A check, and the promise that it is about."""
+"""A check, and the promise that it tests."""
 
 import contextlib
 import functools
@@ -16,9 +16,9 @@ Check = TypeVar("Check", bound=Callable[..., None])
 
 
 def promise(check: Check) -> Check:
-    """Make a test one of the contract: the first line of its docstring is the promise, and stands first in a failure.
+    """Turn a test into a check of the contract: the first line of its docstring is the promise, and begins a failure.
 
-    Whatever the test raises breaks the promise; what it raised is the detail behind it.
+    Whatever the test raises breaks the promise; the exception is the detail after it.
     """
     sentence = promise_of(check)
 
@@ -33,25 +33,25 @@ def promise(check: Check) -> Check:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a driver may raise anything
             raise _broken(sentence, f"{type(error).__name__}: {error}", error) from None
 
-    run.sipdump_promise = sentence  # type: ignore[attr-defined]  # the plugin's report finds it there
+    run.sipdump_promise = sentence  # type: ignore[attr-defined]  # the plugin's report reads it
     return run  # type: ignore[return-value]  # it is called as the check is
 
 
 def _broken(sentence: str, detail: str, error: BaseException) -> BaseException:
-    """Give the failure that the report shows: the promise, the detail, and where in the check it was raised."""
-    said = detail.partition("\n")[0]  # without what pytest adds to assertions
+    """Return the failure for the report: the promise, the detail, and where in the check it was raised."""
+    said = detail.partition("\n")[0]  # without pytest's additions to assertions
     return pytest.fail.Exception(f"{sentence}\n{said}").with_traceback(error.__traceback__)
 
 
 @contextlib.contextmanager
 def _limit(seconds: float) -> Iterator[None]:
-    """Interrupt what takes longer, where that can be done: in the main thread, if nobody else uses SIGALRM."""
+    """Interrupt what takes longer, where possible: in the main thread, if nobody else uses SIGALRM."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGALRM) != signal.SIG_DFL:
         yield
         return
 
     def hangs(*_: object) -> None:
-        raise AssertionError(f"it has not ended after {seconds:g} s")
+        raise AssertionError(f"it did not end within {seconds:g} s")
 
     signal.signal(signal.SIGALRM, hangs)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -63,12 +63,12 @@ def _limit(seconds: float) -> Iterator[None]:
 
 
 def promise_of(check: Callable[..., Any]) -> str:
-    """Give the sentence that a check is about."""
+    """Return the promise that a check tests."""
     return (inspect.getdoc(check) or "").partition("\n")[0]
 
 
 def not_checked(why: str) -> NoReturn:
-    """End a check that does not apply to this backend; the report says so, with the reason.
+    """Skip a check that does not apply to this backend; the report says so, with the reason.
 
     Args:
         why: the reason, as ``"the backend cannot be read"``.

@@ -1,4 +1,4 @@
-"""Records to try a backend with: what real traffic holds, and what somebody hostile would send."""
+"""Records to try a backend with: what real traffic holds, and what an attacker would send."""
 
 import random
 from typing import Any
@@ -15,7 +15,7 @@ _TIME_US = 1_795_386_431_765_284
 
 
 def record(buf: bytes = OPTIONS, **fields: Any) -> Record:
-    """Make a record; fields that are not given have values that are told apart from one another.
+    """Make a record; fields that are not given get distinguishable values.
 
     Args:
         buf: the message.
@@ -35,7 +35,7 @@ def record(buf: bytes = OPTIONS, **fields: Any) -> Record:
 
 
 def with_body(body: bytes) -> bytes:
-    """Give a SIP message with a body and the right Content-Length."""
+    """Return a SIP message with a body and the right Content-Length."""
     return b"MESSAGE sip:x SIP/2.0\r\nCall-ID: body\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
@@ -81,7 +81,7 @@ MESSAGES = {
     "kib_64_less_1": _noise((1 << 16) - 1),
     "mib": with_body(_noise(1 << 20)),
 }
-"""Messages by what is special in them."""
+"""Messages by their peculiarity."""
 
 _TAGS = (
     "",
@@ -151,18 +151,18 @@ FIELDS: dict[str, list[dict[str, Any]]] = {
         )
     ],
 }
-"""Values of a record's fields, by what they try: each makes one record."""
+"""Values of a record's fields, by what they test: each makes one record."""
 # fmt: on
 
 
 def numbered(count: int, first: int = 0) -> list[Record]:
-    """Give records that are told apart by a number in their message and in their time."""
+    """Return records that differ by a number in their message and in their time."""
     flow = record().flow
     return [Record(_TIME_US + n, flow, b"%d %b" % (n, OPTIONS)) for n in range(first, first + count)]
 
 
 def noise(count: int, first: int = 0) -> list[Record]:
-    """Give records of 300 bytes that nothing compresses, the same for the same numbers."""
+    """Return incompressible records of 300 bytes, the same for the same numbers."""
     flow = record().flow
     return [
         Record(_TIME_US + n, flow, random.Random(n).randbytes(300))  # noqa: S311 - the same bytes in each run
@@ -171,7 +171,7 @@ def noise(count: int, first: int = 0) -> list[Record]:
 
 
 def mixed(count: int, seed: int) -> list[Record]:
-    """Give records of any length and any field, the same for the same seed; some stand there more than once."""
+    """Return records with any length and any fields, the same for the same seed; some occur more than once."""
     chance = random.Random(seed)  # noqa: S311 - a reproducible mix
     fields = [one for group in FIELDS.values() for one in group]
     messages = list(MESSAGES.values())

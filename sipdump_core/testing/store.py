@@ -1,4 +1,4 @@
-"""What a backend promises of its segments: named as told, listed as they are, kept, and deleted when told."""
+"""What a backend promises about its segments: naming, listing, keeping and deleting them."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_a_closed_segment_is_sealed(self, backend: Backend) -> None:
-        """After close() the segment is listed once, as sealed, under the name that it was opened with."""
+        """After close() the segment is listed once, as sealed, under the name it was opened with."""
         for second in range(3):
             stored = self.store(backend, numbered(2), second=second)
             assert stored.sealed is True, f"it is listed with sealed={stored.sealed!r}"
@@ -42,8 +42,8 @@ class StoreChecks(Kit):
 
     @promise
     def test_the_listing_tells_the_truth(self, backend: Backend) -> None:
-        """A listed segment's size, last write, number of records and location are as they are."""
-        noise = [record(os.urandom(300)) for _ in range(500)]  # whatever compresses, this does not shrink
+        """A listed segment's size, last write, number of records and location are true."""
+        noise = [record(os.urandom(300)) for _ in range(500)]  # no compression shrinks this
         began = time.time()
         stored = [self.store(backend, batch, second=n) for n, batch in enumerate(([record()], noise, noise[:7]))]
         ended = time.time()
@@ -57,7 +57,7 @@ class StoreChecks(Kit):
             assert one.location, "location is empty"
             assert Segment.parse(one.segment.name, one.segment.prefix, one.segment.suffix) == one.segment
             if isinstance(backend, FolderBackend):
-                assert os.path.isfile(one.location), f"the location {one.location} is no file"
+                assert os.path.isfile(one.location), f"the location {one.location} is not a file"
             if os.path.isfile(one.location):
                 size = os.stat(one.location).st_size
                 assert one.size == size, f"the file has {size} bytes, and is listed with {one.size}"
@@ -66,16 +66,16 @@ class StoreChecks(Kit):
 
     @promise
     def test_a_segment_without_records_is_not_kept(self, backend: Backend) -> None:
-        """A segment that is closed without a record is not listed."""
+        """A segment closed without a record is not listed."""
         self.needs_segments(backend)
         self.write(backend)
         self.settle(backend)
         assert not self.segments(backend), f"listed are {names(self.segments(backend))}"
-        self.store(backend, [record()])  # and its name is free
+        self.store(backend, [record()])  # and its name is still free
 
     @promise
     def test_rotation_keeps_the_old_segment(self, backend: Backend) -> None:
-        """A new segment changes nothing in the older ones, and each is read without the others."""
+        """A new segment changes nothing in older ones, and each can be read without the others."""
         self.needs_segments(backend)
         first = self.store(backend, numbered(5))
         before = _content(first)
@@ -91,7 +91,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_segments_of_one_second_are_told_apart(self, backend: Backend) -> None:
-        """Segments whose names differ in their sequence number only are different segments."""
+        """Segments whose names differ only in the sequence number are different segments."""
         self.needs_segments(backend)
         segment = self.segment(backend)
         wanted = [attrs.evolve(segment, sequence=sequence) for sequence in (0, 1, 2, 10, 11, 100)]
@@ -108,7 +108,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_nothing_is_overwritten(self, backend: Backend) -> None:
-        """What is stored under a name stays: the name is refused with SegmentExistsError, or another one is taken."""
+        """What is stored under a name stays: open() raises SegmentExistsError, or another name is used."""
         self.needs_segments(backend)
         stored = self.store(backend, numbered(3))
         try:
@@ -123,7 +123,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_two_writers_take_no_name_twice(self, site: Site) -> None:
-        """A name that another instance has open is refused with SegmentExistsError; that instance goes on."""
+        """Opening a name that another instance has open raises SegmentExistsError; that instance goes on."""
         with self.started(site) as one, self.started(site) as two:
             self.needs_segments(one)
             segment = self.segment(one)
@@ -143,13 +143,13 @@ class StoreChecks(Kit):
 
     @promise
     def test_a_second_start_disturbs_no_writer(self, site: Site) -> None:
-        """Another instance may start and stop while a segment is open: it is no crash that wants repair."""
+        """Another instance may start and stop while a segment is open; it must not take it for a crash's remains."""
         with self.started(site) as one:
             segment = self.segment(one)
             one.open(segment)
             one.write(numbered(2))
             one.flush()
-            with contextlib.suppress(StorageError), self.started(site):  # it may refuse to be the second
+            with contextlib.suppress(StorageError), self.started(site):  # it may refuse to be the second writer
                 pass
             one.write(numbered(2, 2))
             one.close()
@@ -185,7 +185,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_the_open_segment_is_listed_as_open(self, backend: Backend) -> None:
-        """The open segment is never listed as sealed, by no instance, from its open() to its close()."""
+        """No instance lists the open segment as sealed, from its open() to its close()."""
         self.needs_segments(backend)
         segment = self.segment(backend)
 
@@ -208,7 +208,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_listing_changes_nothing(self, backend: Backend) -> None:
-        """Listing and reading change nothing, and an instance that was never started does both."""
+        """Listing and reading change nothing, and an instance that was never started can do both."""
         stored = [self.store(backend, numbered(3), second=n) for n in range(3)]
         before = self.segments(backend), [_content(one) for one in stored], os.listdir(backend.site.folder)
         reader = self.reader(backend)
@@ -222,7 +222,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_unknown_things_are_passed_over(self, backend: Backend) -> None:
-        """What has no name of the site's form, or is no plain file, is neither listed, nor read, nor changed."""
+        """Anything without a name of the site's form, or not a plain file, is neither listed, read nor changed."""
         self.needs_segments(backend)
         folder, segment = Path(backend.site.folder), self.segment(backend)
         own = _tree(folder)
@@ -253,7 +253,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_a_prefix_is_taken_as_it_is(self, site: Site) -> None:
-        """Any prefix works, and only the segments of just this prefix are listed and deleted."""
+        """Any prefix works, and only segments with exactly this prefix are listed and deleted."""
         prefixes = ["", "a-b-", "a_b-", "axb-", "AXB-", "a%", "[a.]*?+'\"-", "prüf ☎ #&;$(x)`-", "2026-"]
         prefixes.append("x" * (200 - len(site.prefix)))  # no longer one is allowed
         sites = [attrs.evolve(site, prefix=f"{site.prefix}{prefix}") for prefix in prefixes]
@@ -279,9 +279,9 @@ class StoreChecks(Kit):
 
     @promise
     def test_however_many_segments_are_listed(self, backend: Backend) -> None:
-        """All segments are listed, however many there are, and pruning takes all of them."""
+        """All segments are listed, however many there are, and pruning deletes all of them."""
         self.needs_segments(backend)
-        end = time.monotonic() + 2  # in which a store far away takes some, and a folder all of them
+        end = time.monotonic() + 2  # enough for some segments in a remote store, for all in a folder
         wrote: list[Segment] = []
         while len(wrote) < 1100 and (time.monotonic() < end or not wrote):
             wrote += [self.write(backend, [record()], second=len(wrote) + n) for n in range(20)]
@@ -296,7 +296,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_reading_twice_gives_the_same(self, backend: Backend) -> None:
-        """A segment can be read as often as one likes, by several readers at once."""
+        """A segment can be read any number of times, by several readers at once."""
         stored = self.store(backend, numbered(20))
         self.same(backend, numbered(20), self.read(backend, stored))
         one, two = iter(backend.read(stored)), iter(self.reader(backend).read(stored))
@@ -315,10 +315,10 @@ class StoreChecks(Kit):
 
     @promise
     def test_a_torn_tail_costs_the_tail_only(self, backend: Backend) -> None:
-        """Of a file that was cut, reading gives records from its begin as they were, or raises StorageError."""
+        """Reading a truncated file yields the records at its beginning unchanged, or raises StorageError."""
         stored = self.store(backend, numbered(20))
         if not os.path.isfile(stored.location):
-            not_checked("the location is no file that could be cut")
+            not_checked("the location is not a file that could be cut")
         self.same(backend, numbered(20), self.read(backend, stored))
         content = Path(stored.location).read_bytes()
         for cut in (1, 2, 20, len(content) // 2, len(content) - 5, len(content) - 1, len(content)):
@@ -334,10 +334,10 @@ class StoreChecks(Kit):
 
     @promise
     def test_damage_is_an_error_of_sipdump(self, backend: Backend) -> None:
-        """Of a file with any bytes in it, reading gives records, or raises an error of sipdump_core."""
+        """Reading a file with arbitrary content yields records, or raises an error of sipdump_core."""
         stored = self.store(backend, numbered(5))
         if not os.path.isfile(stored.location):
-            not_checked("the location is no file that could be damaged")
+            not_checked("the location is not a file that could be damaged")
         self.same(backend, numbered(5), self.read(backend, stored))
         content = Path(stored.location).read_bytes()
         chance = random.Random(7)  # noqa: S311 - the same damage in each run
@@ -358,10 +358,10 @@ class StoreChecks(Kit):
 
     @promise
     def test_a_segment_inside_a_message_is_a_message(self, backend: Backend) -> None:
-        """A message may hold what the backend's own file holds; it stays one message."""
+        """A message may contain the backend's own file format; it stays one message."""
         stored = self.store(backend, [record(), record(b"x")])
         if not os.path.isfile(stored.location):
-            not_checked("the location is no file whose content could be sent")
+            not_checked("the location is not a file whose content could be sent")
         forged = Path(stored.location).read_bytes()
         batch = [
             record(with_body(part))
@@ -375,7 +375,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_delete_is_idempotent(self, backend: Backend) -> None:
-        """delete() deletes all of a segment, for every instance; one that is gone already is no error."""
+        """delete() deletes all of a segment, for every instance; deleting one that is gone is no error."""
         first, second = (self.store(backend, [record()], second=n) for n in (0, 1))
         other = self.reader(backend)
         was_file = os.path.isfile(first.location)
@@ -389,11 +389,11 @@ class StoreChecks(Kit):
         backend.delete(second)
         assert not self.segments(backend), names(self.segments(backend))
         left = [name for name in _tree(Path(backend.site.folder)) if first.segment.stem in name]
-        assert not left, f"beside the segment that was deleted it left {left}"
+        assert not left, f"the deleted segment left {left} behind"
 
     @promise
     def test_delete_many_is_as_delete(self, backend: Backend) -> None:
-        """delete_many() tells of each segment once: that it is gone, or why not, and goes on with the next."""
+        """delete_many() reports each segment once, as gone or with the reason why not, and goes on with the next."""
         stored = [self.store(backend, numbered(2, 2 * n), second=n) for n in range(4)]
         backend.open(self.segment(backend, 5))
         backend.write([record()])
@@ -402,7 +402,7 @@ class StoreChecks(Kit):
         backend.delete(stored[0])
         told = [*self.reader(backend).delete_many([stored[0], opened, stored[1], stored[2]])]
         assert sorted(one.segment for one, _ in told) == sorted(one.segment for one in (*stored[:3], opened)), (
-            f"it was told of {names(one for one, _ in told)}"
+            f"it reported {names(one for one, _ in told)}"
         )
         for one, error in told:
             if one.segment == opened.segment:
@@ -414,7 +414,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_delete_takes_its_own_only(self, backend: Backend) -> None:
-        """delete() touches no other segment, and nothing that stands beside it."""
+        """delete() touches no other segment, and no other file beside it."""
         stored = [self.store(backend, numbered(2, 2 * n), second=n) for n in range(3)]
         folder, stem = Path(backend.site.folder), stored[1].segment.stem
         beside = [f"{stem}.other", f"{stem}.meta", f"{stem}{backend.suffix}.bak", f"{stem}-1.other", f"{stem}x"]
@@ -446,7 +446,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_prune_deletes_what_is_due(self, backend: Backend) -> None:
-        """Pruning by fage deletes the sealed segments that are older, and nothing else; without a lifecycle nothing."""
+        """Pruning by fage deletes older sealed segments and nothing else; without a lifecycle it deletes nothing."""
         if not backend.has_lifecycle():
             self.write(backend, [record()])
             assert not [*prune([backend], 1.0, now=time.time() + 1e6)], "segments are listed all the same"
@@ -472,12 +472,12 @@ class StoreChecks(Kit):
 
     @promise
     def test_record_size_covers_what_is_written(self, backend: Backend) -> None:
-        """record_size() is no less than what a record adds to its segment, so that rotate_size holds."""
+        """record_size() is at least what a record adds to its segment, so that rotate_size holds."""
         fresh = self.reader(backend)
         sizes = [fresh.record_size(record(message)) for message in MESSAGES.values()]
         sizes += [fresh.record_size(record(b"", **fields)) for group in FIELDS.values() for fields in group]
         strange = [size for size in sizes if type(size) is not int or size < 0]
-        assert not strange, f"record_size() gives {strange}"
+        assert not strange, f"record_size() returns {strange}"
         self.needs_segments(backend)
         for n, one in enumerate((record(), record(os.urandom(3000)), record(b""))):
             few, many = (self.store(backend, [one] * count, second=10 * n + count) for count in (1, 5))
@@ -490,7 +490,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_others_may_look_while_it_writes(self, backend: Backend) -> None:
-        """While one thread writes, others may list, read, measure and ask: nothing fails, and nothing half is read."""
+        """While one thread writes, others may list, read, measure and ask: nothing fails, no partial record is read."""
         self.needs_segments(backend)
         wrote = numbered(4000)
         done = threading.Event()
@@ -537,7 +537,7 @@ class StoreChecks(Kit):
     @promise
     @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
     def test_files_have_the_mode_that_was_asked_for(self, site: Site, mode: int) -> None:
-        """A segment's file has the permission bits of file_mode, whatever the umask is; no file beside it has more."""
+        """A segment's file has the permission bits of file_mode, whatever the umask; no file beside it has more."""
         before = os.umask(0o027 if mode == 0o664 else 0)
         try:
             with self.started(attrs.evolve(site, file_mode=mode)) as backend:
@@ -545,7 +545,7 @@ class StoreChecks(Kit):
         finally:
             os.umask(before)
         if not os.path.isfile(stored.location):
-            not_checked("the location is no file")
+            not_checked("the location is not a file")
         found = stat.S_IMODE(os.stat(stored.location).st_mode)
         assert found == mode, f"file_mode is {mode:o}, the file's mode {found:o}"
         for name, (kind, _) in _tree(Path(site.folder)).items():
@@ -556,7 +556,7 @@ class StoreChecks(Kit):
 
     @promise
     def test_links_are_not_followed(self, backend: Backend, tmp_path: Path) -> None:
-        """A link at a segment's name is not written through: it may lead anywhere."""
+        """Nothing is written through a link at a segment's name: it may lead anywhere."""
         self.needs_segments(backend)
         target, kept = tmp_path / "target", tmp_path / "kept"
         kept.write_bytes(b"somebody's")
@@ -575,7 +575,7 @@ class StoreChecks(Kit):
     def test_nothing_is_written_elsewhere(
         self, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nothing is written beside the site's folder, whatever tags and messages say."""
+        """Nothing is written outside the site's folder, whatever tags and messages contain."""
         (tmp_path / "cwd").mkdir()
         monkeypatch.chdir(tmp_path / "cwd")
         monkeypatch.setenv("HOME", str(tmp_path / "cwd"))
@@ -587,7 +587,7 @@ class StoreChecks(Kit):
         backend.stop()
         backend.start()
         left = sorted(path.name for path in [*tmp_path.iterdir(), *(tmp_path / "cwd").iterdir()])
-        assert left == ["cwd", "store"], f"beside the folder there are {left}"
+        assert left == ["cwd", "store"], f"outside the folder there are now {left}"
 
 
 def _content(stored: StoredSegment) -> bytes:
@@ -596,7 +596,7 @@ def _content(stored: StoredSegment) -> bytes:
 
 
 def _tree(folder: Path) -> dict[str, Any]:
-    """Give all that stands in a folder: a file's mode and content, of other things the kind."""
+    """Return everything in a folder by name: mode and, of files, content."""
     return {
         str(path.relative_to(folder)): (status.st_mode, path.read_bytes() if stat.S_ISREG(status.st_mode) else b"")
         for path, status in _walk(folder)

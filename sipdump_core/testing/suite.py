@@ -1,4 +1,4 @@
-"""What ``pytest --sipdump-backend=NAME`` runs: the contract over that backend."""
+"""What ``pytest --sipdump-backend=NAME`` runs: the contract, for that backend."""
 
 import pytest
 
@@ -10,7 +10,7 @@ __all__ = ["TestContract"]
 
 
 class TestContract(Contract):
-    """The contract over the backend of the command line."""
+    """The contract, for the backend named on the command line."""
 
     @pytest.fixture(autouse=True)
     def _chosen(self, pytestconfig: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""What a backend promises of writing: every byte of every record, once, in order, or an error."""
+"""What a backend promises about writing: every byte of every record, once, in order, or an error."""
 
 import copy
 import gc
@@ -39,11 +39,11 @@ class WriterChecks(Kit):
         why = unusable(cls)
         assert not why, f"{cls.__qualname__} {why}"
         suffix = self.make_backend(site).suffix
-        assert is_suffix(suffix), f"suffix {suffix!r} of an instance is no end of a file name, as '.data'"
+        assert is_suffix(suffix), f"suffix {suffix!r} of an instance cannot end a file name like '.data'"
         if cls.has_lifecycle():
-            assert can(cls, Deletes), "it has segments() without delete(): pruning fails for ever"
+            assert can(cls, Deletes), "it has segments() without delete(): pruning always fails"
         unknown = set(cls.loses) - {*(field.name for field in attrs.fields(Flow)), "time_us"}
-        assert not unknown, f"loses names what is no field that may be lost: {sorted(unknown)}"
+        assert not unknown, f"loses contains names that are not fields that may be lost: {sorted(unknown)}"
 
     @promise
     def test_options_round_trip(self, site: Site) -> None:
@@ -60,13 +60,13 @@ class WriterChecks(Kit):
                 except ConfigError as error:
                     if value == default:
                         raise AssertionError(f"the default of the option {told['name']} is refused: {error}") from error
-                    continue  # its check refuses that value
+                    continue  # its check refuses this value
                 set_to = getattr(options, told["name"])
                 assert set_to in (value, (value,)), f"the option {told['name']} set to {value!r} is {set_to!r}"
                 try:
                     backend = cls(options, site)
                 except ConfigError:
-                    continue  # it contradicts the others' defaults
+                    continue  # it contradicts the other options' defaults
                 assert attrs.asdict(backend.opts) == attrs.asdict(options), (
                     f"opts has not the {told['name']} {value!r} that was set"
                 )
@@ -86,7 +86,7 @@ class WriterChecks(Kit):
 
     @promise
     def test_health_and_stats_are_of_their_type(self, backend: Backend) -> None:
-        """health() gives one line of text, empty while all is well, and stats() a mapping of names to integers."""
+        """health() returns one line of text, empty while all is well, and stats() a mapping of names to integers."""
         fresh = self.reader(backend)
         for one, when in ((fresh, "before start()"), (backend, "after start()")):
             _check_numbers(one, when)
@@ -108,7 +108,7 @@ class WriterChecks(Kit):
 
     @promise
     def test_close_twice(self, backend: Backend) -> None:
-        """close() where nothing is open does nothing: before the first segment, and a second time."""
+        """close() does nothing if no segment is open: before the first segment, and when called twice."""
         backend.close()
         self.write(backend, [record()])
         backend.close()
@@ -118,7 +118,7 @@ class WriterChecks(Kit):
 
     @promise
     def test_flush_where_nothing_is_open(self, backend: Backend) -> None:
-        """flush() where nothing is open does nothing: it may come after close()."""
+        """flush() does nothing if no segment is open: it may come after close()."""
         backend.flush()
         self.write(backend, [record()])
         backend.flush()
@@ -140,7 +140,7 @@ class WriterChecks(Kit):
 
     @promise
     def test_it_works_in_any_thread(self, site: Site) -> None:
-        """One thread may make a backend, another one write with it, and a third one read."""
+        """One thread may make a backend, another write with it, and a third read."""
         backend = self.make_backend(site)
         _in_thread(backend.start)
         _in_thread(lambda: self.write(backend, numbered(3)))
@@ -197,14 +197,14 @@ class WriterChecks(Kit):
 
     @promise
     def test_flows_are_told_apart(self, backend: Backend) -> None:
-        """Each record keeps its own flow: thousands of them, in turn, and some made where another one has just gone."""
+        """Each record keeps its own flow: thousands in turn, and some at the address of one just freed."""
         many = [Record(n, record(src_ip=f"10.0.{n >> 8}.{n & 255}", pid=n % 7).flow, b"%d" % n) for n in range(12_000)]
         backend.open(self.segment(backend))
         backend.write(many[:6000])
         backend.write(many[6000:] + many[:10] + many[5995:6005])
         wrote = [(r.time_us, r.src_ip, r.pid, r.buf) for r in many + many[:10] + many[5995:6005]]
         many.clear()
-        for port in range(300):  # CPython gives the next flow the address, and so the id(), of the one before
+        for port in range(300):  # CPython reuses the address, and so the id(), of the previous flow
             backend.write([record(b"short-lived", time_us=port, src_port=port)])
             gc.collect(0)
             wrote.append((port, "127.0.0.1", 2738, b"short-lived"))
@@ -221,7 +221,7 @@ class WriterChecks(Kit):
     @promise
     @pytest.mark.parametrize("sizes", [(1,), (1, 1, 1), (2, 999), (10_000,), (1, 10_000, 2)], ids=str)
     def test_order_is_kept(self, backend: Backend, sizes: Sequence[int]) -> None:
-        """Records are read back each once, in the order of their writing, from batches of 1 to 10,000."""
+        """Records are read back once each, in the order of writing, from batches of 1 to 10,000."""
         records = numbered(sum(sizes))
         at, batches = 0, []
         for size in sizes:
@@ -249,7 +249,7 @@ class WriterChecks(Kit):
 
     @promise
     def test_equal_records_are_all_kept(self, backend: Backend) -> None:
-        """A retransmission is a record of its own: equal ones are stored as often as they come."""
+        """A retransmission is a separate record: equal records are stored as often as they come."""
         one = record()
         batch = [one, one, record(), record(b"other"), one]
         self.write(backend, batch, batch)
@@ -284,7 +284,7 @@ class WriterChecks(Kit):
 
     @promise
     def test_a_batch_may_be_used_again(self, backend: Backend) -> None:
-        """What write() returned from is stored: the list may be emptied and filled again."""
+        """When write() has returned, the batch is stored: the list may be emptied and refilled."""
         backend.open(self.segment(backend))
         batch: list[Record] = []
         for first in range(0, 30, 3):
@@ -297,7 +297,7 @@ class WriterChecks(Kit):
 
     @promise
     def test_the_transforms_are_applied(self, site: Site) -> None:
-        """A backend that is transformed stores what the site's transforms make of a message, one after the other."""
+        """A transformed backend stores each message as changed by the site's transforms, one after the other."""
         if not type(self.make_backend(site)).transformed:
             not_checked("the backend does not ask for transforms")
         with self.started(attrs.evolve(site, transforms=[_Append(b" one"), _Append(b" two")])) as backend:
@@ -309,7 +309,7 @@ class WriterChecks(Kit):
 
     @promise
     def test_written_is_visible_after_flush(self, backend: Backend) -> None:
-        """What was written before flush() can be read, while the segment is open."""
+        """What was written before flush() can be read while the segment is open."""
         backend.open(self.segment(backend))
         for first in (0, 3, 6):
             backend.write(numbered(3, first))
@@ -323,7 +323,7 @@ class WriterChecks(Kit):
 
     @promise
     def test_an_outage_is_a_storage_error(self, site: Site) -> None:
-        """While the store cannot be reached, calls raise errors of sipdump_core, and afterwards all works again."""
+        """While the store cannot be reached, calls raise errors of sipdump_core; afterwards everything works again."""
         with self.started(site) as backend:
             self.write(backend, [record(b"before")])
             self.settle(backend)
@@ -349,7 +349,7 @@ class WriterChecks(Kit):
 
     @promise
     def test_it_works_again_after_an_outage(self, site: Site) -> None:
-        """After an outage the same instance works again: a start, a segment and a batch that failed may come again."""
+        """After an outage the same instance works again: a failed start, segment or batch may be repeated."""
         backend = self.make_backend(site)
         with self.outage(backend):
             starts = not self.raises_storage_error(backend.start)
@@ -399,7 +399,7 @@ class WriterChecks(Kit):
     def test_storing_is_silent(
         self, site: Site, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """While all is well nothing is printed, and the log has no line for each record."""
+        """While all is well, nothing is printed, and the log has no line for each record."""
         with caplog.at_level("INFO"), self.started(site) as backend:
             self.write(backend, numbered(500), numbered(500, 500))
             self.settle(backend)
@@ -416,21 +416,21 @@ class _Append(Transform):
     name = "append"
 
     def apply(self, batch: Sequence[Record], bufs: Sequence[bytes]) -> Sequence[bytes]:
-        """Make a longer message of one that is said to bob."""
+        """Append to each message that mentions bob."""
         return [buf + self.opts if b"bob" in one.buf else buf for one, buf in zip(batch, bufs, strict=True)]
 
 
 def _check_numbers(backend: Backend, when: str) -> None:
     health, stats = backend.health(), backend.stats()
-    assert isinstance(health, str), f"health() {when} gives {health!r}"
+    assert isinstance(health, str), f"health() {when} returns {health!r}"
     assert not health, f"health() {when} says that something is wrong: {health}"
-    assert isinstance(stats, Mapping), f"stats() {when} gives {stats!r}"
+    assert isinstance(stats, Mapping), f"stats() {when} returns {stats!r}"
     wrong = {key: value for key, value in stats.items() if type(key) is not str or type(value) is not int}
     assert not wrong, f"stats() {when} has {wrong}"
 
 
 def _others(told: Mapping[str, Any]) -> list[Any]:
-    """Give values to try for an option: its default where it is no tuple, and others."""
+    """Return values to try for an option: its default unless a tuple, and others."""
     default = told["default"]
     if told["type"] == "int":
         return [default, default + 1, default - 1, 2 * default + 1, 0, 1]

@@ -15,6 +15,7 @@ from sipdump_core.settings.modules import MODULES
 from sipdump_core.settings.options import Setting
 from sipdump_parquet.options import ParquetOptions
 from sipdump_s3 import S3Options
+from tests.core.test_rooms import ORDER
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -55,6 +56,29 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_every_document_is_reached_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [path.name for path in DOCS if f"docs/{path.name}" not in readme] == []
+
+
+def test_the_index_lists_every_page_once_in_its_four_groups() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    groups = ["Tutorial", "How-to", "Reference", "Explanation"]
+    assert re.findall(r"^## (.*)$", index, re.MULTILINE) == groups
+    listed = re.findall(r"^- \[(\S+)\]\(\1\): \S", index, re.MULTILINE)
+    assert sorted(listed) == [path.name for path in DOCS if path.name != "README.md"]
+
+
+def test_the_picture_of_the_house_has_every_room_in_order() -> None:
+    section = (ROOT / "docs" / "architecture.md").read_text().partition("\n## The rooms\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (?!room|-)(.*?) \| (.*) \|$", section, re.MULTILINE)
+    *rooms, ground = [re.findall(r"`(\w+)`", what if name == "ground" else name) for name, what in rows]
+    assert [room for row in rooms for room in row] == [room for line in ORDER[:-1] for room in line]
+    assert tuple(ground) == ORDER[-1]
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS], ids=lambda path: path.name)
+def test_prose_is_no_wider_than_120_columns(path: Path) -> None:
+    prose = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    wide = [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "    "))]
+    assert wide == []
 
 
 def test_public_names_are_there() -> None:

@@ -1,12 +1,12 @@
-"""A sipdump backend of the file kind: one JSON object a line, compressed with zstd where that is asked for.
+"""A sipdump backend of the file kind: one JSON object a line, compressed with zstd on request.
 
 A line::
 
     {"time_us":1795386431765284,"tag":"rcv","pid":2738,"procno":2,"proto":"udp","af":"ipv4","src_ip":"127.0.0.1",
      "src_port":5999,"dst_ip":"127.0.0.1","dst_port":5070,"node":"","call_id":"c1@192.0.2.1","buf":"OPTIONS sip:..."}
 
-``buf`` is the message as text. One that is no valid UTF-8 stands in ``buf_base64`` instead, so that every byte is
-kept. ``call_id`` is null where the message has none; it is there to be searched for, and not read back.
+``buf`` is the message as text. A message that is not valid UTF-8 is in ``buf_base64`` instead, so that every byte is
+kept. ``call_id`` is null if the message has none; it is there for searching, and is not read back.
 """
 
 import base64
@@ -32,7 +32,7 @@ from sipdump_core import (
 
 __all__ = ["JsonlBackend", "JsonlOptions"]
 
-_log = logging.getLogger("sipdump.jsonl")  # the daemon's log, under a name of its own
+_log = logging.getLogger("sipdump.jsonl")  # goes to the daemon's log, under its own name
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, section 3.1.1
 _SUFFIXES = {"none": ".jsonl", "zstd": ".jsonl.zst"}
 _CHUNK = 65536
@@ -57,7 +57,7 @@ class JsonlBackend(FolderBackend):
         site: folder, prefix and file mode.
 
     Raises:
-        ConfigError: compression is asked for, and the package zstandard is not installed.
+        ConfigError: compression is requested, and the package zstandard is not installed.
     """
 
     name = "jsonl"
@@ -70,44 +70,44 @@ class JsonlBackend(FolderBackend):
         super().__init__(options, site)
         self.suffix = _SUFFIXES[options.compression]
         self._compressed = options.compression == "zstd"
-        # "requires" is for modules that are needed with any options
+        # "requires" is for modules needed with any options
         if self._compressed and importlib.util.find_spec("zstandard") is None:
             raise ConfigError("compression zstd needs the package zstandard: pip install 'sipdump-jsonl[zstd]'")
 
     def encode(self, batch: Sequence[Record]) -> bytes:
-        """Give the records' lines; compressed, a batch is a zstd frame of its own.
+        """Return the records' lines; if compressed, a batch is one zstd frame.
 
-        So nothing but the batch decides its bytes: one that could not be written, and comes again, leaves no trace in
-        those that follow, and a torn tail costs one batch.
+        So the bytes depend on nothing but the batch: one that could not be written and comes again leaves no trace in
+        later ones, and a torn tail costs one batch.
         """
         lines = b"".join(map(_line, batch))
         if not self._compressed:
             return lines
-        import zstandard  # noqa: PLC0415 - only who compresses has it installed
+        import zstandard  # noqa: PLC0415 - installed only where compression is used
 
         return zstandard.ZstdCompressor(self.opts.level, write_checksum=True).compress(lines)
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
-        """Read the records of a file, compressed or not; lines that are no records are passed over and logged."""
+        """Yield the records of a file, compressed or not; other lines are skipped and logged."""
         damaged = 0
         for line in _lines(file):
             if not line.endswith(b"\n"):
-                break  # torn by a crash in the midst of a write
+                break  # torn by a crash in the middle of a write
             record = _record(line)
             if record is None:
                 damaged += 1
             else:
                 yield record
         if damaged:
-            _log.warning("jsonl segment holds %d lines that are no records: %s", damaged, file.name)
+            _log.warning("jsonl segment holds %d lines that are not records: %s", damaged, file.name)
 
     def record_size(self, record: Record) -> int:
-        """Give the length of the record's line, and what a zstd frame of a line that does not compress adds to it."""
+        """Return the length of the record's line plus what a zstd frame adds to an incompressible line."""
         length = len(_line(record))
         return length + (length >> 8) + 64 if self._compressed else length
 
     def segments(self) -> Iterable[StoredSegment]:
-        """List the files of both suffixes, so that a change of ``compression`` leaves no files that nobody prunes."""
+        """List the files of both suffixes, so that after a change of ``compression`` the old files are still pruned."""
         for suffix in _SUFFIXES.values():
             lister = JsonlBackend(JsonlOptions(), self.site)
             lister.suffix = suffix
@@ -134,7 +134,7 @@ def _record(line: bytes) -> Record | None:
         text = values.pop("buf", None)
         buf = text.encode() if text is not None else base64.b64decode(values.pop("buf_base64"), validate=True)
         return Record.of(buf, **values)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):  # any JSON may stand there
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):  # it may be any JSON
         return None
 
 
@@ -145,7 +145,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         return
     file.seek(0)
     try:
-        import zstandard  # noqa: PLC0415 - only who compresses has it installed
+        import zstandard  # noqa: PLC0415 - installed only where compression is used
     except ImportError as error:
         hint = "pip install 'sipdump-jsonl[zstd]'"
         raise StorageError("read", file.name, "the package zstandard is not installed", hint) from error
@@ -156,9 +156,9 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
             while not frame.eof:
                 data = data or file.read(_CHUNK)
                 if not data:
-                    return  # the end, or a frame that a crash has torn
+                    return  # the end, or a frame torn by a crash
                 parts.append(frame.decompress(data))
                 data = frame.unused_data
             yield from b"".join(parts).splitlines(keepends=True)
     except zstandard.ZstdError as error:
-        raise StorageError("read", file.name, f"damaged: {error}", "what stands before the damage was read") from error
+        raise StorageError("read", file.name, f"damaged: {error}", "everything before the damage was read") from error

@@ -93,7 +93,7 @@ def test_any_bytes_can_be_read(parts: list[bytes]) -> None:
 def test_a_line_that_is_no_record_is_passed_over_and_logged(line: bytes, caplog: pytest.LogCaptureFixture) -> None:
     good = backend().encode([record()])
     assert decode(good + line.strip() + b"\n" + good) == [record(), record()]
-    assert "1 lines that are no records: memory" in caplog.text
+    assert "1 lines that are not records: memory" in caplog.text
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])

@@ -1,9 +1,9 @@
 """A sipdump backend of the stream kind: records in an SQLite database, with an index on the Call-ID.
 
 Several processes may write to one database. A segment is a row of the table ``segments``, and the rows of ``records``
-that refer to it. What is written is a transaction a batch, so that a batch is stored as a whole or not at all.
+that refer to it. Each batch is one transaction, so a batch is stored as a whole or not at all.
 
-A segment is open as long as its writer lives and has not closed it. The kernel knows: the writer holds a lock
+A segment is open while its writer lives and has not closed it. The kernel knows, because the writer holds a lock
 (fcntl(2), open file description locks) on one byte of the file ``<database>.lock``, at the offset of the segment's id.
 """
 
@@ -80,15 +80,15 @@ _SELECT = (
 )
 _DELETE = "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE segment = ? LIMIT ?)"
 _ROW = 200
-"""Bytes that a row takes beside the message and the Call-ID, with its part of indexes and half-empty pages."""
+"""Bytes that a row takes besides the message and the Call-ID, with its share of indexes and half-empty pages."""
 _DELETE_ROWS = 5000
-"""A segment's rows are deleted in transactions of so many, because a writer waits meanwhile."""
+"""Rows deleted in one transaction: a writer waits meanwhile."""
 _RESERVE = 16 << 20
-"""Bytes of the disk that are left free."""
+"""Bytes of the disk to leave free."""
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2): type, whence, start, length, pid
 _HINTS = {
     sqlite3.SQLITE_FULL: "free space, or lower fage; what waits is written when there is room",
-    sqlite3.SQLITE_BUSY: "another process keeps it locked; raise busy_timeout if that is for a moment only",
+    sqlite3.SQLITE_BUSY: "another process keeps it locked; raise busy_timeout if that lasts only a moment",
     sqlite3.SQLITE_CORRUPT: "move it away, and a new one is made; 'sqlite3 FILE .recover' reads what is left of it",
     sqlite3.SQLITE_NOTADB: "name another file with the parameter path, or move this one away",
     sqlite3.SQLITE_CANTOPEN: "create the folder, and give the daemon's user write permission",
@@ -108,7 +108,7 @@ class SqliteOptions(SpoolOptions):
     )
     synchronous: str = option(
         "normal",
-        help="normal: a power failure may cost the last moments; full: each batch is on the disk before the next; "
+        help="normal: a power failure may cost the last moments; full: each batch is on disk before the next; "
         "off: a power failure may cost the database",
         check=one_of("normal", "full", "off"),
     )
@@ -136,7 +136,7 @@ class SqliteBackend(Backend):
         self._segment = 0  # the open one's id
 
     def start(self) -> None:
-        """Open the database; it is made where there is none."""
+        """Open the database; create it if there is none."""
         self.stop()
         try:
             with self._translated("open"):
@@ -146,7 +146,7 @@ class SqliteBackend(Backend):
             raise
 
     def stop(self) -> None:
-        """Close the database. What is open is let go, as at a crash."""
+        """Close the database. An open segment is abandoned, as in a crash."""
         self._segment = 0
         if self._db is not None:
             self._db.close()
@@ -156,14 +156,14 @@ class SqliteBackend(Backend):
             self._locks = -1
 
     def forget(self) -> None:
-        """Let go of a database that the process has open which this one was forked from."""
+        """Drop the database that the parent process has open."""
         if self._db is not None:
             _forgotten.append(self._db)  # closing it would end the other process's log (sqlite.org/howtocorrupt.html)
             self._db = None
         self.stop()
 
     def open(self, segment: Segment) -> None:
-        """Begin a segment; a database that is gone or was never open is opened first."""
+        """Begin a segment; reopen the database first if it is gone or was never open."""
         self.close()
         if self._db is None or not self._is_there():
             self.start()
@@ -176,7 +176,7 @@ class SqliteBackend(Backend):
                 values = (segment.name, now, now)
                 insert = "INSERT INTO segments (name, opened, modified) VALUES (?, ?, ?)"
                 number = db.execute(insert, values).lastrowid or 0
-                self._lock(number, fcntl.F_WRLCK)  # before others see the row, or they would take it for sealed
+                self._lock(number, fcntl.F_WRLCK)  # before others see the row and take it for sealed
         except BaseException:
             self._lock(number, fcntl.F_UNLCK)
             raise
@@ -200,7 +200,7 @@ class SqliteBackend(Backend):
                 )
 
     def close(self) -> None:
-        """Seal the segment, or remove it where it has no records."""
+        """Seal the segment, or remove it if it has no records."""
         number, self._segment = self._segment, 0
         if not number:
             return
@@ -212,7 +212,7 @@ class SqliteBackend(Backend):
             self._lock(number, fcntl.F_UNLCK)
 
     def record_size(self, record: Record) -> int:
-        """Give the bytes that a record takes in the database, roughly."""
+        """Return roughly how many bytes a record takes in the database."""
         return len(record.buf) + 2 * len(record.call_id or "") + _ROW
 
     def segments(self) -> Iterable[StoredSegment]:
@@ -230,7 +230,7 @@ class SqliteBackend(Backend):
         return stored
 
     def read(self, stored: StoredSegment) -> Iterator[Record]:
-        """Read a segment's records again, in the order in which they were written."""
+        """Yield a segment's records in the order in which they were written."""
         flows: dict[tuple[object, ...], Flow] = {}
         with self._translated("read"), self._reader() as db:
             number = self._number(db, stored.segment)
@@ -243,7 +243,7 @@ class SqliteBackend(Backend):
                 yield Record(time_us, flows[key], buf)
 
     def delete(self, stored: StoredSegment) -> None:
-        """Delete a sealed segment; the space is used again by what is written next."""
+        """Delete a sealed segment; later writes reuse its space."""
         with self._translated("delete"), self._reader() as db:
             number = self._number(db, stored.segment)
             if not number:
@@ -280,21 +280,21 @@ class SqliteBackend(Backend):
             fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, self.site.file_mode)
         except FileExistsError:
             return os.open(path, flags)
-        os.fchmod(fd, self.site.file_mode)  # exactly that, whatever the umask; SQLite's log gets the same
+        os.fchmod(fd, self.site.file_mode)  # exactly that, whatever the umask; SQLite's log file gets the same
         return fd
 
     def _open_database(self) -> sqlite3.Connection:
         return sqlite3.connect(
-            Path(self._path).as_uri() + "?mode=rw",  # never makes the file: that is for start
+            Path(self._path).as_uri() + "?mode=rw",  # never creates the file: start does
             uri=True,
             timeout=self.opts.busy_timeout / 1000,
             isolation_level=None,
-            check_same_thread=False,  # what read() gives may be ended in another thread
+            check_same_thread=False,  # the iterator of read() may be closed in another thread
         )
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection for one call, which may come from any thread and on an instance that was never started."""
+        """Yield a connection for one call, which may come from any thread and on an instance that was never started."""
         with contextlib.closing(self._open_database()) as db:
             yield db
 
@@ -308,21 +308,21 @@ class SqliteBackend(Backend):
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:  # some errors end it by themselves
+                if self._db.in_transaction:  # some errors end the transaction by themselves
                     self._db.execute("ROLLBACK")
                 raise
 
     @contextlib.contextmanager
     def _translated(self, operation: str) -> Iterator[None]:
-        """Translate errors, but those that are a record's fault: more than SQLite's limit of 1 GB, or than 64 bits."""
+        """Translate errors, except a record's own fault: more than SQLite's limit of 1 GB, or than 64 bits."""
         try:
             yield
         except (sqlite3.DataError, OverflowError):
             raise
         except OSError as error:
             if error.errno == errno.ELOOP:
-                reason = "a symbolic link stands there, and is not followed"
-                raise StorageError(operation, self._path, reason, "name the file that it leads to") from error
+                reason = "there is a symbolic link, which is not followed"
+                raise StorageError(operation, self._path, reason, "name the file that it points to") from error
             raise StorageError.from_os(operation, self._path, error) from error
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
@@ -330,12 +330,12 @@ class SqliteBackend(Backend):
             raise kind(operation, self._path, str(error), _HINTS.get(code, "")) from error
 
     def _keep_room(self) -> None:
-        """Leave a part of the disk free: SQLite needs space to delete, too, and only that makes room again."""
+        """Leave a part of the disk free: SQLite needs space for deleting too, and only deleting makes room again."""
         with self._translated("write"):
             disk = os.statvfs(os.path.dirname(self._path))
             if self._db is None or disk.f_bavail * disk.f_frsize >= _RESERVE:
                 return
-            (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()  # what was deleted is used again
+            (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()  # deleted space is reused
             (size,) = self._db.execute("PRAGMA page_size").fetchone()
             if pages * size < _RESERVE:
                 reason = f"less than {_RESERVE} bytes are free on the disk, which pruning needs"
@@ -352,7 +352,7 @@ class SqliteBackend(Backend):
         return f"{self._path}#{segment.name}"
 
     def _number(self, db: sqlite3.Connection, segment: Segment) -> int:
-        """Give a segment's id, 0 where it is not there."""
+        """Return a segment's id, 0 if there is none."""
         row = db.execute("SELECT id FROM segments WHERE name = ?", (segment.name,)).fetchone()
         return int(row[0]) if row else 0
 
