@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 import pyarrow.compute as pc
@@ -19,7 +19,18 @@ from sipdump_core.lifecycle import compaction
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.compaction import Candidate, Contents, Draft
 from sipdump_core.segment import Segment
-from sipdump_parquet.files import CORRELATE, HEADERS, ContentError, batches, columns, make, pairs, publish, translated
+from sipdump_parquet.files import (
+    CORRELATE,
+    HEADERS,
+    ContentError,
+    Rows,
+    batches,
+    columns,
+    make,
+    pairs,
+    publish,
+    translated,
+)  # fmt: skip
 from sipdump_parquet.options import FIRST_COLUMNS, WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.sync import sync_folder
@@ -35,38 +46,114 @@ _DRAFT_SUFFIX = ".parquet.merge"
 
 
 def merge(paths: Sequence[str], target: str, options: ParquetOptions, site: Site) -> int:
-    """Merge files into one, sorted, on the disk and checked; see ``ParquetBackend.merge``."""
-    headers: dict[str, str] = {}
-    found = []
-    for path in paths:
-        with translated("merge", path), open(path, "rb") as source:
-            found.append(_look(source))
-        if _kind(found[-1]) != _kind(found[0]):
-            raise ContentError("merge", path, f"its columns are not those of {paths[0]}")
-        headers |= found[-1].headers
-    names = dict.fromkeys(name for each in found for name in each.columns)
-    correlate = dict.fromkeys(name for each in found for name in each.correlate)
-    options = attrs.evolve(options, columns=",".join(names), header=tuple(headers.values()), correlate=tuple(correlate))
-    builder = Builder(options)
-    sources = []
-    modified = 0
-    sorter = Sorter(options.keys, options.memory, os.path.dirname(target) or ".")
+    """Merge files into one, sorted, on the disk and checked; see ``ParquetBackend.merge``.
+
+    Sorting all rows together can make the result larger than the sources, where similar calls lay side by side in each:
+    for example if Call-IDs count up. Then each source keeps row groups of its own.
+    """
+    sources = _Sources(paths, options, os.path.dirname(target) or ".")
+    extra = sources.metadata()
+    sorter = sources.sorted()
     try:
-        for path in paths:
-            with translated("merge", path), open(path, "rb") as source:
-                modified = max(modified, os.fstat(source.fileno()).st_mtime_ns)
-                sources.append({"name": os.path.basename(path), "sha256": _digest(source)})
-                first = sorter.rows
-                for batch in batches(source, options.memory // 8):
-                    table = builder.completed(batch)
-                    sorter.add(table.set_column(0, "seq", pc.add(table["seq"], first)))
-        metas = dict.fromkeys(each.meta for each in found)  # in order, each once
-        extra = {MERGED: json.dumps(sources), "sipdump.meta": "".join(metas)}
-        with translated("merge", target):
-            make(target, sorter, options, extra, mode=site.file_mode, modified_ns=modified)
-        return sorter.rows
+        _make(target, sorter, sources, extra, site)
+        records = sorter.rows
     finally:
         sorter.close()
+    if os.stat(target).st_size > sources.size:
+        os.unlink(target)
+        _make(target, sources, sources, extra, site)
+    return records
+
+
+def _make(target: str, rows: Rows, sources: "_Sources", extra: Mapping[str, str], site: Site) -> None:
+    with translated("merge", target):
+        make(target, rows, sources.options, extra, mode=site.file_mode, modified_ns=sources.modified_ns)
+
+
+class _Sources:
+    """Files to merge; as rows, those of each file are a part of their own.
+
+    Args:
+        paths: the files, oldest first.
+        options: of the new file; its columns are all those of the sources.
+        folder: where temporary files are made.
+
+    Raises:
+        ContentError: their columns differ in more than the schema version.
+        StorageError: one cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[str], options: ParquetOptions, folder: str) -> None:
+        self._paths = paths
+        self._folder = folder
+        self._found: list[_Description] = []
+        self.size = 0
+        self.modified_ns = 0
+        for path in paths:
+            with translated("merge", path), open(path, "rb") as source:
+                found = _look(source)
+                status = os.fstat(source.fileno())
+            if self._found and _kind(found) != _kind(self._found[0]):
+                raise ContentError("merge", path, f"its columns are not those of {paths[0]}")
+            self._found.append(found)
+            self.size += status.st_size
+            self.modified_ns = max(self.modified_ns, status.st_mtime_ns)
+        headers = {column: header for found in self._found for column, header in found.headers.items()}
+        self.options = attrs.evolve(
+            options,
+            columns=",".join(dict.fromkeys(name for found in self._found for name in found.columns)),
+            header=tuple(headers.values()),
+            correlate=tuple(dict.fromkeys(name for found in self._found for name in found.correlate)),
+        )
+        self._builder = Builder(self.options)
+
+    @property
+    def rows(self) -> int:
+        """How many rows they have together."""
+        return sum(found.rows for found in self._found)
+
+    @property
+    def longest(self) -> int:
+        """How many rows the longest file has."""
+        return max(found.rows for found in self._found)
+
+    def parts(self) -> Iterator[Iterator[Any]]:
+        """Yield the rows of each file, sorted."""
+        first = 0
+        for path, found in zip(self._paths, self._found, strict=True):
+            sorter = Sorter(self.options.keys, self.options.memory, self._folder)
+            try:
+                self._add(path, first, sorter)
+                yield sorter.sorted()
+            finally:
+                sorter.close()
+            first += found.rows
+
+    def sorted(self) -> Sorter:
+        """Return the rows of all of them, sorted together; the caller closes the sorter."""
+        sorter = Sorter(self.options.keys, self.options.memory, self._folder)
+        try:
+            for path in self._paths:
+                self._add(path, sorter.rows, sorter)
+        except BaseException:
+            sorter.close()
+            raise
+        return sorter
+
+    def metadata(self) -> dict[str, str]:
+        """Return the key-value metadata that describe where the rows come from."""
+        sources = []
+        for path in self._paths:
+            with translated("merge", path), open(path, "rb") as source:
+                sources.append({"name": os.path.basename(path), "sha256": _digest(source)})
+        metas = dict.fromkeys(found.meta for found in self._found)  # in order, each once
+        return {MERGED: json.dumps(sources), "sipdump.meta": "".join(metas)}
+
+    def _add(self, path: str, first: int, sorter: Sorter) -> None:
+        with translated("merge", path), open(path, "rb") as source:
+            for batch in batches(source, self.options.memory // 8):
+                table = self._builder.completed(batch)
+                sorter.add(table.set_column(0, "seq", pc.add(table["seq"], first)))
 
 
 class Compaction(compaction.Compaction[Candidate]):
@@ -149,6 +236,7 @@ class Compaction(compaction.Compaction[Candidate]):
 class _Description:
     """What the end of a file says about it."""
 
+    rows: int
     columns: Sequence[str]
     headers: Mapping[str, str]
     correlate: Sequence[str]
@@ -162,6 +250,7 @@ def _look(file: BinaryIO) -> _Description:
     known = pairs(found)
     merged = {str(source["name"]): str(source["sha256"]) for source in json.loads(known.get(MERGED, "[]"))}
     return _Description(
+        found.num_rows,
         columns(found.schema.to_arrow_schema()),
         json.loads(known.get(HEADERS, "{}")),
         json.loads(known.get(CORRELATE, "[]")),

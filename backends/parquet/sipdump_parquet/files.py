@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,14 +57,29 @@ def translated(operation: str, path: str) -> Iterator[None]:
         raise ContentError(operation, path, f"{type(error).__name__}: {error}") from error
 
 
+class Rows(Protocol):
+    """The rows of a file."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+
+    @property
+    def longest(self) -> int:
+        """How many the longest part has."""
+
+    def parts(self) -> Iterator[Iterator[Any]]:
+        """Yield parts, each as tables in the order of the file's keys; a row group has rows of one part."""
+
+
 def make(
-    path: str, sorter: Sorter, options: ParquetOptions, extra: Mapping[str, str], *, mode: int, modified_ns: int
+    path: str, rows: Rows, options: ParquetOptions, extra: Mapping[str, str], *, mode: int, modified_ns: int
 ) -> None:
     """Write a whole Parquet file, durable and checked; if that fails, there is none.
 
     Args:
         path: where to; there must not be a file yet.
-        sorter: has the rows.
+        rows: what the file will contain.
         options: compression, columns, and the limits of a row group.
         extra: key-value metadata in addition to the versions of the schema and of the writer.
         mode: permission bits, whatever the umask.
@@ -79,13 +94,13 @@ def make(
     try:
         with open(fd, "wb", buffering=1 << 20) as file:
             os.fchmod(fd, mode)
-            _write(file, sorter, options, extra)
+            _write(file, rows, options, extra)
             file.flush()
             with contextlib.suppress(OSError):  # not every file system has extended attributes
-                os.setxattr(fd, RECORDS_XATTR, str(sorter.rows).encode())
+                os.setxattr(fd, RECORDS_XATTR, str(rows.rows).encode())
             os.utime(fd, ns=(modified_ns, modified_ns))
             os.fsync(fd)
-        _check(path, sorter.rows)
+        _check(path, rows.rows)
     except BaseException:
         os.unlink(path)
         raise
@@ -177,7 +192,7 @@ def decode(file: BinaryIO, memory: int) -> Iterator[Record]:
         sorter.close()
 
 
-def _write(file: BinaryIO, sorter: Sorter, options: ParquetOptions, extra: Mapping[str, str]) -> None:
+def _write(file: BinaryIO, rows: Rows, options: ParquetOptions, extra: Mapping[str, str]) -> None:
     schema = file_schema(options.names)
     encodings = {name: kind for name, kind in _ENCODINGS.items() if name in options.names}
     leaves = ["correlation.list.element" if name == "correlation" else name for name in options.names if name != "buf"]
@@ -192,11 +207,12 @@ def _write(file: BinaryIO, sorter: Sorter, options: ParquetOptions, extra: Mappi
         write_page_index=True,
         write_page_checksum=True,
         data_page_size=_PAGE_SIZE,
-        bloom_filter_options=_bloom_filter(options, sorter.rows),
+        bloom_filter_options=_bloom_filter(options, rows.longest),
         sorting_columns=[pq.SortingColumn(options.names.index(key)) for key in options.keys],
     ) as writer:
-        for table in _row_groups(sorter.sorted(), options):
-            writer.write_table(finished(table, schema), row_group_size=len(table))
+        for part in rows.parts():
+            for table in _row_groups(part, options):
+                writer.write_table(finished(table, schema), row_group_size=len(table))
         writer.add_key_value_metadata({**_described(options), "sipdump.version": VERSION, **extra})
 
 

@@ -53,6 +53,22 @@ def test_a_row(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_correlation_id_of_a_record_is_kept(tmp_path: Path) -> None:
+    buf = OPTIONS.replace(b"\r\n\r\n", b"\r\nX-CID: leg\r\nX-Call-ID: other\r\n\r\n", 1)
+    batch = [
+        record(buf, correlation_id="hep"),
+        record(),
+        record(correlation_id="☎"),
+        record(buf, correlation_id="other"),
+    ]
+    path = write(tmp_path, batch[:2], batch[2:])
+    found = pq.read_table(path, columns=["seq", "correlation", "correlation_id"]).sort_by("seq").to_pylist()
+    assert [(row["correlation"], row["correlation_id"]) for row in found] == [
+        (["hep", "leg", "other"], "hep"), (None, None), (["☎"], "☎"), (["other", "leg"], "other"),
+    ]  # fmt: skip
+    assert read(tmp_path) == batch
+
+
 def test_it_is_made_for_search(tmp_path: Path) -> None:
     path = write(tmp_path, calls(50), row_group_records=100)
     with pq.ParquetFile(path) as file:
