@@ -277,7 +277,7 @@ class Journal(FolderBackend):
                 each.byteswap()
         ids = [record.correlation_id for record in batch]
         if any(ids):
-            messages = [json.dumps(ids).encode(), *messages]
+            messages = [json.dumps(list(map(str, ids))).encode(), *messages]
         begin = buffer.tell()
         buffer.write(bytes(_HEAD.size))
         buffer.writelines([_SUM.pack(len(lines)), lines, *columns, *messages])

@@ -100,6 +100,8 @@ class Builder:
         payload, count = columns.payload, len(columns.times)
         offsets = list(accumulate(columns.lengths, initial=columns.base))
         indexes = _of_buffers(pa.int32(), count, columns.indexes)
+        # lone surrogates have no place in UTF-8
+        ids = [each.encode("utf-8", "replace").decode() or None for each in columns.correlation_ids]
         made = {
             "seq": pa.arange(first, first + count),
             "time": _of_buffers(TYPES["time"], count, columns.times),
@@ -107,8 +109,8 @@ class Builder:
             "flow": pa.DictionaryArray.from_arrays(indexes, pa.array(columns.lines, pa.string())),
         }
         if self.pulled:
-            made |= self._fields(payload, offsets, self.pulled, columns.correlation_ids)
-        made["correlation_id"] = pa.array([each or None for each in columns.correlation_ids] or [None] * count, _TEXT)
+            made |= self._fields(payload, offsets, self.pulled, ids)
+        made["correlation_id"] = pa.array(ids or [None] * count, _TEXT)
         return pa.table([made[name] for name in self.schema.names], schema=self.schema)
 
     def completed(self, table: Any) -> Any:
@@ -126,7 +128,7 @@ class Builder:
         return pa.table([made.get(each.name, pa.nulls(len(table), each.type)) for each in schema], schema=schema)
 
     def _fields(
-        self, payload: bytes, offsets: Sequence[int], names: Sequence[str], correlation_ids: Sequence[str] = ()
+        self, payload: bytes, offsets: Sequence[int], names: Sequence[str], correlation_ids: Sequence[str | None] = ()
     ) -> dict[str, Any]:
         pulled = self._puller.pull(payload, offsets)
         if correlation_ids:

@@ -67,6 +67,8 @@ def test_the_correlation_id_of_a_record_is_kept(tmp_path: Path) -> None:
         (["hep", "leg", "other"], "hep"), (None, None), (["☎"], "☎"), (["other", "leg"], "other"),
     ]  # fmt: skip
     assert read(tmp_path) == batch
+    write(tmp_path, [record(correlation_id="a\ud800")], segment=SEGMENT.next())
+    assert read(tmp_path, SEGMENT.next()) == [record(correlation_id="a?")]
 
 
 def test_it_is_made_for_search(tmp_path: Path) -> None:
