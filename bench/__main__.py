@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import hep, machine, memory, parquet, search, table, writer
+from bench import decode, hep, machine, memory, parquet, search, table, tracking, writer
 
 BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "kamailio": writer.against_kamailio,
     "raw": writer.against_raw,
     "hep": hep.end_to_end,
     "stages": hep.stages,
+    "decode": decode.against_plain,
     "memory": memory.peak,
     "search": search.one_call,
     "files": search.many_files,
+    "calls": tracking.cost,
     "parquet": parquet.cost,
     "parquet-memory": parquet.peak,
 }

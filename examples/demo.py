@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from sipdump_core import Record, Site
-from sipdump_core.sources.hep import split_frames
+from sipdump_core.sources.hep_stream import FrameReader
 from sipdump_pcap import PcapBackend
 from sipdump_text import TextBackend
 
@@ -57,7 +57,7 @@ def wait_for_start(daemon: "subprocess.Popen[str]") -> tuple[str, int]:
 
 
 def play(port: int) -> int:
-    frames = [frame for frame in split_frames(bytearray(CALL.read_bytes())) if isinstance(frame, bytes)]
+    frames = [frame for frame in FrameReader().feed(CALL.read_bytes()) if isinstance(frame, bytes)]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for frame in frames:
             sock.sendto(frame, ("127.0.0.1", port))

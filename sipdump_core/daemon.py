@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from sipdump_core.checkup import in_effect, notices, trial
 from sipdump_core.config.reader import Config, override, parse_modparam_option, read_config
 from sipdump_core.control.commands import Rpc
 from sipdump_core.control.server import Ctl
 from sipdump_core.errors import SipDumpError
 from sipdump_core.log import Event, log, setup
 from sipdump_core.plan import Plan, make_plan
-from sipdump_core.settings.core import MODE_EVENT_ROUTE
+from sipdump_core.settings.options import Notice
 from sipdump_core.sipdump import SipDump
 from sipdump_core.sources.hep import HepSource
 from sipdump_core.sources.ksr import KsrSource
@@ -24,6 +25,11 @@ from sipdump_core.workshop import Workshop
 __all__ = ["main"]
 
 _STOP = {signal.SIGTERM, signal.SIGINT}
+_HARMLESS = {
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR),
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+}
+"""Signals without a meaning here, which would kill the process if they had no handler."""
 _STOP_TIMEOUT = 30.0
 
 
@@ -40,22 +46,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = override(config.settings, map(parse_modparam_option, args.modparam))
         plan = make_plan(settings, event_routes=config.event_routes)
         if args.check:
-            Workshop(plan).check()
-            print("config file ok, exiting...", file=sys.stderr)
-            return 0
-        return _run(plan)
+            return _check(plan, config)
+        return _run(plan, notices(plan, config))
     except SipDumpError as error:
         print(f"sipdumpd: {error}", file=sys.stderr)  # plain, not as a log line: a person started it
         return 1
 
 
-def _run(plan: Plan) -> int:
-    # The C handler writes each signal's number to a socket, in whichever thread it arrives: none is lost before a wait.
-    signals, wakeup = socket.socketpair()
-    wakeup.setblocking(False)
-    signal.set_wakeup_fd(wakeup.fileno())
-    for number in (*_STOP, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
+def _check(plan: Plan, config: Config) -> int:
+    """Print what a start would do, and what it would warn of."""
+    Workshop(plan).check()
+    for heading, line in in_effect(plan, config.event_routes):
+        print(f"{heading:<12} {line}")
+    for notice in [*notices(plan, config), *trial(plan)]:
+        print(f"sipdumpd: warning: {notice}", file=sys.stderr)
+    print("config file ok, exiting...", file=sys.stderr)
+    return 0
+
+
+def _run(plan: Plan, known: Sequence[Notice]) -> int:
+    signals = _listen_for_signals()
     dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
     with ExitStack() as started:  # if one thing cannot start, those before it are closed again
         started.callback(dump.close)
@@ -70,23 +80,18 @@ def _run(plan: Plan) -> int:
         started.pop_all()
     names = ", ".join(driver.name for driver in plan.chosen) or "event route only"
     log.info(Event("sipdumpd started", version=VERSION, pid=os.getpid(), mode=plan.params.mode, backends=names))
-    if not dump.enable:
-        restart = 'set modparam("sipdump", "enable", 1) and restart'
-        command = f"kamcmd -s {ctl.addresses[0]} sipdump.enable 1, or " if plan.modules["sipdump_ctl"].binrpc else ""
-        log.warning(Event(f"enable is 0: nothing will be stored; to store: {command}{restart}"))
-    if plan.params.mode & MODE_EVENT_ROUTE and plan.route is None:
-        what = "mode has the event route (2), but there is no event_route[sipdump:msg] and no event_callback"
-        log.warning(Event(what))
+    for notice in known:
+        log.warning(notice.event())
     dump.start_pruning()
     _notify("READY=1")
-    while True:
-        received = signals.recv(1)[0]
-        if received in _STOP:
-            break
-        log.info(Event("rotating now", signal="SIGHUP"))
-        dump.rotate()
+    while (received := signals.recv(1)[0]) not in _STOP:
+        if received == signal.SIGHUP:
+            log.info(Event("rotating now; to read the configuration again, restart", signal="SIGHUP"))
+            dump.rotate()
+        else:
+            log.info(Event("signal ignored", signal=_name_of(received)))
     _notify("STOPPING=1")
-    log.info(Event("stopping", signal=signal.Signals(received).name))
+    log.info(Event("stopping", signal=_name_of(received)))
     for number in _STOP:
         signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
     ctl.close()
@@ -96,6 +101,21 @@ def _run(plan: Plan) -> int:
     whole = dump.close(_STOP_TIMEOUT)
     _summary(dump, source, ksr)
     return 0 if whole else 1
+
+
+def _listen_for_signals() -> socket.socket:
+    """Return a socket that gets the number of each signal, as a byte."""
+    # The C handler writes it, in whichever thread the signal arrives: none is lost before a wait.
+    signals, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    signal.set_wakeup_fd(wakeup.detach())
+    for number in (*_STOP, signal.SIGHUP, *_HARMLESS):
+        signal.signal(number, lambda *_: None)
+    return signals
+
+
+def _name_of(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 def _ksr_source(plan: Plan, dump: SipDump) -> KsrSource | None:
@@ -161,7 +181,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[=VALUE]",
         help="define NAME, and its value, for the file's #!ifdef, as Kamailio's option does",
     )
-    parser.add_argument("-c", dest="check", action="store_true", help="check the configuration, and exit with 0 or 1")
+    help_check = "check the configuration, print what is in effect, and exit with 0 or 1"
+    help_check = "check the configuration, print what is in effect, and exit with 0 or 1"
+    parser.add_argument("-c", dest="check", action="store_true", help=help_check)
     parser.add_argument("--log-format", choices=("kv", "json"), default="kv", help="key=value (default) or JSON lines")
     levels = ("debug", "info", "warning", "error")
     parser.add_argument("--log-level", choices=levels, default="info", help="the lowest level to log (default: info)")

@@ -106,6 +106,8 @@ class StorageError(SipDumpError):
     def from_os(operation: str, target: str, error: OSError) -> "StorageError":
         """Translate an ``OSError``; a taken name and a full disk get classes of their own."""
         kind, hint = _KINDS.get(error.errno or 0, (StorageError, ""))
+        if operation in ("list", "read") and error.errno in (errno.EACCES, errno.EPERM):
+            hint = "run this as the user that the files belong to, or as root"
         return kind(operation, target, error.strerror or str(error), hint)
 
 
@@ -159,5 +161,6 @@ _KINDS: dict[int, tuple[type[StorageError], str]] = {
     errno.EPERM: (StorageError, "give the daemon's user write permission"),
     errno.EROFS: (StorageError, "the file system is mounted read-only"),
     errno.ENOENT: (StorageError, "create the folder"),
+    errno.ENOTDIR: (StorageError, "it is a file; name the folder that it is in"),
     errno.EIO: (StorageError, "the device reports an I/O error; look at the kernel's log"),
 }

@@ -12,27 +12,15 @@ from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ConfigError
 from sipdump_core.routes.event_route import Route, load_callback
 from sipdump_core.settings.core import MODE_EVENT_ROUTE, Params
-from sipdump_core.settings.modules import CORE, KAMAILIO_KEMI, MODULES, refuse_unknown, resolve
-from sipdump_core.settings.options import Setting, Settings, build
+from sipdump_core.settings.modules import CORE, KAMAILIO_KEMI, MODULES, misspelled, refuse_unknown, resolve
+from sipdump_core.settings.options import Notice, Setting, Settings, build
 
 if TYPE_CHECKING:
     from sipdump_core.config.route_block import RouteBlock
 
-__all__ = ["Notice", "Plan", "make_plan"]
+__all__ = ["EVENT", "Plan", "make_plan"]
 
 EVENT = "sipdump:msg"
-
-
-@attrs.frozen
-class Notice:
-    """Something about a configuration that is allowed, and probably not what its author meant."""
-
-    text: str
-    place: str = ""
-    """``file:line:column``; empty where no single setting is the reason."""
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.text}" if self.place else self.text
 
 
 @attrs.frozen
@@ -53,6 +41,7 @@ class Plan:
     route: Route | None = None
     """The event route; None where it is not run, or where the caller registers one."""
     notices: Sequence[Notice] = ()
+    """What its author should know; whoever starts it logs them."""
 
 
 def make_plan(
@@ -85,12 +74,12 @@ def make_plan(
     built = {name: build(cls, resolved.of(name)) for name, cls in modules.items()}
     params: Params = built[CORE]
     chosen = select(drivers, resolved.last(CORE, "mode", params.mode), resolved.of(CORE, "backend"))
-    route, notices = None, []
+    route, notices = None, misspelled(settings, names)
     if to_start:
         if any(driver.cls and issubclass(driver.cls, FolderBackend) for driver in chosen):
             _check_folder(resolved.last(CORE, "folder", params.folder))
         route = _route(resolved, event_routes, params)
-        notices = _idle_scripts(resolved, event_routes, wanted=bool(params.mode & MODE_EVENT_ROUTE))
+        notices += _idle_scripts(resolved, event_routes, wanted=bool(params.mode & MODE_EVENT_ROUTE))
     return Plan(
         resolved,
         params,
@@ -163,6 +152,8 @@ def _idle_scripts(settings: Settings, event_routes: Mapping[str, "RouteBlock"], 
 
 def _check_folder(setting: Setting) -> None:
     folder = str(setting.value)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise setting.error("there is no such folder: it is a file; name the folder that the segments are to be in")
     if not os.path.isdir(folder):
         raise setting.error("there is no such folder; create it, or name another")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -178,7 +178,7 @@ def _translate(source: bytes, *, ignore_case: bool, newline: bool) -> tuple[byte
                 raise ValueError(f"there is nothing that {_shown(token)} could repeat")
             group.items[-1] = b"(?:" + group.items[-1] + _quantifier(token) + b")"
         elif token in anchors:
-            plain = plain and anchors[token] != rb"\z"
+            plain = plain and anchors[token] == rb"\A"  # the others differ in re
             group.items.append(anchors[token])
         else:
             group.items.append(_atom(token, ignore_case, newline))

@@ -76,8 +76,15 @@ class StoredSegment:
     modified: float
     """Last write, in seconds since the epoch."""
     sealed: bool
-    """False while a writer holds it open; an open segment is never pruned."""
+    """False while a writer has it open, and until it is in its final form and place: only then may it be pruned."""
     records: int | None = None
     """How many records it holds, if the store knows without reading it."""
     location: str = ""
     """Path or key, for people."""
+    pending: str = ""
+    """Why it is not sealed, if no writer has it open: ``unsealed``, ``waiting for upload``."""
+
+    @property
+    def state(self) -> str:
+        """``sealed``, ``open`` or, if it is neither, ``pending``."""
+        return "sealed" if self.sealed else self.pending or "open"

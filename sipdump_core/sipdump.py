@@ -15,7 +15,7 @@ from sipdump_core.drivers.base import Backend
 from sipdump_core.errors import ClosedError
 from sipdump_core.flows import Address, Flows
 from sipdump_core.lifecycle.pruner import Pruner
-from sipdump_core.log import Event, Limit, log
+from sipdump_core.log import Limit, log
 from sipdump_core.pipeline.delivery import LaneStats
 from sipdump_core.pipeline.dispatcher import Dispatcher
 from sipdump_core.pipeline.intake import Intake
@@ -128,7 +128,7 @@ class SipDump:
         self._closed = threading.Lock()
         self._forked = False
         for notice in plan.notices:
-            log.warning(Event(notice.text, at=notice.place))
+            log.warning(notice.event())
         if start_pruning:
             self.start_pruning()
         atexit.register(self.close)

@@ -11,6 +11,7 @@ from sipdump_core.drivers.discovery import Driver, is_suffix, refusal, reload
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import ConfigError, DriverError, SipDumpError
+from sipdump_core.lifecycle.rotation import LONGEST_SHIFT
 from sipdump_core.log import Event, log
 from sipdump_core.pipeline.spool import SpoolOptions
 from sipdump_core.plan import Plan
@@ -53,7 +54,7 @@ class Workshop:
             params.fprefix if prefix is None else prefix,
             params.file_mode,
             meta,
-            rotate=params.rotate,
+            rotate=params.rotate + (LONGEST_SHIFT if params.rotate_align else 0),
             make=self.backend,
         )
 
@@ -196,7 +197,7 @@ def _verify(backend: Backend) -> None:
         TypeError: it is not a backend, or not initialized, or its suffix is not one.
     """
     if not isinstance(backend, Backend):
-        raise TypeError(f"the class gives {backend!r} in the place of an instance")
+        raise TypeError(f"the class returns {backend!r} instead of an instance")
     if not (hasattr(backend, "opts") and isinstance(getattr(backend, "site", None), Site)):
         raise TypeError("its constructor does not call super().__init__(options, site)")
     if not is_suffix(backend.suffix):

@@ -53,7 +53,7 @@ _LINK_US = 500
 
 
 def at(clock: str, day: int = 22) -> int:
-    """Give a time of day of November 2026 in microseconds since the epoch."""
+    """Return a time of day of November 2026 in microseconds since the epoch."""
     return int(datetime.fromisoformat(f"2026-11-{day}T{clock}+00:00").astimezone(UTC).timestamp()) * 1_000_000
 
 
@@ -180,7 +180,7 @@ def negotiate(day: Day, dialog: Dialog, time_us: int) -> None:
 
 
 def segments() -> list[Segment]:
-    """Give the segments of both collectors, in the order of their starts."""
+    """Return the segments of both collectors, in the order of their starts."""
     day = Day()
     day.call(Dialog(FIND_ME), at("07:30:00"), PHONE, FRA_PROXY, AMS_PROXY, GATEWAY, rings_us=2_000_000)
     for number, rings in enumerate(RINGING_MS):

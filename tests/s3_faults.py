@@ -120,7 +120,7 @@ class FaultProxy:
         return sum(1 for r in list(self.requests) if r.method == method and re.search(path, r.path))
 
     def forward(self, request: Request, part: int | None = None) -> bytes:
-        """Give a request, or the first bytes of its body alone, to the server; give its answer."""
+        """Pass a request, or only the first bytes of its body, to the server; return its answer."""
         with socket.create_connection(self._upstream, 30) as server:
             server.sendall(request.head + request.body[:part])
             if part is not None:

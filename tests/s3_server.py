@@ -46,7 +46,7 @@ class Server:
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """Give a boto3 client of the test's own, which shares nothing with the code under test."""
+        """Return a boto3 client of the test's own, which shares nothing with the code under test."""
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
         made = _client(self.endpoint, *(self.environment[name] for name in names))
         try:
@@ -97,13 +97,13 @@ def moto_server() -> Iterator[Server]:
 
 
 def objects(client: Any, bucket: str, prefix: str = "") -> dict[str, int]:
-    """Give the size of every object by its key."""
+    """Return the size of every object by its key."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     return {found["Key"]: found["Size"] for page in pages for found in page.get("Contents", ())}
 
 
 def object_bytes(client: Any, bucket: str, key: str) -> bytes:
-    """Give an object's content."""
+    """Return an object's content."""
     with client.get_object(Bucket=bucket, Key=key)["Body"] as body:
         return bytes(body.read())
 

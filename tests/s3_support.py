@@ -33,7 +33,7 @@ def spool(backend: S3Backend, *bufs: bytes, second: int = 0, stamp: str = "2026-
 
 
 def spooled(backend: S3Backend) -> list[str]:
-    """Give the names of what stands in the spool, hidden files apart."""
+    """Return the names of the files in the spool, except hidden ones."""
     return sorted(path.name for path in Path(backend.spool.folder).iterdir() if not path.name.startswith("."))
 
 
@@ -47,5 +47,5 @@ def sent(backend: S3Backend) -> list[str]:
 
 
 def stored(backend: S3Backend) -> list[bytes]:
-    """Give every message that stands in the bucket."""
+    """Return every message in the bucket."""
     return [r.buf for segment in backend.segments() if segment.sealed for r in backend.read(segment)]

@@ -23,9 +23,9 @@ def _prune_command(line: str, tmp_path: Path) -> None:
     os.utime(old, (0, 0))
     script = Path(sys.executable).with_name("sipdump-admin")
     command = shlex.join([str(script)] if script.exists() else [sys.executable, "-m", "sipdump_core.admin"])
-    assert "/usr/bin/sipdump-admin" in line
+    assert "/usr/local/bin/sipdump-admin" in line
     assert "/etc/sipdump/sipdumpd.cfg" in line
-    line = line.replace("/usr/bin/sipdump-admin", command).replace("/etc/sipdump/sipdumpd.cfg", str(config))
+    line = line.replace("/usr/local/bin/sipdump-admin", command).replace("/etc/sipdump/sipdumpd.cfg", str(config))
     subprocess.run(["/bin/sh", "-c", line], check=True, timeout=60)
     assert not old.exists()
     assert young.exists()
@@ -62,7 +62,7 @@ def test_the_cron_line_prunes(tmp_path: Path) -> None:
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     for name in ("sipdump-prune.service", "sipdump-prune.timer"):
         text = (ROOT / "examples" / "systemd" / name).read_text()
-        (tmp_path / name).write_text(text.replace("/usr/bin/sipdump-admin", "/bin/true"))  # it looks for the program
+        (tmp_path / name).write_text(text.replace("/usr/local/bin/sipdump-admin", "/bin/true"))  # it must exist
     done = subprocess.run(
         ["systemd-analyze", "verify", tmp_path / "sipdump-prune.service", tmp_path / "sipdump-prune.timer"],
         capture_output=True, text=True, timeout=60, check=False,

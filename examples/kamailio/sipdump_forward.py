@@ -56,8 +56,17 @@ class Forward:
     _pid = 0
     _rank = _UNKNOWN
 
+    def __getattr__(self, name: str) -> None:
+        """Answer Kamailio's look-up of a route that the script does not have, as ksr_reply_route or ksr_onsend_route.
+
+        None is not callable, so Kamailio runs nothing. An AttributeError would stay pending (in Kamailio 5.6 at least):
+        the next look-up, of the event callback too, then fails, and so does the function that the script is calling.
+        """
+        if not name.startswith("ksr_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def child_init(self, rank: int) -> int:
-        """Take down which process this is; a script with a ``child_init`` of its own calls this one in it."""
+        """Remember which process this is; a script with a ``child_init`` of its own calls this one in it."""
         self._rank = rank
         return 0
 
@@ -97,7 +106,7 @@ class Forward:
     ) -> None:  # fmt: skip
         try:
             buf = whole().encode()
-        except UnicodeDecodeError as error:  # KEMI hands over str; what is no UTF-8 comes with the refusal, all of it
+        except UnicodeDecodeError as error:  # KEMI returns str; the error has the bytes that are not UTF-8, all of them
             buf = error.object
         any_ip = "::" if ":" in (src_ip or dst_ip or "") else "0.0.0.0"
         text = f"{tag}\t{proto}\t{src_ip or any_ip}\t{src_port or 0}\t{dst_ip or any_ip}\t{dst_port or 0}"
@@ -215,7 +224,7 @@ def _frame(kind: bytes, *parts: bytes) -> bytes:
 
 
 def _process_number() -> int:
-    """Give this process's number in Kamailio's table; KEMI doesn't export it, the program's own symbol does."""
+    """Return this process's number in Kamailio's table; KEMI doesn't export it, the program's own symbol does."""
     try:
         import ctypes  # noqa: PLC0415 - not every Python has it
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "list": ("upkeep", "list the segments of every backend"),
     "enable": ("daemon", "ask whether the daemon stores, or set it"),
     "rpc": ("daemon", "send the daemon a control command"),
+    "send": ("send", "send a test message to the daemon, and check that it arrives"),
     "backends": ("daemon", "list the installed drivers; with -f or --socket, how a daemon's do"),
     "new-backend": ("scaffold", "write a small distribution with a backend, as a start for your own"),
 }

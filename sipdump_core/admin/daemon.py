@@ -10,15 +10,29 @@ from sipdump_core.admin.output import Output
 from sipdump_core.config.reader import read_config
 from sipdump_core.control.binrpc import call
 from sipdump_core.drivers.discovery import Driver, discover
-from sipdump_core.errors import ConfigError
+from sipdump_core.errors import ConfigError, RpcError
 from sipdump_core.settings.ctl import CtlOptions
 from sipdump_core.settings.modules import CORE, MODULES, resolve
-from sipdump_core.settings.options import build, describe
+from sipdump_core.settings.options import Settings, build, describe
 
-__all__ = ["add_backends", "add_enable", "add_rpc", "backends", "enable", "rpc"]
+__all__ = [
+    "add_backends",
+    "add_daemon",
+    "add_enable",
+    "add_rpc",
+    "backends",
+    "call_daemon",
+    "configured",
+    "control_socket",
+    "enable",
+    "rpc",
+]
+
+_NO_SOCKET = 'it has no modparam("sipdump_ctl", "binrpc", ...), so its daemon takes no commands'
 
 
-def _add_daemon(parser: argparse.ArgumentParser) -> None:
+def add_daemon(parser: argparse.ArgumentParser) -> None:
+    """Add what says which daemon: its configuration or its control socket."""
     add_config(parser, "the daemon's configuration, which names its socket")
     parser.add_argument("--socket", metavar="ADDRESS", help="the daemon's socket: unix:/path, unixd:, tcp:, udp:")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for the answer (default: 10)")
@@ -27,7 +41,7 @@ def _add_daemon(parser: argparse.ArgumentParser) -> None:
 
 def add_enable(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``enable``."""
-    _add_daemon(parser)
+    add_daemon(parser)
     parser.add_argument("value", nargs="?", type=int, choices=(0, 1), help="1: store, 0: do not")
     parser.set_defaults(run=enable)
 
@@ -39,7 +53,7 @@ def enable(args: argparse.Namespace, output: Output) -> int:
 
 def add_rpc(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rpc``."""
-    _add_daemon(parser)
+    add_daemon(parser)
     parser.add_argument("method", metavar="METHOD", help="as sipdump.stats; system.listMethods lists all")
     parser.add_argument("args", nargs="*", metavar="ARG", help="its arguments")
     parser.set_defaults(run=rpc)
@@ -54,7 +68,7 @@ def rpc(args: argparse.Namespace, output: Output) -> int:
 
 def add_backends(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``backends``."""
-    _add_daemon(parser)
+    add_daemon(parser)
     parser.add_argument("--verbose", action="store_true", help="show the options of each")
     parser.set_defaults(run=backends)
 
@@ -63,9 +77,17 @@ def backends(args: argparse.Namespace, output: Output) -> int:
     """List the installed drivers; if a daemon is named, with their states there."""
     drivers = discover()
     rows = [_row(driver) for driver in drivers]
-    if args.config or args.socket:
-        (*told,) = _call(args, "sipdump.backends", [])
-        daemon = {row["name"]: row for row in told}
+    socket = args.socket or (args.config and control_socket(args))
+    if args.config and not socket:
+        output.note(f"{args.config}: {_NO_SOCKET}; these are the drivers here, not their states in the daemon")
+    if socket:
+        try:
+            reported = call_daemon(args, socket, "sipdump.backends")
+        except RpcError as error:
+            output.error(error)
+            socket = ""
+    if socket:
+        daemon = {row["name"]: row for row in reported}
         for row in rows:
             row["daemon"] = daemon.get(row["name"])
             row["state"] = _state(row["daemon"]) if row["daemon"] else "unknown to the daemon: restart it"
@@ -73,7 +95,7 @@ def backends(args: argparse.Namespace, output: Output) -> int:
     if args.verbose:
         for row in rows:
             _print_options(output, row["name"], row["options"])
-    output.failed = any(driver.error for driver in drivers)
+    output.failed |= any(driver.error for driver in drivers)
     return output.result(rows)
 
 
@@ -90,19 +112,19 @@ def _row(driver: Driver) -> dict[str, Any]:
     }
 
 
-def _state(told: dict[str, Any]) -> str:
+def _state(reported: dict[str, Any]) -> str:
     """Return in a line what a daemon reports of one of its drivers."""
-    since = f" since {told['since']}" if "since" in told else ""
-    dropped = f", {told['dropped']} records dropped" if told.get("dropped") else ""
-    why = f": {told['error']}" if told.get("error") else ""
-    return f"{told['state']}{since}{dropped}{why}"
+    since = f" since {reported['since']}" if "since" in reported else ""
+    dropped = f", {reported['dropped']} records dropped" if reported.get("dropped") else ""
+    why = f": {reported['error']}" if reported.get("error") else ""
+    return f"{reported['state']}{since}{dropped}{why}"
 
 
 def _print_options(output: Output, driver: str, options: list[dict[str, Any]]) -> None:
     """Print what modparam("sipdump_<driver>", ...) can set, with defaults as they are written there."""
     rows = [
-        {**told, "unit": told["unit"] or None, "default": json.dumps(told["default"], ensure_ascii=False)}
-        for told in options
+        {**reported, "unit": reported["unit"] or None, "default": json.dumps(reported["default"], ensure_ascii=False)}
+        for reported in options
     ]
     output.say(f'\nmodparam("sipdump_{driver}", NAME, VALUE)' if rows else f"\n{driver} has no options")
     if rows:
@@ -111,27 +133,51 @@ def _print_options(output: Output, driver: str, options: list[dict[str, Any]]) -
 
 def _control(args: argparse.Namespace, output: Output, method: str, values: list[Any]) -> int:
     """Call the daemon, and print its answer as kamcmd prints it, or as JSON."""
-    results = _call(args, method, values)
+    results = call_daemon(args, _socket(args), method, *values)
     for result in results:
         output.value(result)
     return output.result(results)
 
 
-def _call(args: argparse.Namespace, method: str, values: list[Any]) -> list[Any]:
+def call_daemon(args: argparse.Namespace, socket: str, method: str, *values: Any) -> list[Any]:
+    """Call a method of a daemon.
+
+    Args:
+        args: of :func:`add_daemon`.
+        socket: the address of its control socket.
+        method: as ``sipdump.stats``.
+        values: the arguments.
+
+    Returns:
+        The values of the answer.
+
+    Raises:
+        ConfigError: the address is not one.
+        RpcError: there is no daemon, or no answer.
+    """
     try:
-        return call(args.socket or _socket(args), method, *values, timeout=args.timeout)
+        return call(socket, method, *values, timeout=args.timeout)
     except ValueError as error:
-        raise ConfigError(str(error), f"--socket {args.socket}") from None
+        raise ConfigError(str(error), f"--socket {socket}") from None
 
 
 def _socket(args: argparse.Namespace) -> str:
-    """Find the daemon's first control socket in its configuration."""
+    if args.socket:
+        return str(args.socket)
     if not args.config:
         raise ConfigError("say which daemon: -f FILE (its configuration) or --socket unix:/path")
-    settings = resolve(read_config(args.config, args.defines).settings, [CORE, *MODULES])
-    options = build(CtlOptions, settings.of("sipdump_ctl"))
-    if not options.binrpc:
-        raise ConfigError(
-            'it has no modparam("sipdump_ctl", "binrpc", ...), so its daemon takes no commands', args.config
-        )
-    return str(options.binrpc[0])
+    socket = control_socket(args)
+    if not socket:
+        raise ConfigError(_NO_SOCKET, args.config)
+    return socket
+
+
+def control_socket(args: argparse.Namespace) -> str:
+    """Return the first control socket of a daemon's configuration; empty if there is none."""
+    options = build(CtlOptions, configured(args).of("sipdump_ctl"))
+    return str(options.binrpc[0].value) if options.binrpc else ""
+
+
+def configured(args: argparse.Namespace) -> Settings:
+    """Return the settings of the core and of the modules that are not drivers', from ``-f`` and ``-A``."""
+    return resolve(read_config(args.config, args.defines).settings if args.config else [], [CORE, *MODULES])

@@ -30,6 +30,11 @@ class Output:
         else:
             self._progress.print(line)
 
+    def note(self, line: str) -> None:
+        """Print on standard error, for a person, what helps to understand the rest."""
+        if not self._json:
+            print(f"sipdump-admin: {line}", file=sys.stderr)
+
     def error(self, error: object) -> None:
         """Print an error on standard error; the command goes on, and ends with 1."""
         print(f"sipdump-admin: {error}", file=sys.stderr)

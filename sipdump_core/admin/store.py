@@ -1,14 +1,21 @@
 """What the commands of upkeep work on: the backends that a command line and a configuration name."""
 
 import argparse
+import logging
+import os
+import re
+import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from sipdump_core.admin.output import Output
 from sipdump_core.config.reader import override, read_config
 from sipdump_core.drivers.capabilities import Ability, can
+from sipdump_core.drivers.folder import UNREADABLE, FolderBackend
 from sipdump_core.errors import SipDumpError
+from sipdump_core.log import Event, log
 from sipdump_core.plan import make_plan
 from sipdump_core.settings.modules import CORE
 from sipdump_core.settings.options import Setting
@@ -19,8 +26,29 @@ __all__ = ["Store"]
 A = TypeVar("A", bound=Ability)
 
 
+_STAMPED = re.compile(
+    r"(?P<prefix>.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?(?P<suffix>(?:\.[\w+-]+)*)", re.ASCII | re.DOTALL
+)
+"""A name of the form of :class:`~sipdump_core.segment.Segment`, with any prefix and suffix."""
+
+
+class _Warnings(logging.Handler):
+    """Prints what backends log; a segment that they could not read is an error."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = record.msg
+        if isinstance(event, Event) and event.what == UNREADABLE:
+            self._output.error(event.fields["error"])
+        else:
+            self._output.note(f"warning: {record.getMessage()}")
+
+
 class Store:
-    """The backends whose segments are to be listed, pruned and so on.
+    """The backends whose segments are to be listed, pruned and so on. Within ``with``, what they log is printed.
 
     Args:
         args: of :func:`~sipdump_core.admin.arguments.add_store`.
@@ -39,13 +67,54 @@ class Store:
         settings = read_config(args.config, args.defines).settings if args.config else []
         plan = make_plan(override(settings, given), to_start=False)
         self.params = plan.params
+        self._output = output
+        self._warnings = _Warnings(output)
         self.backends, errors = Workshop(plan).keepers()
+        named = (
+            "" if args.folder or plan.settings.of(CORE, "folder") else " (the default; name another by -f or --folder)"
+        )
+        output.note(f"segments are {self.params.folder}/{self.params.fprefix}*{named}")
         for error in errors:
             output.error(error)
+
+    def __enter__(self) -> Self:
+        log.addHandler(self._warnings)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        log.removeHandler(self._warnings)
 
     def able(self, ability: type[A]) -> list[A]:
         """Return the backends that have an ability."""
         return [backend for backend in self.backends if can(backend, ability)]
+
+    def survey(self) -> dict[str, int]:
+        """Report what looks like a segment in the folder, and is not among those of the backends.
+
+        Returns:
+            How many there are of each other prefix, for backends that are installed.
+        """
+        suffixes = {backend.suffix for backend in self.backends if isinstance(backend, FolderBackend)}
+        prefixes: Counter[str] = Counter()
+        foreign: Counter[str] = Counter()
+        try:
+            names = sorted(os.listdir(self.params.folder))
+        except OSError:  # the backends of files have said so
+            return {}
+        for name in names:
+            found = _STAMPED.fullmatch(name)
+            if found is None:
+                continue
+            prefix, suffix = found["prefix"], found["suffix"]
+            if prefix != self.params.fprefix:
+                prefixes[prefix] += suffix in suffixes
+            elif suffix not in suffixes and not suffix.startswith((".meta", *(f"{known}." for known in suffixes))):
+                foreign[suffix] += 1
+        for prefix, count in (+prefixes).items():
+            self._output.note(f"other segments are there: {count} with --fprefix {shlex.quote(prefix)}")
+        for suffix, count in foreign.items():
+            self._output.note(f"other files are there: {count} end with {suffix!r}, which no installed backend has")
+        return dict(+prefixes)
 
     @staticmethod
     @contextmanager

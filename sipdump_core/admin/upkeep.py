@@ -1,6 +1,7 @@
 """Commands that look after segments: ``prune``, ``ship``, ``recover``, ``compact``, ``list``."""
 
 import argparse
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -41,8 +42,8 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_json(parser)
     ages = parser.add_mutually_exclusive_group()
-    ages.add_argument("--fage", type=int, metavar="SECONDS", help="delete what is older than this")
-    ages.add_argument("--fagex", metavar="TIME", help='the same as a time expression: "2d", "2d6h40m30s"')
+    ages.add_argument("--fage", type=_age, metavar="AGE", help='delete what is older: seconds, or "2d", "2d6h40m30s"')
+    ages.add_argument("--fagex", metavar="AGE", help="the same, named as the parameter")
     parser.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     parser.set_defaults(run=prune)
 
@@ -57,7 +58,7 @@ def prune(args: argparse.Namespace, output: Output) -> int:
         )
     locations: dict[str, list[str]] = {backend.name: [] for backend in store.backends}
     verb = "would prune" if args.dry_run else "pruned"
-    with output.progress("prune", "segments") as progress:
+    with store, output.progress("prune", "segments") as progress:
 
         def each(pruned: Pruned) -> None:
             progress.step()
@@ -71,19 +72,34 @@ def prune(args: argparse.Namespace, output: Output) -> int:
             output.error(error)
         what = f"{result.segments} segments {'to prune' if args.dry_run else 'pruned'}, {result.bytes} bytes"
         output.say(f"{result.backend}: {what if result.lifecycle else 'no lifecycle: what it stores is not pruned'}")
+    others = store.survey()
     rows = [{**attrs.asdict(result), "pruned": locations[result.backend]} for result in results]
-    return output.result({"fage": fage, "dry_run": args.dry_run, "backends": rows})
+    where = {"folder": store.params.folder, "fprefix": store.params.fprefix, "other_prefixes": others}
+    return output.result({"fage": fage, "dry_run": args.dry_run, **where, "backends": rows})
 
 
 def _fage(args: argparse.Namespace) -> int:
-    if args.fagex is None:
-        if args.fage is not None and args.fage < 1:
-            raise ConfigError("must be 1 second or more", "--fage")
-        return args.fage or 0
+    name = "--fagex" if args.fage is None else "--fage"
+    if args.fagex is not None:
+        try:
+            args.fage = _seconds(args.fagex)
+        except ValueError as error:
+            raise ConfigError(str(error), name) from None
+    if args.fage is not None and args.fage < 1:
+        raise ConfigError("must be 1 second or more", name)
+    return args.fage or 0
+
+
+def _age(text: str) -> int:
     try:
-        return duration(args.fagex)
+        return _seconds(text)
     except ValueError as error:
-        raise ConfigError(str(error), "--fagex") from None
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seconds(text: str) -> int:
+    """Read seconds, or a time expression of Kamailio's ``fagex``."""
+    return int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else duration(text)
 
 
 def add_ship(parser: argparse.ArgumentParser) -> None:
@@ -96,12 +112,13 @@ def add_ship(parser: argparse.ArgumentParser) -> None:
 def ship(args: argparse.Namespace, output: Output) -> int:
     """Upload what waits in a spool."""
     store = Store(args, output)
-    results = [_ship(store, backend, output) for backend in store.able(Ships)]
+    with store:
+        results = [_ship(store, backend, output) for backend in store.able(Ships)]
     if not (results or output.failed):
-        raise ConfigError("no backend that ships is switched on: give -f FILE, whose mode has one, as 32 (s3)")
+        raise ConfigError("no backend that ships is switched on; use -f FILE with one in its mode, such as 32 (s3)")
     for result in results:
         output.say(f"{result['backend']}: {result['segments']} segments shipped, {result['bytes']} bytes")
-    return output.result({"backends": results})
+    return output.result({"folder": store.params.folder, "fprefix": store.params.fprefix, "backends": results})
 
 
 def _ship(store: Store, backend: Ships, output: Output) -> dict[str, Any]:
@@ -209,7 +226,7 @@ def _each(
     store = Store(args, output)
     rows = []
     for backend in store.able(ability):
-        with store.guarded(backend, output.error):
+        with store, store.guarded(backend, output.error):
             for done in run(backend):
                 row, error, line = shown(done)
                 rows.append(row)
@@ -235,11 +252,15 @@ def list_segments(args: argparse.Namespace, output: Output) -> int:
     store = Store(args, output)
     rows: list[dict[str, Any]] = []
     for backend in store.backends:
-        with store.guarded(backend, output.error):
+        with store, store.guarded(backend, output.error):
             for stored in listed(backend):
-                records = counted(backend, stored) if stored.records is None and args.count else stored.records
+                records = stored.records
+                if records is None and args.count:
+                    with store.guarded(backend, output.error):  # the next one may be readable
+                        records = counted(backend, stored)
                 rows.append(_listed(backend, stored, records))
     rows.sort(key=lambda row: (row["start"], row["name"]))
+    store.survey()
     output.table(rows, ("backend", "start", "size", "records", "state", "name"))
     return output.result(rows)
 
@@ -251,6 +272,6 @@ def _listed(backend: Backend, stored: StoredSegment, records: int | None) -> dic
         "start": local_iso(stored.segment.start),
         "size": stored.size,
         "records": records,
-        "state": "sealed" if stored.sealed else "open",
+        "state": stored.state,
         "location": stored.location,
     }

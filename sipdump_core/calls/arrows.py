@@ -1,8 +1,8 @@
-"""Arrows: each message once a hop, however often it was sent there and however many nodes saw it.
+"""Arrows: each message once per hop, however often it was sent and however many nodes saw it.
 
-A hop's messages are known by the topmost Via, which every server on the way puts on and takes off again: a request, its
-retransmissions and its replies have the same one on one hop, and another one on the next (RFC 3261, sections 16.6, 16.7
-and 17.2.3). So two records are one arrow where Via, CSeq, tags and addresses are the same.
+The topmost Via identifies a hop: every server adds its own to a request and removes it from the reply. A request, its
+retransmissions and its replies share it on one hop and have another on the next (RFC 3261, sections 16.6, 16.7 and
+17.2.3). Two records are one arrow if Via, CSeq, tags and addresses are the same.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,8 +13,8 @@ from sipdump_core.record import Flow, Record
 __all__ = ["DUPLICATE_US", "Arrow", "Sighting", "TransactionKey", "address", "fold", "party"]
 
 DUPLICATE_US = 10_000
-"""The same bytes seen again on the same hop by the same node within this time were stored twice, not sent twice: the
-first retransmission comes after T1, 500 ms (RFC 3261, section 17.1.1.1)."""
+"""Bytes that the same node sees again on the same hop within this time were stored twice, not sent twice: the first
+retransmission comes after T1, 500 ms (RFC 3261, section 17.1.1.1)."""
 
 TransactionKey = tuple[str, int | None, str | None]
 """Key of the topmost Via, CSeq's number and method. ACK and CANCEL are transactions of their own."""
@@ -32,13 +32,13 @@ class Arrow:
 
     message: Message
     records: Sequence[Record]
-    """What was stored of it, in order of time: by each node that saw it, and each retransmission."""
+    """Its records in order of time: one from each node that saw it, for each transmission."""
     src: str
     """Where it was sent from, as ``192.0.2.1:5060``."""
     dst: str
     """Where it was sent to."""
     time_us: int
-    """When it was first sent, in microseconds since the epoch: the first sighting, corrected where the clocks of nodes
+    """When it was first sent, in microseconds since the epoch: the first sighting, corrected if the clocks of nodes
     contradict each other."""
     times: list[int]
     """When it was sent each time; the first one is ``time_us``."""
@@ -51,7 +51,7 @@ class Arrow:
     key: TransactionKey
     """Its transaction."""
     parent: TransactionKey | None
-    """The transaction that it continues: that of the hop before; None where the message has one Via only."""
+    """The transaction that it continues, on the previous hop; None if the message has only one Via."""
 
     def __init__(self, sightings: Sequence[Sighting], endpoints: "_Endpoints") -> None:
         flow = sightings[0][0].flow
@@ -61,40 +61,29 @@ class Arrow:
             time_us = sightings[0][0].time_us
             self.records = [sightings[0][0]]
             self.times = [time_us]
-            self.node_times = {flow.node: time_us}
-            self.src, self.dst = (
-                endpoints.named(flow.src_ip, flow.src_port),
-                endpoints.named(flow.dst_ip, flow.dst_port),
-            )
+            self.node_times, self.nodes = {flow.node: time_us}, [flow.node]
+            self.src = endpoints.named(flow.src_ip, flow.src_port)
+            self.dst = endpoints.named(flow.dst_ip, flow.dst_port)
         else:
             self.records = [record for record, _ in sightings]
-            self.times = _transmissions(sightings)
+            self.times = [self.records[0].time_us, *_transmissions(sightings)[1:]]
             self.node_times = {}
             for record in self.records:
                 self.node_times.setdefault(record.flow.node, record.time_us)
+            sent = [record.flow.node for record in self.records if record.flow.tag == "snd"]
+            self.nodes = list(dict.fromkeys((*sent, *self.node_times)))
             sender = _seen_as("snd", sightings) or flow
             receiver = _seen_as("rcv", sightings) or flow
             self.src = endpoints.named(sender.src_ip, sender.src_port)
             self.dst = endpoints.named(receiver.dst_ip, receiver.dst_port)
         self.time_us = self.times[0]
         self.copies = len(self.times)
-        self.nodes = list(self.node_times)
 
     def __repr__(self) -> str:
         return f"<Arrow {self.message.label!r} {self.src} -> {self.dst}>"
 
-    @property
-    def src_ip(self) -> str:
-        """The address that it was sent from, without its port."""
-        return self.src.rpartition(":")[0]
-
-    @property
-    def dst_ip(self) -> str:
-        """The address that it was sent to, without its port."""
-        return self.dst.rpartition(":")[0]
-
     def shift(self, corrections: dict[str, int]) -> None:
-        """Correct its times by what is to be added to each node's clock, in microseconds."""
+        """Correct its times by adding to each node's clock, in microseconds."""
         first = min(time + corrections.get(node, 0) for node, time in self.node_times.items())
         self.times = [time - self.time_us + first for time in self.times]
         self.time_us = first
@@ -102,7 +91,7 @@ class Arrow:
 
 def fold(sightings: Iterable[Sighting]) -> list[Arrow]:
     """Return the arrows of one Call-ID's messages, in order of their stored times."""
-    groups: dict[object, list[Sighting]] = {}
+    groups: dict[tuple[object, object], list[Sighting]] = {}
     by_time = sorted(sightings, key=_time)
     for sighting in by_time:
         flow = sighting[0].flow
@@ -124,29 +113,31 @@ def address(ip: str, port: int) -> str:
 
 
 class _Endpoints:
-    """Names the ends of arrows, so that a server is one participant whatever ports its connections have.
+    """Names the ends of arrows, so that a server stays one participant whatever ports its connections use.
 
-    Of a connection, one side may see an ephemeral port where the other sees the port that is listened on. The topmost
-    Via of a request says which that is, where its ``sent-by`` has the address that the request came from.
+    One side of a connection may see an ephemeral port where the other sees the listening port. If ``sent-by`` in the
+    topmost Via has the address that the request came from, its port is the listening one.
     """
 
     def __init__(self, groups: Iterable[Sequence[Sighting]]) -> None:
         self._same: dict[Endpoint, Endpoint] = {}
         self._names: dict[Endpoint, str] = {}
         for group in groups:
-            flow = group[0][0].flow
+            record, message = group[0]
+            flow = record.flow
             if flow.proto == "udp":
                 continue
-            message = group[0][1]
-            sender, receiver = _seen_as("snd", group) or flow, _seen_as("rcv", group) or flow
-            source, target = (sender.src_ip, sender.src_port), (receiver.dst_ip, receiver.dst_port)
-            via = message.via
-            if message.status is None and via.host == source[0] and via.port:
-                source = (via.host, via.port)
+            source, target = (flow.src_ip, flow.src_port), (flow.dst_ip, flow.dst_port)
+            if len(group) > 1:
+                sender, receiver = _seen_as("snd", group) or flow, _seen_as("rcv", group) or flow
+                source, target = (sender.src_ip, sender.src_port), (receiver.dst_ip, receiver.dst_port)
+            if message.status is None and message.via.host == source[0] and message.via.port:
+                source = (source[0], message.via.port)
             for record, _ in group:
                 seen = record.flow
-                self._join((seen.src_ip, seen.src_port), source)
-                self._join((seen.dst_ip, seen.dst_port), target)
+                if seen.src_port != source[1] or seen.dst_port != target[1]:
+                    self._join((seen.src_ip, seen.src_port), source)
+                    self._join((seen.dst_ip, seen.dst_port), target)
 
     def named(self, ip: str, port: int) -> str:
         """Return the name of an end, as :func:`address` makes it."""
@@ -175,7 +166,7 @@ def _identity(message: Message) -> object:
     status = message.status
     if status is not None:
         identity = (status, message.cseq, message.cseq_method, via.key, to_tag)
-        if 100 < status < 200:  # several provisional replies of one status may say different things (RFC 3262)
+        if 100 < status < 200:  # provisional replies with one status may differ (RFC 3262)
             return *identity, message.header("rseq"), message.buf[message.head_end :]
         return identity
     if message.method is None:
@@ -197,11 +188,11 @@ def _keys(message: Message) -> tuple[TransactionKey, TransactionKey | None]:
 def _hop_key(via: Via, message: Message) -> str:
     if via.unique:
         return via.key
-    return f"{via.key} {party(message)}"  # RFC 2543: else both sides' requests of one CSeq would be one transaction
+    return f"{via.key} {party(message)}"  # RFC 2543: both sides may use one CSeq
 
 
 def party(message: Message) -> str:
-    """Return what tells who sent a request, or whose request a reply answers: the From-tag, else the URI (RFC 2543)."""
+    """Return who sent a request, or the request that a reply answers: the From-tag, else the URI (RFC 2543)."""
     return message.from_.tag or message.from_.uri
 
 
@@ -210,7 +201,7 @@ def _seen_as(tag: str, sightings: Sequence[Sighting]) -> Flow | None:
 
 
 def _transmissions(sightings: Sequence[Sighting]) -> list[int]:
-    """Return when a message was sent: each observer's sightings are counted, the one that saw most is right."""
+    """Return when a message was sent each time, as the observer that saw it most often has it."""
     seen: dict[tuple[str, str], list[int]] = {}
     last: dict[tuple[str, str], tuple[int, bytes]] = {}
     for record, _ in sightings:
@@ -222,14 +213,14 @@ def _transmissions(sightings: Sequence[Sighting]) -> list[int]:
     return max(seen.values(), key=len)
 
 
-def _across_nat(groups: dict[object, list[Sighting]]) -> list[list[Sighting]]:
-    """Join what one node sent and another one received under other addresses, because they were translated between.
+def _across_nat(groups: dict[tuple[object, object], list[Sighting]]) -> list[list[Sighting]]:
+    """Join what one node sent and another received under translated addresses (NAT).
 
-    What a server without a Via of its own passed on (a load balancer) is two hops: it stays two arrows.
+    What a load balancer without a Via of its own passed on is two hops, and stays two arrows.
     """
     alike: dict[object, list[list[Sighting]]] = {}
-    for (_, identity), group in groups.items():  # type: ignore[misc]  # keys are pairs
-        alike.setdefault(identity, []).append(group)  # type: ignore[has-type]
+    for (_, identity), group in groups.items():
+        alike.setdefault(identity, []).append(group)
     found: list[list[Sighting]] = []
     for same in alike.values():
         if len(same) == 2 and (joined := _joined(*same)):

@@ -39,7 +39,7 @@ class Call:
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> "Call":
-        """Make a call of records of one Call-ID, at least one.
+        """Make a call from the records of one Call-ID.
 
         Raises:
             ValueError: there is no record.
@@ -59,7 +59,7 @@ class Call:
 
         Args:
             record: it may be earlier than those before.
-            message: its message, where that was read already.
+            message: its message, if it was read already.
         """
         time_us = record.time_us
         if not self.sightings:
@@ -78,7 +78,7 @@ class Call:
 
     @property
     def arrows(self) -> Sequence[Arrow]:
-        """Every message once a hop, in the order in which they were sent; see :mod:`sipdump_core.calls.arrows`."""
+        """Every message once per hop, in the order in which they were sent; see :mod:`sipdump_core.calls.arrows`."""
         return self._told.arrows
 
     @property
@@ -88,7 +88,7 @@ class Call:
 
     @property
     def clocks(self) -> dict[str, int]:
-        """How far the clocks of nodes are ahead of the first node's, in microseconds, where causality shows it."""
+        """How far the clocks of nodes are ahead of the first node's, in microseconds, if causality shows it."""
         return self._told.clocks
 
     @property
@@ -106,7 +106,7 @@ class Call:
         return self._told.outcome(self.newest_us if now_us is None else now_us).state
 
     def summary(self, now_us: int | None = None, legs: Sequence[Leg] = ()) -> Summary:
-        """Return all that there is to say about it.
+        """Return everything that is known about it.
 
         Args:
             now_us: as of :meth:`state`.
@@ -163,7 +163,7 @@ def _seconds(time_us: int | None) -> float | None:
 
 
 def _side(story: Story, bye: Arrow | None) -> str | None:
-    """Return who sent a BYE: the caller is whose tag the initial INVITE has in From."""
+    """Return who sent a BYE: the caller is the one whose tag is in From of the initial INVITE."""
     if bye is None or not any(one.request for group in story.tries for one in group):
         return None
     caller, sender = story.initial.message.from_, bye.message.from_

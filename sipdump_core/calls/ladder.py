@@ -10,7 +10,7 @@ from sipdump_core.calls.summary import Summary
 
 __all__ = ["Column", "Ladder", "Step", "lay_out"]
 
-_TELLING_US = 1000  # clocks that differ by less than a millisecond are as good as clocks get
+_TELLING_US = 1000  # clocks rarely agree better than a millisecond
 
 
 @attrs.frozen
@@ -20,7 +20,7 @@ class Column:
     address: str
     """As ``192.0.2.1:5060``."""
     name: str
-    """What it is called: the name that was given for it, else its address."""
+    """The name given for it, else its address."""
 
 
 @attrs.frozen
@@ -60,7 +60,7 @@ class Ladder:
     calls: Sequence[Summary]
     """The calls that are drawn, the one asked for first."""
     notes: Sequence[str]
-    """What a reader has to know: clocks that differ, values that linked too many Call-IDs."""
+    """What a reader must know: clocks that differ, values that linked too many Call-IDs."""
 
 
 def lay_out(
@@ -77,7 +77,7 @@ def lay_out(
         calls: the call asked for, and its other legs.
         now_us: as of :meth:`~sipdump_core.calls.call.Call.state`.
         names: names by address, with or without its port.
-        summaries: the calls' summaries, where they were made already (with their legs).
+        summaries: the calls' summaries, if they exist already, with their legs.
         notes: more notes.
     """
     steps = [(arrow, number) for number, call in enumerate(calls) for arrow in call.arrows]
@@ -115,7 +115,7 @@ def _merged(legs: Sequence[Sequence[Arrow]]) -> list[tuple[Arrow, int]]:
     for leg, arrows in enumerate(legs):
         latest = 0
         for number, arrow in enumerate(arrows):
-            latest = max(latest, arrow.time_us)  # where causality contradicts time, it is kept
+            latest = max(latest, arrow.time_us)  # where causality contradicts time, causality wins
             keyed.append((latest, leg, number, arrow))
     keyed.sort(key=lambda one: one[:3])
     return [(arrow, leg) for _, leg, _, arrow in keyed]

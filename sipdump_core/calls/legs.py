@@ -26,11 +26,11 @@ class Evidence(NamedTuple):
     kind: str
     """hep, x-cid, x-call-id, session-id, icid, suffix or header."""
     value: str
-    """As it is compared: of a suffix the Call-ID without it, of a Session-ID one UUID."""
+    """As it is compared: the Call-ID without its suffix, one UUID of a Session-ID."""
 
 
 class Crowd(NamedTuple):
-    """A value that is on too many Call-IDs to mean anything."""
+    """A value on too many Call-IDs to mean anything."""
 
     kind: str
     value: str
@@ -39,7 +39,7 @@ class Crowd(NamedTuple):
 
 
 class LegRules:
-    """What links Call-IDs, beside what is always looked at.
+    """What links Call-IDs, in addition to what always does.
 
     That is X-CID and X-Call-ID, Session-ID (RFC 7989: both halves; the nil UUID links nothing), the icid-value of
     P-Charging-Vector (RFC 7315), HEP's correlation id, and a Call-ID that is another one with ``-b2b_1``, ``_b2b-1`` or
@@ -51,7 +51,7 @@ class LegRules:
         heuristic: also link calls between the same users whose INVITEs one node saw within a second.
 
     Raises:
-        ConfigError: a pattern is no regular expression, or has no group.
+        ConfigError: a pattern is not a regular expression, or has no group.
     """
 
     def __init__(self, headers: Sequence[str] = (), patterns: Sequence[str] = (), heuristic: bool = False) -> None:
@@ -60,11 +60,11 @@ class LegRules:
         self._patterns = [_compiled(pattern) for pattern in patterns]
 
     def evidence(self, record: Record, message: Message | None = None) -> set[Evidence]:
-        """Return what a record has to link it with others, beside its own Call-ID.
+        """Return what links a record with others, except its own Call-ID.
 
         Args:
             record: one of a call.
-            message: its message, where that was read already.
+            message: its message, if it was read already.
         """
         message = message or Message(record.buf)
         found = {Evidence("hep", value) for value in _correlation(record) if value}
@@ -94,12 +94,12 @@ class LegRules:
 
 
 def correlations(record: Record) -> frozenset[str]:
-    """Return the values by which a record may share a call with others: those of its evidence by the usual rules."""
+    """Return the values that may link a record with other Call-IDs, by the usual rules."""
     return frozenset(evidence.value for evidence in _USUAL.evidence(record))
 
 
 class LegIndex:
-    """Finds which of the calls that were added belong together.
+    """Finds which calls belong together.
 
     Args:
         rules: what links them.
@@ -111,13 +111,13 @@ class LegIndex:
         """The Call-IDs that have a value, each with its kind of evidence; ``""`` for the value's own Call-ID."""
         self._of: dict[str, list[_Hub]] = {}
         self._counts: dict[_Hub, int] = {}
-        """Of values that are on too many Call-IDs: how many."""
+        """The number of Call-IDs of values that are on too many."""
         self._invites: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
-        """Beginning and Call-ID of calls, in order, by the users and the node that saw them."""
+        """Beginning and Call-ID of calls, in order; by users and node."""
         self._users: dict[str, list[tuple[tuple[str, str, str], int]]] = {}
 
     def add(self, call: "Call") -> None:
-        """Add a call with what its messages say; again, after it has got more of them, costs nothing but time."""
+        """Add a call with the evidence in its messages. Add it again after more of them have come."""
         links = {Evidence("", call.call_id)}
         for record, message in call.sightings:
             links |= self._rules.evidence(record, message)
@@ -134,7 +134,7 @@ class LegIndex:
         return found - {crowd.value for crowd in self.crowds}
 
     def legs(self, call_id: str) -> list[Leg]:
-        """Return the other legs of a call, through any number of steps, nearest first."""
+        """Return the other legs of a call, nearest first, over any number of steps."""
         found: dict[str, Leg] = {}
         waiting = [call_id]
         for current in waiting:  # it grows
@@ -159,7 +159,7 @@ class LegIndex:
             known[call_id] = known[call_id] or kind
             return
         mine = self._of.setdefault(call_id, [])
-        if hub in self._counts:  # the Call-IDs beyond are counted, and not kept
+        if hub in self._counts:  # further Call-IDs are counted, not kept
             if hub not in mine:
                 self._counts[hub] += 1
                 mine.append(hub)
@@ -170,7 +170,7 @@ class LegIndex:
             self._counts[hub] = len(known)
 
     def _neighbours(self, call_id: str) -> Iterator[tuple[str, str, str]]:
-        """Yield evidence, value and Call-ID of what shares a value with a call."""
+        """Yield evidence, value and Call-ID of each call that shares a value with this one."""
         for hub in self._of.get(call_id, ()):
             if hub in self._counts:
                 continue
@@ -192,7 +192,7 @@ class LegIndex:
                     self._users.setdefault(call.call_id, []).append((users, summary.began))
 
     def _at_once(self, call_id: str) -> Iterator[tuple[str, str, str]]:
-        """Yield the calls of the same users that the same node saw begin within a second of a call."""
+        """Yield calls between the same users that one node saw begin within a second of this one."""
         for users, began in self._users.get(call_id, ()):
             invites = self._invites[users]
             near = invites[
@@ -207,7 +207,7 @@ class LegIndex:
 _Hub = tuple[str, str]
 _AT_ONCE_US = 1_000_000
 _OWN_SPACE = ("session-id", "icid")
-"""Kinds of evidence whose values are no Call-IDs; the others may be one."""
+"""Kinds of evidence whose values are never Call-IDs; those of the others may be."""
 _WEIGHT = ("x-cid", "x-call-id", "session-id", "icid", "header", "hep", "suffix", "heuristic")
 _HEADERS = re.compile(
     rb"\n(?=[XxSsPp])(x-cid|x-call-id|session-id|p-charging-vector)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.IGNORECASE
@@ -220,7 +220,7 @@ _SUFFIX = re.compile(r"[-_]b2b[-_]\d{1,9}(?=@|$)|-leg\d{1,9}(?=@|$)")
 
 def _correlation(record: Record) -> Iterable[str]:
     """Return HEP's correlation ids of a record, if its source keeps any."""
-    value: Any = getattr(record, "correlation", None) or ()
+    value: Any = getattr(record, "correlation_id", None) or ()
     return (value,) if isinstance(value, str) else value
 
 
@@ -249,7 +249,7 @@ def _compiled(pattern: str) -> Any:
     except re2.error as error:
         reason = error.args[0] if error.args else "?"
         message = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
-        raise ConfigError(f"{pattern!r} is no regular expression: {message}") from None
+        raise ConfigError(f"{pattern!r} is not a regular expression: {message}") from None
     if compiled.groups < 1:
         raise ConfigError(f"{pattern!r} has no group: write the part that both legs have in parentheses")
     return compiled

@@ -1,8 +1,8 @@
-"""A SIP message as a reader of traffic needs it: leniently, lazily, and in linear time (RFC 3261).
+"""Reads SIP messages: leniently, lazily, and in linear time (RFC 3261).
 
 Header names are compared without case, compact forms count (section 7.3.3), folded lines are unfolded (section 7.3.1),
-lines may end in CRLF or LF, and of a header that may come once only, the first one counts, as in
-:mod:`sipdump_core.sip`. What is absent or malformed is None or empty. Nothing here raises on any input.
+lines may end in CRLF or LF, and if a header that may occur once occurs twice, the first counts, as
+in :mod:`sipdump_core.sip`. What is absent or malformed is None or empty. No input makes anything here raise.
 """
 
 import re
@@ -24,7 +24,7 @@ class NameAddr(NamedTuple):
     user: str | None
     """The user part of a sip or sips URI, without a password; the number of a tel URI (RFC 3966)."""
     display: str
-    """The display name, without its quotes; empty where there is none."""
+    """The display name, without its quotes; empty if there is none."""
     tag: str | None
     """The header parameter ``tag``."""
     expires: int | None
@@ -43,11 +43,11 @@ class Via(NamedTuple):
     transport: str
     """In lower case, as ``udp``; empty where the value is malformed."""
     host: str
-    """The host of ``sent-by``, without the brackets of an IPv6 address."""
+    """The host of ``sent-by``; an IPv6 address has no brackets here."""
     port: int
-    """The port of ``sent-by``; the transport's default where it has none."""
+    """The port of ``sent-by``; the transport's default if it has none."""
     branch: str
-    """The parameter ``branch``; empty where there is none (RFC 2543)."""
+    """The parameter ``branch``; empty if there is none (RFC 2543)."""
 
     key: str
     """What identifies a hop's transactions, together with the CSeq: the branch, and who made it (section 17.2.3).
@@ -72,7 +72,7 @@ class Message:
     buf: bytes
     """The message as it was on the wire."""
     method: str | None
-    """The method of a request; None for a reply, and for what is no SIP."""
+    """The method of a request; None for a reply and for anything but SIP."""
     request_uri: str | None
     """The request URI of a request."""
     status: int | None
@@ -80,12 +80,12 @@ class Message:
     reason: str | None
     """The reason phrase of a reply."""
     call_id: str | None
-    """The Call-ID; None where there is none."""
+    """The Call-ID; None if there is none."""
 
     def __init__(self, buf: bytes) -> None:
         self.buf = buf
         start = 0
-        if buf[:1] in _LINE_ENDS:  # line ends before a message are no part of it (RFC 3261, section 7.5)
+        if buf[:1] in _LINE_ENDS:  # line ends before a message do not belong to it (RFC 3261, section 7.5)
             start = len(buf) - len(buf.lstrip(b"\r\n"))
         end = buf.find(b"\n", start)
         line = buf[start:end] if end >= 0 else buf[start:]
@@ -122,7 +122,7 @@ class Message:
 
     @property
     def label(self) -> str:
-        """The method, or the status code with its reason phrase; ``?`` for what is no SIP."""
+        """The method, or the status code with its reason phrase; ``?`` for anything but SIP."""
         if self.method is not None:
             return self.method
         return f"{self.status} {self.reason}".rstrip() if self.status is not None else "?"
@@ -134,33 +134,33 @@ class Message:
 
     @property
     def cseq_method(self) -> str | None:
-        """The method of CSeq; of a request without CSeq, its own method."""
+        """The method of CSeq; a request without CSeq has its own method here."""
         return self._parsed_cseq()[1] or self.method
 
     @property
     def from_(self) -> NameAddr:
-        """The value of From; empty where there is none."""
+        """The value of From; empty if there is none."""
         if not isinstance(self._from, NameAddr):
             self._from = _name_addr(self._from or b"")
         return self._from
 
     @property
     def to(self) -> NameAddr:
-        """The value of To; empty where there is none."""
+        """The value of To; empty if there is none."""
         if not isinstance(self._to, NameAddr):
             self._to = _name_addr(self._to or b"")
         return self._to
 
     @property
     def vias(self) -> tuple[Via, ...]:
-        """The topmost two values of Via, top first: who sent the message, and who had sent it to that one."""
+        """The topmost two values of Via: who sent the message, and who had sent it to the sender."""
         if isinstance(self._via, list):
             self._via = _top_vias(self._via)
         return self._via
 
     @property
     def via(self) -> Via:
-        """The topmost value of Via; empty where there is none."""
+        """The topmost value of Via; empty if there is none."""
         vias = self.vias
         return vias[0] if vias else _NO_VIA
 
@@ -182,12 +182,12 @@ class Message:
 
     @property
     def user_agent(self) -> str | None:
-        """User-Agent, or Server where that is absent."""
+        """User-Agent, or Server if that is absent."""
         return self.header("user-agent") or self.header("server")
 
     @property
     def head_end(self) -> int:
-        """The offset behind the blank line that ends the headers; the message's length where there is none."""
+        """The offset behind the blank line that ends the headers; the message's length if there is none."""
         if self._head < 0:
             start = len(self.buf) - len(self.buf.lstrip(b"\r\n")) if self.buf[:1] in _LINE_ENDS else 0
             found = header_end(self.buf, start)
@@ -196,34 +196,34 @@ class Message:
 
     @property
     def body(self) -> bytes:
-        """The body: Content-Length bytes where there are that many, else all that is there (section 18.3)."""
+        """The body: Content-Length bytes if there are that many, else all of them (section 18.3)."""
         body = self.buf[self.head_end :]
         length = _number(self.header("content-length")) if body else None
         return body if length is None else body[:length]
 
     @property
     def content_type(self) -> str:
-        """The MIME type in lower case, without parameters; empty where there is none."""
+        """The MIME type in lower case, without parameters; empty if there is none."""
         return (self.header("content-type") or "").partition(";")[0].strip().lower()
 
     @property
     def sdp(self) -> Sdp | None:
-        """The session description in the body, or in a part of a multipart body; None where there is none."""
+        """The session description in the body, or in a part of a multipart body; None if there is none."""
         if isinstance(self._sdp, bool):
             self._sdp = find_sdp(self.header("content-type") or "", self.body) if b"v=" in self.buf else None
         return self._sdp
 
     def header(self, name: str) -> str | None:
-        """Return the value of the first header of a name (any case; its compact form counts), unfolded, or None."""
+        """Return the value of the first header with this name or its compact form, in any case, unfolded; or None."""
         found = _header_pattern(name).search(self.buf, 0, self.head_end)
         return text(found[1]) if found else None
 
     def headers(self, name: str) -> list[str]:
-        """Return the values of all headers of a name, each unfolded, in order."""
+        """Return the values of all headers with this name, each unfolded, in order."""
         return [text(value) for value in _header_pattern(name).findall(self.buf, 0, self.head_end)]
 
     def values(self, name: str) -> list[str]:
-        """Return the values of all headers of a name, those that stand in one line one by one (section 7.3.1)."""
+        """Return the values of all headers with this name; comma-separated values one by one (section 7.3.1)."""
         return [text(value) for value in self._values(name)]
 
     def all_headers(self) -> list[tuple[str, str]]:
@@ -250,12 +250,12 @@ class Message:
 
 Start = tuple[str | None, str | None, int | None, str | None]
 _LINE_ENDS = (b"\r", b"\n")
-_CACHED = 256  # bytes of the longest value that is remembered, so that memory is bounded, too
-_VALUE = rb"[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)"  # it runs on over line ends that are followed by white space
+_CACHED = 256  # bytes of the longest value that is cached, which bounds memory
+_VALUE = rb"[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)"  # it continues after line ends that are followed by white space
 _CORE = re.compile(
-    # most headers are others, and are passed over by their first letter
+    # most headers are others, skipped by their first letter
     rb"\n(?=[VFTCIvftci\r\n])(?:(v(?:ia)?|f(?:rom)?|to?|c(?:all-id|seq)|i)" + _VALUE
-    # a blank line, and all that follows: a match without a name, and the last one
+    # a blank line and all that follows: a match without a name, the last one
     + rb"|\r?\n.*+)",
     re.IGNORECASE | re.DOTALL,
 )  # fmt: skip
@@ -271,7 +271,7 @@ _COMPACT = {
     "referred-by": "b", "reject-contact": "j", "request-disposition": "d", "session-expires": "x", "subject": "s",
     "supported": "k", "to": "t", "via": "v",
 }  # fmt: skip
-"""The compact forms that IANA has registered."""
+"""The compact forms registered by IANA."""
 
 _TOKEN = re.compile(rb"[A-Za-z0-9.!%*_+`'~-]+")
 _REPLY = re.compile(rb"SIP/\d+\.\d+[ \t]++(\d{3})(?!\d)[ \t]*+([^\r\n]*+)", re.IGNORECASE)
@@ -374,7 +374,7 @@ def _user(uri: bytes) -> str | None:
     if scheme not in (b"sip", b"sips"):
         return None
     user, at, _ = rest.partition(b"@")
-    return text(user.partition(b":")[0]) or None if at else None  # behind the colon stands a password
+    return text(user.partition(b":")[0]) or None if at else None  # a password follows the colon
 
 
 def _number(value: str | None) -> int | None:

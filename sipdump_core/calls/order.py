@@ -1,7 +1,7 @@
 """The order in which messages were sent: by time, and by causality where time contradicts it.
 
-A reply follows its request, a request that is passed on follows the one that came in, an ACK follows the answer. Where
-nodes say otherwise their clocks differ: what each must be corrected by follows from the contradictions, as in NTP.
+A reply follows its request, a forwarded request follows the one that came in, an ACK follows the answer. If nodes say
+otherwise, their clocks differ; the contradictions show by how much, as in NTP.
 """
 
 import heapq
@@ -38,7 +38,7 @@ def put_in_order(arrows: list[Arrow]) -> tuple[list[Arrow], dict[str, int]]:
 
 
 def _causes(arrows: Sequence[Arrow]) -> list[Edge]:
-    """Return pairs of which the first was sent before the second. Each arrow is second in a few of them at most."""
+    """Return pairs of arrows, cause and effect. No arrow is the effect of more than a few."""
     requests: dict[TransactionKey, Arrow] = {}
     replies: dict[object, Arrow] = {}
     passed_on: dict[object, Arrow] = {}
@@ -48,7 +48,7 @@ def _causes(arrows: Sequence[Arrow]) -> list[Edge]:
             requests.setdefault(arrow.key, arrow)
         else:
             replies.setdefault((arrow.key, message.status, message.to.tag), arrow)
-            if arrow.parent:
+            if arrow.parent and message.status != 100:  # each hop makes its own (RFC 3261, section 16.2)
                 passed_on.setdefault((arrow.parent, message.status, message.to.tag), arrow)
     finals: dict[TransactionKey, Arrow] = {}
     answers: dict[object, Arrow] = {}
@@ -77,7 +77,7 @@ def _causes(arrows: Sequence[Arrow]) -> list[Edge]:
 
 
 def _tries(requests: dict[TransactionKey, Arrow], finals: dict[TransactionKey, Arrow]) -> list[Edge]:
-    """Return the order of one party's requests by their CSeq, and of a challenge and the try that follows it."""
+    """Return each party's requests in the order of CSeq, and each challenge before the try that follows it."""
     parties: dict[str, dict[int, Arrow]] = {}
     for arrow in requests.values():
         message = arrow.message
@@ -97,7 +97,7 @@ def _tries(requests: dict[TransactionKey, Arrow], finals: dict[TransactionKey, A
 
 
 def _sorted(arrows: list[Arrow], edges: list[Edge]) -> list[Arrow]:
-    """Return arrows by causality, and by time where that leaves a choice."""
+    """Return arrows ordered by causality, then by time."""
     place = {id(arrow): number for number, arrow in enumerate(arrows)}
     if all(place[id(cause)] < place[id(effect)] for cause, effect in edges):
         return arrows
@@ -111,7 +111,7 @@ def _sorted(arrows: list[Arrow], edges: list[Edge]) -> list[Arrow]:
     found: list[Arrow] = []
     earliest = 0
     while len(found) < len(arrows):
-        if not ready:  # a circle, made by somebody: what is earliest goes first
+        if not ready:  # a circle, which no real traffic has: the earliest goes first
             while done[earliest]:
                 earliest += 1
             ready = [earliest]
@@ -128,7 +128,7 @@ def _sorted(arrows: list[Arrow], edges: list[Edge]) -> list[Arrow]:
 
 
 def _corrections(first: Arrow, arrows: Sequence[Arrow], edges: Sequence[Edge]) -> dict[str, int]:
-    """Return what is to be added to the clocks of nodes, in microseconds, so that no effect precedes its cause."""
+    """Return the microseconds to add to each node's clock so that no effect precedes its cause."""
     least = _bounds(arrows, edges)
     known = {next(iter(first.node_times)): 0}
     waiting = list(known)
@@ -145,7 +145,7 @@ def _corrections(first: Arrow, arrows: Sequence[Arrow], edges: Sequence[Edge]) -
 
 
 def _bounds(arrows: Sequence[Arrow], edges: Sequence[Edge]) -> Bounds:
-    """Return by how much, at least, the second node's clock must be corrected against the first one's."""
+    """Return the least correction of each second node's clock against the first one's."""
     least: Bounds = {}
 
     def see(node: str, time: int, later_node: str, later: int) -> None:
@@ -168,7 +168,7 @@ def _bounds(arrows: Sequence[Arrow], edges: Sequence[Edge]) -> Bounds:
 
 
 def _between(low: int | None, high: int | None) -> int:
-    """Return the correction that two bounds allow: none where they do, the middle as in NTP, or the nearer bound."""
+    """Return a correction within two bounds: 0 if they allow it, else the middle as in NTP, or the only bound."""
     if (low is None or low <= 0) and (high is None or high >= 0):
         return 0
     if low is not None and high is not None:

@@ -15,7 +15,7 @@ class Media(NamedTuple):
     kind: str
     """``audio``, ``video``, ``image``, ..."""
     address: str
-    """Where it is to be sent, from ``c=``; empty where there is none."""
+    """Where it is to be sent, from ``c=``; empty if there is none."""
     port: int
     """0 for a stream that is refused."""
     codecs: tuple[str, ...]
@@ -49,23 +49,23 @@ _STATIC = {
 }  # fmt: skip
 """The static payload types of RFC 3551, section 6."""
 
-_CACHED = 2048  # bytes of the longest body that is remembered
+_CACHED = 2048  # bytes of the longest body that is cached
 _FOUND: "Cache[tuple[str, bytes], Sdp]" = Cache(1000)
-"""Of a call the same ones come on each hop."""
+"""The same ones come on each hop of a call."""
 _LINE = re.compile(rb"(?:^|[\r\n])(?:m=([^\r\n]*+)|c=([^\r\n]*+)|a=rtpmap:([^\r\n]*+))")
 _BOUNDARY = re.compile(r'boundary\s*=\s*(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
 
 
 def find_sdp(content_type: str, body: bytes) -> Sdp | None:
-    """Return the session description that a body is, or that stands in a part of it (RFC 5621), or None.
+    """Return the session description in a body, or in one of its parts (RFC 5621), or None.
 
     Args:
-        content_type: the value of Content-Type; empty where there is none.
+        content_type: the value of Content-Type; empty if there is none.
         body: the message's body.
     """
     key = content_type, body
     found = _FOUND.get(key)
-    if found is None:  # of what is no session description nothing is kept: that is found out at once
+    if found is None:  # other bodies are not cached: they are recognized at once
         found = _find(content_type, body)
         if found is not None and len(body) + len(content_type) <= _CACHED:
             _FOUND.keep(key, found)

@@ -1,4 +1,4 @@
-"""What happened under one Call-ID, worked out of its arrows (RFC 3261)."""
+"""What happened under one Call-ID, worked out from its arrows (RFC 3261)."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,7 +12,7 @@ from sipdump_core.calls.transactions import MAX_HOPS, Transaction, Transactions,
 __all__ = ["PATIENCE_US", "Outcome", "Story"]
 
 PATIENCE_US = 180_000_000
-"""How long an INVITE may ring: what proxies wait at least (Timer C, RFC 3261, section 16.6)."""
+"""How long an INVITE may ring: the least that proxies wait (Timer C, RFC 3261, section 16.6)."""
 
 _ANSWER_US = 32_000_000
 """How long other messages may wait for their answer: 64 times T1 (Timers B, F and H)."""
@@ -50,9 +50,12 @@ class Story:
 
     @cached_property
     def kind(self) -> str:
-        """What the Call-ID is used for, by the first request's method; of a dialog seen from its middle, a call."""
+        """What the Call-ID is used for, by the first request's method; a dialog seen from its middle is a call."""
         first = next((arrow for arrow in self.arrows if arrow.message.method), self.arrows[0])
-        kind = _KINDS.get(first.message.method or first.message.cseq_method or "", "other")
+        method = first.message.method or first.message.cseq_method or ""
+        kind = _KINDS.get(method, "other")
+        if method == "INFO" and first.message.to.tag is None:  # not in a call, against RFC 6086
+            return "other"
         if kind != "call" and first.message.to.tag is not None:
             methods = {transaction.method for transaction in self.transactions.all}
             if first.message.method is not None and not methods.isdisjoint(("INVITE", "BYE")):
@@ -61,27 +64,33 @@ class Story:
 
     @cached_property
     def tries(self) -> list[list[Transaction]]:
-        """The transactions that decide, those of one CSeq together, each as the first hop has it.
+        """The transactions that decide, grouped by CSeq, as seen on the first hop.
 
-        Of a call these are the initial INVITEs, which have no To-tag; else all of the first request's method.
+        For a call these are the initial INVITEs, which have no To-tag; otherwise all with the first request's method.
         """
         by_number: dict[object, list[Transaction]] = {}
         method = "INVITE" if self.kind == "call" else self._first_method
         for transaction in self.transactions.all:
             if transaction.method == method and (self.kind != "call" or self._is_initial(transaction)):
                 by_number.setdefault((transaction.number, party(transaction.first.message)), []).append(transaction)
-        return [self.transactions.origins(group) for group in by_number.values()]
+        tries: list[list[Transaction]] = []
+        for group in by_number.values():
+            origins = self.transactions.origins(group)
+            earlier = tries[-1] if tries else ()
+            if not any(self.transactions.carries_on(one, origins[0]) for one in earlier):
+                tries.append(origins)
+        return tries
 
     @property
     def initial(self) -> Arrow:
-        """The initial request at its first hop; the first message where that was not seen."""
+        """The initial request at its first hop; the first message if that was not seen."""
         requests = (transaction.request for group in self.tries for transaction in group)
         first = next((request for request in requests if request), None)
         return first or next((arrow for arrow in self.arrows if arrow.message.method), self.arrows[0])
 
     @cached_property
     def answer(self) -> Arrow | None:
-        """The first 2xx that a call's caller got; where it was not seen there, as it was seen on another hop."""
+        """The first 2xx that the caller got; if it was not seen there, the first on any hop."""
         if self.kind != "call":
             return None
         for transactions in ([one for group in self.tries for one in group], self._all_tries):
@@ -143,7 +152,8 @@ class Story:
                 found[f"no {one.method} seen"] = None
             if one.method == "INVITE":
                 if final is None:
-                    if outcome.state in ("ended", "answered", "timed-out", "cancelled"):
+                    waited = now_us - one.last_us >= _ANSWER_US and outcome.state in ("answered", "cancelled")
+                    if waited or outcome.state in ("ended", "timed-out"):
                         found["no final answer to INVITE seen"] = None
                 elif one.number not in acknowledged and now_us - final.time_us >= _ANSWER_US:
                     found["no ACK seen"] = None
@@ -210,14 +220,11 @@ class Story:
         return first.message.method or first.message.cseq_method or ""
 
     @cached_property
-    def _initial_numbers(self) -> set[tuple[str | None, int | None]]:
-        """From-tag and CSeq of the initial INVITEs."""
+    def _initial_numbers(self) -> set[tuple[str, int | None]]:
+        """Sender and CSeq of the initial INVITEs."""
         invites = [one for one in self.transactions.all if one.method == "INVITE"]
-        sent = {
-            (one.request.message.from_.tag, one.number)
-            for one in invites
-            if one.request and not _in_dialog(one.request)
-        }
+        requests = [one for one in invites if one.request and not _in_dialog(one.request)]
+        sent = {(party(one.first.message), one.number) for one in requests}
         if sent:
             return sent
         later = {one.number for one in invites if one.request}
@@ -262,14 +269,15 @@ class Story:
 
     @cached_property
     def _last_signs(self) -> dict[object, int]:
-        """When each try last showed that it is alive, on any hop, by CSeq."""
+        """When each try last showed a sign of life: its request or a 101 to 199 on any hop. By CSeq."""
         found: dict[object, int] = {}
         for one in self.transactions.all:
-            found[one.key[1:]] = max(one.last_us, found.get(one.key[1:], one.last_us))
+            signs = [arrow.times[-1] for arrow in (one.first, *one.provisionals)]
+            found[one.key[1:]] = max(*signs, found.get(one.key[1:], signs[0]))
         return found
 
     def _answered(self, answer: Arrow) -> Outcome:
-        """Return what became of a call that was answered: it ended when each of its dialogs was."""
+        """Return what became of an answered call: it ended when all its dialogs did."""
         answers: dict[str | None, Arrow] = {}
         for group in self.tries:
             for one in group:
@@ -301,7 +309,8 @@ class Story:
             return Outcome("ended", None, bye.first.time_us)
         if all(one.method == "CANCEL" for one in self.transactions.all) and self.transactions.all:
             return Outcome("cancelled", None, self.transactions.all[0].first.time_us)
-        return Outcome("answered")
+        answers = (one.final for one in self.transactions.all if one.method == "INVITE")
+        return Outcome("answered", next((answer for answer in answers if answer and is_success(answer)), None))
 
     def _state_of(self, final: Arrow) -> str:
         status = final.message.status or 0
@@ -324,15 +333,17 @@ class Story:
         return "unregistered" if all(expiry == 0 for expiry in expiries) else "registered"
 
     def _decisive(self, outcome: Outcome) -> Transaction | None:
-        """Return the transaction of the answer that decided, as the first hop has it; else the latest try."""
+        """Return the first hop's transaction of the answer that decided; else the latest try, or any."""
         if outcome.decided:
             found = self.transactions.get(outcome.decided.key)
             if found and any(found in group for group in self.tries):
                 return found
-        return self.tries[-1][-1] if self.tries else None
+        if self.tries:
+            return self.tries[-1][-1]
+        return self._first_hops[0] if self._first_hops else None
 
     def _offer_and_answer(self) -> tuple[Arrow | None, Arrow | None]:
-        """Return the messages with the session descriptions that the first exchange settled on (RFC 3264)."""
+        """Return the messages with the offer and the answer of the first exchange (RFC 3264)."""
         if self.answer and self.answer.message.sdp and self.initial.message.sdp:
             return self.initial, self.answer
         for group in reversed(self.tries):

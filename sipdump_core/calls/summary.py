@@ -27,12 +27,12 @@ class Leg:
     value: str = ""
     """The value that both have."""
     linked_to: str = ""
-    """The Call-ID that it was linked with; another than the one asked for where the link has several steps."""
+    """The Call-ID that it was linked with; not the one asked for if the link has several steps."""
 
 
 @attrs.frozen
 class Summary:
-    """What happened under one Call-ID. Times are microseconds since the epoch, intervals seconds, both as stored."""
+    """What happened under one Call-ID. Times are microseconds since the epoch, intervals are seconds."""
 
     call_id: str
     kind: str
@@ -42,12 +42,12 @@ class Summary:
     ended: int | None
     """Time of the message that ended it: the BYE, or the final answer; None while it goes on."""
     state: str
-    """One of :data:`CALL_STATES`. Of a call the first that fits: ``ended`` (2xx to an initial INVITE and a BYE, or a
+    """One of :data:`CALL_STATES`. For a call the first that fits: ``ended`` (2xx to an initial INVITE and a BYE, or a
     BYE and no INVITE seen), ``answered`` (2xx), then by the last final answer that the caller got ``challenged`` (401,
     407), ``cancelled`` (487), ``failed`` (408, 5xx) or ``refused`` (other 3xx to 6xx); without one ``cancelled``
     (CANCEL on the first hop), ``calling`` or ``ringing`` (the latest INVITE or 101 to 199 is younger than 180 s), else
-    ``timed-out``. Of a REGISTER answered 2xx ``registered``, ``unregistered`` where every expiry is 0, ``done`` without
-    Contact. Of other kinds ``done`` for 2xx, else as of a call."""
+    ``timed-out``. For a REGISTER answered 2xx ``registered``, ``unregistered`` if every expiry is 0, ``done`` without
+    Contact. For other kinds ``done`` for 2xx, else as for a call."""
     status: int | None
     """The final answer that decided, of all tries."""
     reason: str | None
@@ -61,23 +61,23 @@ class Summary:
     to_user: str | None
     to_uri: str | None
     request_uri: str | None
-    """Of the initial request, at its first hop, as the three before it."""
+    """This and the four above are from the initial request, on its first hop."""
     src: str
     """The address that the call came from, as ``192.0.2.1:5060`` or ``[2001:db8::1]:5060``."""
     dst: str
-    """The address that it reached at last."""
+    """The address of what answered, or of what was tried last."""
     hops: list[str]
     """All addresses from ``src`` to ``dst``, in the order of the path."""
     nodes: list[str]
     """The capture nodes that saw it, in that order."""
     messages: int
-    """Messages sent on any hop, each once however many nodes saw it, with retransmissions."""
+    """Messages sent on any hop, including retransmissions; each counts once, however many nodes saw it."""
     retransmissions: int
     """Copies of one message on one hop, beyond the first."""
     post_dial_delay: float | None
-    """From the first INVITE to the first 101 to 199, else to the 2xx, at the first hop (RFC 6076)."""
+    """From the first INVITE to the first 101 to 199, else to the 2xx, on the first hop (RFC 6076)."""
     setup_time: float | None
-    """From the first INVITE to the 2xx, at the first hop."""
+    """From the first INVITE to the 2xx, on the first hop."""
     duration: float | None
     """From the 2xx to the BYE."""
     ended_by: str | None

@@ -5,12 +5,12 @@ import re
 __all__ = ["split_commas", "text", "unfolded"]
 
 _FOLD = re.compile(rb"\r?\n[ \t]++")
-# what one value of a list consists of; a quoted string or a URI that is not closed reaches to the end
+# one value of a list; an unclosed quoted string or URI reaches to the end
 _ITEM = re.compile(rb'(?:[^,"<]|"(?:[^"\\]|\\.?)*+"?|<[^>]*+>?)++', re.DOTALL)
 
 
 def text(value: bytes) -> str:
-    """Return a header's value as text: white space and folds become one space, bytes that are no UTF-8 are escaped."""
+    """Return a header's value as text: white space and folds become one space, bytes that are not UTF-8 are escaped."""
     return b" ".join(value.split()).decode("utf-8", "backslashreplace")
 
 
@@ -20,5 +20,5 @@ def unfolded(head: bytes) -> bytes:
 
 
 def split_commas(value: bytes) -> list[bytes]:
-    """Return the values of a comma-separated list; commas in quoted strings and in angle brackets are no separators."""
+    """Return the values of a comma-separated list; commas in quoted strings and angle brackets do not separate."""
     return [item for item in _ITEM.findall(value) if item.strip()]

@@ -15,7 +15,7 @@ class CallTracker:
     """
 
     calls: dict[str, Call]
-    """The calls by Call-ID, the one that had no message for longest first."""
+    """The calls by Call-ID, longest idle first."""
     newest_us: int
     """The time of the newest record so far, in microseconds since the epoch."""
     ignored: int
@@ -27,7 +27,7 @@ class CallTracker:
         self.ignored = 0
 
     def feed(self, record: Record) -> Call | None:
-        """Add a record to its call, and return the call; None where the message has no Call-ID."""
+        """Add a record to its call, and return the call; None if the message has no Call-ID."""
         message = Message(record.buf)
         call_id = message.call_id
         if call_id is None:
@@ -36,17 +36,17 @@ class CallTracker:
         call = self.calls.pop(call_id, None)
         if call is None:
             call = Call(call_id)
-        self.calls[call_id] = call  # at the end again: the order is that of the last message
+        self.calls[call_id] = call  # last again: calls are in order of their last messages
         call.add(record, message)
         self.newest_us = max(self.newest_us, record.time_us)
         return call
 
     def drop(self, call_id: str) -> Call | None:
-        """Forget a call, and return it; None where there is none."""
+        """Forget a call, and return it; None if there is none."""
         return self.calls.pop(call_id, None)
 
     def idle(self, before_us: int) -> list[Call]:
-        """Forget the calls that had no message since a time, and return them, the one that is idle longest first.
+        """Forget the calls that had no message since a time, and return them, longest idle first.
 
         Args:
             before_us: microseconds since the epoch.

@@ -1,13 +1,13 @@
-"""Transactions on each hop, and which of them continue which (RFC 3261, section 17)."""
+"""Transactions on each hop, and which one continues which (RFC 3261, section 17)."""
 
 from collections.abc import Iterable, Sequence
 
-from sipdump_core.calls.arrows import Arrow, TransactionKey, party
+from sipdump_core.calls.arrows import Arrow, TransactionKey
 
 __all__ = ["MAX_HOPS", "Transaction", "Transactions", "is_success"]
 
 MAX_HOPS = 255
-"""No request takes more hops: Max-Forwards has that many at most (RFC 3261, section 20.22)."""
+"""No request takes more hops: Max-Forwards allows no more (RFC 3261, section 20.22)."""
 
 
 class Transaction:
@@ -16,13 +16,13 @@ class Transaction:
     __slots__ = ("key", "method", "number", "parent", "replies", "request")
 
     request: Arrow | None
-    """None where replies alone were seen."""
+    """None if only replies were seen."""
     replies: list[Arrow]
-    """In the order in which they were sent; where something without a Via passed them on, as the sender got them."""
+    """In the order in which they were sent; if a server without a Via passed them on, as the sender got them."""
     number: int | None
     """CSeq's number."""
     method: str
-    """CSeq's method; empty where it is not known."""
+    """CSeq's method; empty if it is unknown."""
     key: TransactionKey
     parent: TransactionKey | None
     """The transaction on the hop before, whether it was seen or not."""
@@ -50,13 +50,19 @@ class Transaction:
 
     @property
     def first(self) -> Arrow:
-        """The first message that was seen of it."""
+        """Its first message that was seen."""
         return self.request or self.replies[0]
 
     @property
     def last_us(self) -> int:
-        """When the latest message of it was sent, for the last time."""
+        """When its latest message was last sent."""
         return max(arrow.times[-1] for arrow in (*self.replies, *([self.request] if self.request else [])))
+
+    @property
+    def answered_us(self) -> float:
+        """When its final reply was sent; infinity if none was seen."""
+        final = self.final
+        return final.time_us if final else float("inf")
 
     @property
     def finals(self) -> list[Arrow]:
@@ -65,7 +71,7 @@ class Transaction:
 
     @property
     def final(self) -> Arrow | None:
-        """The final reply that counts: a 2xx where there is one, else the first one."""
+        """The final reply that counts: a 2xx if there is one, else the first."""
         finals = self.finals
         return next((reply for reply in finals if is_success(reply)), finals[0] if finals else None)
 
@@ -83,7 +89,7 @@ class Transactions:
     """
 
     acks: list[Arrow]
-    """ACKs, which are answered by nothing."""
+    """ACKs, which nothing answers."""
     all: Sequence[Transaction]
     """The others, in the order of their first messages."""
 
@@ -125,21 +131,25 @@ class Transactions:
         found = self._children.get(transaction.key, [])
         if found:
             return found
-        # a server between that keeps the Call-ID and takes the Via off
-        return [
-            other
-            for other in self.all
-            if other.src == transaction.dst
-            and other.key[1:] == transaction.key[1:]
+        return [other for other in self.all if self.carries_on(transaction, other)]
+
+    def carries_on(self, transaction: Transaction, other: Transaction) -> bool:
+        """Return whether one transaction was sent on behalf of another, though it lacks the other's Via.
+
+        A server that keeps the Call-ID and removes the Via (an SBC) sends it before it answers the first one.
+        """
+        return (
+            other.src == transaction.dst
+            and other.method == transaction.method
             and other is not transaction
-            and party(other.first.message) == party(transaction.first.message)
+            and transaction.first.time_us <= other.first.time_us <= transaction.answered_us
             and self.is_first(other)
-        ]
+        )
 
     def origins(self, transactions: Sequence[Transaction]) -> list[Transaction]:
-        """Return those of one CSeq that are on the first hop that was seen: what the caller itself sent and got.
+        """Return the transactions of one CSeq that are on the first hop seen: what the caller sent and got.
 
-        These are several where the caller, or a fork whose own request was not seen, tried several addresses.
+        There are several if the caller, or a fork whose own request was not seen, tried several addresses.
         """
         firsts = [transaction for transaction in transactions if self.is_first(transaction)] or list(transactions)
         origin = firsts[0]

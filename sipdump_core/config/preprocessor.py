@@ -1,4 +1,4 @@
-"""The preprocessor of Kamailio 5.6: from files to the pieces that are left when all directives are executed.
+"""The preprocessor of Kamailio: from files to the pieces that are left when all directives are executed.
 
 Kamailio executes them while it reads, character by character, and so does this: the value of a define is put back
 before the rest of its line and read again, an included file is read where it is named, and a directive may be anywhere
@@ -7,24 +7,22 @@ in a line. Each piece knows the place that it came from.
 
 import os
 import re
-import stat
-from bisect import bisect_right
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import attrs
-
-from sipdump_core.config.source import Source
+from sipdump_core.config.expression import Value, evaluate_expression, is_true, printed
+from sipdump_core.config.piece import Frame, Piece
+from sipdump_core.config.source import MAX_SIZE, Source, read_source
 from sipdump_core.config.substitution import Rule, evaluate, unquote
 from sipdump_core.config.variable import variable_end
 from sipdump_core.errors import ConfigError
+from sipdump_core.log import Event, log
 
-__all__ = ["Piece", "Preprocessor", "read_source"]
+__all__ = ["Preprocessor"]
 
 MAX_INCLUDES = 10
 """How deep files may include each other, as in Kamailio."""
-MAX_WORK = 1 << 22
-"""Limit for the characters of all files, and for what defines and substitutions make of them."""
 
 _EACH_EXPANSION, _EACH_FILE = 32, 4096
 """What they count, beyond their characters: a define, and a file."""
@@ -36,11 +34,13 @@ _TOKENS = rf"""
   | (?P<condition> {_START}ifn?def[ \t\b\r]+ )
   | (?P<otherwise> {_START}else[ \t\b\r]*\n )
   | (?P<endif>     {_START}endif[ \t\b\r]*\n )
-  | (?P<define>    {_START}(?:define|def|trydefine|trydef|redefine|redef)[ \t\b\r]+ )
+  | (?P<ifexp>     {_START}ifexp[ \t\b\r]+ )
+  | (?P<define>    {_START}(?:define|def|trydefine|trydef|redefine|redef|defexps?)[ \t\b\r]+ )
+  | (?P<undef>     {_START}(?:try)?undef(?:ine)?[ \t\b\r]+ )
   | (?P<defenv>    {_START}(?:try)?defenvs? )
   | (?P<subst>     {_START}subst(?:defs|def)? )
   | (?P<include>   {_START}(?:include_file|import_file) )
-  | (?P<newer>     {_START}(?:ifexp|elif\w*|defexps?|trydefexps?|undef|undefine)\b )
+  | (?P<unknown>   {_START}(?:elif\w*|trydefexps?)\b )
   | (?P<comment>   (?:\#|//)[^\n]*\n? )
   | (?P<string>    " )
   | (?P<ticks>     '[^']*+'? )
@@ -51,7 +51,7 @@ _TOKENS = rf"""
 """
 _FLAGS = re.VERBOSE | re.DOTALL | re.ASCII
 _TOKEN = re.compile(_TOKENS, _FLAGS)
-_SKIPPED = re.compile("|".join(re.findall(r"\(\?P<(?:condition|otherwise|endif)> .*", _TOKENS)), _FLAGS)
+_SKIPPED = re.compile("|".join(re.findall(r"\(\?P<(?:condition|ifexp|otherwise|endif)> .*", _TOKENS)), _FLAGS)
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BETWEEN = re.compile(r"[ \t\b\r\n]*")
@@ -68,82 +68,8 @@ _RESERVED = re.compile(
     r"|(src|dst)_(ip|port)"
 )
 """Words of Kamailio's language, whose meaning a define of that name doesn't change; those that matter to us."""
-_VERSION = ("KAMAILIO_5", "KAMAILIO_5_6", "KAMAILIO_5_6_3")
-
-
-@attrs.frozen(slots=True)
-class Piece:
-    """A word, a string, a character ... of the configuration."""
-
-    kind: str
-    """``space``, ``string``, ``variable``, ``word``, ``event`` (``event_route[...]``) or ``other``."""
-    text: str
-    """As it is written; strings side by side are one piece, a comment or a directive is white space."""
-    source: Source
-    offset: int
-    exact: bool
-    """Whether the source has exactly this text there; else it came from a define, or replaces something."""
-    rules: int
-    """How many ``#!subst`` rules apply."""
-
-    def error(self, message: str) -> ConfigError:
-        """Make the error that points at this piece."""
-        return self.source.error(message, self.offset)
-
-
-class _Frame:
-    """The reading position in one file: in its text, or in a line that a define has changed."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.text, self.at = source.text, 0
-        self.next = -1
-        """Where in the file what follows the changed line begins; -1 where the text is the file's."""
-        self.marks: list[tuple[int, int, bool]] = []
-        """Of a changed line: from this character on, this offset in the file; whether it stays the same."""
-
-    def locate(self, at: int) -> tuple[int, bool]:
-        """Return the offset in the file, and whether the character there is this one."""
-        if self.next < 0:
-            return at, True
-        start, offset, fixed = self.marks[bisect_right(self.marks, at, key=lambda mark: mark[0]) - 1]
-        return (offset, False) if fixed else (offset + at - start, True)
-
-    def put_back(self, value: str, start: int, end: int) -> int:
-        """Put a define's value in the place of its name; return how many characters that moves."""
-        offset = self.locate(start)[0]
-        if self.next < 0:
-            self.next = self.text.find("\n", end) + 1 or len(self.text)
-            rest, marks = self.text[end : self.next], [(len(value), end, False)]
-        else:
-            rest = self.text[end:]
-            shift = len(value) - end
-            begin, exact = self.locate(end) if rest else (offset, False)
-            marks = [(len(value), begin, not exact)]
-            marks += [(at + shift, to, fixed) for at, to, fixed in self.marks if at > end]
-        self.marks = [(0, offset, True), *marks]
-        self.text, self.at = value + rest, 0
-        return len(self.text)
-
-    def more(self) -> int:
-        """Append what follows a changed line; return how many characters, 0 at the end of the file."""
-        if self.next < 0:
-            return 0
-        end = self.source.text.find("\n", self.next + len(self.text) - self.at) + 1 or len(self.source.text)
-        if end == self.next:
-            return 0
-        self.marks.append((len(self.text), self.next, False))
-        self.text += self.source.text[self.next : end]
-        self.next = end
-        return len(self.text)
-
-    def ended(self) -> bool:
-        """Return whether the file is read to its end; after a changed line go on in the file."""
-        if self.at < len(self.text):
-            return False
-        if self.next >= 0:
-            self.text, self.at, self.next = self.source.text, self.next, -1
-        return self.at >= len(self.text)
+_VERSION = "KAMAILIO_VERSION"
+_DEFAULT_VERSION = "5006003"
 
 
 class Preprocessor:
@@ -158,10 +84,10 @@ class Preprocessor:
     """
 
     def __init__(self, source: Source, defines: Sequence[str] = ()) -> None:
-        self.defines = dict.fromkeys(_VERSION, "")
+        self.defines = _of_version(defines)
         self.rules: list[Rule] = []
         self._work = 0
-        self._frames = [_Frame(source)]
+        self._frames = [Frame(source)]
         self._conditions: list[tuple[bool, Source, int]] = []
         self._dead = 0  # how many of them don't hold
         self._awaiting: tuple[str, Source, int] | None = None
@@ -169,7 +95,7 @@ class Preprocessor:
             name, _, value = define.partition("=")
             if not name:
                 raise ConfigError("must be NAME or NAME=VALUE", f"-A {define}")
-            if name in self.defines:
+            if name in self.defines and name != _VERSION:
                 raise ConfigError(f"{name} is already defined", f"-A {define}")
             self.defines[name] = value
         self._spend(source, 0, len(source.text))
@@ -216,7 +142,7 @@ class Preprocessor:
         except ValueError as error:
             raise piece.error(str(error)) from error
 
-    def _take(self, frame: _Frame) -> Piece | None:
+    def _take(self, frame: Frame) -> Piece | None:
         start = frame.at
         found = self._match(_TOKEN, frame)
         kind = found.lastgroup or ""
@@ -242,7 +168,7 @@ class Preprocessor:
             return self._word(frame, start, found[0])
         return self._piece(kind, frame.text[start : frame.at], frame, start)
 
-    def _word(self, frame: _Frame, start: int, word: str) -> Piece | None:
+    def _word(self, frame: Frame, start: int, word: str) -> Piece | None:
         kind = "word"
         if word in ("include_file", "import_file"):
             self._include_word(frame, start, missing=word == "import_file")
@@ -265,7 +191,7 @@ class Preprocessor:
             return self._piece("other", word, frame, start)
         return self._piece(kind, word, frame, start)
 
-    def _piece(self, kind: str, text: str, frame: _Frame, start: int, *, exact: bool = True) -> Piece:
+    def _piece(self, kind: str, text: str, frame: Frame, start: int, *, exact: bool = True) -> Piece:
         offset, same = frame.locate(start)
         exact = exact and same and (frame.next < 0 or frame.locate(start + len(text) - 1)[0] - offset == len(text) - 1)
         return Piece(kind, text, frame.source, offset, exact, len(self.rules))
@@ -298,7 +224,7 @@ class Preprocessor:
         self.rules.append(rule)
         return True
 
-    def _skip(self, frame: _Frame) -> None:
+    def _skip(self, frame: Frame) -> None:
         found = _SKIPPED.search(frame.text, frame.at)
         if found is None:
             frame.at = len(frame.text)
@@ -306,25 +232,42 @@ class Preprocessor:
         frame.at = found.end()
         _DIRECTIVES[found.lastgroup or ""](self, frame, found)
 
-    def _condition(self, frame: _Frame, found: re.Match[str]) -> None:
+    def _condition(self, frame: Frame, found: re.Match[str]) -> None:
         name, offset = self._name(frame, found)
         frame.at = self._match(_REST, frame).end()
-        live = (name in self.defines) != ("ifndef" in found[0])
-        self._dead += not live
-        self._conditions.append((live, frame.source, offset))
+        self._begin_condition((name in self.defines) != ("ifndef" in found[0]), frame.source, offset)
 
-    def _otherwise(self, _frame: _Frame, _found: re.Match[str]) -> None:
+    def _ifexp(self, frame: Frame, found: re.Match[str]) -> None:
+        offset = frame.locate(found.start())[0]
+        expression = self._match(_REST, frame)
+        frame.at = expression.end()
+        value = self._evaluate_expression(expression[0], frame.source, offset)
+        self._begin_condition(value is not None and is_true(value), frame.source, offset)
+
+    def _evaluate_expression(self, text: str, source: Source, offset: int) -> Value | None:
+        """Return the value of an expression; where there is none, Kamailio logs an error and goes on, and so do we."""
+        try:
+            return evaluate_expression(text, self.defines)
+        except ValueError as error:
+            log.warning(Event(f"the expression has no value: {error}", place=source.place(offset), text=text.strip()))
+            return None
+
+    def _begin_condition(self, live: bool, source: Source, offset: int) -> None:
+        self._dead += not live
+        self._conditions.append((live, source, offset))
+
+    def _otherwise(self, _frame: Frame, _found: re.Match[str]) -> None:
         if self._conditions:  # elsewhere Kamailio warns and goes on
             live, source, offset = self._conditions[-1]
             self._dead += 1 if live else -1
             self._conditions[-1] = (not live, source, offset)
 
-    def _endif(self, frame: _Frame, found: re.Match[str]) -> None:
+    def _endif(self, frame: Frame, found: re.Match[str]) -> None:
         if not self._conditions:
             raise frame.source.error("there is no #!ifdef for this #!endif", frame.locate(found.start())[0])
         self._dead -= not self._conditions.pop()[0]
 
-    def _define_line(self, frame: _Frame, found: re.Match[str]) -> None:
+    def _define_line(self, frame: Frame, found: re.Match[str]) -> None:
         name, offset = self._name(frame, found)
         value = self._match(_VALUE, frame)
         while value[0].endswith("\\\n") and value.end() == len(frame.text) and self._more(frame):
@@ -336,14 +279,31 @@ class Preprocessor:
                 return
             if "redef" not in found[0]:
                 self._define(name, frame.source, offset)
-        self.defines[name] = text[:1] + text[1:].replace("\\\n", "")
+        text = text[:1] + text[1:].replace("\\\n", "")
+        self.defines[name] = self._defexp(found[0], text, frame.source, offset) if "exp" in found[0] and text else text
+
+    def _defexp(self, directive: str, text: str, source: Source, offset: int) -> str:
+        value = self._evaluate_expression(text, source, offset)
+        if value is None:
+            return ""
+        return f'"{printed(value)}"' if "exps" in directive else printed(value)
+
+    def _undef(self, frame: Frame, found: re.Match[str]) -> None:
+        name, offset = self._name(frame, found)
+        rest = self._match(_REST, frame)
+        if rest[0].strip(" \t\b\r\n"):
+            raise frame.source.error(f"nothing may follow the name {name}, not even a comment", offset)
+        frame.at = rest.end()
+        if name not in self.defines and "try" not in found[0]:
+            raise frame.source.error(f"{name} is not defined; #!tryundef undefines it where it is", offset)
+        self.defines.pop(name, None)
 
     def _define(self, name: str, source: Source, offset: int) -> None:
         if not name or name in self.defines:
             raise source.error(f"{name} is already defined" if name else "there is no name to define", offset)
         self.defines[name] = ""
 
-    def _defenv(self, frame: _Frame, found: re.Match[str]) -> None:
+    def _defenv(self, frame: Frame, found: re.Match[str]) -> None:
         offset = frame.locate(found.start())[0]
         argument = self._match(_ARGUMENT, frame)
         if argument is None:
@@ -358,19 +318,19 @@ class Preprocessor:
         self._define(name, frame.source, offset)
         self.defines[name] = f'"{value}"' if found[0].endswith("s") else value
 
-    def _subst(self, frame: _Frame, found: re.Match[str]) -> None:
+    def _subst(self, frame: Frame, found: re.Match[str]) -> None:
         self._awaiting = (found[0][2:], frame.source, frame.locate(found.start())[0])
 
-    def _newer(self, frame: _Frame, found: re.Match[str]) -> None:
+    def _unknown(self, frame: Frame, found: re.Match[str]) -> None:
         raise frame.source.error(
-            f"Kamailio 5.6 does not know {found[0]} (it takes the line for a comment); use #!ifdef and #!define",
+            f"Kamailio does not know {found[0]}, and takes the line for a comment; use #!else and #!ifdef, or #!defexp",
             frame.locate(found.start())[0],
         )
 
-    def _include(self, frame: _Frame, found: re.Match[str]) -> None:
+    def _include(self, frame: Frame, found: re.Match[str]) -> None:
         self._include_word(frame, found.start(), missing=found[0].endswith("import_file"))
 
-    def _include_word(self, frame: _Frame, start: int, *, missing: bool) -> None:
+    def _include_word(self, frame: Frame, start: int, *, missing: bool) -> None:
         """Read another file next; ``missing``: it may be missing."""
         source, offset = frame.source, frame.locate(start)[0]
         found = self._match(_FILE_NAME, frame)
@@ -400,9 +360,9 @@ class Preprocessor:
                 return
             raise source.error(str(error), offset) from error
         self._spend(source, offset, len(included.text) + _EACH_FILE)
-        self._frames.append(_Frame(included))
+        self._frames.append(Frame(included))
 
-    def _name(self, frame: _Frame, found: re.Match[str]) -> tuple[str, int]:
+    def _name(self, frame: Frame, found: re.Match[str]) -> tuple[str, int]:
         offset = frame.locate(found.start())[0]
         name = self._match(_NAME, frame)
         if name is None:
@@ -412,7 +372,7 @@ class Preprocessor:
         frame.at = name.end()
         return name[1], offset
 
-    def _end_of_comment(self, frame: _Frame, start: int) -> None:
+    def _end_of_comment(self, frame: Frame, start: int) -> None:
         depth = 1
         while depth:
             edge = _BLOCK_EDGE.search(frame.text, frame.at)
@@ -423,7 +383,7 @@ class Preprocessor:
             depth += 1 if edge[0] == "/*" else -1
             frame.at = edge.end()
 
-    def _end_of_string(self, frame: _Frame, start: int) -> None:
+    def _end_of_string(self, frame: Frame, start: int) -> None:
         at = start
         while True:
             found = _STRING.match(frame.text, at)
@@ -436,28 +396,28 @@ class Preprocessor:
             if frame.text[at : at + 1] != '"':
                 return
 
-    def _after_space(self, frame: _Frame) -> int:
+    def _after_space(self, frame: Frame) -> int:
         while True:
             at = self._match(_BETWEEN, frame).end()
             if at < len(frame.text) or not self._more(frame):
                 return at
 
-    def _end_of_ticks(self, frame: _Frame, start: int) -> None:
+    def _end_of_ticks(self, frame: Frame, start: int) -> None:
         while (end := frame.text.find("'", start + 1)) < 0:
             if not self._more(frame):
                 raise frame.source.error("the string is not closed", frame.locate(start)[0])
         frame.at = end + 1
 
-    def _end_of_variable(self, frame: _Frame, start: int) -> None:
+    def _end_of_variable(self, frame: Frame, start: int) -> None:
         while (end := variable_end(frame.text, start)) < 0:
             if not self._more(frame):
                 raise frame.source.error("the pseudo-variable has no )", frame.locate(start)[0])
         frame.at = end
 
-    def _match(self, pattern: re.Pattern[str], frame: _Frame) -> "re.Match[str]":
+    def _match(self, pattern: re.Pattern[str], frame: Frame) -> "re.Match[str]":
         return pattern.match(frame.text, frame.at)  # type: ignore[return-value]  # some always match
 
-    def _more(self, frame: _Frame) -> bool:
+    def _more(self, frame: Frame) -> bool:
         grown = frame.more()
         self._spend(frame.source, frame.locate(frame.at)[0], grown)
         return grown > 0
@@ -477,40 +437,32 @@ class Preprocessor:
 
     def _spend(self, source: Source, offset: int, amount: int, name: str = "") -> None:
         self._work += amount
-        if self._work > MAX_WORK:
+        if self._work > MAX_SIZE:
             hint = f"; is the define {name} defined by itself?" if name else ""
             raise source.error(f"the configuration is too large, with all that is put into it{hint}", offset)
 
 
+def _of_version(defines: Sequence[str]) -> dict[str, str]:
+    """Return what Kamailio of a version defines; the version is 5.6.3 unless ``KAMAILIO_VERSION=6001005`` is given."""
+    given = [define.partition("=")[2] for define in defines if define.startswith(f"{_VERSION}=")]
+    version = given[-1] if given else _DEFAULT_VERSION
+    if not re.fullmatch(r"[1-9][0-9]{6,8}", version, re.ASCII):
+        raise ConfigError("must be a version as Kamailio counts them, as 6001005 for 6.1.5", f"-A {_VERSION}={version}")
+    number = int(version)
+    parts = (number // 1_000_000, number // 1000 % 1000, number % 1000)
+    names = ["_".join(map(str, ("KAMAILIO", *parts[:count]))) for count in (1, 2, 3)]
+    return {**dict.fromkeys(names, ""), _VERSION: version, "OS_NAME": f'"{sys.platform}"'}
+
+
 _DIRECTIVES = {
     "condition": Preprocessor._condition,
+    "ifexp": Preprocessor._ifexp,
     "otherwise": Preprocessor._otherwise,
     "endif": Preprocessor._endif,
     "define": Preprocessor._define_line,
+    "undef": Preprocessor._undef,
     "defenv": Preprocessor._defenv,
     "subst": Preprocessor._subst,
     "include": Preprocessor._include,
-    "newer": Preprocessor._newer,
+    "unknown": Preprocessor._unknown,
 }
-
-
-def read_source(path: str | Path, *, regular: bool = False) -> Source:
-    """Read a file.
-
-    Args:
-        path: the file.
-        regular: refuse anything but a regular file.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        if regular and os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            raise ConfigError("cannot read the configuration: not a regular file", str(path))
-        with open(path, "rb") as file:
-            text = file.read(MAX_WORK + 1).decode("utf-8", "surrogateescape")
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration: {error.strerror}", str(path)) from error
-    except ValueError as error:  # a NUL in the name
-        raise ConfigError(f"cannot read the configuration: {error}", str(path)) from error
-    return Source(str(path), text)

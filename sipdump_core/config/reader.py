@@ -4,9 +4,10 @@ The ``modparam`` and ``modparamx`` statements of a file and its routes ``event_r
 preprocessor has done what it does in Kamailio; everything else is ignored.
 """
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +16,14 @@ from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedInput
 from lark.lexer import Lexer
 
-from sipdump_core.config.preprocessor import Piece, Preprocessor, read_source
+from sipdump_core.config.piece import Piece
+from sipdump_core.config.preprocessor import Preprocessor
 from sipdump_core.config.route_block import RouteBlock
-from sipdump_core.config.source import Source
+from sipdump_core.config.source import Source, read_source
 from sipdump_core.config.substitution import quote
 from sipdump_core.errors import ConfigError
-from sipdump_core.settings.options import Setting
+from sipdump_core.settings.modules import is_like_ours
+from sipdump_core.settings.options import Notice, Setting
 
 __all__ = ["Config", "override", "parse_config", "parse_modparam_option", "read_config"]
 
@@ -59,6 +62,8 @@ class Config:
     """All modparams, in their order, those of other modules too. A module may be a pattern, as ``sipdump|tm``."""
     event_routes: dict[str, RouteBlock]
     """The routes for events of sipdump, by name."""
+    notices: list[Notice] = attrs.field(factory=list)
+    """What looks like a statement for sipdump, and is not one."""
 
 
 def read_config(path: str | Path, defines: Sequence[str] = ()) -> Config:
@@ -131,6 +136,8 @@ class _Reader:
                 piece = self._event_route(piece)
             elif piece.kind == "word" and piece.text in _KEYWORDS:
                 piece = self._modparam(piece)
+            elif piece.kind == "word" and _near_keyword(piece.text):
+                piece = self._misspelled(piece)
             else:
                 piece = next(self._pieces, None)
         return self._config
@@ -152,6 +159,17 @@ class _Reader:
             if self._is_ours(statement):
                 raise
         return after or next(self._pieces, None)
+
+    def _misspelled(self, word: Piece) -> Piece | None:
+        """Note a word that is almost a keyword, if it is about sipdump; return the piece to go on with."""
+        opening = next((piece for piece in self._pieces if piece.kind != "space"), None)
+        about, between = opening, " "
+        if opening is not None and opening.text in ("(", "["):
+            about, between = next((piece for piece in self._pieces if piece.kind != "space"), None), opening.text
+        if about is not None and is_like_ours(about.text.strip("\"'`").partition(":")[0]):
+            text = f"{word.text}{between}{about.text} is not a statement; did you mean {_near_keyword(word.text)}?"
+            self._config.notices.append(Notice(text, word.source.place(word.offset)))
+        return about
 
     def _is_ours(self, statement: Sequence[Piece]) -> bool:
         """Return whether a modparam that cannot be read may be for sipdump."""
@@ -191,6 +209,9 @@ class _Reader:
         opening = next((piece for piece in self._pieces if piece.kind != "space"), None)
         _parse("event_route", [piece for piece in (first, opening) if piece])
         ours = first.text.startswith("sipdump:")
+        if not ours and is_like_ours(first.text.partition(":")[0]):
+            text = f"event_route[{first.text}] is never run here; did you mean event_route[sipdump:msg]?"
+            self._config.notices.append(Notice(text, first.source.place(first.offset)))
         if first.text in self._config.event_routes:
             raise first.error(f"there is an event_route[{first.text}] already")
         pieces: list[Piece] = []
@@ -234,6 +255,12 @@ class _PieceLexer(Lexer):
     def lex(self, data: Any) -> Iterator[Token]:  # type: ignore[override]  # lark passes on what was given to parse
         for index, piece in enumerate(data):
             yield Token(_token_type(piece), piece.text, start_pos=index)
+
+
+@lru_cache(4096)
+def _near_keyword(word: str) -> str:
+    """Return the keyword that a word is almost; empty if there is none."""
+    return next(iter(difflib.get_close_matches(word.lower(), ("modparam", "event_route"), 1, 0.7)), "")
 
 
 def _token_type(piece: Piece) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from sipdump_core.config.preprocessor import Piece
+from sipdump_core.config.piece import Piece
 from sipdump_core.config.source import Source
 
 __all__ = ["RouteBlock"]

@@ -1,14 +1,26 @@
 """Configuration files as text, and the places in them."""
 
+import errno
+import os
+import stat
 from bisect import bisect_right
 from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
+from typing import Final
 
 from sipdump_core.errors import ConfigError
 
-__all__ = ["Source"]
+__all__ = ["MAX_SIZE", "Source", "read_source"]
+
+MAX_SIZE: Final = 1 << 22
+"""Limit for the characters of all files, and for what defines and substitutions make of them."""
 
 _SHOWN = 200
+_HINTS = {
+    errno.EACCES: "; run this as root, or as a user who may read it",
+    errno.EISDIR: "; name the file in it",
+}
 
 
 class Source:
@@ -40,3 +52,26 @@ class Source:
     def error(self, message: str, offset: int) -> ConfigError:
         """Make the error that points at a character and shows its line."""
         return ConfigError(f"{message}; in: {self.line(offset)}", self.place(offset))
+
+
+def read_source(path: str | Path, *, regular: bool = False) -> Source:
+    """Read a file.
+
+    Args:
+        path: the file.
+        regular: refuse anything but a regular file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        if regular and os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise ConfigError("cannot read the configuration: not a regular file", str(path))
+        with open(path, "rb") as file:
+            text = file.read(MAX_SIZE + 1).decode("utf-8", "surrogateescape")
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0, "")
+        raise ConfigError(f"cannot read the configuration: {error.strerror}{hint}", str(path)) from error
+    except ValueError as error:  # a NUL in the name
+        raise ConfigError(f"cannot read the configuration: {error}", str(path)) from error
+    return Source(str(path), text)

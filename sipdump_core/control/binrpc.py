@@ -34,6 +34,7 @@ _MAGIC = 0xA1
 _REQUEST, _REPLY, _FAULT = 0, 1, 3
 _INT, _STR, _DOUBLE, _STRUCT, _ARRAY, _NAME, _BYTES = range(7)
 _END = 8
+_DENIED = 'run this as the daemon\'s user, or open the socket to your group: modparam("sipdump_ctl", "group", ...)'
 
 
 def encode_values(values: Sequence[Value]) -> bytes:
@@ -313,7 +314,8 @@ def call(address: str | Address, method: str, *args: Value, timeout: float = 10.
     except TimeoutError as error:
         raise RpcError(f"no answer from {address} in {timeout:g} s") from error
     except OSError as error:
-        raise RpcError(f"cannot reach the daemon at {address}: {error.strerror or error}; is it running?") from error
+        hint = _DENIED if isinstance(error, PermissionError) else "is it running?"
+        raise RpcError(f"cannot reach the daemon at {address}: {error.strerror or error}; {hint}") from error
     except FormatError as error:
         raise RpcError(f"no BINRPC from {address}: {error}") from error
     if kind == _FAULT:

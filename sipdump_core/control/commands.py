@@ -4,6 +4,7 @@
 are this daemon's own. Source: the answers of Kamailio 5.6.3.
 """
 
+import math
 import os
 import platform
 import re
@@ -85,8 +86,8 @@ class Rpc:
         Args:
             name: as ``"sipdump.enable"``.
             args: ints, floats, strings and, from JSON, whatever it has; too many are ignored, as in Kamailio.
-            numeric_strings: the first argument may be a number in a string, or false and true; what is no number is
-                refused. Else, as with Kamailio's BINRPC, what is not an int counts as not there.
+            numeric_strings: the arguments are JSON's. The first one may be a number in a string, or false and true;
+                what is no number is refused. If not set, as with Kamailio's BINRPC, what is not an int is ignored.
 
         Returns:
             The results, of plain types that BINRPC and JSON can hold.
@@ -100,6 +101,8 @@ class Rpc:
         if args and name in ("sipdump.enable", "sipdump.list"):
             number = _lenient(args[0]) if numeric_strings else args[0]
             args = [number] if isinstance(number, int) else []
+        if name == "core.echo" and numeric_strings:
+            args = _whole_scalars(args)
         try:
             return method.run(args)
         except RpcFault:
@@ -116,9 +119,11 @@ class Rpc:
         return [{"oldval": old, "newval": new}]
 
     def _echo(self, args: Sequence[Any]) -> list[Any]:
-        echo = []
+        echo: list[Any] = []
         for arg in args:
-            if isinstance(arg, bool) or not isinstance(arg, int | str):
+            if not isinstance(arg, int | str):
+                if not echo:
+                    raise RpcFault(400, f"error at parameter 0: expected {_expected(arg)}")
                 break  # there Kamailio stops, too
             echo.append(str(arg))
         return echo
@@ -249,7 +254,7 @@ class Rpc:
                 "start": local_iso(segment.segment.start),
                 "size": segment.size,
                 **({} if segment.records is None else {"records": segment.records}),
-                "state": "sealed" if segment.sealed else "open",
+                "state": segment.state,
             }
             for segment, name in stored[-count:]
         ]
@@ -271,6 +276,23 @@ class Rpc:
                 row["state"] = "on" if driver in workshop.chosen else "off"
             rows.append(row)
         return rows
+
+
+def _whole_scalars(args: Sequence[Any]) -> list[Any]:
+    """Return what Kamailio's core.echo takes of JSON's arguments: up to the first that is neither number nor string."""
+    scalars: list[Any] = []
+    for arg in args:
+        if isinstance(arg, bool) or not isinstance(arg, int | float | str) or arg in (math.inf, -math.inf):
+            break
+        scalars.append(int(arg) if isinstance(arg, float) else arg)
+    return scalars
+
+
+def _expected(arg: Any) -> str:
+    """Return the words of Kamailio's core.echo for a first argument that it does not take."""
+    if isinstance(arg, float):
+        return "float type but bug -- internal error"
+    return f"{'bytes array' if isinstance(arg, bytes) else 'structure'} type but record doesn't match type"
 
 
 def _lenient(value: Any) -> int:

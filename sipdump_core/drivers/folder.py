@@ -14,10 +14,13 @@ from sipdump_core.log import Event, log
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 
-__all__ = ["RECORDS_XATTR", "FolderBackend"]
+__all__ = ["RECORDS_XATTR", "UNREADABLE", "FolderBackend"]
 
 RECORDS_XATTR = "user.sipdump.records"
 """The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""
+
+UNREADABLE = "segment cannot be read; taken for open"
+"""The event that is logged for a file that cannot be opened; its field ``error`` says which, and why."""
 
 
 class FolderBackend(Backend):
@@ -151,14 +154,15 @@ class FolderBackend(Backend):
         path = os.path.join(self.site.folder, segment.name)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except PermissionError:
-            log.warning(Event("segment cannot be read; taken for open", path=path))
-            status = os.lstat(path)
+        except OSError as error:
+            try:
+                status = os.lstat(path)
+            except OSError:
+                return None  # gone by now
             if not stat.S_ISREG(status.st_mode):
-                return None
+                return None  # a link, say
+            log.warning(Event(UNREADABLE, error=StorageError.from_os("read", path, error)))
             return StoredSegment(segment, status.st_size, status.st_mtime, sealed=False, location=path)
-        except OSError:
-            return None  # gone by now, or a link
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):

@@ -167,6 +167,7 @@ def _check_stored(stored: Any) -> None:
         and isinstance(stored.modified, (int, float))
         and isinstance(stored.records, (int, type(None)))
         and isinstance(stored.location, str)
+        and isinstance(stored.pending, str)
     ):
         raise TypeError(f"segments() yielded {stored!r}")
     _ = stored.segment.start

@@ -1,5 +1,6 @@
 """Addresses as Kamailio writes them: ``udp:127.0.0.1:9060``, ``tcp:[::1]:9060``, ``unix:/run/sipdump/ctl``."""
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -9,14 +10,18 @@ from typing import NamedTuple
 __all__ = [
     "Address",
     "Listen",
+    "ask_for_buffer",
     "bind_inet",
     "canonical_ip",
     "parse_address",
+    "parse_endpoint",
     "parse_jsonrpc",
     "parse_listen",
     "socket_path",
 ]
 
+_ENDPOINT = re.compile(r"\[([^\]]+)\](?::(\d{1,5}))?|([^:\[\]]+)(?::(\d{1,5}))?|([^\[\]]+)")
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _LISTEN = re.compile(r"(udp|tcp):(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})")
 
 
@@ -40,6 +45,25 @@ def parse_listen(text: str) -> Listen:
     if found is None or int(found[4]) > 65535:
         raise ValueError('must be "udp:host:port" or "tcp:host:port", an IPv6 address in brackets')
     return Listen(found[1], found[2] or found[3], int(found[4]))
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Read an address with or without a port: ``10.0.0.5``, ``10.0.0.5:5060``, ``2001:db8::5``, ``[2001:db8::5]:5060``.
+
+    Returns:
+        The address in canonical form, and the port, 0 where there is none.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    found = _ENDPOINT.fullmatch(text)
+    try:
+        host, port = (found[1] or found[3] or found[5], found[2] or found[4]) if found else ("", None)
+        if port is None or 0 < int(port) < 65536:
+            return canonical_ip(host)[1], int(port or 0)
+    except ValueError:
+        pass
+    raise ValueError("must be an IPv4 or IPv6 address, or one with a port: 10.0.0.5:5060, [2001:db8::5]:5060")
 
 
 class Address(NamedTuple):
@@ -93,22 +117,22 @@ def socket_path(path: str) -> str:
 
 
 def parse_jsonrpc(text: str) -> Address:
-    """Read an address for JSON-RPC: ``unix:/path`` (datagrams), ``fifo:/path``, ``http:host:port``.
+    """Read where JSON-RPC comes in: ``unix:/path``, ``udp:host:port`` (datagrams), ``fifo:/path``, ``http:host:port``.
 
     Raises:
         ValueError: it is not of that form.
     """
     proto, _, rest = text.partition(":")
-    if proto == "http":
+    if proto in ("http", "udp"):
         try:
-            return Address("http", "", *parse_listen(f"tcp:{rest}")[1:])
+            return Address(proto, "", *parse_listen(f"tcp:{rest}")[1:])
         except ValueError:
-            raise ValueError('must be "http:host:port", an IPv6 address in brackets') from None
+            raise ValueError(f'must be "{proto}:host:port", an IPv6 address in brackets') from None
     if proto in ("unix", "unixd"):
         return Address("unixd", socket_path(rest), "", 0)
     if proto == "fifo":
         return Address("fifo", socket_path(rest), "", 0)
-    raise ValueError('must be "unix:/path" (datagrams), "fifo:/path" or "http:host:port"')
+    raise ValueError('must be "unix:/path" or "udp:host:port" (datagrams), "fifo:/path" or "http:host:port"')
 
 
 def bind_inet(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
@@ -130,6 +154,22 @@ def bind_inet(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def ask_for_buffer(sock: socket.socket, size: int) -> int:
+    """Ask the kernel for a receive buffer (socket(7)).
+
+    Args:
+        sock: a UDP socket.
+        size: bytes.
+
+    Returns:
+        The bytes that the kernel grants.
+    """
+    for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):  # the second goes beyond net.core.rmem_max, for those who may
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, option, size)
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles it for its own needs
 
 
 def canonical_ip(text: str) -> tuple[str, str]:

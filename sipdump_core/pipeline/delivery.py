@@ -243,16 +243,15 @@ class Delivery:
         if guard.error:
             log.warning(Event("backend failed", backend=self.backend.name, operation="forget", error=guard.text))
 
-    def size(self, record: Record) -> int:
-        """Return how many bytes a record will take in this backend's segment."""
-        size = len(record.buf)
+    def sizes(self, records: Sequence[Record]) -> Sequence[int]:
+        """Return how many bytes each record will take in this backend's segment."""
         with Guard() as guard:
-            size = max(0, int(self.backend.record_size(record)))
+            sizes = [max(0, int(size)) for size in map(self.backend.record_size, records)]
+            self._worked("record_size")
+            return sizes
         if guard.error:
             self.failed("record_size", guard.error)
-        else:
-            self._worked("record_size")
-        return size
+        return [len(record.buf) for record in records]
 
     def drop(self, count: int, reason: str = "") -> None:
         """Count records as lost, and log it.

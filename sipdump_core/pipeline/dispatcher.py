@@ -61,8 +61,9 @@ class Dispatcher:
             params.rotate,
             params.rotate_size,
             params.rotate_records,
-            [lane.size for lane in self.lanes],
+            [lane.sizes for lane in self.lanes],
             [_preamble_size(backend) for backend in backends],
+            align=bool(params.rotate_align),
         )
         self._segment: Segment | None = None
         self._last: Segment | None = None
@@ -94,7 +95,7 @@ class Dispatcher:
         if self._segment is None:
             return
         now = self._clock.monotonic()
-        if now >= self._rotation.deadline:
+        if self._rotation.due(now, self._clock.time()) <= 0:
             self.rotate()
         elif self._meta_changes != self._table.changes and now - self._meta_time >= _META_EVERY:
             self._write_meta(self._segment)
@@ -103,10 +104,11 @@ class Dispatcher:
         """Return the seconds until the next ``tick`` is due, None when nothing is open."""
         if self._segment is None:
             return None
-        due = self._rotation.deadline
+        now = self._clock.monotonic()
+        due = self._rotation.due(now, self._clock.time())
         if self._meta_changes != self._table.changes:
-            due = min(due, self._meta_time + _META_EVERY)
-        return max(0.0, due - self._clock.monotonic())
+            due = min(due, self._meta_time + _META_EVERY - now)
+        return max(0.0, due)
 
     def rotate(self) -> None:
         """Seal the open segment; the next record opens a new one."""
@@ -142,7 +144,8 @@ class Dispatcher:
         return all(ended)
 
     def _open(self) -> None:
-        segment = Segment.starting(self._site.prefix, self._clock.time())
+        time_s = self._clock.time()
+        segment = Segment.starting(self._site.prefix, time_s)
         if self._last is not None and self._last.stamp == segment.stamp:
             segment = self._last.next()
         self._meta_claimed = False
@@ -161,7 +164,7 @@ class Dispatcher:
             self._meta_changes = self._table.changes
         self._meta_time = self._clock.monotonic()
         self._segment = self._last = segment
-        self._rotation.begin(self._clock.monotonic())
+        self._rotation.begin(self._clock.monotonic(), time_s)
         for lane in self.lanes:
             lane.open(segment)
 

@@ -10,14 +10,18 @@ from sipdump_core.log import Event, log
 from sipdump_core.pipeline.dispatcher import Dispatcher
 from sipdump_core.record import Record
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "in_order"]
 
 BATCH_RECORDS = 1000
 BATCH_BYTES = 4 << 20
+_LOOK = 60.0
+"""Seconds between two looks at what is due: the wall clock may be set meanwhile."""
+NEAR_US = 1_000_000
+"""Microseconds; times that are further apart are not of one clock, or not of now."""
 
 
 class Intake:
-    """Takes records from any thread, gathers them for a moment, and passes them on in batches, in order.
+    """Takes records from any thread, gathers them for a moment, and passes them on in batches, in order of time.
 
     Args:
         dispatcher: where the batches go.
@@ -45,7 +49,7 @@ class Intake:
         """Queue records.
 
         Args:
-            records: in the order in which they are to be stored.
+            records: in the order of their arrival; see :func:`in_order`.
             block: wait for room; otherwise what finds none is dropped.
 
         Returns:
@@ -104,7 +108,7 @@ class Intake:
             with self._work:
                 if not (self._items or self._orders or self._closed):
                     due = self._dispatcher.wait()
-                    self._work.wait(None if due is None else min(due, 3600.0))
+                    self._work.wait(None if due is None else min(due, _LOOK))
                 if self._gather and 0 < len(self._items) < BATCH_RECORDS and not (self._orders or self._closed):
                     self._work.wait(self._gather)
                 items, self._items, self._bytes = self._items, [], 0
@@ -129,6 +133,7 @@ class Intake:
     def _hand_on(self, items: list[Record]) -> None:
         if not items:
             self._dispatcher.tick()
+        items = in_order(items)
         at = 0
         while at < len(items):
             batch = items[at : at + BATCH_RECORDS]
@@ -138,3 +143,25 @@ class Intake:
                 size = sum([len(record.buf) for record in batch])
             self._dispatcher.handle(batch)
             at += len(batch)
+
+
+def in_order(records: list[Record]) -> list[Record]:
+    """Return records in order of time, as far as their times can be compared.
+
+    A server's processes each report what they handled, so a reply may arrive before its request. Records whose times
+    are at most ``NEAR_US`` apart, one by one, change places among themselves; records with equal times keep theirs. So
+    does a record with a time far from all others, of an old capture or a wrong clock.
+    """
+    times = [record.time_us for record in records]
+    if sorted(times) == times:
+        return records
+    ordered = list(records)
+    by_time = sorted(range(len(times)), key=times.__getitem__)
+    begin = 0
+    for end in range(1, len(by_time) + 1):
+        if end == len(by_time) or times[by_time[end]] - times[by_time[end - 1]] > NEAR_US:
+            near = by_time[begin:end]
+            for place, index in zip(sorted(near), near, strict=True):
+                ordered[place] = records[index]
+            begin = end
+    return ordered

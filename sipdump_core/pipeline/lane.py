@@ -50,9 +50,9 @@ class Lane:
         """The backend."""
         return self._delivery.backend
 
-    def size(self, record: Record) -> int:
-        """Return how many bytes a record will take in this backend's segment."""
-        return self._delivery.size(record)
+    def sizes(self, records: Sequence[Record]) -> Sequence[int]:
+        """Return how many bytes each record will take in this backend's segment."""
+        return self._delivery.sizes(records)
 
     def open(self, segment: Segment) -> None:
         """Store the records that follow in a segment of this name, with the backend's own suffix."""

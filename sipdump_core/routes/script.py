@@ -7,96 +7,23 @@ statements and operators mean is as in Kamailio 5.6 (src/core/cfg.y, rvalue.c, a
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 import attrs
-from lark import Lark, Token, Tree
-from lark.exceptions import UnexpectedToken
-from lark.lexer import Lexer
+from lark import Token, Tree
 
 from sipdump_core.config.route_block import RouteBlock
 from sipdump_core.config.substitution import unquote
-from sipdump_core.config.variable import variable_end
-from sipdump_core.errors import ConfigError
 from sipdump_core.log import Event, log
 from sipdump_core.posix_regex import Pattern
 from sipdump_core.record import Record
 from sipdump_core.routes.event_route import DROP, Callback
+from sipdump_core.routes.script_syntax import INSTEAD, SUBSET, children, parse_route, route_error
 from sipdump_core.routes.values import Format, Getter, Value, encode, text_of, to_int
 from sipdump_core.routes.variables import compile_format, compile_pv
 
 __all__ = ["compile_route"]
-
-_GRAMMAR = r"""
-start: _statement*
-_statement: if | call _SEMICOLON | drop _SEMICOLON | exit _SEMICOLON | _SEMICOLON
-if: IF _expression body (ELSE body)?
-body: _statement | _LBRACE _statement* _RBRACE
-call: NAME _LPAR (_expression (_COMMA _expression)*)? _RPAR
-drop: DROP _code?
-exit: (EXIT | RETURN) _code?
-_code: _LPAR _RPAR | _expression
-
-_expression: or | _and
-or: _and (OR _and)+
-_and: and | _equal
-and: _equal (AND _equal)+
-_equal: equal | _order
-equal: _equal (EQUAL | MATCH) _order
-_order: order | _unary
-order: _order ORDER _unary
-_unary: not | _atom
-not: NOT _unary
-_atom: number | STRING | VARIABLE | function | defined | _LPAR _expression _RPAR
-number: MINUS? (NUMBER | YES | NO)
-function: FUNCTION _LPAR _expression _RPAR
-defined: DEFINED _unary
-
-%declare IF ELSE DROP EXIT RETURN OR AND NOT FUNCTION DEFINED YES NO EQUAL MATCH ORDER MINUS NUMBER NAME STRING VARIABLE
-%declare _SEMICOLON _COMMA _LPAR _RPAR _LBRACE _RBRACE OTHER
-"""
-_KEYWORDS: Final = {
-    "if": "IF",
-    "else": "ELSE",
-    "drop": "DROP",
-    "exit": "EXIT",
-    "return": "RETURN",
-    "or": "OR",
-    "and": "AND",
-    "not": "NOT",
-    "strlen": "FUNCTION",
-    "strempty": "FUNCTION",
-    "defined": "DEFINED",
-    **dict.fromkeys(("yes", "true", "on", "enable"), "YES"),
-    **dict.fromkeys(("no", "false", "off", "disable"), "NO"),
-    **dict.fromkeys(("eq", "ne", "ieq", "ine"), "EQUAL"),
-}
-_TOKEN = re.compile(
-    r"""
-    (?P<space>      \s+ | \#[^\n]* | //[^\n]* | /\*.*?\*/ )
-  | (?P<VARIABLE>   \$(?=[\w(.?$]) )
-  | (?P<STRING>     '[^']*' | "(?:\\.|[^"\\])*"(?:\s*"(?:\\.|[^"\\])*")* )
-  | (?P<NUMBER>     (?:0x[0-9a-fA-F]+|[01]+b|[0-9]+)\b )
-  | (?P<NAME>       [A-Za-z_]\w* )
-  | (?P<MATCH>      =~ | !~ )
-  | (?P<EQUAL>      == | != )
-  | (?P<ORDER>      <= | >= | < | > )
-  | (?P<OR>         \|\| )
-  | (?P<AND>        && )
-  | (?P<NOT>        ! )
-  | (?P<MINUS>      - )
-  | (?P<_SEMICOLON> ; )
-  | (?P<_COMMA>     , )
-  | (?P<_LPAR>      \( )
-  | (?P<_RPAR>      \) )
-  | (?P<_LBRACE>    \{ )
-  | (?P<_RBRACE>    \} )
-  | (?P<OTHER>      [\w.?]+ | . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 
 _MAX_DEPTH: Final = 40
 _LEVELS: Final = {
@@ -123,23 +50,6 @@ _LOGS: Final = {
 }
 _GO_ON, _STOP, _DROP = range(3)
 
-_KEMI: Final = 'a callback in Python or Lua can do more: modparam("sipdump", "event_callback", "...")'
-_INSTEAD: Final = {
-    "xlogm": "use xlog(level, text): there is no parsed message whose method could be filtered",
-    "log": "use xlog(level, text)",
-    "sipdump_send": "a record is stored anyway, unless it is dropped; " + _KEMI,
-    "python_exec": "name the function with event_callback, and load the script with sipdump_kemi's load",
-    "lua_run": "name the function with event_callback, and load the script with sipdump_kemi's load",
-    "route": "write the statements of that route here",
-    "break": "use return or exit",
-    "switch": "use if and else if",
-    "while": _KEMI,
-    "for": _KEMI,
-    "is_method": 'use if ($sipdump(buf) =~ "^INVITE ")',
-    "pv_printf": "put the variables into the text of xlog",
-}
-_SUBSET: Final = "the statements are xlog(...) and its family, drop, exit, return, and if/else"
-
 Run = Callable[[Record], int]
 
 
@@ -156,42 +66,9 @@ def compile_route(block: RouteBlock, *, parse_call_id: bool) -> Callback:
     Raises:
         ConfigError: a statement is outside the subset; the error names its place and what to use instead.
     """
-    try:
-        tree = _parser().parse(block.text)
-    except UnexpectedToken as error:
-        _refuse_syntax(block, error)
+    tree = parse_route(block)
     run = _Compiler(block, parse_call_id).block(tree.children, 0)
     return lambda record: DROP if run(record) == _DROP else None
-
-
-class _RouteLexer(Lexer):
-    """Splits the text of a route into words."""
-
-    __future_interface__ = 0
-
-    def __init__(self, lexer_conf: Any) -> None:
-        """Take nothing from lark's configuration."""
-
-    def lex(self, data: Any) -> Iterator[Token]:  # type: ignore[override]  # lark passes on what was given to parse
-        return _tokens(data)
-
-
-def _tokens(text: str) -> Iterator[Token]:
-    at = 0
-    while found := _TOKEN.match(text, at):
-        kind, start, at = found.lastgroup or "", at, found.end()
-        if kind == "VARIABLE":
-            at = variable_end(text, start)
-            if at < 0:
-                kind, at = "OTHER", len(text)
-        if kind != "space":
-            word = text[start:at]
-            yield Token(_KEYWORDS.get(word, kind), word, start_pos=start, end_pos=at)
-
-
-@cache
-def _parser() -> Lark:
-    return Lark(_GRAMMAR, parser="lalr", lexer=_RouteLexer, propagate_positions=True)
 
 
 @attrs.frozen
@@ -267,7 +144,7 @@ class _Compiler:
             return self._if(statement, depth)
         if statement.data == "call":
             return self._call(statement)
-        _, *code = _children(statement)
+        _, *code = children(statement)
         for expression in code:
             self._expression(expression, depth)  # its value means nothing, but it has to be correct
         return (lambda _: _DROP) if statement.data == "drop" else (lambda _: _STOP)
@@ -277,9 +154,9 @@ class _Compiler:
         cases = []
         otherwise: Run | None = None
         while True:
-            _, condition, body, *rest = _children(statement)
-            cases.append((self._truth(condition, depth), self.block(_children(body), depth + 1)))
-            following = _children(rest[1]) if rest else []
+            _, condition, body, *rest = children(statement)
+            cases.append((self._truth(condition, depth), self.block(children(body), depth + 1)))
+            following = children(rest[1]) if rest else []
             if len(following) == 1 and following[0].data == "if":
                 statement = following[0]
                 continue
@@ -302,7 +179,7 @@ class _Compiler:
         return run
 
     def _call(self, statement: Tree[Token]) -> Run:
-        name, *arguments = _children(statement)
+        name, *arguments = children(statement)
         if name in _LOGS:
             if len(arguments) != 1:
                 self._refuse(name, f"{name} takes one text")
@@ -315,7 +192,7 @@ class _Compiler:
             level = self._level(arguments[0]) if len(arguments) == 2 else "E"
             text = arguments[-1]
         else:
-            self._refuse(name, f"{name} is not supported; {_INSTEAD.get(name, _SUBSET)}")
+            self._refuse(name, f"{name} is not supported; {INSTEAD.get(name, SUBSET)}")
         prefix = b""
         if name in ("xlogl", "xdbgl"):
             prefix = self._block.place(name.start_pos or 0).rsplit(":", 2)[1].encode() + b":"
@@ -357,9 +234,9 @@ class _Compiler:
             operand = self._number_of(expression.children[1], depth + 1)
             return _Expression(lambda record: not operand(record), int)
         if expression.data in ("function", "defined"):
-            name, operand_tree = _children(expression)
+            name, operand_tree = children(expression)
             return _function(name, self._expression(operand_tree, depth + 1))
-        left_tree, operator, right_tree = _children(expression)
+        left_tree, operator, right_tree = children(expression)
         if operator.type == "MATCH":
             return self._match(left_tree, operator, right_tree, depth + 1)
         if operator.type == "ORDER" or operator in ("ieq", "ine"):
@@ -385,7 +262,7 @@ class _Compiler:
         return _Expression(get, None, null=token in ("$null", "$(null)"))
 
     def _number(self, tree: Tree[Token]) -> _Expression:
-        *minus, token = _children(tree)
+        *minus, token = children(tree)
         number = _read_number(token) if token.type == "NUMBER" else int(token.type == "YES")
         if number is None or number > 0x7FFFFFFF:
             self._refuse(tree, f"{token} does not fit into 32 bits")
@@ -401,8 +278,8 @@ class _Compiler:
 
     def _chain(self, tree: Tree[Token], depth: int) -> _Expression:
         # the operators are between them
-        parts = [self._expression(part, depth) for part in _children(tree)[::2]]
-        for part, place in zip(parts, _children(tree)[::2], strict=True):
+        parts = [self._expression(part, depth) for part in children(tree)[::2]]
+        for part, place in zip(parts, children(tree)[::2], strict=True):
             if part.kind is bytes:
                 self._refuse(place, "this is a string, where a number is needed")
         constants = [_to_number(part.constant) for part in parts if part.constant is not None]
@@ -441,12 +318,7 @@ class _Compiler:
 
     def _refuse(self, where: Any, message: str) -> NoReturn:
         offset = where.start_pos if isinstance(where, Token) else where.meta.start_pos
-        raise _error(self._block, offset or 0, message)
-
-
-def _children(tree: Tree[Token]) -> list[Any]:
-    """Return the children of a node: tokens and nodes, as the grammar says."""
-    return list(tree.children)
+        raise route_error(self._block, offset or 0, message)
 
 
 def _read_number(text: str) -> int | None:
@@ -529,78 +401,3 @@ def _equal(left: _Expression, right: _Expression, operator: str) -> Getter:
         return value == right_number(record)
 
     return equal
-
-
-_MEANT = {
-    "src_ip": "$sipdump(src_ip)",
-    "dst_ip": "$sipdump(dst_ip)",
-    "src_port": "$sipdump(src_port)",
-    "dst_port": "$sipdump(dst_port)",
-    "proto": "$sipdump(sproto)",
-    "af": "$sipdump(af)",
-    "method": '$sipdump(buf) =~ "^INVITE "',
-    "uri": '$sipdump(buf) =~ "^INVITE sip:..."',
-    "msg": "$sipdump(len) for msg:len",
-    "null": "$null",
-    **{
-        f"L_{level}": f'"L_{level}", in quotes'
-        for level in ("ALERT", "BUG", "CRIT", "ERR", "WARN", "NOTICE", "INFO", "DBG")
-    },
-}
-
-
-def _refuse_syntax(block: RouteBlock, error: UnexpectedToken) -> NoReturn:
-    """Report what is wrong where the parser could not go on, by the word there and how its statement begins."""
-    text, here_word = block.text, str(error.token)
-    if error.token.type == "$END":
-        end = max(len(text.rstrip()) - 1, 0)
-        raise _error(block, end, "the route ends in the middle of a statement; is a ; or a } missing?")
-    at = error.token.start_pos or 0
-    words = _statement_before(text, at)
-    for word in (*words[:1], here_word):
-        if word in _INSTEAD:
-            raise _error(block, at, f"{word} is not supported; {_INSTEAD[word]}")
-    behind = text[at : at + 200].removeprefix(here_word).lstrip()
-    if not words and here_word.startswith("$"):
-        raise _error(block, at, f"assignments are not supported; print and compare the variables themselves. {_KEMI}")
-    if here_word == "=":
-        raise _error(block, at, "there are no assignments; == compares")
-    if here_word in ("+", "-", "*", "/", "%", "&", "|", "^", "~", "."):
-        raise _error(block, at, "there is no arithmetic here; the operators are == != < > <= >= =~ !~ && || !")
-    if here_word == "[":
-        raise _error(block, at, "variables have no index here")
-    slip = _slip(here_word, words)
-    if slip:
-        raise _error(block, at, slip)
-    if "_SEMICOLON" in (error.accepts or error.expected):
-        raise _error(block, at, f"a ; is missing before {here_word!r}")
-    if re.fullmatch(r"\w+", here_word) and behind.startswith("("):
-        raise _error(block, at, f"{here_word} is not possible here: no function has a value in a condition; {_SUBSET}")
-    raise _error(block, at, f"this is not understood: {text[at : at + 30].splitlines()[0]}; {_SUBSET}")
-
-
-def _slip(word: str, words: Sequence[str]) -> str | None:
-    """Return the message for a common slip, by the word where it shows and those before it."""
-    if word == "else" or words[:1] == ["else"]:
-        return "there is no if before this else"
-    if word == "{" and not words:
-        return "a block is possible only after if and else"
-    if re.match(r"\.\d", word):
-        return "this is not a number; write an address in quotes"
-    return f"{word} is not known here; use {_MEANT[word]}" if word in _MEANT else None
-
-
-def _statement_before(text: str, end: int) -> list[str]:
-    """Return the words from the beginning of the statement that is at an offset up to there."""
-    words: list[str] = []
-    for token in _tokens(text[:end]):
-        if token in (";", "{", "}"):
-            words.clear()
-        else:
-            words.append(str(token))
-    return words
-
-
-def _error(block: RouteBlock, offset: int, message: str) -> ConfigError:
-    line = block.line(offset).strip()
-    return ConfigError(f"event_route[{block.name}]: {message}; in: {line[:200]}", block.place(offset))

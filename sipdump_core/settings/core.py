@@ -6,7 +6,7 @@ Source: the documentation of Kamailio's sipdump module (5.6 for the first eight,
 
 import attrs
 
-from sipdump_core.settings.options import at_least, duration, in_range, one_of, option
+from sipdump_core.settings.options import at_least, duration, in_range, one_of, option, permissions
 
 __all__ = ["MODE_EVENT_ROUTE", "Params"]
 
@@ -48,6 +48,9 @@ class Params:
     )
     wait_mode: int = option(0, help="1: write at once when a record arrives, without gathering", check=one_of(0, 1))
     rotate: int = option(7200, unit="seconds", help="a segment is sealed when it is this old", check=in_range(1, _MAX))
+    rotate_align: int = option(
+        0, help="1: segments end when the local clock shows a multiple of rotate, as on the hour", check=one_of(0, 1)
+    )
     rotate_size: int = option(
         0,
         unit="bytes",
@@ -88,7 +91,7 @@ class Params:
         0o640,
         unit="permission bits, 0640 is octal",
         help="mode of new segment files",
-        check=in_range(0, 0o777),
+        check=permissions(),
     )
 
     @property

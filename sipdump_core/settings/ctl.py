@@ -3,13 +3,9 @@
 import attrs
 
 from sipdump_core.net.address import Address, parse_address, parse_jsonrpc
-from sipdump_core.settings.options import Given, at_least, in_range, option
+from sipdump_core.settings.options import Given, at_least, in_range, option, permissions
 
 __all__ = ["CtlOptions"]
-
-
-def _mode(value: int) -> str | None:
-    return None if 0 < value <= 0o777 else "must be 0001 to 0777, octal with a leading 0"
 
 
 def _folder(value: str) -> str | None:
@@ -27,10 +23,10 @@ class CtlOptions:
     )
     jsonrpc: tuple[Given[Address], ...] = option(
         (),
-        help='a place for JSON-RPC: "unix:/path" (datagrams), "fifo:/path" or "http:host:port"',
+        help='a place for JSON-RPC: "unix:/path" or "udp:host:port" (datagrams), "fifo:/path" or "http:host:port"',
         parse=parse_jsonrpc,
     )
-    mode: int = option(0o600, help="permission bits of unix sockets and fifos", check=_mode)
+    mode: int = option(0o600, help="permission bits of unix sockets and fifos", check=permissions(1))
     user: str = option("", help="who owns unix sockets and fifos, a name or number; by default the daemon's user")
     group: str = option("", help="their group, a name or number; by default the daemon's")
     fifo_reply_dir: str = option("/tmp", help="where reply fifos may be", check=_folder)  # noqa: S108 - Kamailio's

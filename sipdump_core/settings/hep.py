@@ -2,7 +2,7 @@
 
 import attrs
 
-from sipdump_core.net.address import Listen, canonical_ip, parse_listen
+from sipdump_core.net.address import Listen, parse_endpoint, parse_listen
 from sipdump_core.settings.options import Given, at_least, in_range, option
 
 __all__ = ["DEFAULT_LISTEN", "HepOptions"]
@@ -10,11 +10,14 @@ __all__ = ["DEFAULT_LISTEN", "HepOptions"]
 DEFAULT_LISTEN = "udp:127.0.0.1:9060"
 
 
-def _local(text: str) -> str:
+_OFF = Listen("off", "", 0)
+
+
+def _parse_listen(text: str) -> Listen:
     try:
-        return canonical_ip(text)[1]
-    except ValueError:
-        raise ValueError("must be an IPv4 or IPv6 address") from None
+        return _OFF if text == "off" else parse_listen(text)
+    except ValueError as error:
+        raise ValueError(f'{error}; or "off"') from None
 
 
 def _tag(value: str) -> str | None:
@@ -26,10 +29,14 @@ class HepOptions:
     """Options of the HEP source: ``modparam("sipdump_hep", ...)``."""
 
     listen: tuple[Given[Listen], ...] = option(
-        (DEFAULT_LISTEN,), help='where HEP comes in, "udp:host:port" or "tcp:host:port"', parse=parse_listen
+        (DEFAULT_LISTEN,),
+        help='where HEP comes in, "udp:host:port" or "tcp:host:port"; "off": nowhere',
+        parse=_parse_listen,
     )
     tag: str = option("hep", help="tag of a message that its sender has neither received nor sent", check=_tag)
-    local: tuple[Given[str], ...] = option((), help="an address that counts as the HEP sender's own", parse=_local)
+    local: tuple[Given[tuple[str, int]], ...] = option(
+        (), help="an address, or address:port, that counts as the HEP sender's own", parse=parse_endpoint
+    )
     auth_key: str = option("", help="when set, packets with another auth key, or none, are dropped")
     time_window: int = option(
         86400,
@@ -52,3 +59,9 @@ class HepOptions:
         help="a TCP connection that brings nothing for so long is closed; 0: never",
         check=in_range(0, 2**31 - 1),
     )
+
+    def __attrs_post_init__(self) -> None:
+        if any(given.value == _OFF for given in self.listen):
+            if len(self.listen) > 1:
+                raise ValueError('listen has "off" and an address as well')
+            object.__setattr__(self, "listen", ())

@@ -3,7 +3,7 @@
 import attrs
 
 from sipdump_core.net.address import Address, parse_address, socket_path
-from sipdump_core.settings.options import Given, at_least, in_range, option
+from sipdump_core.settings.options import Given, at_least, in_range, option, permissions
 
 __all__ = ["KsrOptions"]
 
@@ -23,7 +23,7 @@ class KsrOptions:
         "", help='where Kamailio\'s workers connect, "unix:/path"; without it nothing is listened on', parse=_path
     )
     mode: int = option(
-        0o600, unit="permission bits, 0660 is octal", help="mode of the socket file", check=in_range(0, 0o777)
+        0o600, unit="permission bits, 0660 is octal", help="mode of the socket file", check=permissions()
     )
     user: str = option("", help="who owns the socket file, a name or a number; by default the daemon's user")
     group: str = option("", help="the group of the socket file, a name or a number; by default the daemon's group")

@@ -1,5 +1,6 @@
 """The modules that a configuration can name, and which of them a setting is for."""
 
+import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,9 +10,9 @@ from sipdump_core.settings.ctl import CtlOptions
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.settings.kemi import KemiOptions
 from sipdump_core.settings.ksr import KsrOptions
-from sipdump_core.settings.options import Setting, Settings
+from sipdump_core.settings.options import Notice, Setting, Settings
 
-__all__ = ["CORE", "KAMAILIO_KEMI", "MODULES", "refuse_unknown", "resolve"]
+__all__ = ["CORE", "KAMAILIO_KEMI", "MODULES", "is_like_ours", "misspelled", "refuse_unknown", "resolve"]
 
 CORE = "sipdump"
 MODULES: dict[str, type[Any]] = {
@@ -46,7 +47,7 @@ def resolve(settings: Iterable[Setting], modules: Sequence[str]) -> Settings:
 
 
 def refuse_unknown(settings: Iterable[Setting], modules: Sequence[str]) -> None:
-    """Refuse a setting of a module of ours that there is not.
+    """Refuse a setting for ``sipdump_NAME`` if no such module exists.
 
     Raises:
         ConfigError: there is such a setting.
@@ -55,3 +56,25 @@ def refuse_unknown(settings: Iterable[Setting], modules: Sequence[str]) -> None:
         ours = setting.module.startswith("sipdump") and setting.module.replace("_", "").isalnum()
         if ours and not any(map(setting.is_for, modules)):
             raise setting.error(f"no such module; there are: {', '.join(modules)}")
+
+
+def is_like_ours(name: str) -> bool:
+    """Return whether a name looks as if one of our modules was meant: ``sipdmup``."""
+    name = name.lower()
+    return CORE in name or bool(difflib.get_close_matches(name, [CORE, *MODULES], 1, 0.8))
+
+
+def misspelled(settings: Iterable[Setting], modules: Sequence[str]) -> list[Notice]:
+    """Return a notice for each module in the settings that is not ours, but looks as if it was meant to be.
+
+    Args:
+        settings: from the configuration.
+        modules: the names of the modules.
+    """
+    found = {}
+    for setting in settings:
+        if setting.module not in found and is_like_ours(setting.module) and not any(map(setting.is_for, modules)):
+            (close,) = difflib.get_close_matches(setting.module.lower(), modules, 1, 0.0)
+            text = f'modparam("{setting.module}", ...) sets nothing here; did you mean "{close}"?'
+            found[setting.module] = Notice(text, setting.place)
+    return list(found.values())

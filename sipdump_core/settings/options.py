@@ -27,11 +27,13 @@ from typing import Any, Generic, TypeVar, get_type_hints
 import attrs
 
 from sipdump_core.errors import ConfigError, kind_and_text
+from sipdump_core.log import Event
 from sipdump_core.posix_regex import Pattern
 
 __all__ = [
     "Check",
     "Given",
+    "Notice",
     "Parse",
     "Setting",
     "Settings",
@@ -42,6 +44,7 @@ __all__ = [
     "in_range",
     "one_of",
     "option",
+    "permissions",
 ]
 
 Check = Callable[[Any], str | None]
@@ -52,6 +55,22 @@ Parse = Callable[[Any], Any]
 T = TypeVar("T")
 _TYPES: dict[Any, str] = {int: "int", str: "str", tuple[str, ...]: "str, repeatable"}
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+@attrs.frozen
+class Notice:
+    """Something in a configuration that is allowed, but probably not what its author meant."""
+
+    text: str
+    place: str = ""
+    """``file:line:column``; empty if no single place is the reason."""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}" if self.place else self.text
+
+    def event(self) -> Event:
+        """Return it as it goes to the log."""
+        return Event(self.text, at=self.place) if self.place else Event(self.text)
 
 
 @attrs.frozen
@@ -153,6 +172,18 @@ def in_range(low: int, high: int) -> Check:
 def one_of(*allowed: Any) -> Check:
     """Allow just these values."""
     return lambda value: None if value in allowed else f"must be one of: {', '.join(map(str, allowed))}"
+
+
+def permissions(low: int = 0) -> Check:
+    """Allow permission bits from ``low`` up; the refusal of 640 says that 0640 was meant."""
+
+    def check(value: int) -> str | None:
+        if low <= value <= 0o777:
+            return None
+        meant = f"; {value} is decimal, octal is 0{value}" if re.fullmatch("[0-7]{3}", str(value)) else ""
+        return f"must be 0{low:03o} to 0777, octal with a leading 0{meant}"
+
+    return check
 
 
 def duration(text: str) -> int:

@@ -2,37 +2,36 @@
 
 import contextlib
 import os
-import re
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sipdump_core.errors import FormatError
 from sipdump_core.log import Event, log
-from sipdump_core.net.address import Listen, bind_inet, canonical_ip
+from sipdump_core.net.address import Listen, ask_for_buffer, bind_inet, canonical_ip
 from sipdump_core.net.loop import Connection, Loop
 from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.settings.options import Given
 from sipdump_core.sipdump import SipDump
-from sipdump_core.sources.hep_decoder import FRAME_MAX, HepDecoder
+from sipdump_core.sources.hep_decoder import FRAME_MAX, HepDecoder, is_tls
+from sipdump_core.sources.hep_stream import FrameReader
+from sipdump_core.sources.hep_troubles import Troubles
 
-__all__ = ["HepSource", "split_frames"]
+__all__ = ["HepSource"]
 
 _DATAGRAMS_A_ROUND = 512
 _READ_BYTES = 1 << 18
 _LAST_ROUND_S = 1.0
-_SO_RCVBUFFORCE = 33
-_MAGIC = re.compile(rb"[HE]EP3")
 _BAD_FRAMES = 100
 # a peer that is gone without a word is noticed within two minutes (tcp(7))
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
 class HepSource:
-    """Receives HEP. It is listening when the constructor returns; ``close`` takes what has arrived, and ends.
+    """Receives HEP, unless ``listen`` is off. It is listening when the constructor returns; ``close`` ends it.
 
     Args:
         options: the HEP source's options.
@@ -48,6 +47,7 @@ class HepSource:
         self._decoder = HepDecoder(options, dump.table)
         self._counts = self._decoder.counts
         self._loop = Loop("sipdump-hep", "HEP", options.max_connections)
+        self._troubles = Troubles()
         self._datagrams: list[socket.socket] = []
         self._kernel_dropped = self._kernel_dropped_logged = 0
         self.addresses: list[Listen] = []
@@ -59,7 +59,11 @@ class HepSource:
             self._loop.close()
             raise
         self._loop.every(1.0, self._log_kernel_drops)
-        self._loop.start()
+        self._loop.every(1.0, self._log_troubles)
+        if self.addresses:
+            self._loop.start()
+        else:
+            log.info(Event("HEP is off"))
 
     def stats(self) -> dict[str, int]:
         """Return the counters: ``packets``, ``records``, ``malformed``, ``kernel_dropped`` and more."""
@@ -71,6 +75,7 @@ class HepSource:
     def close(self) -> None:
         """Take what the kernel has received so far, for a second at most, and end."""
         self._loop.stop(_LAST_ROUND_S)
+        self._log_troubles()
         self._count_kernel_drops()
         self._loop.close()
 
@@ -95,11 +100,7 @@ class HepSource:
 
     def _ask_for_buffer(self, sock: socket.socket, shown: str) -> None:
         wanted = self.options.rcvbuf
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
-        with contextlib.suppress(OSError):  # beyond net.core.rmem_max, for those who may
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted)
-        given = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles it for its own needs
+        given = ask_for_buffer(sock, wanted)
         if given < wanted:
             hint = f"sysctl -w net.core.rmem_max={wanted}"
             log.warning(Event("small receive buffer", listen=shown, bytes=given, wanted=wanted, hint=hint))
@@ -113,12 +114,9 @@ class HepSource:
                 data, address = receive(FRAME_MAX + 1)
                 count += 1
                 try:
-                    record = decode(data, address[:2], int(time.time() * 1e6))
+                    records += decode(data, address[:2], int(time.time() * 1e6))
                 except Exception as error:  # noqa: BLE001 - one bad packet must not cost the others of its round
                     self.malformed(address, error)
-                else:
-                    if record is not None:
-                        records.append(record)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -133,27 +131,34 @@ class HepSource:
                 sock.setsockopt(socket.IPPROTO_TCP, name, value)
         return _HepConnection(loop, sock, (canonical_ip(address[0])[1], address[1]), self)
 
-    def take(self, connection: "_HepConnection") -> None:
-        """Take the whole frames of a connection's buffer."""
-        records: list[Record] = []
-        for frame in split_frames(connection.buffer):
+    def take(self, connection: "_HepConnection", data: bytes) -> None:
+        """Take what a connection brings."""
+        peer = connection.peer
+        if connection.fresh and is_tls(data):
+            self._decoder.trouble("tls", peer)
             self._counts["packets"] += 1
-            record = None
+            self.malformed(peer, FormatError("a TLS handshake, where plain HEP is expected"))
+            connection.close()
+            return
+        connection.fresh = False
+        records: list[Record] = []
+        for frame in connection.frames.feed(data):
+            self._counts["packets"] += 1
             try:
                 if isinstance(frame, FormatError):
                     raise frame  # noqa: TRY301 - counted in one place
-                record = self._decoder.decode(frame, connection.peer, int(time.time() * 1e6))
+                records += self._decoder.decode(frame, peer, int(time.time() * 1e6))
                 connection.bad = 0
             except Exception as error:  # noqa: BLE001 - as above
                 connection.bad += 1
-                self.malformed(connection.peer, error)
-            if record is not None:
-                records.append(record)
+                self.malformed(peer, error)
+                if connection.bad > _BAD_FRAMES:
+                    break
         self._deliver(records)
         if connection.bad > _BAD_FRAMES:
-            connection.buffer.clear()
+            connection.frames.clear()
             connection.close("nothing good comes over it")
-            self._loop.limit.warn("bad", "HEP connection closed: nothing good comes over it", peer=connection.peer[0])
+            self._loop.limit.warn("bad", "HEP connection closed: nothing good comes over it", peer=peer[0])
 
     def _deliver(self, records: list[Record]) -> None:
         if records:
@@ -165,6 +170,9 @@ class HepSource:
         where = f"{peer[0]}:{peer[1]}"
         unforeseen = not isinstance(error, FormatError)
         self._loop.limit.warn("malformed", "malformed HEP packet", traceback=unforeseen, peer=where, error=error)
+
+    def _log_troubles(self) -> None:
+        self._troubles.log(self._decoder.troubles, time.monotonic())
 
     def _log_kernel_drops(self) -> None:
         self._count_kernel_drops()
@@ -184,7 +192,9 @@ class _HepConnection(Connection):
     def __init__(self, loop: Loop, sock: socket.socket, peer: tuple[str, int], source: HepSource) -> None:
         super().__init__(loop, sock)
         self.peer = peer
-        self.buffer = bytearray()
+        self.frames = FrameReader()
+        self.fresh = True
+        """Nothing has come yet."""
         self.bad = 0
         """Malformed frames since the last good one."""
         self._source = source
@@ -196,40 +206,13 @@ class _HepConnection(Connection):
             self.close()
             return
         self.touch(self._source.options.idle_timeout)
-        self.buffer += data
-        self._source.take(self)
+        self._source.take(self, data)
 
     def ended(self, reason: str) -> None:
         """Count what is left of a frame."""
-        if self.buffer:
-            left = f"connection ended within a frame, {len(self.buffer)} bytes left"
+        if self.frames.waiting:
+            left = f"connection ended within a frame, {self.frames.waiting} bytes left"
             self._source.malformed(self.peer, FormatError(f"{left}: {reason}" if reason else left))
-
-
-def split_frames(buffer: bytearray) -> Iterable[bytes | FormatError]:
-    """Cut whole HEP3 frames off the front of a stream's buffer; an incomplete one stays in it.
-
-    After garbage it goes on at the next magic, and yields one FormatError for all that it passed over.
-    """
-    passed = 0
-    while len(buffer) >= 6:
-        total = int.from_bytes(buffer[4:6], "big")
-        if total < 6 or not buffer.startswith((b"HEP3", b"EEP3")):
-            found = _MAGIC.search(buffer, 1)
-            start = found.start() if found else len(buffer) - 3  # a magic may begin in the last three bytes
-            del buffer[:start]
-            passed += start
-            continue
-        if passed:
-            yield FormatError(f"no HEP3 frame: {passed} bytes of something else in the stream")
-            passed = 0
-        if len(buffer) < total:
-            return
-        frame = bytes(buffer[:total])
-        del buffer[:total]
-        yield frame
-    if passed:
-        yield FormatError(f"no HEP3 frame: {passed} bytes of something else in the stream")
 
 
 def _drops(inodes: set[str]) -> Iterator[int]:

@@ -10,6 +10,7 @@ import socket
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -19,8 +20,11 @@ from sipdump_core.errors import FormatError
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Flow, Record
 from sipdump_core.settings.hep import HepOptions
+from sipdump_core.sources.direction import Direction, Endpoint, Question
+from sipdump_core.sources.sip_stream import begins_message, split_messages
+from sipdump_core.sources.top_via import websocket
 
-__all__ = ["FRAME_MAX", "HepDecoder", "inflate"]
+__all__ = ["FRAME_MAX", "HepDecoder", "inflate", "is_tls"]
 
 FRAME_MAX = 65535
 """The longest HEP3 frame, header included: its length is a 16-bit number."""
@@ -28,12 +32,19 @@ FRAME_MAX = 65535
 _MAGICS = (b"HEP3", b"EEP3")
 _CHUNK = struct.Struct(">HHH")
 _GZIP = b"\x1f\x8b"
+_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, section 2.5.5.2
+_UNSPECIFIED = ("", "0.0.0.0", "::")  # noqa: S104 - nobody listens there
+_TLS = re.compile(rb"\x16(?:\x03[\x00-\x04]|\xfe[\xfd-\xff])")  # a handshake of TLS or DTLS
 _MAX_AGENTS = 10_000
-_TYPE_SIP = 1
+_TYPE_UNKNOWN, _TYPE_SIP = 0, 1
+_MICROS_END = 1_000_000
+_DAY_US = 86_400 * 1_000_000
+_MESSAGE = re.compile(rb"[\r\n]{2}|[\w.!%*+`'~-][\w.!%*+`'~ /-]")  # the first two bytes of one (RFC 3261, token)
 _TIME_CHUNKS = re.compile(rb"\x00\x00\x00\x09\x00\x0a.{4}\x00\x00\x00\x0a\x00\x0a.{4}", re.DOTALL)
 _LEARN_LIMIT = 100
-# HEP's numbers for transports: the IP protocol; 22 (TLS) also for WS and WSS from Kamailio, 50 and 51 from OpenSIPS
+# HEP's numbers for transports: the IP protocol; 6 and 22 (TLS) may be WebSocket from Kamailio, OpenSIPS has 50 and 51
 _PROTOS = {17: "udp", 6: "tcp", 132: "sctp", 22: "tls", 50: "ws", 51: "wss"}
+_STREAMS = ("tcp", "tls")
 _FAMILIES_V6 = (10, 28, 30)  # AF_INET6 on Linux, FreeBSD and macOS
 
 # chunk types of the generic vendor, 0
@@ -43,13 +54,33 @@ _KEEPALIVE, _AUTH, _PAYLOAD, _COMPRESSED, _CORRELATION, _VLAN, _NODE = range(13,
 
 
 @attrs.define
+class _Open:
+    """What a flow's messages have in common where each of them has a say in its tag, its transport, or both."""
+
+    flow: Flow
+    question: Question | None
+    """What tells the tag; None where ``flow`` has it."""
+    variants: dict[tuple[str, str], Flow] = attrs.field(factory=dict)
+    """The flow with another tag or transport."""
+
+    def variant(self, tag: str, proto: str) -> Flow:
+        """Return the flow with a tag and a transport; the same for the same ones."""
+        if tag == self.flow.tag and proto == self.flow.proto:
+            return self.flow
+        found = self.variants.get((tag, proto))
+        if found is None:
+            found = self.variants[tag, proto] = attrs.evolve(self.flow, tag=tag, proto=proto)
+        return found
+
+
+@attrs.define
 class _Layout:
     """How all of a peer's packets are laid out: everything but time and payload identifies the flow."""
 
     struct: struct.Struct
     hits: int
     learned: int
-    flows: Cache[tuple[bytes, bytes, bytes], Flow] = attrs.field(factory=Cache)
+    flows: Cache[tuple[bytes, bytes, bytes], Flow | _Open] = attrs.field(factory=Cache)
 
 
 class HepDecoder:
@@ -62,18 +93,22 @@ class HepDecoder:
 
     def __init__(self, options: HepOptions, table: ProcessTable) -> None:
         self.counts: Counter[str] = Counter()
-        """Packets by what became of them: ``records``, ``auth_failed``, ``not_sip``, ``keepalive``; ``time_replaced``
-        counts records whose time was out of the window."""
+        """Packets by what became of them: ``auth_failed``, ``not_sip``, ``keepalive``. Besides, ``records``;
+        ``time_replaced``, packets whose time was missing, impossible or out of the window; ``bad_chunks``, packets with
+        an address or a number that cannot be read, and so counts as missing."""
+        self.troubles: Counter[tuple[str, str]] = Counter()
+        """What should be known of senders, with their addresses: ``auth_failed``, ``time_replaced``, ``tls``; who logs
+        them takes them out."""
         self._options = options
         self._key = options.auth_key.encode("utf-8", "surrogateescape")
         self._window = options.time_window * 1_000_000
-        self._local = {given.value for given in options.local}
+        self._direction = Direction([given.value for given in options.local], self._forget)
         self._table = table
-        self._flows: Cache[tuple[Any, ...], Flow] = Cache()
+        self._flows: Cache[tuple[Any, ...], Flow | _Open] = Cache()
         self._layouts: Cache[tuple[tuple[str, int], bytes], _Layout] = Cache()
         self._agents: set[tuple[str, ...]] = set()
 
-    def decode(self, data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
+    def decode(self, data: bytes, peer: tuple[str, int], now_us: int) -> Sequence[Record]:
         """Decode one packet.
 
         Args:
@@ -82,7 +117,8 @@ class HepDecoder:
             now_us: the receive time, microseconds since the epoch.
 
         Returns:
-            The record, or None where the packet holds no SIP message or its auth key is wrong.
+            The record. None where the packet holds no SIP message or its auth key is wrong; several where the payload
+            is a piece of a stream with several messages.
 
         Raises:
             FormatError: it is no HEP packet, or a damaged one.
@@ -91,32 +127,65 @@ class HepDecoder:
             data = inflate(data, FRAME_MAX)
         magic = data[:4]
         if magic in _MAGICS:
-            record = self._again(data, peer, now_us) or self._version3(data, peer, now_us)
+            records = self._again(data, peer, now_us) or self._version3(data, peer, now_us)
         elif magic[:1] in (b"\x01", b"\x02"):
-            record = self._version12(data, peer, now_us)
+            records = self._version12(data, peer, now_us)
         else:
+            if is_tls(data):
+                self.trouble("tls", peer)
             raise FormatError(f"no HEP packet: it begins with {magic!r}")
-        if record is not None:
-            self.counts["records"] += 1
-        return record
+        if records:
+            self.counts["records"] += len(records)
+        return records
 
-    def _again(self, data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
-        """Decode a packet that differs from an earlier one of its peer in time and payload only; None for others."""
+    def trouble(self, what: str, peer: tuple[str, int]) -> None:
+        """Note what should be known of a sender; not of more than ten thousand, though."""
+        if len(self.troubles) < _MAX_AGENTS:
+            self.troubles[what, peer[0]] += 1
+
+    def _again(self, data: bytes, peer: tuple[str, int], now_us: int) -> Sequence[Record]:
+        """Decode a packet that differs from an earlier one of its peer in time and payload only; others are none."""
         layout = self._layouts.get((peer, data[12:13]))
         if layout is None or len(data) < layout.struct.size:
-            return None
+            return ()
         magic, total, before, seconds, between, micros, after, length = layout.struct.unpack_from(data)
         flow = layout.flows.get((before, between, after))
         start = layout.struct.size
         if flow is None or magic not in _MAGICS or total > len(data) or total - start + 6 != length:
-            return None
+            return ()
         buf = data[start:total]
         if not buf or _is_keepalive(buf):
-            return None
+            return ()
         layout.hits += 1
-        return Record(self._sane(seconds * 1_000_000 + micros, now_us), flow, buf)
+        time_us = self._time(seconds, micros, peer, now_us)
+        return (Record(time_us, flow, buf),) if flow.__class__ is Flow else self._ask(flow, time_us, buf)
 
-    def _learn(self, data: bytes, peer: tuple[str, int], chunks: dict[int, bytes], flow: Flow) -> None:
+    def _ask(self, flow: Flow | _Open, time_us: int, buf: bytes) -> Sequence[Record]:
+        """Make the records of a payload that may hold several messages, and ask each for its tag and transport."""
+        if isinstance(flow, Flow):
+            return (Record(time_us, flow, buf),)
+        base = flow.flow
+        if base.proto not in _STREAMS:
+            return (Record(time_us, flow.variant(self._tag(flow, buf), base.proto), buf),)
+        return [
+            Record(time_us, flow.variant(self._tag(flow, message), websocket(message) or base.proto), message)
+            for message in split_messages(buf)
+        ]
+
+    def _tag(self, flow: _Open, message: bytes) -> str:
+        if not flow.question:
+            return flow.flow.tag
+        tag = self._direction.of_message(flow.question, message) or self._options.tag
+        if flow.question.settled:
+            flow.flow, flow.question = flow.variant(tag, flow.flow.proto), None
+        return tag
+
+    def _forget(self) -> None:
+        """Forget the flows: what was learned of their sender may change their tags."""
+        self._flows.clear()
+        self._layouts.clear()
+
+    def _learn(self, data: bytes, peer: tuple[str, int], chunks: dict[int, bytes], flow: Flow | _Open) -> None:
         """Remember a packet's layout, if its time is in one piece and its payload at its end."""
         key = (peer, data[12:13])  # the family: a server's IPv4 and IPv6 traffic are of two layouts
         layout = self._layouts.get(key)
@@ -143,49 +212,64 @@ class HepDecoder:
         _, _, before, _, between, _, after, _ = shape.unpack_from(data)
         layout.flows.keep((before, between, after), flow)
 
-    def _version3(self, data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
+    def _version3(self, data: bytes, peer: tuple[str, int], now_us: int) -> Sequence[Record]:
         chunks = _chunks(data)
         get = chunks.get
         if self._key and not hmac.compare_digest(get(_AUTH, b""), self._key):
-            self.counts["auth_failed"] += 1
-            return None
+            return self._refuse(peer)
         kind = get(_TYPE)
-        if kind is not None and int.from_bytes(kind, "big") != _TYPE_SIP:
+        if kind and kind[0] not in (_TYPE_SIP, _TYPE_UNKNOWN):
             self.counts["not_sip"] += 1
-            return None
+            return ()
         buf = get(_PAYLOAD)
         if buf is None and _COMPRESSED in chunks:
             buf = inflate(chunks[_COMPRESSED], self._options.max_message)
         if not buf or _is_keepalive(buf):
             self.counts["keepalive"] += 1
-            return None
+            return ()
+        if kind == b"\0" and not begins_message(buf):
+            self.counts["not_sip"] += 1
+            return ()
         key = (
             peer, get(_FAMILY), get(_PROTO), get(_SRC4), get(_DST4), get(_SRC6), get(_DST6), get(_SPORT), get(_DPORT),
             get(_AGENT), get(_NODE),
         )  # fmt: skip
         flow = self._flows.get(key)
         if flow is None:
-            flow = self._flows.keep(key, self._flow3(chunks, peer))
-        if _PAYLOAD in chunks and int.from_bytes(data[4:6], "big") == len(data):
+            flow, whole = self._flow3(chunks, peer)
+            if not whole:
+                self.counts["bad_chunks"] += 1  # each of them, so it is not remembered
+                return self._ask(flow, self._time3(chunks, peer, now_us), buf)
+            self._flows.keep(key, flow)
+        if _PAYLOAD in chunks and kind != b"\0" and int.from_bytes(data[4:6], "big") == len(data):
             self._learn(data, peer, chunks, flow)
-        seconds = get(_SECONDS)
-        time_us = -1 if seconds is None else int.from_bytes(seconds, "big") * 1_000_000
-        return Record(self._sane(time_us + int.from_bytes(get(_MICROS, b""), "big"), now_us), flow, buf)
+        return self._ask(flow, self._time3(chunks, peer, now_us), buf)
 
-    def _flow3(self, chunks: dict[int, bytes], peer: tuple[str, int]) -> Flow:
+    def _refuse(self, peer: tuple[str, int]) -> Sequence[Record]:
+        self.counts["auth_failed"] += 1
+        self.trouble("auth_failed", peer)
+        return ()
+
+    def _time3(self, chunks: dict[int, bytes], peer: tuple[str, int], now_us: int) -> int:
+        seconds = chunks.get(_SECONDS)
+        micros = int.from_bytes(chunks.get(_MICROS, b""), "big")
+        return self._time(int.from_bytes(seconds, "big") if seconds else -1, micros, peer, now_us)
+
+    def _flow3(self, chunks: dict[int, bytes], peer: tuple[str, int]) -> tuple[Flow | _Open, bool]:
+        """Make the flow of a packet; say whether all that it says of it can be read."""
         number = {kind: int.from_bytes(chunks.get(kind, b""), "big") for kind in (_FAMILY, _PROTO, _SPORT, _DPORT)}
-        has_v6 = _SRC6 in chunks or _DST6 in chunks
-        if has_v6 and (number[_FAMILY] in _FAMILIES_V6 or not (_SRC4 in chunks or _DST4 in chunks)):
-            family, size, src, dst = socket.AF_INET6, 16, _SRC6, _DST6
-        else:
-            family, size, src, dst = socket.AF_INET, 4, _SRC4, _DST4
-        addresses = [chunks.get(kind, b"").ljust(size, b"\0")[:size] for kind in (src, dst)]
+        v6 = _SRC6 in chunks or _DST6 in chunks
+        v6 = v6 and (number[_FAMILY] in _FAMILIES_V6 or not (_SRC4 in chunks or _DST4 in chunks))
+        raw_src, raw_dst = chunks.get(_SRC6 if v6 else _SRC4), chunks.get(_DST6 if v6 else _DST4)
+        src, dst = _address(raw_src, v6=v6), _address(raw_dst, v6=v6)
+        whole = (src or raw_src is None) and (dst or raw_dst is None) and b"" not in map(chunks.get, _SIZES)
         agent = chunks.get(_AGENT)
         name = _clean(chunks.get(_NODE, b""))
         agent_id = str(int.from_bytes(agent, "big")) if agent else ""
-        return self._flow(peer, family, number[_PROTO], addresses, (number[_SPORT], number[_DPORT]), agent_id, name)
+        ends = (src, number[_SPORT]), (dst, number[_DPORT])
+        return self._flow(peer, number[_PROTO], *ends, agent_id, name, v6=v6), bool(whole)
 
-    def _version12(self, data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
+    def _version12(self, data: bytes, peer: tuple[str, int], now_us: int) -> Sequence[Record]:
         """Versions 1 and 2: fixed headers, in version 2 with a time; no auth key, no type: SIP is meant."""
         if len(data) < 16:
             raise FormatError(f"HEP packet of {len(data)} bytes: too short")
@@ -195,61 +279,62 @@ class HepDecoder:
         if family not in (2, *_FAMILIES_V6) or length < plain or len(data) < length:
             raise FormatError(f"HEP version {version} packet with the address family {family} and a header of {length}")
         if self._key:
-            self.counts["auth_failed"] += 1
-            return None
-        time_us, agent, start = -1, "", length
+            return self._refuse(peer)
+        seconds, micros, agent, start = -1, 0, "", length
         if version == 2:
             if len(data) < plain + 10:
                 raise FormatError("HEP version 2 packet without its time")
             if length == plain:
                 # Kamailio's header length leaves the time out, and 2 bytes of padding behind it; others do not pad
-                start = plain + (10 if data[plain + 10 : plain + 12].isalpha() else 12)
-            for order in "<>":  # Kamailio writes its host's byte order
-                seconds, micros, number = struct.unpack_from(order + "IIH", data, plain)
-                agent = agent or str(number)
-                if abs(seconds * 1_000_000 + micros - now_us) <= (self._window or 86_400_000_000):
-                    time_us, agent = seconds * 1_000_000 + micros, str(number)
-                    break
+                start = plain + (10 if _MESSAGE.match(data, plain + 10) else 12)
+            seconds, micros, agent = self._time2(data, plain, now_us)
         buf = data[start:]
         if not buf or _is_keepalive(buf):
             self.counts["keepalive"] += 1
-            return None
+            return ()
         key = (peer, data[2:plain], agent)
         flow = self._flows.get(key)
         if flow is None:
-            addresses = [data[8 : 8 + size], data[8 + size : plain]]
-            kind = socket.AF_INET6 if size == 16 else socket.AF_INET
-            flow = self._flows.keep(key, self._flow(peer, kind, proto, addresses, (sport, dport), agent, ""))
-        return Record(self._sane(time_us, now_us, missing=version == 1), flow, buf)
+            src, dst = (_address(data[at : at + size], v6=size == 16) for at in (8, 8 + size))
+            flow = self._flow(peer, proto, (src, sport), (dst, dport), agent, "", v6=size == 16)
+            self._flows.keep(key, flow)
+        time_us = now_us if version == 1 else self._time(seconds, micros, peer, now_us)
+        return self._ask(flow, time_us, buf)
+
+    def _time2(self, data: bytes, at: int, now_us: int) -> tuple[int, int, str]:
+        """Read the time and the agent's id of version 2; Kamailio writes them in its host's byte order.
+
+        The right order is the one that makes a possible time or, where both do, the time that is nearer.
+        """
+        readings = [struct.unpack_from(order + "IIH", data, at) for order in "<>"]
+        seconds, micros, agent = min(
+            readings, key=lambda one: (one[1] >= _MICROS_END, abs(one[0] * 1_000_000 + one[1] - now_us))
+        )
+        return seconds, micros, str(agent)
 
     def _flow(
         self,
         peer: tuple[str, int],
-        family: socket.AddressFamily,
-        proto: int,
-        addresses: list[bytes],
-        ports: tuple[int, int],
+        number: int,
+        src: Endpoint,
+        dst: Endpoint,
         agent: str,
         name: str,
-    ) -> Flow:
-        af = "ipv4" if family == socket.AF_INET else "ipv6"
-        src, dst = (socket.inet_ntop(family, address) for address in addresses)
+        *,
+        v6: bool,
+    ) -> Flow | _Open:
+        """Make a flow; of an address that is missing, the unspecified one stands in its place."""
+        node = name or agent
         self._list_agent(peer, agent, name)
-        tag = self._tag(peer, (src, ports[0]), (dst, ports[1]))
-        return Flow(tag, 0, 0, _PROTOS.get(proto, "none"), af, src, ports[0], dst, ports[1], name or agent)
-
-    def _tag(self, peer: tuple[str, int], src: tuple[str, int], dst: tuple[str, int]) -> str:
-        """Return whether the HEP sender sent or received the message; a step decides when just one side matches."""
-        own = {peer[0].partition("%")[0], *self._local}
-        for matches in (
-            lambda side: side[0] in own and side[1] == peer[1],
-            lambda side: side[0] in own,
-            lambda side: side[1] == peer[1],
-        ):
-            is_src, is_dst = matches(src), matches(dst)
-            if is_src != is_dst:
-                return "snd" if is_src else "rcv"
-        return self._options.tag
+        proto = _PROTOS.get(number, "none")
+        sender = (peer[0].partition("%")[0], peer[1], node)
+        tag = self._direction.of_flow(sender, src, dst, datagrams=proto not in _STREAMS)
+        question = tag if isinstance(tag, Question) else None
+        shown = self._options.tag if isinstance(tag, Question) else tag
+        hosts = _one_family(src[0], dst[0], v6=v6)
+        af = "ipv6" if ":" in hosts[0] else "ipv4"
+        flow = Flow(shown, 0, 0, proto, af, hosts[0], src[1], hosts[1], dst[1], node)
+        return _Open(flow, question) if question or proto in _STREAMS else flow
 
     def _list_agent(self, peer: tuple[str, int], agent: str, name: str) -> None:
         who = (peer[0], agent, name)
@@ -263,12 +348,19 @@ class HepDecoder:
             ]
             self._table.enter(0, " ".join(filter(None, parts)))
 
-    def _sane(self, time_us: int, now_us: int, *, missing: bool = False) -> int:
-        if time_us >= 0 and (not self._window or abs(time_us - now_us) <= self._window):
+    def _time(self, seconds: int, micros: int, peer: tuple[str, int], now_us: int) -> int:
+        """Return a packet's time in µs; the receive time where it is missing, impossible or out of the window."""
+        time_us = seconds * 1_000_000 + micros
+        if seconds >= 0 and micros < _MICROS_END and (not self._window or abs(time_us - now_us) <= self._window):
             return time_us
-        if not missing:
-            self.counts["time_replaced"] += 1
+        self.counts["time_replaced"] += 1
+        self.trouble("time_replaced", peer)
         return now_us
+
+
+def is_tls(data: bytes) -> bool:
+    """Return whether data begins a handshake of TLS or DTLS (RFC 8446, section 5.1; RFC 6347, section 4.1)."""
+    return _TLS.match(data) is not None
 
 
 def inflate(data: bytes, limit: int) -> bytes:
@@ -307,13 +399,33 @@ def _chunks(data: bytes) -> dict[int, bytes]:
         if length < 6 or end > total:
             raise FormatError(f"HEP3 chunk {kind:#x} at offset {at} says {length} bytes, {total - at} are left")
         if not vendor:
-            if length - 6 > _SIZES.get(kind, FRAME_MAX):
-                raise FormatError(f"HEP3 chunk {kind:#x} at offset {at} is {length - 6} bytes, not {_SIZES[kind]}")
-            chunks[kind] = data[at + 6 : end]
+            size = _SIZES.get(kind, length - 6)
+            # of a number that is too long the first bytes count, as in Kamailio; one that is too short is not there
+            chunks[kind] = data[at + 6 : at + 6 + size] if size <= length - 6 else b""
         at = end
     if at != total:
         raise FormatError(f"HEP3 frame ends with {total - at} stray bytes")
     return chunks
+
+
+def _address(raw: bytes | None, *, v6: bool) -> str:
+    """Read an address of 4 or 16 bytes; one that is mapped into IPv6 is IPv4; empty where its size makes no sense."""
+    if raw and len(raw) == 16:
+        return socket.inet_ntoa(raw[12:]) if raw.startswith(_MAPPED) else socket.inet_ntop(socket.AF_INET6, raw)
+    return socket.inet_ntoa(raw) if raw and len(raw) == 4 and not v6 else ""
+
+
+def _one_family(src: str, dst: str, *, v6: bool) -> tuple[str, str]:
+    """Return both addresses in one family; a missing or unspecified one takes the other's."""
+    known = [host for host in (src, dst) if host not in _UNSPECIFIED]
+    v6 = any(":" in host for host in known) if known else v6
+
+    def shown(host: str) -> str:
+        if host in _UNSPECIFIED:
+            return _UNSPECIFIED[1 + v6]
+        return f"::ffff:{host}" if v6 and ":" not in host else host
+
+    return shown(src), shown(dst)
 
 
 def _is_keepalive(buf: bytes) -> bool:

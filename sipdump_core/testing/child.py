@@ -26,6 +26,7 @@ from typing import Any
 import attrs
 
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import StorageError, StorageFullError
 from sipdump_core.segment import Segment
 from sipdump_core.testing.promise import not_checked
@@ -126,11 +127,12 @@ def full(backend: Backend, segment: Segment) -> Iterator[str]:
         for _ in range(limit // 300 // BATCH + 2):
             batch = noise(BATCH, count)
             call: Callable[[], None] = partial(backend.write, batch)
-            try:
+            with Guard() as guard:
                 call()
                 call = backend.flush
                 call()
-            except Exception as error:  # noqa: BLE001 - the test judges it
+            error = guard.error
+            if error is not None:
                 errors.append((f"{type(error).__name__}: {error}", isinstance(error, StorageError)))
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
                 if call != backend.flush and not isinstance(error, StorageFullError):

@@ -16,6 +16,7 @@ import pytest
 
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import SegmentExistsError, SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import prune
 from sipdump_core.segment import Segment, StoredSegment
@@ -494,13 +495,13 @@ class StoreChecks(Kit):
         self.needs_segments(backend)
         wrote = numbered(4000)
         done = threading.Event()
-        failures: list[Exception] = []
+        failures: list[BaseException] = []
         reader = self.reader(backend)
         readable = self.can_read(backend)
 
         def look() -> None:
             once = False
-            try:
+            with Guard() as guard:
                 while not (done.is_set() and once):
                     once = True
                     for one in (backend, reader):
@@ -511,8 +512,8 @@ class StoreChecks(Kit):
                             assert not stored.sealed, "the open segment is listed as sealed"
                             found = [*one.read(stored)] if readable else []
                             self.same(backend, wrote[: len(found)], found)
-            except Exception as error:  # noqa: BLE001 - it is raised again below
-                failures.append(error)
+            if guard.error:
+                failures.append(guard.error)
 
         threads = [threading.Thread(target=look) for _ in range(2)]
         backend.open(self.segment(backend))

@@ -17,6 +17,7 @@ import pytest
 from sipdump_core.drivers.base import Backend, Site, Transform
 from sipdump_core.drivers.capabilities import Deletes, can
 from sipdump_core.drivers.discovery import is_suffix, unusable
+from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import ClosedError, ConfigError
 from sipdump_core.record import Flow, Record
 from sipdump_core.settings.options import Setting, build, describe
@@ -439,16 +440,14 @@ def _others(told: Mapping[str, Any]) -> list[Any]:
 
 def _in_thread(call: Callable[[], Any]) -> None:
     """Run a call in a thread of its own; raise what it raises."""
-    failures: list[BaseException] = []
+    guard = Guard()
 
     def run() -> None:
-        try:
+        with guard:
             call()
-        except BaseException as error:  # noqa: BLE001 - it is raised again below
-            failures.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    if failures:
-        raise failures[0]
+    if guard.error:
+        raise guard.error

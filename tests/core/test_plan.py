@@ -86,7 +86,7 @@ def test_a_folder_that_is_not_there_is_an_error_of_its_place() -> None:
         ({"backend": ["nosuch"]}, "no such backend is installed"),
         ({"fagex": "2x"}, "units d, h, m, s"),
         ({"queue_full": "wait"}, "must be one of"),
-        ({"file_mode": 0o1777}, "must be 0 to 511"),
+        ({"file_mode": 0o1777}, "must be 0000 to 0777, octal with a leading 0"),
         ({"nosuch": 1}, "no such parameter"),
         ({"backend_options": {"nosuch": {"x": 1}}}, "no such module"),
         ({"backend_options": {"text": {"x": 1}}}, "no such parameter"),

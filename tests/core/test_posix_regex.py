@@ -175,6 +175,8 @@ def test_fullmatch(source: bytes, text: bytes, matches: bool) -> None:
         (b"^$", b"", True),
         (b"INVITE|REGISTER", b"a register", True),
         (b"^INVITE |^ACK ", b"ack sip:a", True),
+        (rb"^\B", b"", True),
+        (b"^a$", b"a\n", False),
         (b"^INVITE |ACK ", b"an ack ", True),
         (b"call", b"a Call-ID", True),
         (b"(^|\n)Call-ID: *[0-9]+", b"X\r\nCall-ID:   5", True),

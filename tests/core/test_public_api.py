@@ -72,7 +72,7 @@ ATTRIBUTES = {
 }  # fmt: skip
 FIELDS = {
     "Site": ["folder", "prefix", "file_mode", "meta", "transforms", "rotate", "distribution", "make"],
-    "StoredSegment": ["segment", "size", "modified", "sealed", "records", "location"],
+    "StoredSegment": ["segment", "size", "modified", "sealed", "records", "location", "pending"],
     "Segment": ["prefix", "stamp", "sequence", "suffix"],
     "Flow": ["tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node"],
     "Record": ["time_us", "flow", "buf"],
@@ -128,7 +128,7 @@ def test_the_helpers_have_these_signatures() -> None:
 
 
 def lacking(names: set[str], form: str, *pages: str) -> set[str]:
-    """Give the names that these pages have nowhere in this form."""
+    """Return the names that these pages have nowhere in this form."""
     text = "\n".join((DOCS / page).read_text() for page in pages)
     return {name for name in names if not re.search(form.replace("NAME", name), text, re.MULTILINE)}
 

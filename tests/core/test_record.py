@@ -1,11 +1,12 @@
 """Records, and the headers found in them."""
 
 import pickle
+import re
 from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipdump_core import sip
@@ -71,6 +72,40 @@ def test_addresses_become_canonical() -> None:
 )
 def test_call_id(message: bytes, call_id: str | None) -> None:
     assert record(message).call_id == call_id
+
+
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_VALUE = rb"[ \t]*:((?:[^\r\n]|\r?\n[ \t]|\r(?!\n))*)"
+_CALL_ID = re.compile(rb"\n(?:call-id|i)" + _VALUE, re.IGNORECASE)
+_CONTENT_LENGTH = re.compile(
+    rb"\n(?:content-length|l)[ \t]*:[ \t]*(?:\r?\n[ \t]+)?(\d{1,10})[ \t]*(?=\r?\n|$)", re.IGNORECASE
+)
+
+
+def call_id_by_the_rules(buf: bytes) -> str | None:
+    """Find the Call-ID in the plainest way; a value runs on over line ends that are followed by white space."""
+    found = _CALL_ID.search(buf)
+    if found is None:
+        return None
+    empty = len(buf) - len(buf.lstrip(b"\r\n"))
+    blank = _BLANK_LINE.search(buf, max(0, empty - 1))
+    if blank is not None and found.start() > blank.start():
+        return None
+    return b" ".join(found[1].split()).decode("utf-8", "backslashreplace") or None
+
+
+_WORDS = [*(b"\r\n \t:;ix"[at : at + 1] for at in range(8)), b"\r\n", b"\n\r\n", b"\nCall-ID", b"\r\ncall-id:", b"\ni:"]
+_WORDS += [b"\r\nI", b"OPTIONS x SIP/2.0", b"\xff", b"\r\nL:", b"\nContent-LENGTH:", b"12"]
+
+
+@given(st.lists(st.sampled_from(_WORDS), max_size=12).map(b"".join))
+@settings(max_examples=2000)
+def test_headers_are_found_as_by_the_rules(buf: bytes) -> None:
+    assert sip.call_id(buf) == call_id_by_the_rules(buf)
+    blank = _BLANK_LINE.search(buf)
+    assert sip.header_end(buf) == (blank.end() if blank else -1)
+    length = _CONTENT_LENGTH.search(buf)
+    assert sip.content_length(buf, 0, len(buf)) == (int(length[1]) if length else None)
 
 
 @given(st.binary(max_size=200))

@@ -14,7 +14,7 @@ ORDER = (
     ("sources", "admin"),
     ("control", "reading"),
     ("sipdump",),
-    ("workshop",),
+    ("workshop", "checkup"),
     ("plan",),
     ("testing", "scaffold"),
     ("pipeline",),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipdump_core.segment import Segment
+from sipdump_core.segment import Segment, StoredSegment
 
 
 @given(st.text(max_size=20).filter(lambda t: "/" not in t), st.integers(0, 4_000_000_000), st.integers(0, 999_999))
@@ -52,3 +52,17 @@ def test_what_is_no_name(name: str) -> None:
 
 def test_digits_are_ascii() -> None:
     assert Segment.parse("p-2026-11-2٣--23-31-00.data", "p-", ".data") is None
+
+
+@pytest.mark.parametrize(
+    ("sealed", "pending", "state"),
+    [
+        (True, "", "sealed"),
+        (False, "", "open"),
+        (False, "unsealed", "unsealed"),
+        (False, "waiting for upload", "waiting for upload"),
+        (True, "unsealed", "sealed"),
+    ],
+)
+def test_the_state_says_why_a_segment_is_not_sealed(sealed: bool, pending: str, state: str) -> None:
+    assert StoredSegment(Segment("p-", "2026-11-22--00-00-00"), 5, 1.0, sealed, pending=pending).state == state

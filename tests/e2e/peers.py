@@ -79,7 +79,7 @@ def until(condition: Callable[[], object], what: str, timeout: float = DEADLINE)
 
 
 def _ports() -> Iterator[int]:
-    """Give port numbers below those that the kernel gives away, in a range of this xdist worker's own."""
+    """Return port numbers below those that the kernel gives away, in a range of this xdist worker's own."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
     low, high = 11000 + 1200 * worker, 11000 + 1200 * (worker + 1)
     start = random.randrange(low, high, 4)
@@ -91,7 +91,7 @@ _NUMBERS = _ports()
 
 
 def free_port() -> int:
-    """Give a port that is free now on every address, for UDP and TCP; the three after it are its caller's too."""
+    """Return a port that is free now on every address, for UDP and TCP; the three after it are its caller's too."""
     for port in itertools.islice(_NUMBERS, 300):
         hosts = ["0.0.0.0", *(["::"] if has_ipv6() else [])]
         if not any(taken(host, port + i, proto) for host in hosts for i in range(4) for proto in ("udp", "tcp")):
@@ -161,7 +161,7 @@ class Child:
         return self.process.pid
 
     def output(self) -> str:
-        """Give what it has printed so far."""
+        """Return what it has printed so far."""
         return self.log.read_text(errors="backslashreplace")
 
     def until(self, condition: Callable[[], object], what: str, timeout: float = DEADLINE) -> None:
@@ -216,11 +216,11 @@ class Daemon(Child):
         return self.ports()[0]
 
     def ports(self) -> list[int]:
-        """Give its ports in the order of its listen parameters."""
+        """Return its ports in the order of its listen parameters."""
         return [int(port) for port in re.findall(r"listening for HEP\b.*port=(\d+)", self.output())]
 
     def files(self, suffix: str) -> list[Path]:
-        """Give its files, oldest first."""
+        """Return its files, oldest first."""
         return files(self.folder, suffix)
 
     def records(self) -> list["Seen"]:
@@ -259,7 +259,7 @@ class Stage:
             child.end()
 
     def path(self, name: str) -> Path:
-        """Give a path that no other program of the stage uses."""
+        """Return a path that no other program of the stage uses."""
         return self.folder / f"{len(self._children)}-{name}"
 
     def run(self, argv: Sequence[str | Path], name: str, env: Mapping[str, str | None] | None = None) -> Child:
@@ -300,6 +300,7 @@ class Stage:
         hep_version: int = 3,
         uas: str = "",
         more: str = "",
+        hosts: Sequence[str] = (),
         env: Mapping[str, str | None] | None = None,
     ) -> Kamailio:
         """Start a Kamailio and wait until it listens.
@@ -310,13 +311,14 @@ class Stage:
             hep_version: 1, 2 or 3.
             uas: a SIP URI that calls are relayed to.
             more: more lines of configuration, before the routes.
+            hosts: where it listens; by default on loopback, on both families.
             env: changes to its environment.
         """
         port = free_port()
         folder, run_dir, config = self.path("kamailio"), self.path("run"), self.path("kamailio.cfg")
         folder.mkdir()
         run_dir.mkdir()
-        config.write_text(_kamailio_config(port, str(folder) if sipdump else "", hep, hep_version, uas, more))
+        config.write_text(_kamailio_config(port, str(folder) if sipdump else "", hep, hep_version, uas, more, hosts))
         argv: list[str | Path] = [
             program("kamailio") or "kamailio",
             "-f",
@@ -350,7 +352,7 @@ class Stage:
 
 
 def sipdumpd_command() -> list[str]:
-    """Give the command as a user has it, or the module where no console script is installed beside this Python."""
+    """Return the command as a user has it, or the module where no console script is installed beside this Python."""
     script = Path(sys.executable).with_name("sipdumpd")
     return [str(script)] if script.exists() else [sys.executable, "-m", "sipdump_core.daemon"]
 
@@ -363,8 +365,10 @@ def _accepts(port: int) -> bool:
     return True
 
 
-def _kamailio_config(port: int, sipdump: str, hep: str, hep_version: int, uas: str, more: str) -> str:
-    hosts = ["127.0.0.1", *(["[::1]"] if has_ipv6() else [])]
+def _kamailio_config(
+    port: int, sipdump: str, hep: str, hep_version: int, uas: str, more: str, hosts: Sequence[str]
+) -> str:
+    hosts = hosts or ["127.0.0.1", *(["[::1]"] if has_ipv6() else [])]
     lines = [
         "#!KAMAILIO",
         "debug=2\nlog_stderror=yes\nfork=yes\nchildren=1\ntcp_children=1\nenable_tls=no\nauto_aliases=no",
@@ -419,7 +423,7 @@ class Seen(NamedTuple):
     procno: int
 
     def what(self) -> "tuple[str, str, str, tuple[str, int], tuple[str, int], bytes]":
-        """Give what does not depend on who wrote it down."""
+        """Return what does not depend on who wrote it down."""
         return self[:6]
 
     def line(self) -> str:
@@ -468,7 +472,7 @@ def read_pcap(path: Path) -> Iterator[Packet]:
     data = path.read_bytes()
     if len(data) < 24:
         return
-    assert data[:24] == struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    assert data[:24] in [struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, snaplen, 1) for snaplen in (65535, 262144)]
     at = 24
     while len(data) - at >= 16:
         _, _, length, original = struct.unpack_from("=IIII", data, at)
@@ -479,7 +483,7 @@ def read_pcap(path: Path) -> Iterator[Packet]:
 
 
 def files(folder: Path, suffix: str) -> list[Path]:
-    """Give a folder's segment files of one kind, oldest first."""
+    """Return a folder's segment files of one kind, oldest first."""
     return sorted(folder.glob(f"kamailio-sipdump-*{suffix}"), key=lambda path: (path.stat().st_ctime_ns, path.name))
 
 

@@ -35,7 +35,7 @@ _NODE = Path(__file__).with_name("swift_node.py")
 
 
 def need_swift(folder: Path) -> str:
-    """Give the Python that has Swift; else skip the test, or fail it where all peers are asked for.
+    """Return the Python that has Swift; else skip the test, or fail it where all peers are asked for.
 
     Args:
         folder: where objects will stand; its file system must have extended attributes.
@@ -123,6 +123,6 @@ class SwiftServer:
             child.wait()
 
     def output(self) -> str:
-        """Give the log of the server that runs."""
+        """Return the log of the server that runs."""
         assert self._child is not None, "it does not run"
         return self._child.output()

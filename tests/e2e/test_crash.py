@@ -101,7 +101,7 @@ def test_tshark_reads_what_is_left(stage: Stage) -> None:
 
 
 def killed(stage: Stage) -> Daemon:
-    """Give a daemon that was killed under load, after a look at its files that all that stood there has survived."""
+    """Return a daemon that was killed under load, having checked that everything in its files survived."""
     daemon = stage.sipdumpd()
     with load(daemon.port):
         daemon.until(lambda: len(daemon.records()) >= ENOUGH, f"{ENOUGH} records")
@@ -137,7 +137,7 @@ def load(port: int) -> Iterator[None]:
 
 
 def writer(folder: Path, backend: TextBackend | PcapBackend, records: list[Record]) -> bytes:
-    """Give the bytes of a file of these records."""
+    """Return the bytes of a file of these records."""
     site = Site(str(folder), "whole-")
     segment = Segment.starting("whole-", 0)
     path = folder / f"{segment.stem}{backend.suffix}"

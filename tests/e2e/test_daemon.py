@@ -69,7 +69,9 @@ def test_good_configuration(tmp_path: Path) -> None:
     config = tmp_path / "sipdumpd.cfg"
     config.write_text(f'{HEP}\nmodparam("sipdump", "folder", "{tmp_path}")\n')
     done = run("-c", "-f", str(config))
-    assert (done.returncode, done.stderr) == (0, "config file ok, exiting...\n")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "config file ok, exiting...")
+    assert f"folder       {tmp_path}, files begin with 'kamailio-sipdump-'" in done.stdout
+    assert "sipdumpd: warning: nothing is ever deleted: fage is 0" in done.stderr
     assert list(tmp_path.iterdir()) == [config], "a check leaves nothing behind"
 
 
@@ -124,6 +126,25 @@ def test_sighup_rotates(stage: Stage) -> None:
     stored(daemon, request("MESSAGE", 1), request("MESSAGE", 2))
     daemon.until(lambda: len(daemon.files(".pcap")) == 2, "a second pcap")
     assert [len(daemon.files(suffix)) for suffix in (".data", ".meta", ".pcap")] == [2, 2, 2]
+    assert "rotating now; to read the configuration again, restart" in daemon.output()
+    assert daemon.stop() == 0
+
+
+HARMLESS = [
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR),
+    *(signal.SIGRTMIN, signal.SIGRTMIN + 5, signal.SIGRTMAX),
+]
+
+
+def test_signals_without_a_meaning_do_not_kill(stage: Stage) -> None:
+    daemon = stage.sipdumpd()
+    for number in (*HARMLESS, signal.SIGPIPE, signal.SIGCHLD, signal.SIGWINCH, signal.SIGURG, signal.SIGCONT):
+        daemon.process.send_signal(number)
+    for name in ("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGRTMIN+5"):
+        daemon.says(f'signal ignored" signal={name}')
+    send(daemon.port, request("MESSAGE", 1))
+    stored(daemon, request("MESSAGE", 1))
+    assert "rotating now" not in daemon.output()
     assert daemon.stop() == 0
 
 
@@ -171,7 +192,7 @@ def test_stale_segment_is_sealed_without_traffic(stage: Stage) -> None:
 
 
 def time_of(line: str) -> float:
-    """Give the time of a log line."""
+    """Return the time of a log line."""
     found = re.match(r"time=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{3})\S* ", line)
     assert found
     return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) + int(found[2]) / 1000
@@ -276,7 +297,7 @@ def test_out_of_file_descriptors(stage: Stage) -> None:
 
 
 def cpu_seconds(daemon: Daemon) -> float:
-    """Give the processor time that a process has used (proc(5): utime and stime)."""
+    """Return the processor time that a process has used (proc(5): utime and stime)."""
     fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -208,7 +208,7 @@ def test_older_hep(stage: Stage, version: int, af: str) -> None:
 
 
 def settled(server: Kamailio, daemon: Daemon, least: int) -> tuple[list[Seen], list[Seen]]:
-    """Give both sides' records when they are all there: at least so many, and with us as many as with Kamailio."""
+    """Return both sides' records when they are all there: at least so many, and with us as many as with Kamailio."""
 
     def done() -> bool:
         theirs = server.records()
@@ -246,15 +246,13 @@ def as_sipdump_says(record: Seen, callee: tuple[str, int], port: int) -> Seen:
     """Undo a deviation within Kamailio, in what the callee sends over the TCP connection that Kamailio opened.
 
     There sipdump names Kamailio's listening port as the destination; siptrace names the connection's own local port,
-    which is the true one, and over HEP we know no other. Where Kamailio's address does not differ from the callee's
-    (IPv6 here), nothing then tells that this was received, and the tag is that of the ``tag`` parameter.
+    which is the true one, and over HEP we know no other.
     """
     if record.src != callee:
         return record
     assert record.buf.startswith(b"SIP/2.0 ")
     assert record.dst[1] != port, "Kamailio does not deviate any more"
-    assert record.tag == ("rcv" if record.af == "ipv4" else "hep")
-    return record._replace(tag="rcv", dst=(record.dst[0], port))
+    return record._replace(dst=(record.dst[0], port))
 
 
 def compare_pcaps(server: Kamailio, daemon: Daemon, count: int, callee: tuple[str, int] | None) -> None:
@@ -276,7 +274,7 @@ def compare_pcaps(server: Kamailio, daemon: Daemon, count: int, callee: tuple[st
 
 
 def plain(packet: Packet, callee: int) -> bytes:
-    """Give a packet's frame without what may differ; its lengths, which follow from pid and pno, must be right."""
+    """Return a packet's frame without what may differ; its lengths, which follow from pid and pno, must be right."""
     frame = bytearray(packet.frame)
     assert packet.original == len(frame)
     if frame[12:14] == b"\x08\x00":

@@ -3,16 +3,19 @@
 import re
 import socket
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.e2e.peers import (
+    SCENARIOS,
     Child,
     Daemon,
     Seen,
     Stage,
+    bound,
     files,
     free_port,
     has_ipv6,
@@ -27,6 +30,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "kamailio"
 
 pytestmark = pytest.mark.peer
 
+CALL = 13
+"""Messages of a call through a proxy, each seen once on every side: INVITE, 180, 200, ACK, BYE, 200, and a 100."""
 BODIES = {
     1: b"",
     2: b"a\0b",
@@ -38,6 +43,14 @@ BODIES = {
     8: bytes(range(256)) * 234,
     9: b"||||||||||||||||||||\n====================\n",
 }
+
+
+_MISSING = """\
+        KSR.tm.t_on_branch("ksr_branch_manage")
+        KSR.tm.t_on_reply("ksr_onreply_manage")
+        KSR.tm.t_on_failure("ksr_failure_manage")
+        KSR.tm.t_on_branch_failure("ksr_branch_failure_manage")
+"""
 
 
 class Server(NamedTuple):
@@ -59,8 +72,13 @@ def _processes(folder: Path) -> list[str]:
     return [line for line in found[-1].read_text().splitlines() if line.startswith("process: ")] if found else []
 
 
-def _kamailio(stage: Stage, kind: str, sock: Path) -> Server:
-    """Start a Kamailio from an example, with this test's paths and ports, and with ``.data`` files of its own."""
+def _kamailio(stage: Stage, kind: str, sock: Path, callee: str = "", *, missing: bool = False) -> Server:
+    """Start a Kamailio from an example, with this test's paths and ports, and with ``.data`` files of its own.
+
+    Args:
+        callee: the URI that calls are relayed to.
+        missing: let the KEMI script use routes and events that it lacks.
+    """
     need("kamailio", "kamcmd")
     if not _has_python_module():
         need("kamailio-python3-modules")
@@ -79,12 +97,21 @@ def _kamailio(stage: Stage, kind: str, sock: Path) -> Server:
         "tcp_children=2\n": "tcp_children=2\ntcp_rd_buf_size=262144\nauto_aliases=no\nlog_stderror=yes\ndebug=2\n"
         + (f"listen=udp:[::1]:{port}\n" if has_ipv6() else ""),
     }
+    if callee:
+        changes["record_route();\n"] = f'record_route();\n    $du = "{callee}";\n'
+    if missing:
+        changes['loadmodule "sl.so"\n'] = 'loadmodule "sl.so"\nmodparam("tm", "event_callback", "ksr_tm_event")\n'
     for old, new in changes.items():
         text = text.replace(old, new)
     for script in EXAMPLES.glob("*forward*.py"):
         source = script.read_text()
         old = '            self.sipdump_forward_send(msg, "cfg")\n'
-        (lib / script.name).write_text(source.replace(old, '            KSR.sipdump.send("cfg")\n' + old))
+        source = source.replace(old, '            KSR.sipdump.send("cfg")\n' + old)
+        if callee:
+            old = "        KSR.rr.record_route()\n"
+            armed = _MISSING if missing else ""
+            source = source.replace(old, f'{old}        KSR.pv.sets("$du", "{callee}")\n{armed}')
+        (lib / script.name).write_text(source)
     config = lib / "kamailio.cfg"
     config.write_text(text)
     argv: list[str | Path] = [program("kamailio") or "kamailio", "-f", config, "-DD", "-E", "-Y", run, "-m", "32"]
@@ -186,6 +213,43 @@ def test_what_arrives_is_what_kamailios_own_sipdump_wrote(stage: Stage, kind: st
     headers = set(re.findall(rb"P-KSR-SIPDump: (\w+) pid=(\d+) pno=(\d+)\r\n", pcap))
     assert headers == {(r.proto.encode(), b"%d" % r.pid, b"%d" % r.procno) for r in ours}
     assert not sock.exists()
+
+
+def _paused(stage: Stage, name: str) -> Path:
+    """Write a scenario with time between its messages, so that Kamailio's workers do not reorder them."""
+    scenario = stage.path(name)
+    scenario.write_text(
+        (SCENARIOS / name).read_text().replace("<send retrans=", '<pause milliseconds="200"/><send retrans=')
+    )
+    return scenario
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("native", False), ("kemi", False), ("kemi", True)])
+@pytest.mark.parametrize("proto", ["udp", "tcp"])
+def test_relayed_calls_arrive_whole(stage: Stage, kind: str, proto: str, missing: bool) -> None:
+    """Calls with Record-Route: a message is sent while another one is routed, so one callback runs within another.
+
+    With ``missing`` the KEMI script arms routes, and configures an event callback, that it does not have.
+    """
+    need("sipp")
+    sock, calls, callee = stage.path("ksr"), 10, free_port()
+    daemon = _sipdumpd(stage, sock, f"{sock}.ctl")
+    server = _kamailio(stage, kind, sock, f"sip:127.0.0.1:{callee};transport={proto}", missing=missing)
+    options = ("-t", "u1" if proto == "udp" else "t1", "-m", str(calls), "-r", "5")
+    answering = stage.sipp(_paused(stage, "callee.xml"), callee, *options)
+    answering.until(lambda: bound(callee, proto), "the callee listens")
+    calling = stage.sipp(_paused(stage, "caller.xml"), free_port(), *options, target=f"127.0.0.1:{server.port}")
+    assert calling.wait() == 0, calling.output()[-3000:] + server.child.output()[-3000:]
+    assert answering.wait() == 0, answering.output()[-3000:]
+
+    def of_calls(records: list[Seen]) -> Counter[tuple[object, ...]]:
+        # Kamailio writes neither the time at which we see a message, nor workers' messages, in the same order
+        fields = ((r.tag, r.pid, r.procno, r.proto, r.af, r.src, r.dst, r.buf) for r in records)
+        return Counter(record for record in fields if b"OPTIONS" not in record[-1])
+
+    daemon.until(lambda: of_calls(daemon.records()).total() >= CALL * calls, "all messages arrive")
+    assert of_calls(daemon.records()) == of_calls(server.records())
+    assert not re.search("Traceback|exception|Error", server.child.output())
 
 
 def test_longer_than_kamailios_own_file_can_hold(stage: Stage, kind: str) -> None:

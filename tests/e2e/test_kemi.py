@@ -122,12 +122,12 @@ _NAMES = {"NOTICE": "INFO"}
 
 
 def kamailio_lines(server: Kamailio) -> list[tuple[str, str]]:
-    """Give what the callback has logged: levels and lines."""
+    """Return what the callback has logged: levels and lines."""
     return [(_NAMES.get(level, level), line) for level, line in _THEIRS.findall(server.output())]
 
 
 def our_lines(daemon: Daemon) -> list[tuple[str, str]]:
-    """Give the same of ours: the lines of the log that are not the daemon's own."""
+    """Return the same of ours: the lines of the log that are not the daemon's own."""
     found = []
     for line in daemon.output().split("\n")[:-1]:  # the last one may be half written
         seen = json.loads(line)

@@ -55,7 +55,7 @@ def kamailio(config: Path, defines: Sequence[str] = ()) -> tuple[bool, list[tupl
 
 
 def ours(config: Path, defines: Sequence[str] = ()) -> list[tuple[bytes, str]]:
-    """Give the sipdump parameters that we find, in the same form."""
+    """Return the sipdump parameters that we find, in the same form."""
     return [
         (s.name.encode("utf-8", "surrogateescape"), "int" if isinstance(s.value, int) else "string")
         for s in read_config(config, defines).settings

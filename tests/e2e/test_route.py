@@ -180,7 +180,7 @@ LEVELS = {
 
 
 def table_route() -> str:
-    """Give a route that prints each format, and what each condition is."""
+    """Return a route that prints each format, and what each condition is."""
     lines = [f'xinfo("\x02{number}|{text}\x03\\n");' for number, text in enumerate(FORMATS)]
     for number, text in enumerate(CONDITIONS, len(FORMATS)):
         lines.append(f'if ({text}) xinfo("\x02{number}|true\x03\\n"); else xinfo("\x02{number}|false\x03\\n");')

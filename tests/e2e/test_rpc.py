@@ -288,6 +288,11 @@ REQUESTS = [
     '{"jsonrpc":"2.0","method":"system.methodSignature","params":["x"],"id":1}',
     '{"jsonrpc":"2.0","method":"core.echo","params":["a\\"\\u00e9\\n/\\u0001",2],"id":1}',
     '{"jsonrpc":"2.0","method":"core.echo","params":[],"id":1}',
+    '{"jsonrpc":"2.0","method":"core.echo","params":[1.5,"a",2.0,3.7,"b"],"id":1}',
+    '{"jsonrpc":"2.0","method":"core.echo","params":[true,"a"],"id":1}',
+    '{"jsonrpc":"2.0","method":"core.echo","params":["a",null,"b"],"id":1}',
+    '{"jsonrpc":"2.0","method":"core.echo","params":["a",{"b":1}],"id":1}',
+    '{"jsonrpc":"2.0","method":"core.echo","params":{"x":"a","y":2},"id":1}',
 ]
 
 
@@ -319,6 +324,24 @@ def test_datagrams(pair: Pair, data: str) -> None:
             sock.sendto(data.encode(), str(server.sock))
             answers.append((0, sock.recv(65536).decode()))
     same(*answers)
+
+
+@pytest.mark.peer
+def test_datagrams_over_udp(stage: Stage) -> None:
+    need("kamailio")
+    ports = free_port(), free_port()
+    more = 'loadmodule "jsonrpcs.so"\nmodparam("jsonrpcs", "transport", 4)\n'
+    stage.kamailio(sipdump=True, more=f'{more}modparam("jsonrpcs", "dgram_socket", "udp:127.0.0.1:{ports[0]}")')
+    stage.sipdumpd(f"--modparam=sipdump_ctl:jsonrpc:s:udp:127.0.0.1:{ports[1]}")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(10)
+        for data in REQUESTS:
+            answers = []
+            for port in ports:
+                sock.sendto(data.encode(), ("127.0.0.1", port))
+                answers.append((0, sock.recv(65536).decode()))
+            same(*answers)
 
 
 @pytest.mark.peer
@@ -366,6 +389,9 @@ _ENABLE = encode_values(["sipdump.enable"])
         _packet(_ENABLE + b"\x90\x01\0"), _packet(_ENABLE + b"\x40\xff\xff\xff\xff"), _packet(_ENABLE + b"\x83"),
         _packet(b"\x01"), _packet(encode_values(["co\0re"])), _packet(encode_values(["system.methodHelp", 1])),
         _packet(encode_values(["core.echo", 1, {"a": 1}, "b"])),
+        _packet(encode_values(["core.echo", 1.5, "a"])), _packet(encode_values(["core.echo", "a", 1.5, "b"])),
+        _packet(encode_values(["core.echo", {"a": 1}])), _packet(encode_values(["core.echo", b"ab"])),
+        _packet(encode_values(["core.echo", 2**31])), _packet(encode_values(["core.echo", ["a"], "b"])),
         _packet(encode_values(["a" * 200])),
     ],
     ids=lambda data: data[:40].hex() or "nothing",

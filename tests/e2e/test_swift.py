@@ -53,7 +53,7 @@ def client(swift: SwiftServer, secret: str | None = None) -> "closing[Any]":
 
 
 def refused(call: Callable[..., Any], **arguments: Any) -> str:
-    """Give the code of the error that the server answers with."""
+    """Return the code of the error that the server answers with."""
     with pytest.raises(ClientError) as raised:
         call(**arguments)
     return str(raised.value.response["Error"]["Code"])

@@ -86,7 +86,7 @@ def fresh(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Fresh:
     venv.create(folder / "venv", symlinks=True)
     python = folder / "venv" / "bin" / "python"
     run([sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--no-deps", *wheels.glob("*.whl")])
-    names = ("attrs", "lark", "stevedore", "tqdm", "zstandard", "pytest", "hypothesis")
+    names = ("attrs", "google-re2", "lark", "stevedore", "tqdm", "zstandard", "pytest", "hypothesis")
     fresh = Fresh(python.parent, {"PYTHONPATH": str(borrow(folder / "borrowed", *names))})
     where = run([python, "-c", "import sipdump_core; print(sipdump_core.__file__)"], env=fresh.env, cwd=folder)
     assert Path(where).is_relative_to(folder / "venv")
@@ -198,7 +198,7 @@ def test_an_example_uses_public_names_only(name: str) -> None:
 
 
 def blocks() -> list[tuple[str, str]]:
-    """Give the language and the text of each block of the guide."""
+    """Return the language and the text of each block of the guide."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -219,10 +219,22 @@ def test_the_guide_can_be_followed_word_for_word(wheels: Path, tmp_path: Path) -
             script.append(text)
         else:
             assert language == "console", text
-    script.append("python options.py\npython transform.py")
+    script.append("python options.py\npython server.py\npython transform.py")
     place = tmp_path / "place"
     place.mkdir()
-    names = ("attrs", "lark", "stevedore", "tqdm", "hatchling", "editables", "pytest", "mypy", "ruff", "build")
+    names = (
+        "attrs",
+        "google-re2",
+        "lark",
+        "stevedore",
+        "tqdm",
+        "hatchling",
+        "editables",
+        "pytest",
+        "mypy",
+        "ruff",
+        "build",
+    )
     env = {
         "PYTHONPATH": str(borrow(tmp_path / "borrowed", *names)),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # for ruff, which is no Python program

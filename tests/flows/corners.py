@@ -54,7 +54,7 @@ def cancel_crosses_answer() -> Flow:
 
 
 def reinvite_refused_by_caller() -> Flow:
-    """Bob's change of the call is refused by Alice: that is no error of the call."""
+    """Bob's change of the call is refused by Alice: that is not an error of the call."""
     scene = Scene(FRA)
     established(scene, *PATH)
     change = scene.at(5000).request("INVITE", *BACK, cseq=1, body=sdp("198.51.100.20", 5002, "opus"), **INNER)
@@ -251,7 +251,7 @@ def beginning_not_seen() -> Flow:
     scene.at(5010).reply(bye, "200 OK")
     return Flow("beginning not seen", "a late start", scene.done(), {
         scene.call_id: answer(
-            **ONE_HOP | {"hops": [ALICE, P1]}, ended="10:32:05.001000", state="ended", messages=8,
+            **ONE_HOP, ended="10:32:05.001000", state="ended", messages=8,
             request_uri="sip:bob@198.51.100.20", gaps=["no INVITE seen"],
         ),
     })  # fmt: skip
@@ -296,7 +296,92 @@ def rfc_2543() -> Flow:
     })  # fmt: skip
 
 
+def only_the_forks() -> Flow:
+    """Bob's and Carol's nodes store what they get; the caller's side is not seen. Bob is busy, Carol answers."""
+    scene = Scene({BOB: "bob", CAROL: "carol"})
+    first = scene.at(0).request("INVITE", ALICE, P1, body=OFFER)
+    to_bob = scene.at(1).request("INVITE", P1, BOB, below=first, body=OFFER)  # Bob at 2 ms
+    to_carol = scene.at(1).request("INVITE", P1, CAROL, below=first, body=OFFER)
+    scene.at(10).reply(to_bob, "486 Busy Here", until=1)
+    scene.at(11).hop("ACK", to_bob, 1, to_tag="b1")
+    scene.at(100).reply(to_carol, "180 Ringing", to_tag="c1")
+    scene.at(1002).reply(to_carol, "200 OK", to_tag="c1", body=ANSWER)
+    scene.at(1010).request("ACK", ALICE, P1, CAROL, to_tag="c1")
+    return Flow("only the forks", "RFC 3261, 16.7", scene.done(), {
+        scene.call_id: answer(
+            began="10:32:00.002000", state="answered", status=200, reason="OK", hops=[P1, CAROL],
+            nodes=["bob", "carol"], messages=7, post_dial_delay=0.098, setup_time=1.0, codecs=["PCMA"], media=MEDIA,
+            gaps=["no BYE seen"],
+        ),
+    })  # fmt: skip
+
+
+def both_hang_up() -> Flow:
+    """Two BYEs cross: the one that was sent first ended the call."""
+    scene = Scene(FRA)
+    established(scene, *PATH)
+    by_bob = scene.at(5000).request("BYE", *BACK, cseq=9, **INNER)  # P1 at 5001 ms
+    by_alice = scene.at(5001).request("BYE", *PATH, cseq=2, to_tag="b1")
+    scene.at(5004).reply(by_bob, "200 OK")
+    scene.at(5005).reply(by_alice, "200 OK")
+    return Flow("both hang up", "RFC 3261, 15", scene.done(), {
+        scene.call_id: answer(
+            **ANSWERED, ended="10:32:05.001000", state="ended", messages=16, duration=3.0, ended_by="callee",
+        ),
+    })  # fmt: skip
+
+
+def answer_lost() -> Flow:
+    """No 200 was stored at all: the BYE says that there was a call."""
+    scene = Scene(FRA)
+    invite = scene.at(0).request("INVITE", *PATH, body=OFFER)
+    scene.at(20).reply(invite, "180 Ringing")
+    scene.at(2000).reply(invite, "200 OK", lost_after=0)
+    scene.at(2010).request("ACK", *PATH, to_tag="b1")
+    bye = scene.at(9000).request("BYE", *PATH, cseq=2, to_tag="b1")
+    scene.at(9010).reply(bye, "200 OK")
+    return Flow("answer lost", "lost messages", scene.done(), {
+        scene.call_id: answer(
+            **ONE_HOP, ended="10:32:09.001000", state="ended", messages=10, post_dial_delay=0.020,
+            ended_by="caller", codecs=["PCMA", "PCMU", "telephone-event"], media=MEDIA[:1],
+            gaps=["no final answer to INVITE seen"],
+        ),
+    })  # fmt: skip
+
+
+def invite_lost() -> Flow:
+    """The initial INVITE was not stored: its answers say what became of it."""
+    scene = Scene(FRA)
+    invite = scene.at(0).request("INVITE", *PATH, lost_after=0)
+    scene.at(20).reply(invite, "180 Ringing")
+    scene.at(2000).reply(invite, "486 Busy Here", until=1)  # P1 at 2001 ms
+    scene.at(2001).hop("ACK", invite, 1, to_tag="b1")
+    scene.at(2001).reply(invite, "486 Busy Here", at=1)
+    scene.at(2003).hop("ACK", invite, 0, to_tag="b1")
+    return Flow("INVITE lost", "lost messages", scene.done(), {
+        scene.call_id: answer(
+            **ONE_HOP | {"began": "10:32:00.021000"}, ended="10:32:02.001000", state="refused", status=486,
+            reason="Busy Here", messages=6, gaps=["no INVITE seen"],
+        ),
+    })  # fmt: skip
+
+
+def cancelled_at_once() -> Flow:
+    """The CANCEL was seen, and nothing after it."""
+    scene = Scene(FRA)
+    invite = scene.at(0).request("INVITE", *PATH)
+    scene.at(500).hop("CANCEL", invite, 0)
+    scene.at(501).reply(invite, "200 OK", at=1, method="CANCEL", to_tag="p1")
+    return Flow("cancelled at once", "lost messages", scene.done(), {
+        scene.call_id: answer(
+            **ONE_HOP, ended="10:32:00.501000", state="cancelled", messages=4,
+            gaps=["no final answer to INVITE seen"],
+        ),
+    }, now_us=scene.at(60_000).now)  # fmt: skip
+
+
 FLOWS = (
+    only_the_forks, both_hang_up, answer_lost, invite_lost, cancelled_at_once,
     session_timer, cancel_crosses_answer, reinvite_refused_by_caller, reliable_provisional, retransmissions,
     two_answers, clocks_differ, spiral, loop, redirected, ringing_after_challenge, timed_out, beginning_not_seen,
     messages_lost, rfc_2543,

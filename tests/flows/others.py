@@ -111,7 +111,7 @@ def over_tcp() -> Flow:
 
 
 def stored_twice() -> Flow:
-    """A node stores each message twice: that is no retransmission."""
+    """A node stores each message twice: these are not retransmissions."""
     scene = Scene(FRA)
     established(scene, *PATH)
     bye = scene.at(4000).request("BYE", *BACK, by_callee=True, from_tag="b1", to_tag="a1", cseq=3)
@@ -137,7 +137,41 @@ def ipv6() -> Flow:
     })  # fmt: skip
 
 
+def through_an_sbc() -> Flow:
+    """An SBC keeps the Call-ID and takes Via and tags off: the caller gets the SBC's answer, not Bob's."""
+    scene = Scene(FRA)
+    outside = scene.at(0).request("INVITE", ALICE, P1, body=OFFER)
+    inside = scene.at(2).request("INVITE", P1, BOB, from_tag="s1", cseq=101)
+    scene.at(20).reply(inside, "180 Ringing", to_tag="b7")
+    scene.at(22).reply(outside, "180 Ringing", to_tag="s2")
+    scene.at(3000).reply(inside, "500 Server Internal Error", to_tag="b7")
+    scene.at(3002).hop("ACK", inside, 0, to_tag="b7")
+    scene.at(3003).reply(outside, "480 Temporarily Unavailable", to_tag="s2")
+    scene.at(3005).hop("ACK", outside, 0, to_tag="s2")
+    return Flow("through an SBC", "a server that takes the Via off", scene.done(), {
+        scene.call_id: answer(
+            **ONE_HOP, ended="10:32:03.003000", state="refused", status=480, reason="Temporarily Unavailable",
+            messages=8, post_dial_delay=0.021, codecs=["PCMA", "PCMU", "telephone-event"], media=MEDIA[:1],
+        ),
+    })  # fmt: skip
+
+
+def middle_of_a_call() -> Flow:
+    """Storing began after the answer: a refresh is accepted, and the call goes on."""
+    scene = Scene(FRA)
+    refresh = scene.at(0).request("INVITE", *PATH, cseq=5, to_tag="b1")
+    scene.at(10).reply(refresh, "200 OK")
+    scene.at(20).request("ACK", *PATH, cseq=5, to_tag="b1")
+    return Flow("middle of a call", "a late start", scene.done(), {
+        scene.call_id: answer(
+            **ONE_HOP, state="answered", status=200, reason="OK", messages=6,
+            gaps=["no INVITE seen", "no BYE seen"],
+        ),
+    })  # fmt: skip
+
+
 FLOWS = (
+    through_an_sbc, middle_of_a_call,
     subscription, instant_message, message_not_found, keep_alive, publication, unanswered_options, over_tcp,
     stored_twice, ipv6,
 )  # fmt: skip

@@ -174,7 +174,7 @@ class Scene:
         return Request(method, cseq, whole_path, vias, head, to + (f";tag={to_tag}" if to_tag else ""), whole_lines)
 
     def hop(self, method: str, request: Request, number: int = 0, to_tag: str | None = None, headers: str = "") -> None:
-        """Send what goes one hop with the branch of a request: CANCEL, or ACK of what is no 2xx."""
+        """Send what goes one hop with the branch of a request: CANCEL, or ACK of a reply other than 2xx."""
         to = request.to + (f";tag={to_tag}" if to_tag and ";tag=" not in request.to else "")
         start = request.lines[number].split(b"\r\n")[0].split(b" ", 1)[1].decode()
         line = (

@@ -21,8 +21,8 @@ from sipdump_core.record import Record
 from sipdump_core.routes.event_route import Callback
 from sipdump_core.routes.script import compile_route
 from sipdump_core.settings.hep import HepOptions
-from sipdump_core.sources.hep import split_frames
 from sipdump_core.sources.hep_decoder import HepDecoder
+from sipdump_core.sources.hep_stream import FrameReader
 
 _RECORD = Record.of(
     b"INVITE sip:x SIP/2.0\r\nCall-ID: 1\r\n\r\n\0\xff",
@@ -113,8 +113,7 @@ def _hep(data: bytes) -> None:
     decoder = HepDecoder(HepOptions(), ProcessTable(0))
     for _ in range(2):  # the second time by the layout that it remembers
         _allow(FormatError, decoder.decode, data, ("192.0.2.1", 5060), 1_700_000_000_000_000)
-    buffer = bytearray(data)
-    for frame in split_frames(buffer):
+    for frame in FrameReader().feed(data):
         if isinstance(frame, bytes):
             _allow(FormatError, decoder.decode, frame, ("192.0.2.1", 5060), 1_700_000_000_000_000)
 

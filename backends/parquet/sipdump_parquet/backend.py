@@ -7,7 +7,6 @@ it is needed, because every start of sipdump loads this module.
 
 import contextlib
 import os
-import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
@@ -231,16 +230,7 @@ class ParquetBackend(FolderBackend):
         return os.path.join(self.site.folder, segment.stem + WAL_SUFFIX)
 
     def _waiting(self) -> Iterator[StoredSegment]:
-        """List the write-ahead files."""
-        try:
-            names = sorted(os.listdir(self.site.folder))
-        except OSError as error:
-            raise StorageError.from_os("list", self.site.folder, error) from error
-        for name in names:
-            found = Segment.parse(name, self.site.prefix, WAL_SUFFIX)
-            path = os.path.join(self.site.folder, name)
-            with contextlib.suppress(FileNotFoundError):  # sealed meanwhile
-                status = os.lstat(path)
-                if found and stat.S_ISREG(status.st_mode):
-                    segment = attrs.evolve(found, suffix=self.suffix)
-                    yield StoredSegment(segment, status.st_size, status.st_mtime, sealed=False, location=path)
+        """List the write-ahead files; one that no process has open is pending until its Parquet file is made."""
+        for stored in self._journal.segments():
+            segment = attrs.evolve(stored.segment, suffix=self.suffix)
+            yield attrs.evolve(stored, segment=segment, sealed=False, pending="unsealed" if stored.sealed else "")

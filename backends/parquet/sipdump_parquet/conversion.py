@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -187,7 +188,7 @@ def _held(path: str, *, own: bool) -> Iterator[BinaryIO | None]:
         return
     with open(fd, "rb") as file:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
         except BlockingIOError as error:
             raise BusyError("seal", path, "another process writes or seals it") from error
         except OSError as error:  # not every file system has locks
@@ -196,6 +197,21 @@ def _held(path: str, *, own: bool) -> Iterator[BinaryIO | None]:
                 hint = "stop whatever writes it, move it to a file system with locks, and recover it there"
                 raise BusyError("seal", path, why, hint) from error
         yield file if _is_at(path, fd) else None  # the process that had it open has sealed it
+
+
+def _lock(fd: int) -> None:
+    """Take the lock of a write-ahead file that nobody writes; whoever lists the folder holds it for a moment.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: the file system has no locks.
+    """
+    for pause in (0.001, 0.01, 0.1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(pause)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_at(path: str, fd: int) -> bool:

@@ -13,16 +13,15 @@ from sipdump_pcap.frame import (
     FILE_HEADER,
     IPV4,
     IPV4_HEADERS,
-    IPV6,
-    IPV6_HEADERS,
+    IPV4_PAYLOAD,
     LINKTYPE_ETHERNET,
     MAGIC,
     PACKET_HEADER,
     SNAPLEN,
     Frame,
     frame_of,
-    udp_checksum,
 )
+from sipdump_pcap.header import LINE, LONGEST_LINE, HeaderTransform, split
 
 __all__ = ["PcapBackend"]
 
@@ -32,6 +31,9 @@ class PcapBackend(FolderBackend):
 
     A packet keeps time, addresses, ports and the message; with the P-KSR-SIPDump header also proto, pid and procno.
     It has no place for tag and node: records read back have the tag ``pcap``.
+
+    A message longer than IP allows is cut. The lengths in the headers are those of what is left, so that programs can
+    read it, and the packet's original length is the true one.
     """
 
     name = "pcap"
@@ -39,11 +41,14 @@ class PcapBackend(FolderBackend):
     suffix = ".pcap"
     transformed = True
     loses = ("tag", "pid", "procno", "proto", "node")  # the P-KSR-SIPDump header has three of them, where it is on
-    longest = SNAPLEN - IPV6_HEADERS
+    longest = IPV4_PAYLOAD
 
     def __init__(self, options: Any, site: Site) -> None:
         super().__init__(options, site)
         self._frames: Cache[int, Frame] = Cache()
+        self._headed = any(isinstance(transform, HeaderTransform) for transform in site.transforms)
+        if self._headed:
+            self.longest = IPV4_PAYLOAD - LONGEST_LINE  # type: ignore[misc]  # an instance's own
         self._cut = 0
         self._limit = Limit()
 
@@ -55,31 +60,30 @@ class PcapBackend(FolderBackend):
         """Return the records' packets."""
         parts: list[bytes] = []
         extend = parts.extend
-        frames, packet, ipv4, ipv6 = self._frames, PACKET_HEADER.pack, IPV4.pack, IPV6.pack
+        frames, packet, ipv4, headed = self._frames, PACKET_HEADER.pack, IPV4.pack, self._headed
         for record, buf in zip(batch, self.bufs(batch), strict=True):
             frame = frames.get(id(record.flow)) or self._prepare(record.flow)
             seconds, micros = divmod(record.time_us, 1_000_000)
             seconds &= 0xFFFFFFFF
             full = frame.headers + len(buf)
-            if full > SNAPLEN:
-                extend((packet(seconds, micros, SNAPLEN, full), self._long(frame, buf)))
-                continue
-            if frame.headers == IPV4_HEADERS:
+            if full > frame.longest or (LINE in buf and not headed):
+                head, kept = self._unusual(frame, buf)
+                extend((packet(seconds, micros, len(head) + len(kept), full), head, kept))
+            elif frame.headers == IPV4_HEADERS:
                 total = full - 14
                 check = frame.sum + total
                 check = 0xFFFF - (check & 0xFFFF) - (check >> 16)
                 head = ipv4(frame.before, total, frame.between, check, frame.after, total - 20, 0)
+                extend((packet(seconds, micros, full, full), head, buf))
             else:
-                length = full - 54
-                head = ipv6(frame.before, length, frame.between, frame.after, length, udp_checksum(frame, length, buf))
-            extend((packet(seconds, micros, full, full), head, buf))
+                extend((packet(seconds, micros, full, full), frame.headers_of(buf), buf))
         return b"".join(parts)
 
     def record_size(self, record: Record) -> int:
         """Return the record's exact size in bytes."""
         (buf,) = self.bufs((record,))
         frame = self._frames.get(id(record.flow)) or self._prepare(record.flow)
-        return PACKET_HEADER.size + min(SNAPLEN, frame.headers + len(buf))
+        return PACKET_HEADER.size + min(frame.longest, frame.headers + len(buf))
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Read packets of either byte order and resolution, up to a torn tail; skip what is not UDP."""
@@ -89,20 +93,16 @@ class PcapBackend(FolderBackend):
         """Return how many messages were cut."""
         return {"cut": self._cut}
 
-    def _long(self, frame: Frame, buf: bytes) -> bytes:
-        """Return the frame of a message that is cut, with headers of the longest datagram that there can be."""
-        self._cut += 1
-        self._limit.warn("cut", "message cut in pcap", bytes=len(buf), kept=SNAPLEN - frame.headers)
-        if frame.headers == IPV4_HEADERS:
-            total = min(len(buf) + 28, 65535)
-            check = frame.sum + total
-            check = 0xFFFF - (check & 0xFFFF) - (check >> 16)
-            head = IPV4.pack(frame.before, total, frame.between, check, frame.after, total - 20, 0)
-        else:
-            length = min(len(buf) + 8, 65535)
-            check = udp_checksum(frame, length, buf[: length - 8])
-            head = IPV6.pack(frame.before, length, frame.between, frame.after, length, check)
-        return head + buf[: SNAPLEN - len(head)]
+    def _unusual(self, frame: Frame, buf: bytes) -> tuple[bytes, bytes]:
+        """Return headers and payload for a message that must be cut, or came with a line like flag 8's."""
+        if not self._headed and split(buf):
+            frame = frame.foreign()
+        kept = frame.longest - frame.headers
+        if len(buf) > kept:
+            self._cut += 1
+            self._limit.warn("cut", "message cut in pcap", bytes=len(buf), kept=kept)
+            buf = buf[:kept]
+        return frame.headers_of(buf), buf
 
     def _prepare(self, flow: Flow) -> Frame:
         return self._frames.keep(id(flow), frame_of(flow))

@@ -1,23 +1,49 @@
-"""Reading ``.pcap`` files: of any byte order and resolution, ours and Kamailio's."""
+"""Reading ``.pcap`` files: of any byte order and resolution, ours and Kamailio's.
 
-import re
+The P-KSR-SIPDump header is taken out, and believed, only where flag 8 wrote it: anybody can send a message with such a
+line. Three things tell:
+
+- The frame. Ours and Kamailio's have MAC addresses, identification and flow label 0, so captures of a network don't
+  count; and where :mod:`sipdump_pcap.backend` stores a message that came with such a line, it sets a 1 there.
+- The place, behind the start line.
+- In files with another snaplen than ours, which are Kamailio's or of an earlier version: all other messages of the
+  file. Flag 8 is on or off for a whole file, so one message without the line shows that it was off.
+"""
+
 import socket
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import attrs
+
 from sipdump_core.cache import Cache
 from sipdump_core.log import Event, log
 from sipdump_core.record import AFS, Flow, Record
-from sipdump_pcap.frame import FILE_HEADER, IPV4_HEADERS, IPV6_HEADERS, MAGIC, MAGIC_NANOSECONDS
+from sipdump_pcap.frame import (
+    FILE_HEADER,
+    IPV4_HEADERS,
+    IPV4_MIDDLE,
+    IPV4_START,
+    IPV6_HEADERS,
+    IPV6_MIDDLE,
+    IPV6_START,
+    MAGIC,
+    MAGIC_NANOSECONDS,
+    SNAPLEN,
+)
+from sipdump_pcap.header import NAME, split
 
 __all__ = ["decode"]
 
 _ETHERNET_MINIMUM = 60
-_HEADER_LINE = re.compile(rb"P-KSR-SIPDump: (udp|tcp|tls|sctp|wss?|none) pid=(-?\d{1,10}) pno=(-?\d{1,10})\r\n")
 _PACKET_LIMIT = 1 << 18  # libpcap's MAXIMUM_SNAPLEN: a longer packet is damage
+_CHUNK = 1 << 20
+_IPV4_TYPE = 0x08  # the first byte of its EtherType
 
-_Flows = Cache[tuple[str, int, int, bytes, int, bytes, int], Flow]
+_Packets = Iterator[tuple[int, int, bytes, int, int]]
+_Flows = Cache[bytes, Flow]
+"""Flows by addresses, ports and the header's line, as they are in the packet."""
 
 
 def decode(file: BinaryIO) -> Iterator[Record]:
@@ -34,55 +60,133 @@ def decode(file: BinaryIO) -> Iterator[Record]:
     if not order or len(head) < FILE_HEADER.size:
         log.warning(Event("not a pcap file", path=file.name))
         return
-    ticks = 1000 if struct.unpack(order + "I", head[:4])[0] == MAGIC_NANOSECONDS else 1
-    packet_header = struct.Struct(order + "IIII")
-    flows: _Flows = Cache()
-    skipped = 0
+    magic, _, _, _, _, snaplen, _ = struct.unpack(order + "IHHiIII", head)
+    ticks = 1000 if magic == MAGIC_NANOSECONDS else 1
+    header = struct.Struct(order + "IIII")
+    headed = True
+    if snaplen != SNAPLEN and file.seekable():
+        headed = _is_headed(_packets(file, header, _Rest()))
+        file.seek(FILE_HEADER.size)
+    rest = _Rest()
+    yield from _records(_packets(file, header, rest), ticks, headed, rest)
+    if rest.torn or rest.skipped:
+        log.warning(
+            Event("pcap segment is not whole", path=file.name, torn_bytes=rest.torn, other_packets=rest.skipped)
+        )
+
+
+@attrs.define
+class _Rest:
+    """What did not become a record."""
+
+    torn: int = 0
+    """Bytes at the file's end that are not a whole packet."""
+    skipped: int = 0
+    """Packets."""
+
+
+def _packets(file: BinaryIO, header: struct.Struct, rest: _Rest) -> _Packets:
+    """Yield a file's packets, as seconds, their fraction, and where the frame is: bytes, start and end."""
+    unpack, size = header.unpack_from, header.size
+    data, at = b"", 0
     while True:
-        raw = file.read(packet_header.size)
-        if len(raw) < packet_header.size:
-            torn = len(raw)
-            break
-        seconds, fraction, length, _ = packet_header.unpack(raw)
-        packet = file.read(length) if length <= _PACKET_LIMIT else b""
-        if len(packet) < length:
-            torn = len(raw) + len(packet)
-            break
-        record = _parse(seconds * 1_000_000 + fraction // ticks, packet, flows)
+        start = at + size
+        if start <= len(data):
+            seconds, fraction, length, _ = unpack(data, at)
+            if length > _PACKET_LIMIT:
+                rest.torn = size
+                return
+            end = start + length
+            if end <= len(data):
+                yield seconds, fraction, data, start, end
+                at = end
+                continue
+        chunk = file.read(_CHUNK)
+        if not chunk:
+            rest.torn = len(data) - at
+            return
+        data, at = data[at:] + chunk, 0
+
+
+def _is_headed(packets: _Packets) -> bool:
+    """Return whether every message that can have the header's line has it, and there is one."""
+    headed = False
+    for _, _, data, start, end in packets:
+        if not _is_ours(data, start):
+            continue
+        buf = data[start + (IPV4_HEADERS if data[start + 12] == _IPV4_TYPE else IPV6_HEADERS) : end]
+        if b"\n" in buf:
+            if split(buf) is None:
+                return False
+            headed = True
+    return headed
+
+
+def _is_ours(data: bytes, at: int) -> bool:
+    """Return whether the frame at an offset has the headers that we, and Kamailio, write."""
+    return (data.startswith(IPV4_START, at) and data.startswith(IPV4_MIDDLE, at + 18)) or (
+        data.startswith(IPV6_START, at) and data.startswith(IPV6_MIDDLE, at + 20)
+    )
+
+
+def _records(packets: _Packets, ticks: int, headed: bool, rest: _Rest) -> Iterator[Record]:
+    """Yield the records of packets; those of known flows, plain and in our own frames, by the quick way."""
+    flows: _Flows = Cache()
+    for seconds, fraction, data, at, end in packets:
+        time_us = seconds * 1_000_000 + fraction // ticks
+        if data.startswith(IPV4_START, at) and data.startswith(IPV4_MIDDLE, at + 18):
+            start = at + IPV4_HEADERS
+            key = data[at + 26 : at + 38]
+        elif data.startswith(IPV6_START, at) and data.startswith(IPV6_MIDDLE, at + 20):
+            start = at + IPV6_HEADERS
+            key = data[at + 22 : at + 58]
+        else:
+            start = end
+            key = b""
+        if start < end and end - at > _ETHERNET_MINIMUM and data[start] > 13:
+            line = data.find(b"\n", start, end) + 1 if headed else 0
+            if line and data.startswith(NAME, line):
+                behind = data.find(b"\n", line, end) + 1
+                flow = flows.get(key + data[line:behind])
+                if flow:
+                    yield Record(time_us, flow, data[start:line] + data[behind:end])
+                    continue
+            else:
+                flow = flows.get(key)
+                if flow:
+                    yield Record(time_us, flow, data[start:end])
+                    continue
+        record = _parse(time_us, data[at:end], headed, flows)
         if record:
             yield record
         else:
-            skipped += 1
-    if torn or skipped:
-        log.warning(Event("pcap segment is not whole", path=file.name, torn_bytes=torn, other_packets=skipped))
+            rest.skipped += 1
 
 
-def _parse(time_us: int, packet: bytes, flows: _Flows) -> Record | None:
+def _parse(time_us: int, packet: bytes, headed: bool, flows: _Flows) -> Record | None:
     """Return the record in an Ethernet frame with a UDP datagram; None for any other frame."""
-    ethertype = packet[12:14]
-    if ethertype == b"\x08\0" and len(packet) >= IPV4_HEADERS and packet[23] == socket.IPPROTO_UDP:
+    if packet[12:14] == b"\x08\0" and len(packet) >= IPV4_HEADERS and packet[23] == socket.IPPROTO_UDP:
         at = 14 + (packet[14] & 15) * 4
-        af, source, destination = "ipv4", packet[26:30], packet[30:34]
-    elif ethertype == b"\x86\xdd" and len(packet) >= IPV6_HEADERS and packet[20] == socket.IPPROTO_UDP:
+        af, addresses, middle = "ipv4", packet[26:34], 4
+    elif packet[12:14] == b"\x86\xdd" and len(packet) >= IPV6_HEADERS and packet[20] == socket.IPPROTO_UDP:
         at = 54
-        af, source, destination = "ipv6", packet[22:38], packet[38:54]
+        af, addresses, middle = "ipv6", packet[22:54], 16
     else:
         return None
     if len(packet) < at + 8:
         return None
     src_port, dst_port, length = struct.unpack_from(">HHH", packet, at)
-    # Ethernet pads short frames. On long ones the length is not believed: the C module lets it wrap.
+    # Ethernet pads short frames. On long ones the length is not believed: Kamailio's module lets it wrap.
     buf = packet[at + 8 : at + max(length, 8) if len(packet) <= _ETHERNET_MINIMUM else None]
-    proto, pid, procno = "udp", 0, 0
-    line = buf.find(b"\n") + 1
-    header = _HEADER_LINE.match(buf, line) if line else None
-    if header:
-        proto, pid, procno = header[1].decode(), int(header[2]), int(header[3])
-        buf = buf[:line] + buf[header.end() :]
-    key = (proto, pid, procno, source, src_port, destination, dst_port)
+    proto, pid, procno, line = "udp", 0, 0, b""
+    found = split(buf) if headed and _is_ours(packet, 0) else None
+    if found:
+        proto, pid, procno = found.proto, found.pid, found.procno
+        line, buf = buf[found.at : found.end], buf[: found.at] + buf[found.end :]
+    key = addresses + packet[at : at + 4] + line
     flow = flows.get(key)
     if flow is None:
-        src_ip, dst_ip = (socket.inet_ntop(AFS[af], address) for address in (source, destination))
+        src_ip, dst_ip = (socket.inet_ntop(AFS[af], address) for address in (addresses[:middle], addresses[middle:]))
         try:
             flow = Flow("pcap", pid, procno, proto, af, src_ip, src_port, dst_ip, dst_port)
         except ValueError:

@@ -17,8 +17,14 @@ __all__ = [
     "FILE_HEADER",
     "IPV4",
     "IPV4_HEADERS",
+    "IPV4_MIDDLE",
+    "IPV4_PAYLOAD",
+    "IPV4_START",
     "IPV6",
     "IPV6_HEADERS",
+    "IPV6_MIDDLE",
+    "IPV6_PAYLOAD",
+    "IPV6_START",
     "LINKTYPE_ETHERNET",
     "MAGIC",
     "MAGIC_NANOSECONDS",
@@ -29,8 +35,8 @@ __all__ = [
     "udp_checksum",
 ]
 
-SNAPLEN = 65535
-"""Bytes that a packet keeps of a frame, at the most."""
+SNAPLEN = 262_144
+"""Bytes that a packet may keep of a frame: libpcap's maximum, as tcpdump has it. Kamailio's module writes 65535."""
 MAGIC = 0xA1B2C3D4
 MAGIC_NANOSECONDS = 0xA1B23C4D
 LINKTYPE_ETHERNET = 1
@@ -42,7 +48,19 @@ IPV6 = struct.Struct(">18sH2s36sHH")
 """Ethernet, IPv6 and UDP headers: before, IP length, between, after, UDP length, UDP checksum."""
 IPV4_HEADERS = 14 + 20 + 8
 IPV6_HEADERS = 14 + 40 + 8
+IPV4_PAYLOAD = 65535 - 20 - 8
+"""Bytes of the longest datagram's payload: IPv4's length counts its own header (RFC 791)."""
+IPV6_PAYLOAD = 65535 - 8
+"""The same over IPv6, whose length does not (RFC 8200)."""
 _MACS = bytes(12)
+IPV4_START = _MACS + b"\x08\0\x45\0"
+"""What our frames and Kamailio's begin with, up to IPv4's length field."""
+IPV4_MIDDLE = b"\0\0\0\0\x80\x11"
+"""What they have between length and checksum: identification and fragment 0, TTL 128, UDP."""
+IPV6_START = _MACS + b"\x86\xdd\x60\0\0\0"
+"""The same up to IPv6's length field, with a flow label of 0."""
+IPV6_MIDDLE = b"\x11\0"
+"""What they have between length and addresses: UDP, hop limit 0."""
 
 
 @attrs.frozen
@@ -61,6 +79,24 @@ class Frame:
     """One's complement sum of what never changes, for the checksum."""
     headers: int
     """Length of all headers in bytes."""
+    longest: int
+    """Bytes of the longest frame that IP allows."""
+
+    def foreign(self) -> "Frame":
+        """Return the same with an IP header that neither flag 8 nor Kamailio makes: identification or flow label 1."""
+        if self.headers == IPV4_HEADERS:
+            return attrs.evolve(self, between=b"\0\1" + self.between[2:], sum=_fold(self.sum + 1))
+        return attrs.evolve(self, before=self.before[:-1] + b"\1")
+
+    def headers_of(self, buf: bytes) -> bytes:
+        """Return the headers of the frame for a payload, which IP must allow."""
+        length = len(buf) + 8
+        if self.headers == IPV6_HEADERS:
+            check = udp_checksum(self, length, buf)
+            return IPV6.pack(self.before, length, self.between, self.after, length, check)
+        check = self.sum + length + 20
+        check = 0xFFFF - (check & 0xFFFF) - (check >> 16)
+        return IPV4.pack(self.before, length + 20, self.between, check, self.after, length, 0)
 
 
 def frame_of(flow: Flow) -> Frame:
@@ -69,12 +105,12 @@ def frame_of(flow: Flow) -> Frame:
     addresses = socket.inet_pton(family, flow.src_ip) + socket.inet_pton(family, flow.dst_ip)
     ports = struct.pack(">HH", flow.src_port, flow.dst_port)
     if flow.af == "ipv4":
-        before, between = _MACS + b"\x08\0\x45\0", b"\0\0\0\0\x80\x11"
-        constant = _fold(sum(struct.unpack(">11H", b"\x45\0" + between + addresses + b"\0\0\0\0\0\0")))
-        return Frame(flow, before, between, addresses + ports, constant, IPV4_HEADERS)
-    before, between = _MACS + b"\x86\xdd\x60\0\0\0", b"\x11\0"
+        words = struct.unpack(">11H", IPV4_START[-2:] + IPV4_MIDDLE + addresses + bytes(6))
+        longest = IPV4_HEADERS + IPV4_PAYLOAD
+        return Frame(flow, IPV4_START, IPV4_MIDDLE, addresses + ports, _fold(sum(words)), IPV4_HEADERS, longest)
     constant = sum(struct.unpack(">18H", addresses + ports)) + socket.IPPROTO_UDP
-    return Frame(flow, before, between, addresses + ports, constant, IPV6_HEADERS)
+    longest = IPV6_HEADERS + IPV6_PAYLOAD
+    return Frame(flow, IPV6_START, IPV6_MIDDLE, addresses + ports, constant, IPV6_HEADERS, longest)
 
 
 def udp_checksum(frame: Frame, length: int, buf: bytes) -> int:

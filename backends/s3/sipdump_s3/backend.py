@@ -200,7 +200,8 @@ class S3Backend(Backend):
         whichever is earlier: so an upload that an outage delayed makes no segment younger.
         """
         for stored in self.spool.segments():
-            yield attrs.evolve(stored, segment=self.keys.local(stored.segment), sealed=False)
+            pending = "waiting for upload" if stored.sealed else stored.pending
+            yield attrs.evolve(stored, segment=self.keys.local(stored.segment), sealed=False, pending=pending)
         with self.bucket() as bucket:
             for _, stored in self._objects(bucket):
                 yield stored

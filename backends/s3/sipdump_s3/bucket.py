@@ -3,11 +3,12 @@
 Nothing is retried here, nor by boto3: the shipper does that, which knows what else waits.
 """
 
+import base64
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from sipdump_core.errors import SegmentExistsError
 from sipdump_core.log import Event, log
@@ -18,14 +19,23 @@ from sipdump_s3.options import S3Options
 
 __all__ = ["Bucket"]
 
+T = TypeVar("T")
+Forms = list[tuple[bool, str]]
+Refusals = list[S3Error]
+
 DELETE_AT_ONCE = 1000  # what DeleteObjects takes
 _CHUNK = 1 << 20
+_ANSWERED = ("refused", "access denied", "checksum mismatch", "too large")  # states: the server did answer
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-_UNKNOWN_HEADER = ("NotImplemented", "InvalidArgument", "InvalidRequest", "501")
+_GONE = ("NoSuchKey", "NotFound", "404")
+_TRAILING = ("sha256", "crc32")  # kinds of checksums in headers of their own, x-amz-checksum-*
 
 
 class Bucket:
     """One bucket.
+
+    What a server turns out not to know is left out from then on, and logged once: conditions, checksums in headers of
+    their own, deletions of many objects at once.
 
     Args:
         options: the backend's options.
@@ -34,6 +44,9 @@ class Bucket:
     def __init__(self, options: S3Options) -> None:
         self._opts = options
         self._made: Any = None
+        self.checksum = options.checksum
+        """The kind that is sent; ``md5`` instead of the option's where the server does not know that."""
+        self._head_checksums = options.checksum in _TRAILING
         self._conditional = True
         self._batches = True
 
@@ -52,13 +65,12 @@ class Bucket:
         Raises:
             S3Error: the server refuses or does not answer.
         """
-        mode = {"ChecksumMode": "ENABLED"} if self._opts.checksum in ("sha256", "crc32") else {}
         try:
+            found = self._head(key)
             with self._translated("look at", key):
-                found = self._client().head_object(Bucket=self._opts.bucket, Key=key, **mode)
                 size, etag = int(found["ContentLength"]), _unquoted(found["ETag"])
         except S3Error as error:
-            if error.code in ("404", "NoSuchKey", "NotFound"):
+            if error.code in _GONE:
                 return None
             if error.code.isdigit():  # an answer to HEAD has no body to say why; a listing has one
                 with self._translated("look at", key):
@@ -80,22 +92,25 @@ class Bucket:
             S3Error: the server refuses or does not answer.
         """
 
-        def put(**condition: str) -> None:
+        def put(checksum: str, **condition: str) -> None:
             self._client().put_object(
                 Bucket=self._opts.bucket, Key=key, Body=io.BytesIO(body), **self._attributes(content, metadata),
-                **self._sum(content.parts[0]), **condition,
+                **_sum(content.parts[0], checksum), **condition,
             )  # fmt: skip
 
-        self._if_none("upload", key, put)
+        self._send("upload", key, put, conditional=True)
 
     def begin(self, key: str, content: Content, metadata: Mapping[str, str]) -> str:
         """Begin an upload in parts, and return its id."""
-        algorithm = {"ChecksumAlgorithm": content.checksum.upper()} if content.checksum in ("sha256", "crc32") else {}
-        with self._translated("begin upload", key):
+
+        def begin(checksum: str) -> str:
+            algorithm = {"ChecksumAlgorithm": checksum.upper()} if checksum in _TRAILING else {}
             begun = self._client().create_multipart_upload(
                 Bucket=self._opts.bucket, Key=key, **self._attributes(content, metadata), **algorithm
             )
             return str(begun["UploadId"])
+
+        return self._send("begin upload", key, begin)
 
     def put_part(self, key: str, upload: str, number: int, body: bytes, part: Part) -> str:
         """Upload one part, numbered from 1, and return its ETag.
@@ -103,12 +118,15 @@ class Bucket:
         Raises:
             S3Error: also where the server's sums differ from ours.
         """
-        with self._translated("upload part", key):
+
+        def put(checksum: str) -> tuple[Any, str]:
             answer = self._client().upload_part(
                 Bucket=self._opts.bucket, Key=key, UploadId=upload, PartNumber=number, Body=io.BytesIO(body),
-                **self._sum(part),
+                **_sum(part, checksum),
             )  # fmt: skip
-            etag = str(answer["ETag"])
+            return answer, str(answer["ETag"])
+
+        answer, etag = self._send("upload part", key, put)
         encrypted = answer.get("ServerSideEncryption", "").startswith("aws:kms")
         checksum = answer.get(CHECKSUM_FIELDS.get(self._opts.checksum, ""), "")
         if not self._agrees(part, "" if encrypted else etag, checksum):
@@ -121,7 +139,7 @@ class Bucket:
         found = {}
         try:
             with self._translated("list parts", key):
-                pages = self._client().get_paginator("list_parts")
+                pages = self._client().get_paginator("list_parts")  # what it leaves out is uploaded again
                 for page in pages.paginate(Bucket=self._opts.bucket, Key=key, UploadId=upload):
                     for part in page.get("Parts", ()):
                         found[int(part["PartNumber"])] = (int(part["Size"]), str(part["ETag"]), str(part.get(kind, "")))
@@ -142,17 +160,17 @@ class Bucket:
             SegmentExistsError: the key is taken.
             S3Error: the server refuses or does not answer.
         """
-        kind = CHECKSUM_FIELDS[content.checksum] if content.checksum in ("sha256", "crc32") else ""
-        parts: list[dict[str, Any]] = []
-        for number, (etag, part) in enumerate(zip(etags, content.parts, strict=True), 1):
-            parts.append({"PartNumber": number, "ETag": etag, **({kind: part.checksum} if kind else {})})
 
-        def complete(**condition: str) -> None:
+        def complete(checksum: str, **condition: str) -> None:
+            parts = [
+                {"PartNumber": number, "ETag": etag, **(_sum(part, checksum) if checksum in _TRAILING else {})}
+                for number, (etag, part) in enumerate(zip(etags, content.parts, strict=True), 1)
+            ]
             self._client().complete_multipart_upload(
                 Bucket=self._opts.bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
             )
 
-        self._if_none("complete upload", key, complete)
+        self._send("complete upload", key, complete, conditional=True)
 
     def abort(self, key: str, upload: str) -> None:
         """Abort an upload in parts; one that is gone is not an error."""
@@ -166,18 +184,13 @@ class Bucket:
     def uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield key and id of every upload in parts that is under way."""
         with self._translated("list uploads", prefix):
-            pages = self._client().get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=self._opts.bucket, Prefix=prefix):
+            for page in self._pages("list_multipart_uploads", "NextKeyMarker", prefix):
                 for upload in page.get("Uploads", ()):
                     yield upload["Key"], upload["UploadId"]
 
     def list(self, prefix: str) -> Iterator[tuple[str, int, float]]:
         """Yield key, size in bytes and time of upload (seconds since the epoch) of every object, page by page."""
-        pages: Iterator[Any] = iter(())
-        with self._translated("list", prefix):
-            pages = iter(
-                self._client().get_paginator("list_objects_v2").paginate(Bucket=self._opts.bucket, Prefix=prefix)
-            )
+        pages = self._pages("list_objects_v2", "NextContinuationToken", prefix)
         while True:
             with self._translated("list", prefix):
                 page = next(pages, None)
@@ -191,23 +204,24 @@ class Bucket:
         """Delete objects, up to 1,000 with one request, and yield for each None, or why it is still there."""
         for at in range(0, len(keys), DELETE_AT_ONCE):
             some = keys[at : at + DELETE_AT_ONCE]
+            refusal = None
             if self._batches and len(some) > 1:
                 try:
                     yield from self._delete_batch(some)
                     continue
                 except S3Error as error:
-                    if error.code not in ("NotImplemented", "501"):
-                        yield from ((key, error) for key in some)
+                    if error.state not in _ANSWERED:
+                        yield from ((key, error.at(self.address(key))) for key in some)
                         continue
-                    self._batches = False
+                    refusal = error
             for key in some:
-                try:
-                    with self._translated("delete", key):
-                        self._client().delete_object(Bucket=self._opts.bucket, Key=key)
-                except S3Error as error:
-                    yield key, None if error.code == "NoSuchKey" else error
-                else:
-                    yield key, None
+                trouble = self._delete_one(key)
+                if refusal and not trouble:
+                    log.warning(
+                        Event("server refuses to delete many objects at once; going one by one", error=refusal.reason)
+                    )
+                    self._batches, refusal = False, None
+                yield key, trouble
 
     def get(self, key: str, file: BinaryIO) -> Found:
         """Download an object into a file, and verify that it is what was once uploaded.
@@ -241,16 +255,64 @@ class Bucket:
             answer = self._client().delete_objects(
                 Bucket=self._opts.bucket, Delete={"Objects": [{"Key": key} for key in keys]}
             )
-        deleted = {entry.get("Key") for entry in answer.get("Deleted", ())}
-        refused = {entry.get("Key"): entry for entry in answer.get("Errors", ())}
+            deleted = {entry.get("Key") for entry in answer.get("Deleted", ())}
+            refused = {entry.get("Key"): entry for entry in answer.get("Errors", ())}
+        if not deleted and not refused:
+            raise S3Error("delete", self.address(keys[0]), "the server did not say what became of it", state="refused")
         for key in keys:
-            if key in refused and refused[key].get("Code") != "NoSuchKey":
+            if key in refused and refused[key].get("Code") not in _GONE:
                 code, message = (str(refused[key].get(name)) for name in ("Code", "Message"))
                 yield key, of_code("delete", self.address(key), code, message)
             elif key in deleted or key in refused:
                 yield key, None
             else:
                 yield key, of_code("delete", self.address(key), "", "the server did not say what became of it")
+
+    def _delete_one(self, key: str) -> S3Error | None:
+        try:
+            with self._translated("delete", key):
+                self._client().delete_object(Bucket=self._opts.bucket, Key=key)
+        except S3Error as error:
+            return None if error.code in _GONE else error
+        return None
+
+    def _head(self, key: str) -> Any:
+        """Ask for an object, with its checksums unless the server refuses that."""
+        if self._head_checksums:
+            try:
+                return self._head_object(key, ChecksumMode="ENABLED")
+            except S3Error as error:
+                if not error.of_request:
+                    raise
+        try:
+            found = self._head_object(key)
+        except S3Error as error:
+            if error.code in _GONE:
+                self._leave_out_of_head()
+            raise
+        self._leave_out_of_head()
+        return found
+
+    def _head_object(self, key: str, **mode: str) -> Any:
+        with self._translated("look at", key):
+            return self._client().head_object(Bucket=self._opts.bucket, Key=key, **mode)
+
+    def _leave_out_of_head(self) -> None:
+        if self._head_checksums:
+            self._head_checksums = False
+            log.warning(Event("server refuses to look at objects with their checksums", **self._advice()))
+
+    def _pages(self, operation: str, mark: str, prefix: str) -> Iterator[Any]:
+        """Yield the pages of a listing.
+
+        Raises:
+            S3Error: a page says that there is another one, but not where it begins.
+        """
+        for page in self._client().get_paginator(operation).paginate(Bucket=self._opts.bucket, Prefix=prefix):
+            yield page
+            if page.get("IsTruncated") and not page.get(mark):
+                reason = f"the server cut the listing short, and gave no {mark} to go on with"
+                raise S3Error("list", self.address(prefix), reason, "this is a fault of the server", "refused")
 
     def _client(self) -> Any:
         if self._made is None:
@@ -270,36 +332,70 @@ class Bucket:
             **{name: value for name, value in given.items() if value},
         }
 
-    def _sum(self, part: Part) -> dict[str, str]:
-        kind = CHECKSUM_FIELDS.get(self._opts.checksum)
-        return {kind: part.checksum} if kind else {}
-
     def _agrees(self, part: Part, etag: str, checksum: str) -> bool:
         if self._opts.checksum == "none":
             return True
         etag = "" if self._opts.sse.startswith("aws:kms") else _unquoted(etag)
         return etag in ("", part.md5.hex()) and checksum in ("", part.checksum)
 
-    def _if_none(self, operation: str, key: str, send: Callable[..., None]) -> None:
-        """Send with the condition that the key is free; without it to a server that does not know it."""
-        if self._conditional:
+    def _send(self, operation: str, key: str, send: Callable[..., T], *, conditional: bool = False) -> T:
+        """Send with a checksum and, if wanted, the condition that the key is free; without what the server refuses.
+
+        Args:
+            operation: what it is.
+            key: of which object.
+            send: takes the kind of checksum, and the condition as keyword argument.
+            conditional: whether to state the condition.
+
+        Raises:
+            SegmentExistsError: the key is taken.
+            S3Error: the server refuses it in every form, or does not answer.
+        """
+        forms = self._forms(conditional)
+        refusals: Refusals = []
+        while forms:
+            condition, checksum = forms.pop(0)
             try:
                 with self._translated(operation, key):
-                    send(IfNoneMatch="*")
+                    answer = send(checksum, IfNoneMatch="*") if condition else send(checksum)
             except S3Error as error:
-                if error.code in _TAKEN:
+                if condition and error.code in _TAKEN:
                     raise SegmentExistsError(operation, self.address(key), error.reason) from error
-                if error.code not in _UNKNOWN_HEADER:
+                if not error.of_request:
                     raise
+                if "checksum" in error.reason.lower():  # so it is not the condition
+                    forms.sort(key=lambda form: not form[0])
+                refusals.append(error)
             else:
-                return
-        with self._translated(operation, key):
-            send()
-        if self._conditional:
+                if refusals:
+                    self._leave_out(refusals[0], condition=conditional and not condition, checksum=checksum)
+                return answer
+        raise refusals[0]
+
+    def _forms(self, conditional: bool) -> Forms:
+        """Return the ways to send a request, the best first: with the condition or not, and with which checksum."""
+        conditions = (True, False) if conditional and self._conditional else (False,)
+        checksums = (self.checksum, "md5") if self.checksum in _TRAILING else (self.checksum,)
+        return [(condition, checksum) for checksum in checksums for condition in conditions]
+
+    def _leave_out(self, refusal: S3Error, *, condition: bool, checksum: str) -> None:
+        if condition and self._conditional:
             self._conditional = False
             log.warning(
-                Event("server knows no conditional put; keys are only looked at before", bucket=self._opts.bucket)
+                Event(
+                    "server knows no conditional put; keys are only looked at before",
+                    bucket=self._opts.bucket,
+                    error=refusal.reason,
+                )
             )
+        if checksum != self.checksum:
+            self.checksum = checksum
+            log.warning(
+                Event("server refuses checksums; Content-MD5 is sent instead", **self._advice(), error=refusal.reason)
+            )
+
+    def _advice(self) -> dict[str, str]:
+        return {"bucket": self._opts.bucket, "hint": 'set modparam("sipdump_s3", "checksum", "md5")'}
 
     @contextmanager
     def _translated(self, operation: str, key: str) -> Iterator[None]:
@@ -312,6 +408,13 @@ class Bucket:
                 self.disconnect()
                 self._made = None
             raise translated from error
+
+
+def _sum(part: Part, checksum: str) -> dict[str, str]:
+    """Return the argument that sends a part's checksum of some kind."""
+    if checksum == "md5":
+        return {CHECKSUM_FIELDS[checksum]: base64.b64encode(part.md5).decode()}
+    return {CHECKSUM_FIELDS[checksum]: part.checksum} if checksum in _TRAILING else {}
 
 
 def _unquoted(etag: str) -> str:

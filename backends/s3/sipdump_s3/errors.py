@@ -21,19 +21,30 @@ class S3Error(StorageError):
         hint: what the operator can do.
         state: the kind of trouble in a word or two, as ``"access denied"``.
         code: the server's own code, empty where it did not answer.
+        status: the answer's HTTP status, 0 where there was none.
     """
 
     def __init__(
-        self, operation: str, target: str, reason: str, hint: str = "", state: str = "", code: str = ""
+        self, operation: str, target: str, reason: str, hint: str = "", state: str = "", code: str = "", status: int = 0
     ) -> None:
         super().__init__(operation, target, reason, hint)
         self.state = state
         self.code = code
+        self.status = status
+
+    def at(self, target: str) -> "S3Error":
+        """Return the same error for another object."""
+        return S3Error(self.operation, target, self.reason, self.hint, self.state, self.code, self.status)
 
     @property
     def of_one(self) -> bool:
         """Whether it concerns one object, so that others may succeed."""
         return self.state in ("checksum mismatch", "too large", "refused")
+
+    @property
+    def of_request(self) -> bool:
+        """Whether the server may not know something in the request, as a header."""
+        return self.state == "refused" and self.status in (400, 501)
 
     @property
     def of_credentials(self) -> bool:
@@ -182,17 +193,16 @@ def translate(operation: str, target: str, error: Exception) -> S3Error:
     if isinstance(error, boto.ClientError):
         answer = error.response.get("Error", {})
         code = str(answer.get("Code", ""))
-        kind = ""
-        if code not in _BY_CODE:  # one of the server's own: its status says what kind
-            status = str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-            kind = status if status in _BY_CODE and status not in ("403", "408") else ""
-        return of_code(operation, target, code, str(answer.get("Message", "")), kind)
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        # a code of the server's own: its status says what kind
+        kind = str(status) if code not in _BY_CODE and status not in (403, 408) else ""
+        return of_code(operation, target, code, str(answer.get("Message", "")), kind, status)
     failures = next(failures for failures in _FAILURES if isinstance(error, failures.classes))
     reason = f"the answer is not S3's: {kind_and_text(error)}" if failures.hint is _NO_S3 else str(error)
     return S3Error(operation, target, reason, failures.hint, failures.state)
 
 
-def of_code(operation: str, target: str, code: str, message: str, kind: str = "") -> S3Error:
+def of_code(operation: str, target: str, code: str, message: str, kind: str = "", status: int = 0) -> S3Error:
     """Return the error that stands for a server's answer.
 
     Args:
@@ -200,12 +210,13 @@ def of_code(operation: str, target: str, code: str, message: str, kind: str = ""
         target: the address that it was tried on.
         code: the server's code, as ``"NoSuchBucket"``.
         message: what the server says beside it.
-        kind: the code that has the same meaning, where the server's own is not known.
+        kind: the code that may have the same meaning, where the server's own is not known.
+        status: the answer's HTTP status.
     """
-    answers = _BY_CODE.get(kind or code)
+    answers = _BY_CODE.get(code) or _BY_CODE.get(kind)
     state, hint = (answers.state, answers.hint) if answers else ("refused", "" if message else _NO_S3)
     reason = ": ".join(filter(None, [code, message])) or "no reason given"
-    return S3Error(operation, target, reason, hint, state, code)
+    return S3Error(operation, target, reason, hint, state, code, status)
 
 
 def mismatch(operation: str, target: str, reason: str) -> S3Error:

@@ -121,6 +121,7 @@ class Uploader:
             there = {}
             upload = self._bucket.begin(key, content, metadata)
             _write_note(file, key, content, upload)
+        checksum = self._bucket.checksum
         etags = []
         for number, part in enumerate(content.parts, 1):
             if not self._go_on():
@@ -131,6 +132,10 @@ class Uploader:
                 etags.append(self._bucket.put_part(key, upload, number, file.read(part.length), part))
             else:
                 etags.append(stored[1])
+            if self._bucket.checksum != checksum:  # the server turned out not to know what the upload began with
+                self._give_up(file, key, upload)
+                self._store_parts(file, key, content, metadata)
+                return
             self._progress(part.length)
         try:
             self._bucket.complete(key, upload, etags, content)

@@ -1,24 +1,26 @@
-"""The formats that a ladder is shown in, by name."""
+"""The formats of a ladder, by name."""
 
-import attrs
+from collections.abc import Callable
 
 from sipdump_core.calls.ladder import Ladder
+from sipdump_core.reading.render.data import render_json
+from sipdump_core.reading.render.html import render_html
+from sipdump_core.reading.render.markup import render_markdown, render_mermaid
+from sipdump_core.reading.render.style import Style
+from sipdump_core.reading.render.svg import render_svg
+from sipdump_core.reading.render.text import render_text
 
 __all__ = ["FORMATS", "Style", "render"]
 
-FORMATS = ("text", "svg", "html", "mermaid", "json", "markdown")
-
-
-@attrs.frozen
-class Style:
-    """How a ladder is to look."""
-
-    width: int = 120
-    """Columns of the terminal, from 80 (text only)."""
-    colour: bool = False
-    """Whether to colour by ANSI sequences (text only)."""
-    messages: str = ""
-    """What to print of each message below the ladder: nothing, ``headers`` or ``raw``."""
+_RENDERERS: dict[str, Callable[[Ladder, Style], str]] = {
+    "text": render_text,
+    "svg": render_svg,
+    "html": render_html,
+    "mermaid": render_mermaid,
+    "json": render_json,
+    "markdown": render_markdown,
+}
+FORMATS = tuple(_RENDERERS)
 
 
 def render(ladder: Ladder, form: str = "text", style: Style | None = None) -> str:
@@ -27,4 +29,6 @@ def render(ladder: Ladder, form: str = "text", style: Style | None = None) -> st
     Raises:
         ValueError: there is no such format.
     """
-    raise NotImplementedError
+    if form not in _RENDERERS:
+        raise ValueError(f"{form!r} is not a format; there are: {', '.join(FORMATS)}")
+    return _RENDERERS[form](ladder, style or Style())

@@ -1,6 +1,8 @@
 """The Parquet backend: what a file holds, and its name."""
 
+import fcntl
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -199,6 +201,34 @@ def test_what_is_not_sealed_is_not_deleted(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="not sealed yet"):
         backend.delete(stored)
     assert read(tmp_path) == [record()]
+
+
+def test_what_is_open_is_told_from_what_a_crash_left(tmp_path: Path) -> None:
+    write(tmp_path, [record()], segment=SEGMENT.next().next())
+    leave(tmp_path, [record()])
+    writer = make(tmp_path)
+    writer.open(SEGMENT.next())
+    writer.write([record()])
+
+    def states() -> list[str]:
+        return [stored.state for stored in make(tmp_path).segments()]
+
+    assert states() == ["unsealed", "open", "sealed"]
+    writer.close()
+    assert states() == ["unsealed", "unsealed", "sealed"]
+    list(make(tmp_path).recover())
+    assert states() == ["sealed", "sealed", "sealed"]
+
+
+def test_a_lister_at_work_keeps_nothing_from_being_sealed(tmp_path: Path) -> None:
+    wal = leave(tmp_path, [record()])
+    with open(wal, "rb") as lister:
+        fcntl.flock(lister, fcntl.LOCK_SH)
+        timer = threading.Timer(0.02, lister.close)
+        timer.start()
+        (done,) = make(tmp_path).recover()
+        timer.join()
+    assert (done.in_use, done.records, done.error) == (False, 1, None)
 
 
 def test_odd_things_under_its_names_are_passed_over(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ DOC = Path(__file__).parents[3] / "docs" / "query.md"
 
 
 def statements(heading: str) -> list[str]:
-    """Give the SQL blocks under a heading of the document."""
+    """Return the SQL blocks under a heading of the document."""
     section = re.search(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##|\Z)", DOC.read_text(), re.MULTILINE | re.DOTALL)
     assert section, heading
     return re.findall(r"^```sql\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)

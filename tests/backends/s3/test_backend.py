@@ -261,6 +261,7 @@ def test_what_is_not_uploaded_yet_is_listed_as_open_and_kept(backend: S3Backend)
     path = spool(backend, b"waits")
     (listed,) = backend.segments()
     assert (listed.sealed, listed.location, listed.records) == (False, str(path), 1)
+    assert listed.state == "waiting for upload"
     assert [r.buf for r in backend.read(listed)] == [b"waits"]
     with pytest.raises(StorageError, match="not uploaded yet"):
         backend.delete(listed)

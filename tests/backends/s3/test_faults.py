@@ -19,7 +19,7 @@ from sipdump_core.segment import Segment
 from sipdump_s3 import S3Backend
 from sipdump_s3.errors import S3Error
 from sipdump_s3.shipper import Shipper
-from tests.s3_faults import Fault, FaultProxy, answer, corrupt, cut, lose_answer, stall
+from tests.s3_faults import Fault, FaultProxy, Request, answer, corrupt, cut, lose_answer, stall
 from tests.s3_server import Server, object_bytes, objects
 from tests.s3_support import PREFIX, backend_of, sent, spool, spooled, stored
 from tests.support import FakeClock, record, wait_for
@@ -281,6 +281,173 @@ def test_a_server_without_conditional_put_is_served_all_the_same(
     assert stored(backend) == [b"0", BIG]
     conditional = [r for r in proxy.requests if b"if-none-match" in r.head.lower()]
     assert len(conditional) == 1, "it is asked once"
+
+
+def refusing(header: bytes, status: int, code: str, message: str) -> Fault:
+    """Refuse requests with a header whose name begins so, or with checksums in the body."""
+
+    def act(proxy: FaultProxy, request: Request, connection: Any) -> None:
+        if header in request.head.lower() or b"<ChecksumSHA256>" in request.body:
+            answer(status, code, message)(proxy, request, connection)
+        else:
+            connection.sendall(proxy.forward(request))
+
+    return act
+
+
+REFUSALS = [
+    (400, "InvalidArgument", "Unsupported header 'x-amz-checksum-sha256' received for this API call."),
+    (501, "NotImplemented", "Header 'x-amz-checksum-sha256' is not implemented"),
+    (501, "NotImplemented", "A header you provided implies functionality that is not implemented"),
+    (400, "InvalidRequest", "as scripted"),
+    (400, "BadRequest", ""),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "message"), REFUSALS)
+@pytest.mark.parametrize("where", [".*", "PUT"], ids=["everywhere", "in requests with a body"])
+def test_a_server_that_refuses_checksums_gets_md5_instead(
+    backend: S3Backend, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, where: str, status: int, code: str,
+    message: str,
+) -> None:  # fmt: skip
+    proxy.on(where, "", refusing(b"x-amz-checksum-", status, code, message), times=999)
+    for second, buf in enumerate((b"small", BIG, b"another")):
+        spool(backend, buf, second=second)
+    sent(backend)
+    assert stored(backend) == [b"small", BIG, b"another"]
+    assert caplog.text.count("server refuses checksums; Content-MD5 is sent instead") == 1
+    assert "knows no conditional put" not in caplog.text
+    assert caplog.text.count("refuses to look at objects with their checksums") == (where == ".*")
+    assert 'set modparam("sipdump_s3", "checksum", "md5")' in caplog.text.replace("\\", "")
+    puts = [r for r in proxy.requests if r.method == "PUT"]
+    assert all(b"content-md5" in r.head.lower() for r in puts[-5:])
+    assert b"if-none-match" in puts[-1].head.lower()
+
+
+def test_a_server_that_refuses_checksums_of_parts_alone(
+    backend: S3Backend, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, client: Any
+) -> None:
+    message = "Header 'x-amz-checksum-sha256' with value 'x' not implemented"
+    proxy.on("PUT", "partNumber", refusing(b"x-amz-checksum-", 501, "NotImplemented", message), times=999)
+    spool(backend, BIG)
+    sent(backend)
+    assert stored(backend) == [BIG]
+    assert caplog.text.count("server refuses checksums") == 1
+    assert client.list_multipart_uploads(Bucket=backend.opts.bucket).get("Uploads", []) == [], "the first was aborted"
+
+
+def test_a_server_that_knows_neither_checksums_nor_conditions(
+    backend: S3Backend, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    def act(_: FaultProxy, request: Request, connection: Any) -> None:
+        head = request.head.lower()
+        if b"x-amz-checksum-" in head or b"if-none-match" in head or b"<ChecksumSHA256>" in request.body:
+            answer(400, "InvalidRequest")(proxy, request, connection)
+        else:
+            connection.sendall(proxy.forward(request))
+
+    proxy.on(".*", "", act, times=999)
+    spool(backend, b"small", second=0)
+    spool(backend, BIG, second=1)
+    sent(backend)
+    assert stored(backend) == [b"small", BIG]
+    assert caplog.text.count("knows no conditional put") == caplog.text.count("server refuses checksums") == 1
+
+
+@pytest.mark.parametrize("buf", [b"small" * 99, BIG], ids=["put", "multipart"])
+def test_what_a_server_refuses_in_every_form_is_told_as_it_was_at_first(
+    backend: S3Backend, proxy: FaultProxy, buf: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = spool(backend, buf)
+    proxy.on("PUT|POST", "", answer(400, "InvalidStorageClass", "no such class"), times=99)
+    (result,) = backend.ship()
+    assert "InvalidStorageClass: no such class" in str(result.error)
+    assert path.exists()
+    assert "refuses checksums" not in caplog.text
+    assert "conditional" not in caplog.text
+    proxy.clear()
+    sent(backend)
+    assert stored(backend) == [buf]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        answer(501, "NotImplemented"), answer(400, "MalformedXML"), answer(400, "InvalidRequest"),
+        answer(400, "InvalidDigest"), answer(403, "AccessDenied"), answer(405, "MethodNotAllowed"), answer(404, ""),
+        answer(411, "MissingContentLength"), answer(413, "RequestEntityTooLarge"),
+    ],
+    ids=["501", "malformed", "invalid", "digest", "403", "405", "404", "411", "413"],
+)  # fmt: skip
+def test_where_many_cannot_be_deleted_at_once_they_are_deleted_one_by_one(
+    backend: S3Backend, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, refusal: Fault
+) -> None:
+    for round_ in range(2):
+        for second in range(3):
+            spool(backend, second=10 * round_ + second)
+        sent(backend)
+        proxy.on("POST", "delete", refusal, times=99)
+        objects = list(backend.segments())
+        assert [error for _, error in backend.delete_many(objects)] == [None] * 3
+        assert list(backend.segments()) == []
+        assert proxy.count("POST", "delete") == 1, "it is asked once"
+        assert proxy.count("DELETE") == 3 * (round_ + 1)
+    assert caplog.text.count("refuses to delete many objects at once") == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"<DeleteResult></DeleteResult>", b"<html>hello</html>"])
+def test_an_answer_that_names_no_key_is_no_deletion(backend: S3Backend, proxy: FaultProxy, body: bytes) -> None:
+    for second in range(2):
+        spool(backend, second=second)
+    sent(backend)
+    proxy.on("POST", "delete", page(200, body))
+    assert [error for _, error in backend.delete_many(list(backend.segments()))] == [None] * 2
+    assert list(backend.segments()) == []
+
+
+def test_what_may_not_be_deleted_at_all_is_told_of_each_key(backend: S3Backend, proxy: FaultProxy) -> None:
+    for second in range(3):
+        spool(backend, second=second)
+    sent(backend)
+    proxy.on("POST|DELETE", "", answer(403, "AccessDenied"), times=99)
+    objects = list(backend.segments())
+    for stored_, error in backend.delete_many(objects):
+        assert isinstance(error, S3Error)
+        assert (error.state, error.target) == ("access denied", stored_.location)
+    proxy.clear()
+    assert [error for _, error in backend.delete_many(objects)] == [None] * 3
+    assert proxy.count("POST", "delete") == 2, "it may work again"
+
+
+@pytest.mark.parametrize("fault", [answer(503, "SlowDown"), cut], ids=["busy", "cut"])
+def test_a_server_that_is_busy_is_not_asked_for_each_key(backend: S3Backend, proxy: FaultProxy, fault: Fault) -> None:
+    for second in range(3):
+        spool(backend, second=second)
+    sent(backend)
+    proxy.on("POST", "delete", fault)
+    objects = list(backend.segments())
+    for stored_, error in backend.delete_many(objects):
+        assert isinstance(error, S3Error)
+        assert error.target == stored_.location
+    assert proxy.count("DELETE") == 0
+    assert [error for _, error in backend.delete_many(objects)] == [None] * 3
+
+
+def test_a_listing_that_is_cut_short_is_an_error(backend: S3Backend, proxy: FaultProxy) -> None:
+    for second in range(2):
+        spool(backend, second=second)
+    sent(backend)
+    (first, _) = backend.segments()
+    key = first.location.removeprefix(f"s3://{backend.opts.bucket}/")
+    listing = (
+        f"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>{key}</Key><Size>1</Size>"
+        "<LastModified>2026-11-22T23:31:00.000Z</LastModified></Contents></ListBucketResult>"
+    )
+    proxy.on("GET", "list-type", page(200, listing.encode()))
+    listed = backend.segments()
+    assert next(iter(listed)).location == first.location
+    with pytest.raises(S3Error, match="cut the listing short, and gave no NextContinuationToken"):
+        list(listed)
 
 
 def test_an_upload_goes_on_where_it_was_after_a_crash(backend: S3Backend, proxy: FaultProxy, client: Any) -> None:

@@ -66,11 +66,13 @@ def test_what_a_crash_left_is_recovered_and_shipped(backend: S3Backend) -> None:
     backend.write([record(b"one")])
     backend.forget()  # as a crash leaves it
     (waiting,) = backend.segments()
-    assert not waiting.sealed
+    assert (waiting.sealed, waiting.state) == (False, "unsealed")
     (done,) = backend.recover()
     assert (done.records, done.error) == (1, None)
+    assert [each.state for each in backend.segments()] == ["waiting for upload"]
     sent(backend)
     assert stored(backend) == [b"one"]
+    assert [each.state for each in backend.segments()] == ["sealed"]
     assert list(backend.recover()) == []
 
 

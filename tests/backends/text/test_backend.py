@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -169,6 +170,61 @@ def test_round_trip(drawn: list[tuple[dict[str, Any], tuple[str, Any, Any], byte
 def test_any_bytes_can_be_read(parts: list[bytes]) -> None:
     for found in decode(b"".join(parts)):
         assert isinstance(found, Record)
+
+
+pieces = st.sampled_from(
+    [
+        b"=" * 20 + b"\n", b"|" * 20 + b"\n", b"~" * 20 + b"\n", b"\ntime: ", b"\r\n\r\n", b"\n\n", b"\n\r\n", b"x",
+        b"l: 30\r\n", b"Content-Length: 4\r\n", text().encode([record()]), text().encode([record(tag="snd")])[:-9],
+    ]
+)  # fmt: skip
+lengths = st.sampled_from([b"", b"Content-Length: %d\r\n", b"content-length :%d\n", b"l:\r\n %d\r\n", b"L: %d \r\n"])
+
+
+@st.composite
+def odd_messages(draw: st.DrawFn) -> bytes:
+    """Draw a message whose body has separators and records in it, and whose Content-Length may be wrong."""
+    body = b"".join(draw(st.lists(pieces, max_size=4)))
+    length = draw(lengths)
+    if length:
+        length %= draw(st.sampled_from([0, 3, len(body), len(body) + 21, len(body) + len(text().encode([record()]))]))
+    return (
+        b"INVITE sip:x SIP/2.0\r\n" + draw(st.sampled_from([b"", b"Via: x\r\n", b"C: x\n"])) + length + b"\r\n" + body
+    )
+
+
+@st.composite
+def odd_files(draw: st.DrawFn) -> bytes:
+    """Draw a file of records, some with a byte replaced or removed, and perhaps without its end."""
+    data = b""
+    for message, tag in draw(st.lists(st.tuples(odd_messages(), st.sampled_from(["rcv", "snd"])), max_size=8)):
+        one = text().encode([record(message, tag=tag)])
+        at = draw(st.integers(0, 10 * len(one)))  # most stay as they are
+        replacement = draw(st.sampled_from([b"", b"_", b" ", b"\n", b"7"]))
+        data += one[:at] + (replacement + one[at + 1 :] if at < len(one) else b"")
+    return data[: len(data) - draw(st.sampled_from([0, 0, 1, 30, 200]))]
+
+
+@settings(max_examples=600, deadline=None)
+@given(odd_files(), st.sampled_from([97, 700, 2000, 1 << 20]))
+def test_the_quick_reader_finds_what_the_careful_one_finds(data: bytes, chunk: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sipdump_text.decode._CHUNK", chunk)
+        patch.setattr("sipdump_text.decode._HEADER_LIMIT", 600)
+        quick = decode(data)
+        patch.setattr("sipdump_text.decode._quick", lambda *_: iter(()))
+        assert quick == decode(data)
+
+
+def test_the_quick_reader_reads_a_plain_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All records of a window but the first of a flow, and the last, which nothing follows."""
+    batch = [record(OPTIONS, time_us=1_795_386_431_000_000 + n * 400_000) for n in range(100)]
+    from sipdump_text import decode as module
+
+    careful = Mock(wraps=module._find_record)
+    monkeypatch.setattr(module, "_find_record", careful)
+    assert decode(text().encode(batch)) == batch
+    assert careful.call_count == 2
 
 
 def test_files_are_made_with_the_mode_that_was_asked_for(tmp_path: Path) -> None:

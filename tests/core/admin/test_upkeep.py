@@ -1,12 +1,19 @@
 """prune, list, and what else looks after segments."""
 
+import contextlib
+import errno
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sipdump_core.drivers.base import NoOptions, Site
-from sipdump_core.segment import Segment
+from sipdump_core.drivers.folder import RECORDS_XATTR
+from sipdump_core.errors import StorageError
+from sipdump_core.record import Record
+from sipdump_core.segment import Segment, StoredSegment
 from sipdump_text import TextBackend
 from tests.core.admin.run import run
 from tests.support import record
@@ -29,11 +36,12 @@ def test_prune(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"text: 1 segments pruned, {size} bytes" in out
     assert "pcap: 1 segments pruned" in out
     assert len(list(folder.iterdir())) == 3
-    assert run(capsys, "prune", "--fagex", "2d", "--folder", folder)[1].splitlines() == [
-        "parquet: 0 segments pruned, 0 bytes",
-        "pcap: 0 segments pruned, 0 bytes",
-        "text: 0 segments pruned, 0 bytes",
-    ]
+    for age in (["--fagex", "2d"], ["--fage", "2d"], ["--fagex", "172800"]):
+        assert run(capsys, "prune", *age, "--folder", folder)[1].splitlines() == [
+            "parquet: 0 segments pruned, 0 bytes",
+            "pcap: 0 segments pruned, 0 bytes",
+            "text: 0 segments pruned, 0 bytes",
+        ]
 
 
 def test_prune_json_and_config(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -59,6 +67,10 @@ def test_prune_leaves_other_prefixes_alone(folder: Path, capsys: pytest.CaptureF
         (["prune", "--fage", "0"], "--fage: must be 1 second or more"),
         (["prune", "--fage", "-5"], "--fage: must be 1 second or more"),
         (["prune", "--fagex", "2x"], "--fagex: must be numbers with the units"),
+        (["prune", "--fage", "0s"], "--fage: must be 1 second or more"),
+        (["prune", "--fagex", "-1"], "--fagex: must be 1 second or more"),
+        (["list", "--folder", "/etc/passwd"], "Not a directory (it is a file; name the folder that it is in)"),
+        (["list", "-f", "/etc"], "/etc: cannot read the configuration: Is a directory; name the file in it"),
         (["prune", "--fage", "1", "--folder", "/nonexistent"], "list /nonexistent: No such file or directory"),
         (["prune", "--fage", "1", "--fprefix", "a/b"], "no slash"),
         (["list", "--folder", "/nonexistent"], "list /nonexistent: No such file or directory"),
@@ -95,3 +107,95 @@ def test_list_of_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[s
     code, out, _ = run(capsys, "list", "--folder", tmp_path)
     assert (code, out.split()) == (0, ["backend", "start", "size", "records", "state", "name"])
     assert json.loads(run(capsys, "list", "--folder", tmp_path, "--json")[1]) == []
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["prune", "--fage", "2d"], ["recover"], ["compact"]], ids=lambda command: command[0]
+)
+def test_a_command_names_the_folder_and_the_prefix(
+    folder: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, err = run(capsys, *command, "--folder", folder, "--fprefix", "mine-")
+    assert err.splitlines()[0] == f"sipdump-admin: segments are {folder}/mine-*"
+    _, _, err = run(capsys, *command)
+    assert err.splitlines()[0] == (
+        f"sipdump-admin: segments are /tmp/{PREFIX}* (the default; name another by -f or --folder)"
+    )
+    assert run(capsys, *command, "--folder", folder, "--json")[2] == ""
+
+
+def test_other_segments_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (f"{PREFIX}2026-01-01--00-00-00.jsonl", f"{PREFIX}2026-01-01--00-00-00.parquet.wal", "a b.data"):
+        (folder / name).touch()
+    for command in (["list"], ["prune", "--fage", "10d"]):
+        code, _, err = run(capsys, *command, "--folder", folder)
+        assert (code, err.splitlines()[1:]) == (
+            0,
+            ["sipdump-admin: other files are there: 1 end with '.jsonl', which no installed backend has"],
+        )
+        code, _, err = run(capsys, *command, "--folder", folder, "--fprefix", "a b-")
+        assert (code, err.splitlines()[1:]) == (
+            0,
+            [f"sipdump-admin: other segments are there: 4 with --fprefix {PREFIX}"],
+        )
+    code, out, _ = run(capsys, "prune", "--fage", "10d", "--folder", folder, "--fprefix", "a b-", "--json")
+    document = json.loads(out)
+    assert (document["folder"], document["fprefix"]) == (str(folder), "a b-")
+    assert document["other_prefixes"] == {PREFIX: 4}
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (errno.EACCES, "Permission denied (run this as the user that the files belong to, or as root)"),
+        (errno.EIO, "Input/output error (the device reports an I/O error; look at the kernel's log)"),
+        (errno.ESTALE, "Stale file handle"),
+    ],
+)
+@pytest.mark.parametrize("command", [["list"], ["list", "--count"], ["prune", "--fage", "10d"]])
+def test_what_cannot_be_read_ends_with_1(
+    folder: Path,
+    command: list[str],
+    number: int,
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = sorted(folder.glob("*.data"))[0]
+    really = os.open
+
+    def refuse(path: str, *args: int) -> int:
+        if path == str(first):
+            raise OSError(number, os.strerror(number), path)
+        return really(path, *args)
+
+    monkeypatch.setattr("sipdump_core.drivers.folder.os.open", refuse)
+    code, out, err = run(capsys, *command, "--folder", folder)
+    assert code == 1
+    assert f"sipdump-admin: read {first}: {why}" in err.splitlines()
+    assert "taken for open" not in err
+    if command[0] == "list":
+        assert len(out.splitlines()) == 5
+
+
+def test_counting_goes_on_after_a_segment_that_cannot_be_read(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in folder.glob("*.data"):
+        with contextlib.suppress(OSError):
+            os.removexattr(path, RECORDS_XATTR)
+    first = sorted(folder.glob("*.data"))[0]
+    read = TextBackend.read
+
+    def refuse(self: TextBackend, stored: StoredSegment) -> Iterator[Record]:
+        if stored.location == str(first):
+            raise StorageError("read", stored.location, "Input/output error")
+        return read(self, stored)
+
+    monkeypatch.setattr(TextBackend, "read", refuse)
+    code, out, err = run(capsys, "list", "--count", "--folder", folder, "--json")
+    assert code == 1
+    assert f"sipdump-admin: text: read {first}: Input/output error" in err
+    text = {row["location"]: row["records"] for row in json.loads(out) if row["backend"] == "text"}
+    assert text[str(first)] is None
+    assert None not in [records for location, records in text.items() if location != str(first)]

@@ -33,5 +33,13 @@ def test_the_order_of_records_makes_no_difference(flow: Flow) -> None:
     assert answers(flow, shuffled) == flow.answers
 
 
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_clocks_differ_where_they_do(flow: Flow) -> None:
+    tracker = CallTracker()
+    calls = {tracker.feed(record) for record in flow.records}
+    expected = {"ams-1": -3_000_000} if flow.name == "clocks differ" else {}
+    assert [call.clocks for call in calls if call] == [expected] * len(calls)
+
+
 def test_names_are_unique() -> None:
     assert len({flow.name for flow in FLOWS}) == len(FLOWS) >= 25

@@ -66,6 +66,22 @@ def refused(text: str, *defines: str) -> str:
         ("#!trydefenv SIPDUMP_NONE\n#!ifdef SIPDUMP_NONE\nM(1)\n#!endif\n#!trydefenvs A=SIPDUMP_TEST\nM(A)", ["12"]),
         ('#!substdef "!A!$env(SIPDUMP_TEST)!g"\nM(A)M("xA")', [12, "x12"]),
         ('#!define D 5\nX("$env(SIPDUMP_TEST)$$$(def(D))")X($env(SIPDUMP_TEST))X($defn(D))X(6)', ["12$5", "12", 5, 6]),
+        ("#!define A 10\n#!ifexp A >= 2\nM(1)\n#!else\nM(2)\n#!endif\n", [2]),  # of strings: ">= 2" compares them
+        ("#!define A 3\n#!ifexp 2 <= A\nM(1)\n#!else\nM(2)\n#!endif\n", [1]),
+        ("#!define A \"x\"\n#!ifexp A == 'x' && B == 0\nM(1)\n#!endif\nM(3)", [1, 3]),
+        ("#!ifdef A\n#!ifexp 1\nM(1)\n#!else\nM(2)\n#!endif\n#!else\nM(3)\n#!endif\n", [3]),
+        ("#!ifexp 1 // an error, which is false\nM(1)\n#!else\nM(2)\n#!endif\n", [2]),
+        ("#!ifexp 1 # a comment\nM(1)\n#!endif\n", [1]),
+        ("#!ifexp\nM(1)", [1]),
+        ("#!defexp A 2 * 3 + 1\n#!defexp B A + 'x'\n#!defexps C 2 ** 3\nM(A)M(C)", [7, "8"]),
+        ('#!defexps A "x" + 1\n#!defexp B 1 / 0\n#!ifdef B\nM(A)\n#!endif\n', ["x1"]),
+        ("#!define A 1\n#!undef A\n#!ifdef A\nM(1)\n#!else\nM(2)\n#!endif\n#!define A 3\nM(A)", [2, 3]),
+        ("#!tryundef A\n#!def A 1\n#!tryundefine A \n#!def A 2\n#!undefine A\n#!define A 4\nM(A)", [4]),
+        (
+            '#!substdef "!A!$$var(x)!g"\n#!substdef "!B!$(version(num){re.subst,/^(.).*/\\\\1/})!"\nM(4)M("A")',
+            [4, "$var(x)"],
+        ),
+        ("#!ifexp KAMAILIO_VERSION >= 5006000\nM(1)\n#!endif\n#!ifexp OS_NAME == 'linux'\nM(2)\n#!endif\n", [1, 2]),
         ("M(4)\r\n#!define A 5\r\n#!ifdef A\r\nM(A)\r\n#!endif\r\n", [4, 5]),
     ],
 )
@@ -81,6 +97,22 @@ def test_options_define_names() -> None:
     assert modes(text) == [2]
     assert modes(text, "A=1", "B=7") == [1, 7]
     assert modes(text, 'A="x=y"', "C", "D=") == ["x=y", 2]
+
+
+def test_an_option_says_which_kamailio_the_file_is_for() -> None:
+    text = (
+        "#!ifdef KAMAILIO_6_1\n"
+        + MODE.format(6)
+        + "#!endif\n#!ifexp KAMAILIO_VERSION < 5007000\n"
+        + MODE.format(5)
+        + "#!endif\n"
+    )
+    assert modes(text) == [5]
+    assert modes(text, "KAMAILIO_VERSION=6001005") == [6]
+    assert (
+        refused(text, "KAMAILIO_VERSION=6.1")
+        == "-A KAMAILIO_VERSION=6.1: must be a version as Kamailio counts them, as 6001005 for 6.1.5"
+    )
 
 
 @pytest.mark.parametrize("define", ["", "=1"])
@@ -103,9 +135,12 @@ def test_names_are_defined_once() -> None:
         ("x\n#!endif\n", "k.cfg:2:1: there is no #!ifdef for this #!endif; in: #!endif"),
         ("#!define A-B 1\n", "k.cfg:1:1: a name cannot contain '-': A-; in: #!define A-B 1"),
         ("#!define 1\n", "k.cfg:1:1: a name must follow"),
-        ("#!ifexp A > 1\n", "k.cfg:1:1: Kamailio 5.6 does not know #!ifexp"),
-        ("#!defexp A 1\n", "k.cfg:1:1: Kamailio 5.6 does not know #!defexp"),
-        ("#!undef A\n", "k.cfg:1:1: Kamailio 5.6 does not know #!undef"),
+        ("#!elifdef A\n", "k.cfg:1:1: Kamailio does not know #!elifdef"),
+        ("#!ifexp A > 1\n", "k.cfg:1:1: there is no #!endif for it"),
+        ("#!define A 1\n#!defexp A 1\n", "k.cfg:2:1: A is already defined"),
+        ("#!undef A\n", "k.cfg:1:1: A is not defined"),
+        ("#!define A\n#!undef A # why\n", "k.cfg:2:1: nothing may follow the name A"),
+        ("#!undef A-B\n", "k.cfg:1:1: a name cannot contain '-'"),
         ("#!subst /a/b/\n", "k.cfg:1:1: a string must follow; in: #!subst /a/b/"),
         ("#!subst", "k.cfg:1:1: a string must follow"),
         ('#!subst "/a/b"\n', 'k.cfg:1:9: the substitution is not understood: no / ends the replacement; in: #!subst "'),
@@ -311,6 +346,7 @@ def test_a_define_that_stands_for_itself_is_named() -> None:
 
 
 PARTS = [
+    *["#!ifexp A == 1\n", "#!ifexp", "#!defexp A 1 + 1\n", "#!defexps B A +", "#!undef A\n", "#!tryundef A\n", "$$(x)"],
     "modparam", "modparamx", "(", ")", ",", '"sipdump"', "'sipdump'", '"mode"', "1", "-", "0x1f", '"', "'", "\\", "\n",
     " ", "#", "//", "/*", "*/", "#!define", "!!define", "#!redef", "#!trydef", "#!ifdef", "#!ifndef", "#!else\n",
     "#!endif\n", "#!subst", "#!substdef", '"/A/B/g"', "'!A!\"x\"!'", "#!defenv ", "PATH", " A ", "B", "A B",

@@ -149,6 +149,11 @@ def test_core(rpc: Rpc) -> None:
     assert rpc.call("core.version")[0].startswith("sipdump ")
     assert rpc.call("core.echo", [1, "a", 2.5, "b"]) == ["1", "a"]
     assert rpc.call("core.echo") == []
+    assert rpc.call("core.echo", [1.5, "a", -2.7, True, "b"], numeric_strings=True) == ["1", "a", "-2"]
+    assert rpc.call("core.echo", [{}], numeric_strings=True) == []
+    for arg, message in ((1.5, "float type"), ({}, "structure type"), (["a"], "structure type"), (b"", "bytes array")):
+        with pytest.raises(RpcFault, match=f"400 - error at parameter 0: expected {message}"):
+            rpc.call("core.echo", [arg])
     (uptime,) = rpc.call("core.uptime")
     assert list(uptime) == ["now", "up_since", "uptime"]
     assert time.strptime(uptime["now"])

@@ -49,6 +49,15 @@ def test_json_by_datagram(start: Start, rpc: Rpc, tmp_path: Path) -> None:
         assert json.loads(sock.recv(4096))["error"]["code"] == -32700
 
 
+def test_json_over_udp(start: Start, rpc: Rpc) -> None:
+    (where,) = start(jsonrpc=("udp:127.0.0.1:0",)).addresses
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.connect((where.host, where.port))
+        assert query(sock, method="sipdump.enable", params=["0"])["result"] == {"oldval": 1, "newval": 0}
+        assert query(sock, method="system.listMethods")["result"] == sorted(rpc.methods)
+
+
 def test_a_datagram_client_without_a_name_and_one_that_reads_nothing(start: Start, tmp_path: Path) -> None:
     ctl = start(binrpc=(f"unixd:{tmp_path}/ctl",))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -163,6 +172,7 @@ def test_errors_name_their_place(rpc: Rpc, start: Start, tmp_path: Path) -> None
         ("binrpc", "tcp:host", "host:port"),
         ("jsonrpc", "tcp:127.0.0.1:1", 'must be "unix:/path"'),
         ("jsonrpc", "http:127.0.0.1", "http:host:port"),
+        ("jsonrpc", "udp:127.0.0.1", "udp:host:port"),
         ("jsonrpc", "fifo:x", "absolute"),
         ("mode", 0o1777, "0001 to 0777"),
         ("fifo_reply_dir", "tmp", "absolute"),

@@ -10,6 +10,7 @@ from sipdump_core.net.address import (
     bind_inet,
     canonical_ip,
     parse_address,
+    parse_endpoint,
     parse_jsonrpc,
     parse_listen,
 )
@@ -43,8 +44,30 @@ def test_where_commands_come_in(text: str, address: Address) -> None:
 
 def test_where_json_comes_in() -> None:
     assert parse_jsonrpc("http:127.0.0.1:80") == Address("http", "", "127.0.0.1", 80)
+    assert parse_jsonrpc("udp:[::1]:80") == Address("udp", "", "::1", 80)
     assert parse_jsonrpc("unix:/run/x") == parse_jsonrpc("unixd:/run/x") == Address("unixd", "/run/x", "", 0)
     assert parse_jsonrpc("fifo:/run/x") == Address("fifo", "/run/x", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("10.0.0.5", ("10.0.0.5", 0)),
+        ("10.0.0.5:5060", ("10.0.0.5", 5060)),
+        ("2001:DB8::5", ("2001:db8::5", 0)),
+        ("[2001:db8::5]", ("2001:db8::5", 0)),
+        ("[2001:db8::5]:5060", ("2001:db8::5", 5060)),
+        ("::ffff:10.0.0.5", ("10.0.0.5", 0)),
+    ],
+)
+def test_endpoints(text: str, endpoint: tuple[str, int]) -> None:
+    assert parse_endpoint(text) == endpoint
+
+
+@pytest.mark.parametrize("text", ["", "host", "10.0.0.5:", "10.0.0.5:0", "10.0.0.5:65536", "[::1", "[10.0.0.5]:x"])
+def test_what_is_no_endpoint(text: str) -> None:
+    with pytest.raises(ValueError, match="must be an IPv4 or IPv6 address"):
+        parse_endpoint(text)
 
 
 @pytest.mark.parametrize(

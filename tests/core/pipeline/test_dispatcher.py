@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import time
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,29 @@ def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: 
     with SipDump(enable=1, folder=tmp_path) as dump:
         dump.received(b"a", A, B)
     assert len(read(tmp_path)) == 1
+
+
+def test_segments_end_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    clock = FakeClock(time.mktime(time.strptime("2026-11-22 22:27:11", "%Y-%m-%d %H:%M:%S")))
+    with SipDump(enable=1, folder=tmp_path, clock=clock, rotate=3600, rotate_align=1) as dump:
+        for step in (0, 1968, 1, 3600, 59):
+            clock.advance(step)
+            dump.received(b"%d" % step, A, B)
+            assert dump.flush(10)
+        clock.now += 7200  # the wall clock is set
+        dump.received(b"set", A, B)
+    monkeypatch.undo()
+    time.tzset()
+    stamps = [path.stem[-20:] for path in files(tmp_path, ".data")]
+    assert stamps == ["2026-11-22--22-27-11", "2026-11-22--23-00-00", "2026-11-23--00-00-00", "2026-11-23--02-00-59"]
+    assert [one.buf for one in read(tmp_path)] == [b"0", b"1968", b"1", b"3600", b"59", b"set"]
+
+
+def test_a_segment_on_the_clock_is_sealed_without_traffic(tmp_path: Path) -> None:
+    with SipDump(enable=1, folder=tmp_path, rotate=1, rotate_align=1) as dump:
+        dump.received(b"a", A, B)
+        assert dump.flush(10)
+        backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
+        wait_for(lambda: [s.sealed for s in backend.segments()] == [True])

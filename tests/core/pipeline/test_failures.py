@@ -258,7 +258,7 @@ def slash(self: Backend, options: Any, site: Site) -> None:
         ("__init__", without_super, "does not call super().__init__(options, site)"),
         ("__init__", slash, "it has the suffix '/../x'"),
         ("__init__", fail(SystemExit(3)), "SystemExit: 3"),
-        ("__new__", lambda *_: None, "gives None in the place of an instance"),
+        ("__new__", lambda *_: None, "returns None instead of an instance"),
     ],
 )
 def test_a_constructor_that_is_wrong_stops_nobody(

@@ -3,6 +3,11 @@
 import threading
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipdump_core.pipeline.intake import NEAR_US, in_order
+from sipdump_core.record import Record
 from sipdump_core.sipdump import SipDump
 from tests.core.support import A, B, Probe, files, plan, probe, read
 from tests.support import record
@@ -57,3 +62,49 @@ def test_records_of_many_threads_are_all_stored_in_each_ones_order(tmp_path: Pat
     (meta,) = files(tmp_path, ".meta")
     assert meta.read_text().count("thread worker") == 4
     assert len({one.procno for one in found}) == 4
+
+
+def at(*times_us: int) -> list[Record]:
+    return [record(b"%d" % n, time_us=time_us) for n, time_us in enumerate(times_us)]
+
+
+def order(*times_us: int) -> list[int]:
+    return [int(one.buf) for one in in_order(at(*times_us))]
+
+
+T = 1_795_386_431_000_000
+
+
+def test_a_reply_that_arrives_before_its_request_is_stored_after_it(tmp_path: Path) -> None:
+    with SipDump(enable=1, folder=tmp_path, wait=500_000) as dump:
+        dump.received(b"SIP/2.0 180 Ringing", A, B, time_us=T + 900)
+        dump.received(b"INVITE sip:b@c", B, A, time_us=T)
+        dump.received(b"SIP/2.0 200 OK", A, B, time_us=T + 9_000)
+    assert [one.buf[:11] for one in read(tmp_path)] == [b"INVITE sip:", b"SIP/2.0 180", b"SIP/2.0 200"]
+
+
+def test_times_that_are_in_order_are_left_alone() -> None:
+    records = at(T, T, T + 1, T + 5_000_000)
+    assert in_order(records) is records
+    assert in_order([]) == []
+
+
+def test_equal_times_keep_their_order() -> None:
+    assert order(T + 1, T, T + 1, T) == [1, 3, 0, 2]
+
+
+def test_a_time_far_from_all_others_keeps_its_place() -> None:
+    assert order(T + 3, 5, T + 1, T + 10**15, T + 2) == [2, 1, 4, 3, 0]
+
+
+def test_records_of_a_clock_that_is_wrong_are_in_order_among_themselves() -> None:
+    hour = 3_600_000_000
+    assert order(T + 2, T + hour + 2, T + 1, T + hour + 1) == [2, 3, 0, 1]
+
+
+@given(st.lists(st.integers(0, 4_000_000), max_size=50))
+def test_nothing_is_lost_and_near_times_are_in_order(times: list[int]) -> None:
+    found = in_order(at(*times))
+    assert sorted(found, key=lambda one: one.buf) == sorted(at(*times), key=lambda one: one.buf)
+    if max(times, default=0) - min(times, default=0) <= NEAR_US:
+        assert [one.time_us for one in found] == sorted(times)

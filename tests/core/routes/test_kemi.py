@@ -90,7 +90,7 @@ def lua(body: str) -> str:
 
 
 def stored(tmp_path: Path) -> list[bytes]:
-    """Give the tags of what is stored."""
+    """Return the tags of what is stored."""
     found = b"".join(path.read_bytes() for path in sorted(tmp_path.glob("*.data")))
     return [line.removeprefix(b"tag: ") for line in found.split(b"\n") if line.startswith(b"tag: ")]
 

@@ -21,7 +21,7 @@ from tests.support import OPTIONS, record
 
 
 def block(text: str) -> RouteBlock:
-    """Give the route of a configuration; its text begins at the second line."""
+    """Return the route of a configuration; its text begins at the second line."""
     return parse_config(f"event_route[sipdump:msg] {{\n{text}\n}}\n", "k.cfg").event_routes["sipdump:msg"]
 
 
@@ -266,6 +266,7 @@ def test_a_long_chain_of_else_if_and_of_and() -> None:
         ('log(1, "x");', 1, r"use xlog\(level, text\)"),
         ("if ($sipdump(buf) =~ $sipdump(tag)) drop;", 22, "in quotes"),
         ('if ($sipdump(buf) =~ "(a") drop;', 22, "no regular expression"),
+        (r'if ($sipdump(buf) =~ "\\<INVITE") drop;', 22, r"\\< is not supported; write \\b"),
         ('if (5 =~ "5") drop;', 5, "needs a string on its left"),
         ('if ("a" < 3) drop;', 5, "a number is needed"),
         ('if (!"x") drop;', 6, "a number is needed"),

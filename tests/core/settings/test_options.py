@@ -15,6 +15,7 @@ from sipdump_core.settings.options import (
     in_range,
     one_of,
     option,
+    permissions,
 )
 
 
@@ -151,6 +152,21 @@ def test_whatever_a_drivers_options_raise_names_the_place(name: str, error: str)
 def test_checks() -> None:
     assert at_least(3)(3) is None
     assert at_least(3)(2) == "must be 3 or more"
+
+
+@pytest.mark.parametrize(
+    ("value", "refusal"),
+    [
+        (0, None),
+        (0o777, None),
+        (640, "must be 0000 to 0777, octal with a leading 0; 640 is decimal, octal is 0640"),
+        (0o1777, "must be 0000 to 0777, octal with a leading 0"),
+        (-1, "must be 0000 to 0777, octal with a leading 0"),
+    ],
+)
+def test_permissions(value: int, refusal: str | None) -> None:
+    assert permissions()(value) == refusal
+    assert permissions(1)(0) == "must be 0001 to 0777, octal with a leading 0"
 
 
 def test_describe() -> None:

@@ -2,10 +2,12 @@
 
 import contextlib
 import fcntl
+import gzip
 import socket
+import ssl
 import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -130,7 +132,7 @@ def test_one_packet_that_breaks_the_decoder_costs_no_other(
 ) -> None:
     real = bench.source._decoder.decode
 
-    def decode(data: bytes, peer: tuple[str, int], now_us: int) -> Record | None:
+    def decode(data: bytes, peer: tuple[str, int], now_us: int) -> Sequence[Record]:
         if b"boom" in data:
             raise RuntimeError("surprise")
         return real(data, peer, now_us)
@@ -142,6 +144,41 @@ def test_one_packet_that_breaks_the_decoder_costs_no_other(
     assert len(bench.stored(90)) == 90
     assert bench.count("malformed") == 10
     assert caplog.text.count("surprise") <= 4
+
+
+def test_gzip_members_on_a_stream(bench: Bench) -> None:
+    """As heplify sends with payload_zip."""
+    stream = b"".join(gzip.compress(hep3(b"%d" % n)) for n in range(20))
+    sock = bench.tcp()
+    for at in range(0, len(stream), 77):
+        sock.sendall(stream[at : at + 77])
+    assert [r.buf for r in bench.stored(20)] == [b"%d" % n for n in range(20)]
+    sock.sendall(gzip.compress(hep3())[:50])
+    sock.close()
+    wait_for(lambda: bench.count("malformed") == 1)
+
+
+def test_tls_on_a_plain_port_is_closed_and_told(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    sock = bench.tcp()
+    with pytest.raises((ssl.SSLError, OSError)):
+        ssl._create_unverified_context().wrap_socket(sock)
+    wait_for(lambda: "TLS comes in where plain HEP is expected" in caplog.text)
+    assert "count=1 peer=127.0.0.1" in caplog.text
+    assert (bench.count("malformed"), bench.count("connections")) == (1, 0)
+    bench.udp().send(b"\x16\xfe\xff" + bytes(50))
+    wait_for(lambda: bench.count("malformed") == 2)
+
+
+def test_a_wrong_key_is_told_with_what_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(tmp_path, auth_key="sekret")
+    sock = bench.udp()
+    for _ in range(50):
+        sock.send(hep3())
+    wait_for(lambda: bench.count("auth_failed") == 50)
+    bench.close()
+    lines = [line for line in caplog.messages if "auth key" in line]
+    assert len(lines) <= 2
+    assert "peer=127.0.0.1 hint=\"set the sender's key" in lines[0]
 
 
 def test_a_half_open_connection_holds_up_nobody(bench: Bench) -> None:
@@ -236,6 +273,17 @@ def test_a_taken_port_is_a_config_error(bench: Bench, tmp_path: Path) -> None:
 def test_a_wrong_listen_address(text: str) -> None:
     with pytest.raises(ConfigError, match='must be "udp:host:port"'):
         build(HepOptions, [Setting("sipdump_hep", "listen", text)])
+
+
+def test_hep_can_be_off(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "off")
+    assert bench.source.addresses == []
+    assert HepOptions(listen=("off",)).listen == ()  # type: ignore[arg-type]  # parsed
+    assert bench.count("packets") == 0
+    assert not [thread for thread in threading.enumerate() if thread.name == "sipdump-hep"]
+    bench.close()
+    with pytest.raises(ConfigError, match='listen has "off" and an address as well'):
+        build(HepOptions, [Setting("sipdump_hep", "listen", value) for value in ("off", "udp:127.0.0.1:9060")])
 
 
 def test_a_wrong_local_address_or_tag() -> None:

@@ -43,7 +43,7 @@ DATAGRAMS = [  # Kamailio takes what has 32 bytes or more
 
 
 def via(message: bytes, transport: bytes, sock: socket.socket) -> bytes:
-    """Give the message with a Via of this socket, so that replies stay on loopback."""
+    """Return the message with a Via of this socket, so that replies stay on loopback."""
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return message.replace(b"SIP/2.0/UDP 192.0.2.1:5060", b"SIP/2.0/%b %b" % (transport, shown.encode()))

@@ -1,0 +1,181 @@
+"""A ladder for a terminal."""
+
+from collections.abc import Sequence
+
+from sipdump_core.calls.ladder import Column, Ladder, Step
+from sipdump_core.reading.render.plain import cells, facts, fitted, leg_letter, message_text, printable, wrapped
+from sipdump_core.reading.render.style import Style
+
+__all__ = ["label_of", "ladder_lines", "render_text"]
+
+_COLOURS = {
+    "request": "36", "provisional": "33", "success": "32", "redirect": "35", "failure": "31", "other": "0",
+}  # fmt: skip
+"""SGR codes of ECMA-48, from the 16 colours that every terminal has."""
+_LEAST = 10
+"""The least columns between two participants: what a method or a status needs."""
+_REASON = 10
+"""The least columns for a status with its reason phrase; with fewer the status stands alone."""
+_FACTS = 17
+"""Columns of the names of facts."""
+
+
+def render_text(ladder: Ladder, style: Style) -> str:
+    """Return what happened, the ladder, and the messages if they are asked for."""
+    lines: list[str] = []
+    for number, summary in enumerate(ladder.calls):
+        if len(ladder.calls) > 1:
+            lines.append(f"Leg {leg_letter(number)}")
+        for name, value in facts(summary):
+            lines += _hanging(f"{name}:", value, style.width)
+        lines.append("")
+    lines += [f"Note: {printable(note)}" for note in ladder.notes]
+    lines += [""] * bool(ladder.notes)
+    lines += ladder_lines(ladder, style)
+    if style.messages:
+        for step in ladder.steps:
+            lines += ["", _paint(_title(ladder, step), step.mark, style), *_message(step, style)]
+    return "\n".join(lines) + "\n"
+
+
+def ladder_lines(ladder: Ladder, style: Style) -> list[str]:
+    """Return the lines of the ladder itself."""
+    several = len(ladder.calls) > 1
+    nodes = {node for step in ladder.steps for node in step.arrow.nodes}
+    with_nodes = len(nodes) > 1 and style.width >= 100
+    right = max((cells(_nodes(step)) for step in ladder.steps), default=0) + 2 if with_nodes else 0
+    clock = max((len(_since(step)) for step in ladder.steps), default=0)
+    left = len(str(len(ladder.steps))) + 1 + clock + (2 if several else 0)
+    spacing = _spacing(style.width - left - right, len(ladder.columns))
+    places = [left + spacing // 2 + spacing * number for number in range(len(ladder.columns))]
+    end = left + spacing * len(ladder.columns)
+    lines = _headings(ladder.columns, places, spacing)
+    lines.append(_lifelines(places, end).rstrip())
+    for step in ladder.steps:
+        number = f"{step.number:>{len(str(len(ladder.steps)))}} "
+        leg = f"{leg_letter(step.call)} " if several else ""
+        before, drawn, after = _drawn(step, places, end, left)
+        line = f"{number}{leg}{_since(step):>{clock}}" + before + _paint(drawn, step.mark, style) + after
+        if with_nodes:
+            line += " " * (end - left - cells(before + drawn + after)) + "  " + _nodes(step)
+        lines.append(line.rstrip())
+    return lines
+
+
+def label_of(step: Step) -> str:
+    """Return an arrow's label: what it is, whether it has SDP, and how often it was sent."""
+    label = printable(step.label) + (" (SDP)" if step.sdp else "")
+    return label + (f" ×{step.copies}" if step.copies > 1 else "")
+
+
+def _short_label(step: Step, width: int) -> str:
+    """Return a label cut to a width; the method or status and the marks are cut last."""
+    label = label_of(step)
+    if cells(label) <= width:
+        return label
+    head = printable(step.label)
+    copies = f"×{step.copies}" if step.copies > 1 else ""
+    marks = (" (SDP)" if step.sdp else "") + (f" {copies}" if copies else "")
+    if cells(head.split(" ")[0] + marks) > width:
+        marks = ("*" if step.sdp else "") + copies
+    room = width - cells(marks)
+    if step.arrow.message.status is not None and room < _REASON:
+        head = str(step.arrow.message.status)
+    return fitted(fitted(head, room) + marks, width)
+
+
+def _drawn(step: Step, places: Sequence[int], end: int, left: int) -> tuple[str, str, str]:
+    """Return what is before the arrow, the arrow, and what is after it."""
+    source, target = places[step.source], places[step.target]
+    if source == target:
+        return _to_itself(step, places, end, left)
+    first, last = min(source, target), max(source, target)
+    room = last - first - 1
+    line = "─" if step.arrow.message.status is None else "╌"
+    label = label_of(step)
+    if cells(label) <= room - 4:
+        dashes = room - cells(label) - 2
+        body = f"{line * (dashes // 2)} {label} {line * (dashes - dashes // 2)}"
+        arrow = body[:-1] + "▶" if target > source else "◀" + body[1:]
+    else:
+        label = _short_label(step, room - 2)
+        fill = line * (room - cells(label) - 1)
+        arrow = f"{label}{fill}▶" if target > source else f"◀{fill}{label}"
+    canvas = _lifelines(places, end)
+    return canvas[left : first + 1], arrow, canvas[last:]
+
+
+def _to_itself(step: Step, places: Sequence[int], end: int, left: int) -> tuple[str, str, str]:
+    place = places[step.source]
+    canvas = _lifelines(places, end)
+    following = [one for one in places if one > place]
+    room = (following[0] if following else end) - place - 1
+    drawn = "↺ " + _short_label(step, room - 3)
+    return canvas[left : place + 1], drawn, canvas[place + 1 + cells(drawn) :]
+
+
+def _lifelines(places: Sequence[int], end: int) -> str:
+    line = [" "] * end
+    for place in places:
+        line[place] = "│"
+    return "".join(line)
+
+
+def _headings(columns: Sequence[Column], places: Sequence[int], spacing: int) -> list[str]:
+    names = [_heading(column, spacing - 1) for column in columns]
+    lines = []
+    for number in range(max((len(name) for name in names), default=0)):
+        line = ""
+        for name, place in zip(names, places, strict=True):
+            # aligned at the bottom: the last line of each is next to its lifeline
+            offset = number - max(len(other) for other in names) + len(name)
+            if offset >= 0:
+                part = name[offset]
+                line += " " * max(0, place - cells(part) // 2 - cells(line)) + part
+        lines.append(line)
+    return lines
+
+
+def _heading(column: Column, width: int) -> list[str]:
+    name = printable(column.name)
+    lines = wrapped(name, width)
+    return lines if column.name == column.address else [*lines, *wrapped(column.address, width)]
+
+
+def _spacing(width: int, columns: int) -> int:
+    return max(_LEAST, min(40, width // max(1, columns)))
+
+
+def _since(step: Step) -> str:
+    return f"{step.since_us / 1_000_000:.6f}"
+
+
+def _nodes(step: Step) -> str:
+    return ",".join(printable(node) for node in step.arrow.nodes)
+
+
+def _paint(text: str, mark: str, style: Style) -> str:
+    return f"\x1b[{_COLOURS[mark]}m{text}\x1b[0m" if style.colour else text
+
+
+def _hanging(name: str, value: str, width: int) -> list[str]:
+    lines, line = [], f"{name:<{_FACTS}}"
+    for word in value.split(" "):
+        if cells(line) > _FACTS and cells(line) + 1 + cells(word) > width:
+            lines.append(line)
+            line = " " * _FACTS
+        line += word if cells(line) <= _FACTS else f" {word}"
+    return [*lines, line]
+
+
+def _title(ladder: Ladder, step: Step) -> str:
+    record = step.arrow.records[0]
+    source, target = ladder.columns[step.source].name, ladder.columns[step.target].name
+    details = [record.flow.proto, *filter(None, step.arrow.nodes), f"+{_since(step)} s"]
+    return f"── {step.number}. {label_of(step)}  {printable(source)} → {printable(target)}  {' '.join(details)}"
+
+
+def _message(step: Step, style: Style) -> list[str]:
+    message = step.arrow.message
+    end = message.head_end if style.messages == "headers" else None
+    return message_text(message.buf, headers_only=end).split("\n")

@@ -1,0 +1,210 @@
+"""Whether a HEP sender sent or received a message: HEP does not say it.
+
+In most cases the addresses tell: one of the two is the sender's own. Where both are (everything runs on one host) or
+neither is, the endpoints and the messages tell: what talks to several others is the server, not its client; a request
+whose top Via names the sender was sent by it, and a response with such a Via came back to it; a relayed request carries
+the Via of the one that was received; a response goes the other way than its request.
+"""
+
+import socket
+from collections.abc import Callable, Collection
+
+import attrs
+
+from sipdump_core.cache import Cache
+from sipdump_core.net.address import canonical_ip
+from sipdump_core.sources.top_via import Via, is_reply, top_via
+
+__all__ = ["Direction", "Endpoint", "Question", "Sender"]
+
+Endpoint = tuple[str, int]
+"""An address in canonical form, empty where it is not known, and a port."""
+Sender = tuple[str, int, str]
+"""A HEP sender: its address and port, and the capture node."""
+
+_EPHEMERAL = 32768
+"""From here up Linux takes the ports of connections that a program opens (ip(7), ip_local_port_range)."""
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - what a server reports that is bound to all addresses
+_SETTLED = 8
+
+
+@attrs.define
+class Question:
+    """What is asked of the messages of a flow whose addresses do not tell."""
+
+    sender: Sender
+    src: Endpoint
+    dst: Endpoint
+    shared: bool
+    """Both addresses are the sender's own; else neither is."""
+    datagrams: bool
+    """Ports stay the same, as they do over UDP; a stream's is a new one for each connection that is opened."""
+    _tag: str = ""
+    _streak: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether it need not be asked any more: of two endpoints the same one stays the sender's."""
+        return self._streak >= _SETTLED
+
+    def note(self, tag: str) -> None:
+        """Note an answer."""
+        self._streak = self._streak + 1 if tag == self._tag else 1
+        self._tag = tag
+
+
+class Direction:
+    """Finds out who sent what, and remembers what that needs, in bounded memory.
+
+    Args:
+        local: endpoints that are the HEP senders' own; with port 0, whatever the port.
+        learned: called when something was learned that answers given so far may contradict.
+    """
+
+    def __init__(self, local: Collection[Endpoint], learned: Callable[[], None]) -> None:
+        self._hosts = {*_WILDCARDS, *(host for host, port in local if not port)}
+        self._endpoints = {endpoint for endpoint in local if endpoint[1]}
+        self._learned = learned
+        self._ours: Cache[str, bool] = Cache(1000)
+        self._own: Cache[tuple[Sender, Endpoint], bool] = Cache()
+        """Endpoints that are certain to be their sender's."""
+        self._guesses: Cache[Sender, bool] = Cache()
+        """Senders with answers that rest on less."""
+        self._partners: Cache[tuple[Sender, Endpoint], Endpoint] = Cache()
+        """The first endpoint that another one was seen to talk to."""
+        self._hubs: Cache[tuple[Sender, Endpoint], bool] = Cache()
+        """Endpoints that talk to several others."""
+        self._ends: Cache[tuple[Sender, Endpoint, Endpoint], Endpoint] = Cache()
+        """Of two endpoints the sender's own."""
+        self._requests: Cache[tuple[Sender, bytes], str] = Cache(50_000)
+        """The tags of requests, by the branch of their top Via."""
+
+    def of_flow(self, sender: Sender, src: Endpoint, dst: Endpoint, *, datagrams: bool) -> str | Question:
+        """Return ``snd`` or ``rcv``, or what is to be asked of each message."""
+        host, port, _ = sender
+        owns_src, owns_dst = self._owns(host, src[0]), self._owns(host, dst[0])
+        if (owns_src and src[1] == port) or (owns_dst and dst[1] == port):  # HEP comes from the socket for SIP
+            self._learn(sender, (host, port))
+        steps = (
+            (src in self._endpoints, dst in self._endpoints),
+            (src[0] in _WILDCARDS, dst[0] in _WILDCARDS),
+            (owns_src and src[1] == port, owns_dst and dst[1] == port),
+            (src[0] == host or src[0] in self._hosts, dst[0] == host or dst[0] in self._hosts),
+            (owns_src, owns_dst),
+            (src[1] == port, dst[1] == port),
+        )
+        for of_src, of_dst in steps:
+            if of_src != of_dst:
+                own = src if of_src else dst
+                if datagrams or own[1] < _EPHEMERAL:
+                    self._learn(sender, own)
+                return "snd" if of_src else "rcv"
+        shared = owns_src and owns_dst
+        of_src, of_dst = self._is_own(sender, src), self._is_own(sender, dst)
+        if of_src == of_dst and shared and datagrams and src != dst:
+            self._note_partners(sender, src, dst)
+            of_src, of_dst = (sender, src) in self._hubs, (sender, dst) in self._hubs
+            self._guesses.keep(sender, True)
+        if of_src != of_dst:
+            return "snd" if of_src else "rcv"
+        return Question(sender, src, dst, shared, datagrams)
+
+    def of_message(self, question: Question, buf: bytes) -> str:
+        """Return ``snd`` or ``rcv``; an empty text where the message does not tell either."""
+        sender, src, dst = question.sender, question.src, question.dst
+        via, reply = top_via(buf), is_reply(buf)
+        self._guesses.keep(sender, True)
+        if self._is_own(sender, src) and self._is_own(sender, dst):
+            return self._to_itself(sender, via, buf)
+        tag = self._of_shared(question, via, reply=reply) if question.shared else self._of_others(question, via, reply)
+        question.note(tag)
+        if tag:
+            self._ends.keep(_pair(sender, src, dst), src if tag == "snd" else dst)
+            if via and via.branch and not reply:
+                self._requests.keep((sender, via.branch), tag)
+        return tag
+
+    def _of_others(self, question: Question, via: Via | None, reply: bool) -> str:
+        """Return the tag where neither address is the sender's: only a Via of its own tells that one of them is."""
+        sender, src, dst = question.sender, question.src, question.dst
+        if via and (self._is_own(sender, via.sent_by) or self._owns(sender[0], via.sent_by[0])):
+            own = dst if reply else src
+            if question.datagrams or own[1] < _EPHEMERAL:
+                self._learn(sender, own)
+        else:
+            known = self._ends.get(_pair(sender, src, dst))
+            if known is None:
+                return ""
+            own = known
+        return "snd" if own == src else "rcv"
+
+    def _of_shared(self, question: Question, via: Via | None, *, reply: bool) -> str:
+        sender, src, dst = question.sender, question.src, question.dst
+        if via:
+            if self._is_own(sender, via.sent_by) or (sender, via.sent_by) in self._hubs:
+                return "rcv" if reply else "snd"
+            if of_request := self._requests.get((sender, via.branch)):
+                return of_request if not reply else "rcv" if of_request == "snd" else "snd"
+            if not reply and (sender, via.next_branch) in self._requests:  # it was relayed
+                self._learn(sender, via.sent_by)
+                return "snd"
+        own = self._ends.get(_pair(sender, src, dst))
+        if own:
+            return "snd" if own == src else "rcv"
+        # what is seen first of a transaction is, as a rule, what another one has sent
+        return "rcv" if via and not reply else ""
+
+    def _to_itself(self, sender: Sender, via: Via | None, buf: bytes) -> str:
+        """Return the tag of what a server sends to itself, and reports twice."""
+        line = buf[:100].partition(b"\r")[0]
+        key = (sender, line + b"\n" + (via.branch if via else b""))
+        return self._requests.keep(key, "rcv" if self._requests.get(key) == "snd" else "snd")
+
+    def _note_partners(self, sender: Sender, src: Endpoint, dst: Endpoint) -> None:
+        for one, other in ((src, dst), (dst, src)):
+            known = self._partners.get((sender, one))
+            if known is None:
+                self._partners.keep((sender, one), other)
+            elif known != other and (sender, one) not in self._hubs:
+                self._hubs.keep((sender, one), True)
+                self._revise(sender)
+
+    def _learn(self, sender: Sender, end: Endpoint) -> None:
+        if (sender, end) not in self._own:
+            self._own.keep((sender, end), True)
+            self._revise(sender)
+
+    def _revise(self, sender: Sender) -> None:
+        if self._guesses.pop(sender, False):
+            self._learned()
+
+    def _is_own(self, sender: Sender, end: Endpoint) -> bool:
+        if end in self._endpoints or (sender, end) in self._own:
+            return True
+        wildcard = any((sender, (host, end[1])) in self._own for host in _WILDCARDS)
+        return wildcard and self._owns(sender[0], end[0])
+
+    def _owns(self, peer: str, host: str) -> bool:
+        """Return whether an address is that of the HEP sender at ``peer``."""
+        if host == peer or host in self._hosts or host == "::1" or host.startswith("127."):
+            return True
+        return self._is_ours(host) and self._is_ours(peer)  # what runs on this machine has all its addresses
+
+    def _is_ours(self, host: str) -> bool:
+        known = self._ours.get(host)
+        return self._ours.keep(host, is_ours(host)) if known is None else known
+
+
+def is_ours(host: str) -> bool:
+    """Return whether an address is one of this machine's: to reach it, the kernel would send from the same address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((host, 9))  # sends nothing
+            return canonical_ip(sock.getsockname()[0])[1] == host
+    except (OSError, ValueError):
+        return False
+
+
+def _pair(sender: Sender, one: Endpoint, other: Endpoint) -> tuple[Sender, Endpoint, Endpoint]:
+    return (sender, one, other) if one <= other else (sender, other, one)
