@@ -80,7 +80,8 @@ class _Layout:
     struct: struct.Struct
     hits: int
     learned: int
-    flows: Cache[tuple[bytes, bytes, bytes], Flow | _Open] = attrs.field(factory=Cache)
+    flows: Cache[tuple[bytes, bytes, bytes], tuple[Flow | _Open, str]] = attrs.field(factory=Cache)
+    """Each flow with the correlation id."""
 
 
 class HepDecoder:
@@ -151,26 +152,27 @@ class HepDecoder:
         if layout is None or len(data) < layout.struct.size:
             return ()
         magic, total, before, seconds, between, micros, after, length = layout.struct.unpack_from(data)
-        flow = layout.flows.get((before, between, after))
+        known = layout.flows.get((before, between, after))
         start = layout.struct.size
-        if flow is None or magic not in _MAGICS or total > len(data) or total - start + 6 != length:
+        if known is None or magic not in _MAGICS or total > len(data) or total - start + 6 != length:
             return ()
         buf = data[start:total]
         if not buf or _is_keepalive(buf):
             return ()
         layout.hits += 1
         time_us = self._time(seconds, micros, peer, now_us)
-        return (Record(time_us, flow, buf),) if flow.__class__ is Flow else self._ask(flow, time_us, buf)
+        flow, link = known
+        return (Record(time_us, flow, buf, link),) if flow.__class__ is Flow else self._ask(flow, time_us, buf, link)
 
-    def _ask(self, flow: Flow | _Open, time_us: int, buf: bytes) -> Sequence[Record]:
+    def _ask(self, flow: Flow | _Open, time_us: int, buf: bytes, link: str = "") -> Sequence[Record]:
         """Make the records of a payload that may hold several messages, and ask each for its tag and transport."""
         if isinstance(flow, Flow):
-            return (Record(time_us, flow, buf),)
+            return (Record(time_us, flow, buf, link),)
         base = flow.flow
         if base.proto not in _STREAMS:
-            return (Record(time_us, flow.variant(self._tag(flow, buf), base.proto), buf),)
+            return (Record(time_us, flow.variant(self._tag(flow, buf), base.proto), buf, link),)
         return [
-            Record(time_us, flow.variant(self._tag(flow, message), websocket(message) or base.proto), message)
+            Record(time_us, flow.variant(self._tag(flow, message), websocket(message) or base.proto), message, link)
             for message in split_messages(buf)
         ]
 
@@ -189,7 +191,9 @@ class HepDecoder:
         for family in _FAMILIES:
             self._layouts.pop((peer, bytes([family])), None)
 
-    def _learn(self, data: bytes, peer: tuple[str, int], chunks: dict[int, bytes], flow: Flow | _Open) -> None:
+    def _learn(
+        self, data: bytes, peer: tuple[str, int], chunks: dict[int, bytes], flow: Flow | _Open, link: str
+    ) -> None:
         """Remember a packet's layout, if its time is in one piece and its payload at its end."""
         key = (peer, data[12:13])  # the family: a server's IPv4 and IPv6 traffic are of two layouts
         if data[12] not in _FAMILIES:
@@ -216,7 +220,7 @@ class HepDecoder:
             layout = self._layouts.keep(key, _Layout(shape, hits, learned))
         layout.learned += 1
         _, _, before, _, between, _, after, _ = shape.unpack_from(data)
-        layout.flows.keep((before, between, after), flow)
+        layout.flows.keep((before, between, after), (flow, link))
 
     def _version3(self, data: bytes, peer: tuple[str, int], now_us: int) -> Sequence[Record]:
         chunks = _chunks(data)
@@ -240,16 +244,17 @@ class HepDecoder:
             peer, self._epochs.get(peer), get(_FAMILY), get(_PROTO), get(_SRC4), get(_DST4), get(_SRC6), get(_DST6),
             get(_SPORT), get(_DPORT), get(_AGENT), get(_NODE),
         )  # fmt: skip
+        link = _clean(chunks[_CORRELATION]) if _CORRELATION in chunks else ""
         flow = self._flows.get(key)
         if flow is None:
             flow, whole = self._flow3(chunks, peer)
             if not whole:
                 self.counts["bad_chunks"] += 1  # each of them, so it is not remembered
-                return self._ask(flow, self._time3(chunks, peer, now_us), buf)
+                return self._ask(flow, self._time3(chunks, peer, now_us), buf, link)
             self._flows.keep(key, flow)
         if _PAYLOAD in chunks and kind != b"\0" and int.from_bytes(data[4:6], "big") == len(data):
-            self._learn(data, peer, chunks, flow)
-        return self._ask(flow, self._time3(chunks, peer, now_us), buf)
+            self._learn(data, peer, chunks, flow, link)
+        return self._ask(flow, self._time3(chunks, peer, now_us), buf, link)
 
     def _refuse(self, peer: tuple[str, int]) -> Sequence[Record]:
         self.counts["auth_failed"] += 1
