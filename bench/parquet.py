@@ -99,14 +99,14 @@ class _Ready:
 
     def __init__(self, tables: Sequence[Any]) -> None:
         self._whole = pa.concat_tables(tables).combine_chunks()
-        self.rows = len(self._whole)
+        self.rows = self.longest = len(self._whole)
 
-    def sorted(self) -> Iterator[Any]:
-        yield self._whole
+    def parts(self) -> Iterator[Iterator[Any]]:
+        yield iter([self._whole])
 
 
 def _ready(wal: Path, options: ParquetOptions) -> Any:
-    builder = Builder(options.names)
+    builder = Builder(options)
     first = 0
     tables = []
     for frame in _frames(wal):

@@ -78,6 +78,8 @@ class Record:
     flow: Flow
     buf: bytes
     """The message exactly as on the wire."""
+    correlation_id: str = ""
+    """What the capture agent says belongs together, such as the legs of a call (HEP chunk 0x11); empty: nothing."""
 
     @classmethod
     def of(
@@ -95,6 +97,7 @@ class Record:
         dst_ip: str,
         dst_port: int,
         node: str = "",
+        correlation_id: str = "",
     ) -> Self:
         """Make a record with a flow of its own from plain values.
 
@@ -102,7 +105,7 @@ class Record:
             ValueError: a value is not of its documented form, see :class:`Flow`.
         """
         flow = Flow(tag, pid, procno, proto, af, src_ip, src_port, dst_ip, dst_port, node)
-        return cls(time_us, flow, bytes(buf))
+        return cls(time_us, flow, bytes(buf), correlation_id)
 
     tag = property(lambda self: self.flow.tag)
     pid = property(lambda self: self.flow.pid)

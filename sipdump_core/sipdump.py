@@ -209,7 +209,7 @@ class SipDump:
             ClosedError: after ``close``.
         """
         if self._enabled(1):
-            self._put([Record(record.time_us, attrs.evolve(record.flow, tag=tag), record.buf)])
+            self._put([attrs.evolve(record, flow=attrs.evolve(record.flow, tag=tag))])
 
     def intercept(self, records: Sequence[Record]) -> None:
         """Store records, unless not enabled, or dropped by the event route.

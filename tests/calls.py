@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from sipdump_core import segment
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.record import Record
 from sipdump_parquet import ParquetBackend
+from sipdump_parquet.options import FIRST_COLUMNS, ParquetOptions
 from sipdump_s3 import S3Backend, S3Options
 from tests.s3_server import Server, object_bytes, objects
 
@@ -37,6 +39,11 @@ LATE = "late@198.51.100.10"
 
 FORKED = "forked@198.51.100.10"
 """A call at 07:26 that two gateways got, and one answered; a change of it was refused later."""
+
+CHANGED = "changed@198.51.100.10"
+"""A call at 07:27 that the caller changed; a change by the callee was refused."""
+NEGOTIATED = "negotiated@198.51.100.10"
+"""A call at 07:28 that was answered at the second try; the first one's session timer was too short."""
 
 PREFIX = "kamailio-sipdump-"
 COLLECTED = {FRA: 2, AMS: 3}
@@ -66,19 +73,29 @@ class Dialog(NamedTuple):
     caller: str = "alice"
     callee: str = "bob"
     agent: str = "Snom/10"
+    from_tag: str = "1"
+    to_tag: str = "2"
 
-    def request(self, method: str, cseq: int = 1) -> bytes:
-        return self._message(
-            f"{method} sip:{self.callee}@example.com SIP/2.0", method, cseq, f"User-Agent: {self.agent}"
-        )
+    @property
+    def back(self) -> "Dialog":
+        """The same dialog as the callee sees it, who numbers requests from 1, too."""
+        return self._replace(caller=self.callee, callee=self.caller, from_tag=self.to_tag, to_tag=self.from_tag)
+
+    def request(self, method: str, cseq: int = 1, *, within: bool = False) -> bytes:
+        """Return a request; what is sent within the dialog has a To-tag, as ACK and BYE always have."""
+        first = f"{method} sip:{self.callee}@example.com SIP/2.0"
+        tagged = within or method in ("ACK", "BYE")
+        return self._message(first, method, cseq, f"User-Agent: {self.agent}", tagged=tagged)
 
     def reply(self, status: int, method: str, cseq: int = 1) -> bytes:
-        return self._message(f"SIP/2.0 {status} Because", method, cseq, "Server: gateway/2")
+        return self._message(f"SIP/2.0 {status} Because", method, cseq, "Server: gateway/2", tagged=status > 100)
 
-    def _message(self, first: str, method: str, cseq: int, product: str) -> bytes:
+    def _message(self, first: str, method: str, cseq: int, product: str, *, tagged: bool) -> bytes:
+        to_tag = f";tag={self.to_tag}" if tagged else ""
         return (
-            f"{first}\r\nVia: SIP/2.0/UDP 198.51.100.10:5060;branch=z9hG4bK{cseq}{self.call_id}\r\n"
-            f"From: <sip:{self.caller}@example.com>;tag=1\r\nTo: <sip:{self.callee}@example.com>\r\n"
+            f"{first}\r\nVia: SIP/2.0/UDP 198.51.100.10:5060;branch=z9hG4bK{cseq}{self.call_id}{self.from_tag}\r\n"
+            f"From: <sip:{self.caller}@example.com>;tag={self.from_tag}\r\n"
+            f"To: <sip:{self.callee}@example.com>{to_tag}\r\n"
             f"Call-ID: {self.call_id}\r\nCSeq: {cseq} {method}\r\n{product}\r\nContent-Length: 0\r\n\r\n"
         ).encode()
 
@@ -138,8 +155,28 @@ def fork(day: Day, dialog: Dialog, time_us: int) -> None:
     day.send(asked + 900_000, dialog.reply(200, "INVITE"), GATEWAY, FRA_PROXY, PHONE)
     day.send(asked + 901_000, dialog.request("CANCEL"), FRA_PROXY, BAD_GATEWAY)
     day.send(asked + 903_000, dialog.reply(487, "INVITE"), BAD_GATEWAY, FRA_PROXY)
-    changed = day.send(asked + 5_000_000, dialog.request("INVITE", 2), PHONE, FRA_PROXY, GATEWAY)
+    changed = day.send(asked + 5_000_000, dialog.request("INVITE", 2, within=True), PHONE, FRA_PROXY, GATEWAY)
     day.send(changed + 1000, dialog.reply(488, "INVITE", 2), GATEWAY, FRA_PROXY, PHONE)
+
+
+def change(day: Day, dialog: Dialog, time_us: int) -> None:
+    """Call; then both sides change the call: the caller's change is taken, the callee's is refused."""
+    there, back = (PHONE, FRA_PROXY, GATEWAY), (GATEWAY, FRA_PROXY, PHONE)
+    day.call(dialog, time_us, *there, rings_us=40_000)
+    changed = day.send(time_us + 10_000_000, dialog.request("INVITE", 2, within=True), *there)
+    accepted = day.send(changed + 1000, dialog.reply(200, "INVITE", 2), *back)
+    day.send(accepted, dialog.request("ACK", 2), *there)
+    changed = day.send(time_us + 20_000_000, dialog.back.request("INVITE", 1, within=True), *back)
+    refused = day.send(changed + 1000, dialog.back.reply(488, "INVITE", 1), *there)
+    day.send(refused, dialog.back.request("ACK", 1), *back)
+
+
+def negotiate(day: Day, dialog: Dialog, time_us: int) -> None:
+    """Call with a session timer that is too short (422, RFC 4028), and again with a longer one."""
+    asked = day.send(time_us, dialog.request("INVITE"), PHONE, FRA_PROXY, GATEWAY)
+    refused = day.send(asked + 1000, dialog.reply(422, "INVITE"), GATEWAY, FRA_PROXY, PHONE)
+    day.send(refused, dialog.request("ACK"), PHONE, FRA_PROXY, GATEWAY)
+    day.call(dialog, time_us + 100_000, PHONE, FRA_PROXY, GATEWAY, rings_us=70_000, cseq=2)
 
 
 def segments() -> list[Segment]:
@@ -163,6 +200,8 @@ def segments() -> list[Segment]:
     day.send(at("07:25:00") + 9000, over.reply(500, "INVITE"), BAD_GATEWAY, FRA_PROXY)
     day.call(over, at("07:24:59"), PHONE, FRA_PROXY, GATEWAY, rings_us=1_500_000)
     fork(day, Dialog(FORKED), at("07:26:00"))
+    change(day, Dialog(CHANGED), at("07:27:00"))
+    negotiate(day, Dialog(NEGOTIATED), at("07:28:00"))
     day.call(Dialog(LATE), at("08:10:00"), PHONE, FRA_PROXY, GATEWAY, rings_us=150_000)
     for number in range(5):
         phone = Dialog(f"phone-{number}@x", f"user{number}", f"user{number}")
@@ -209,7 +248,9 @@ def store(root: Path, server: Server) -> Path:
         options = S3Options(bucket=bucket, endpoint_url=server.endpoint, prefix="sip", node=collector)
         spool = root / f"spool-{collector}"
         spool.mkdir()
-        backend = S3Backend(options, Site(str(spool), PREFIX, make=_parquet))
+        # one of the two is as before an update: its files are of schema version 1
+        make = partial(_parquet, columns=",".join(FIRST_COLUMNS) if collector == AMS else "")
+        backend = S3Backend(options, Site(str(spool), PREFIX, make=make))
         backend.start()
         begin.wait()
         for _, start, records in (one for one in day if one.collector == collector):
@@ -233,6 +274,6 @@ def store(root: Path, server: Server) -> Path:
     return root / "sip"
 
 
-def _parquet(name: str, site: Site) -> Backend:
+def _parquet(name: str, site: Site, *, columns: str) -> Backend:
     assert name == ParquetBackend.name
-    return ParquetBackend(ParquetBackend.options(), site)
+    return ParquetBackend(ParquetOptions(columns=columns), site)

@@ -3,7 +3,8 @@
 The order makes a crash at any moment harmless::
 
     delete the sources that an earlier compaction left    it says in each result which those are
-    merge small segments of one hour into a draft         a crash leaves a draft that the next run removes
+    merge small segments of one hour into a draft         a crash leaves a draft that the next run removes;
+                                                          a draft larger than its sources is dropped
     publish the draft under a free name                   readers see rows twice from here on
     delete the sources                                    a crash here: the next run deletes them
 
@@ -149,7 +150,9 @@ class Compaction(ABC, Generic[C]):
                 ]
                 for alike in _by_kind(small, contents):
                     for pack in packs(alike, target_size, lambda each: each.stored.size, most=self.most):
-                        yield self._compact(pack, dry_run=dry_run)
+                        done = self._compact(pack, dry_run=dry_run)
+                        if done:
+                            yield done
 
     def _finish_earlier(
         self, there: Sequence[C], contents: Mapping[str, Contents], *, dry_run: bool
@@ -181,7 +184,8 @@ class Compaction(ABC, Generic[C]):
     def _is(self, candidate: C | None, digest: str) -> bool:
         return candidate is not None and self.holds(candidate, digest)
 
-    def _compact(self, pack: Sequence[C], *, dry_run: bool) -> Compacted:
+    def _compact(self, pack: Sequence[C], *, dry_run: bool) -> Compacted | None:
+        """Merge segments; None if the result would be larger, and they are left as they are."""
         sources = [each.stored for each in pack]
         result = Compacted(self.backend, pack[0].hour, sources, size_before=sum(stored.size for stored in sources))
         if dry_run:
@@ -189,6 +193,10 @@ class Compaction(ABC, Generic[C]):
         try:
             with self.draft(pack) as draft:
                 size = os.stat(draft.path).st_size
+                if size > result.size_before:
+                    event = "segments are not merged: the result would be larger"
+                    log.info(Event(event, names=[each.name for each in pack], before=result.size_before, after=size))
+                    return None
                 location = draft.publish()
         except SipDumpError as error:
             return attrs.evolve(result, error=error)

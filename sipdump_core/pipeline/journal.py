@@ -7,7 +7,8 @@ Format, little-endian::
 
     file    "SIPDJNL1" | salt, 8 random bytes | frames
     frame   f5 "SJ1" | salt | kind u8, three zeros | count u32 | length u32 | crc u32 | head_crc u32 | payload
-    records (kind 1)  flows_length u32 | flows | count times i64 | count flow indexes u32 | count lengths u32 | messages
+    records (kind 1)  flows_length u32 | flows | count times i64 | count flow indexes u32 | count lengths u32
+                      | correlation ids, where there are any: a JSON array of count strings | messages
     note    (kind 2)  text in UTF-8
 
 ``length`` is that of the payload, ``crc`` its CRC-32 (zlib's), ``head_crc`` that of all before it in the frame. The
@@ -17,6 +18,7 @@ taken for one.
 """
 
 import errno
+import json
 import os
 import re
 import struct
@@ -73,12 +75,15 @@ class Columns:
     payload: bytes
     base: int
     """Where in the payload the messages begin; they follow one another up to its end."""
+    correlation_ids: Sequence[str] = ()
+    """Of each record; empty where none has one."""
 
     def records(self) -> Iterator[Record]:
         """Yield the records one by one."""
         at = self.base
-        for time_us, index, length in zip(self.times, self.indexes, self.lengths, strict=True):
-            yield Record(time_us, self.flows[index], self.payload[at : at + length])
+        ids = self.correlation_ids or [""] * len(self.times)
+        for time_us, index, length, correlation_id in zip(self.times, self.indexes, self.lengths, ids, strict=True):
+            yield Record(time_us, self.flows[index], self.payload[at : at + length], correlation_id)
             at += length
 
     @classmethod
@@ -100,7 +105,10 @@ class Columns:
             indexes.extend([own[index] for index in part.indexes])
             lengths += part.lengths
         payload = b"".join([memoryview(part.payload)[part.base :] for part in parts])
-        return cls(flows, list(known), times, indexes, lengths, payload, 0)
+        ids: list[str] = []
+        if any(part.correlation_ids for part in parts):
+            ids = [each for part in parts for each in part.correlation_ids or [""] * len(part.times)]
+        return cls(flows, list(known), times, indexes, lengths, payload, 0, ids)
 
 
 @attrs.frozen
@@ -138,9 +146,13 @@ class Frame:
                 column.byteswap()
             columns.append(column)
         times, indexes, lengths = columns
-        if len(lengths) != self.count or sum(lengths) != len(view) - at or max(indexes, default=0) >= len(lines):
+        base = len(view) - sum(lengths)
+        if len(lengths) != self.count or base < at or max(indexes, default=0) >= len(lines):
             raise ValueError("the columns do not fit together")
-        return Columns(flows, lines, times, indexes, lengths, self.payload, at)
+        ids = json.loads(bytes(view[at:base])) if base > at else []
+        if base > at and not (isinstance(ids, list) and [type(each) for each in ids] == [str] * self.count):
+            raise ValueError("the correlation ids do not fit the records")
+        return Columns(flows, lines, times, indexes, lengths, self.payload, base, ids)
 
     def text(self) -> str:
         """Return the text of a note."""
@@ -263,6 +275,9 @@ class Journal(FolderBackend):
         if sys.byteorder == "big":
             for each in columns:
                 each.byteswap()
+        ids = [record.correlation_id for record in batch]
+        if any(ids):
+            messages = [json.dumps(list(map(str, ids))).encode(), *messages]
         begin = buffer.tell()
         buffer.write(bytes(_HEAD.size))
         buffer.writelines([_SUM.pack(len(lines)), lines, *columns, *messages])

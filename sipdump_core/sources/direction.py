@@ -58,10 +58,10 @@ class Direction:
 
     Args:
         local: endpoints that are the HEP senders' own; with port 0, whatever the port.
-        learned: called when something was learned that answers given so far may contradict.
+        learned: called with a sender of which something was learned that earlier answers may contradict.
     """
 
-    def __init__(self, local: Collection[Endpoint], learned: Callable[[], None]) -> None:
+    def __init__(self, local: Collection[Endpoint], learned: Callable[[Sender], None]) -> None:
         self._hosts = {*_WILDCARDS, *(host for host, port in local if not port)}
         self._endpoints = {endpoint for endpoint in local if endpoint[1]}
         self._learned = learned
@@ -176,7 +176,7 @@ class Direction:
 
     def _revise(self, sender: Sender) -> None:
         if self._guesses.pop(sender, False):
-            self._learned()
+            self._learned(sender)
 
     def _is_own(self, sender: Sender, end: Endpoint) -> bool:
         if end in self._endpoints or (sender, end) in self._own:

@@ -20,7 +20,7 @@ from sipdump_core.errors import FormatError
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Flow, Record
 from sipdump_core.settings.hep import HepOptions
-from sipdump_core.sources.direction import Direction, Endpoint, Question
+from sipdump_core.sources.direction import Direction, Endpoint, Question, Sender
 from sipdump_core.sources.sip_stream import begins_message, split_messages
 from sipdump_core.sources.top_via import websocket
 
@@ -38,7 +38,6 @@ _TLS = re.compile(rb"\x16(?:\x03[\x00-\x04]|\xfe[\xfd-\xff])")  # a handshake of
 _MAX_AGENTS = 10_000
 _TYPE_UNKNOWN, _TYPE_SIP = 0, 1
 _MICROS_END = 1_000_000
-_DAY_US = 86_400 * 1_000_000
 _MESSAGE = re.compile(rb"[\r\n]{2}|[\w.!%*+`'~-][\w.!%*+`'~ /-]")  # the first two bytes of one (RFC 3261, token)
 _TIME_CHUNKS = re.compile(rb"\x00\x00\x00\x09\x00\x0a.{4}\x00\x00\x00\x0a\x00\x0a.{4}", re.DOTALL)
 _LEARN_LIMIT = 100
@@ -46,6 +45,7 @@ _LEARN_LIMIT = 100
 _PROTOS = {17: "udp", 6: "tcp", 132: "sctp", 22: "tls", 50: "ws", 51: "wss"}
 _STREAMS = ("tcp", "tls")
 _FAMILIES_V6 = (10, 28, 30)  # AF_INET6 on Linux, FreeBSD and macOS
+_FAMILIES = (2, *_FAMILIES_V6)
 
 # chunk types of the generic vendor, 0
 _FAMILY, _PROTO, _SRC4, _DST4, _SRC6, _DST6, _SPORT, _DPORT, _SECONDS, _MICROS, _TYPE, _AGENT = range(1, 13)
@@ -80,7 +80,8 @@ class _Layout:
     struct: struct.Struct
     hits: int
     learned: int
-    flows: Cache[tuple[bytes, bytes, bytes], Flow | _Open] = attrs.field(factory=Cache)
+    flows: Cache[tuple[bytes, bytes, bytes], tuple[Flow | _Open, str]] = attrs.field(factory=Cache)
+    """Each flow with the correlation id."""
 
 
 class HepDecoder:
@@ -105,6 +106,8 @@ class HepDecoder:
         self._direction = Direction([given.value for given in options.local], self._forget)
         self._table = table
         self._flows: Cache[tuple[Any, ...], Flow | _Open] = Cache()
+        self._epochs: Cache[tuple[str, int], int] = Cache()
+        """How often a peer's flows have been forgotten."""
         self._layouts: Cache[tuple[tuple[str, int], bytes], _Layout] = Cache()
         self._agents: set[tuple[str, ...]] = set()
 
@@ -149,26 +152,27 @@ class HepDecoder:
         if layout is None or len(data) < layout.struct.size:
             return ()
         magic, total, before, seconds, between, micros, after, length = layout.struct.unpack_from(data)
-        flow = layout.flows.get((before, between, after))
+        known = layout.flows.get((before, between, after))
         start = layout.struct.size
-        if flow is None or magic not in _MAGICS or total > len(data) or total - start + 6 != length:
+        if known is None or magic not in _MAGICS or total > len(data) or total - start + 6 != length:
             return ()
         buf = data[start:total]
         if not buf or _is_keepalive(buf):
             return ()
         layout.hits += 1
         time_us = self._time(seconds, micros, peer, now_us)
-        return (Record(time_us, flow, buf),) if flow.__class__ is Flow else self._ask(flow, time_us, buf)
+        flow, link = known
+        return (Record(time_us, flow, buf, link),) if flow.__class__ is Flow else self._ask(flow, time_us, buf, link)
 
-    def _ask(self, flow: Flow | _Open, time_us: int, buf: bytes) -> Sequence[Record]:
+    def _ask(self, flow: Flow | _Open, time_us: int, buf: bytes, link: str = "") -> Sequence[Record]:
         """Make the records of a payload that may hold several messages, and ask each for its tag and transport."""
         if isinstance(flow, Flow):
-            return (Record(time_us, flow, buf),)
+            return (Record(time_us, flow, buf, link),)
         base = flow.flow
         if base.proto not in _STREAMS:
-            return (Record(time_us, flow.variant(self._tag(flow, buf), base.proto), buf),)
+            return (Record(time_us, flow.variant(self._tag(flow, buf), base.proto), buf, link),)
         return [
-            Record(time_us, flow.variant(self._tag(flow, message), websocket(message) or base.proto), message)
+            Record(time_us, flow.variant(self._tag(flow, message), websocket(message) or base.proto), message, link)
             for message in split_messages(buf)
         ]
 
@@ -180,14 +184,20 @@ class HepDecoder:
             flow.flow, flow.question = flow.variant(tag, flow.flow.proto), None
         return tag
 
-    def _forget(self) -> None:
-        """Forget the flows: what was learned of their sender may change their tags."""
-        self._flows.clear()
-        self._layouts.clear()
+    def _forget(self, sender: Sender) -> None:
+        """Forget a sender's flows: what was learned of it may change their tags."""
+        peer = sender[:2]
+        self._epochs.keep(peer, self._epochs.get(peer, 0) + 1)
+        for family in _FAMILIES:
+            self._layouts.pop((peer, bytes([family])), None)
 
-    def _learn(self, data: bytes, peer: tuple[str, int], chunks: dict[int, bytes], flow: Flow | _Open) -> None:
+    def _learn(
+        self, data: bytes, peer: tuple[str, int], chunks: dict[int, bytes], flow: Flow | _Open, link: str
+    ) -> None:
         """Remember a packet's layout, if its time is in one piece and its payload at its end."""
         key = (peer, data[12:13])  # the family: a server's IPv4 and IPv6 traffic are of two layouts
+        if data[12] not in _FAMILIES:
+            return
         layout = self._layouts.get(key)
         if layout is not None and layout.learned > _LEARN_LIMIT and layout.hits < layout.learned:
             return  # something else varies from packet to packet, a correlation id say
@@ -210,7 +220,7 @@ class HepDecoder:
             layout = self._layouts.keep(key, _Layout(shape, hits, learned))
         layout.learned += 1
         _, _, before, _, between, _, after, _ = shape.unpack_from(data)
-        layout.flows.keep((before, between, after), flow)
+        layout.flows.keep((before, between, after), (flow, link))
 
     def _version3(self, data: bytes, peer: tuple[str, int], now_us: int) -> Sequence[Record]:
         chunks = _chunks(data)
@@ -231,19 +241,20 @@ class HepDecoder:
             self.counts["not_sip"] += 1
             return ()
         key = (
-            peer, get(_FAMILY), get(_PROTO), get(_SRC4), get(_DST4), get(_SRC6), get(_DST6), get(_SPORT), get(_DPORT),
-            get(_AGENT), get(_NODE),
+            peer, self._epochs.get(peer), get(_FAMILY), get(_PROTO), get(_SRC4), get(_DST4), get(_SRC6), get(_DST6),
+            get(_SPORT), get(_DPORT), get(_AGENT), get(_NODE),
         )  # fmt: skip
+        link = _clean(chunks[_CORRELATION]) if _CORRELATION in chunks else ""
         flow = self._flows.get(key)
         if flow is None:
             flow, whole = self._flow3(chunks, peer)
             if not whole:
                 self.counts["bad_chunks"] += 1  # each of them, so it is not remembered
-                return self._ask(flow, self._time3(chunks, peer, now_us), buf)
+                return self._ask(flow, self._time3(chunks, peer, now_us), buf, link)
             self._flows.keep(key, flow)
         if _PAYLOAD in chunks and kind != b"\0" and int.from_bytes(data[4:6], "big") == len(data):
-            self._learn(data, peer, chunks, flow)
-        return self._ask(flow, self._time3(chunks, peer, now_us), buf)
+            self._learn(data, peer, chunks, flow, link)
+        return self._ask(flow, self._time3(chunks, peer, now_us), buf, link)
 
     def _refuse(self, peer: tuple[str, int]) -> Sequence[Record]:
         self.counts["auth_failed"] += 1
@@ -276,7 +287,7 @@ class HepDecoder:
         version, length, family, proto, sport, dport = struct.unpack_from(">BBBBHH", data)
         size = 16 if family in _FAMILIES_V6 else 4
         plain = 8 + 2 * size
-        if family not in (2, *_FAMILIES_V6) or length < plain or len(data) < length:
+        if family not in _FAMILIES or length < plain or len(data) < length:
             raise FormatError(f"HEP version {version} packet with the address family {family} and a header of {length}")
         if self._key:
             return self._refuse(peer)
@@ -292,7 +303,7 @@ class HepDecoder:
         if not buf or _is_keepalive(buf):
             self.counts["keepalive"] += 1
             return ()
-        key = (peer, data[2:plain], agent)
+        key = (peer, self._epochs.get(peer), data[2:plain], agent)
         flow = self._flows.get(key)
         if flow is None:
             src, dst = (_address(data[at : at + size], v6=size == 16) for at in (8, 8 + size))

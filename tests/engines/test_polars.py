@@ -55,3 +55,9 @@ def test_one_call_is_found_and_other_files_are_not_opened(found: dict[str, Any])
     assert "hour=07" in plan
     assert "hour=08" not in plan
     assert calls.AMS not in plan
+
+
+def test_files_of_both_schema_versions_are_read(polars: Any, found: dict[str, Any]) -> None:
+    counted = found["sip"].group_by("node").agg(polars.col("via_branch").count()).collect().rows()
+    fra = sum(len(s.records) for s in calls.segments() if s.collector == calls.FRA)
+    assert dict(counted) == {calls.FRA: fra, calls.AMS: 0}

@@ -72,6 +72,12 @@ def test_other_files_are_not_opened(found: dict[str, Any], capsys: pytest.Captur
     assert files_read(found["sip"].where(f"node = '{calls.FRA}' AND hour = 7")) == 1
 
 
+def test_files_of_both_schema_versions_are_read(found: dict[str, Any]) -> None:
+    counted = found["sip"].groupBy("node").agg({"via_branch": "count"}).collect()
+    fra = sum(len(s.records) for s in calls.segments() if s.collector == calls.FRA)
+    assert {row[0]: row[1] for row in counted} == {calls.FRA: fra, calls.AMS: 0}
+
+
 def files_read(frame: Any) -> int:
     """Run a query, and give how many files its scan has opened, from the metrics of the plan that was run."""
     fresh = frame.select("*")  # a plan that is run again counts no files again

@@ -5,9 +5,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 import pyarrow.compute as pc
@@ -19,10 +19,22 @@ from sipdump_core.lifecycle import compaction
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.compaction import Candidate, Contents, Draft
 from sipdump_core.segment import Segment
-from sipdump_parquet.files import ContentError, batches, make, pairs, publish, translated
-from sipdump_parquet.options import COLUMNS, WAL_SUFFIX, ParquetOptions
+from sipdump_parquet.files import (
+    CORRELATE,
+    HEADERS,
+    ContentError,
+    Rows,
+    batches,
+    columns,
+    make,
+    pairs,
+    publish,
+    translated,
+)  # fmt: skip
+from sipdump_parquet.options import FIRST_COLUMNS, WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.sync import sync_folder
+from sipdump_parquet.table import Builder
 
 if TYPE_CHECKING:
     from sipdump_parquet.backend import ParquetBackend
@@ -34,33 +46,114 @@ _DRAFT_SUFFIX = ".parquet.merge"
 
 
 def merge(paths: Sequence[str], target: str, options: ParquetOptions, site: Site) -> int:
-    """Merge files into one, sorted, on the disk and checked; see ``ParquetBackend.merge``."""
-    with translated("merge", paths[0]), open(paths[0], "rb") as source:
-        columns, _ = _look(source)
-    options = attrs.evolve(options, columns=",".join(columns))
-    sources = []
-    metas: dict[str, None] = {}  # in order, each once
-    modified = 0
-    sorter = Sorter(options.keys, options.memory, os.path.dirname(target) or ".")
+    """Merge files into one, sorted, on the disk and checked; see ``ParquetBackend.merge``.
+
+    Sorting all rows together can make the result larger than the sources, where similar calls lay side by side in each:
+    for example if Call-IDs count up. Then each source keeps row groups of its own.
+    """
+    sources = _Sources(paths, options, os.path.dirname(target) or ".")
+    extra = sources.metadata()
+    sorter = sources.sorted()
     try:
-        for path in paths:
-            with translated("merge", path), open(path, "rb") as source:
-                modified = max(modified, os.fstat(source.fileno()).st_mtime_ns)
-                sources.append({"name": os.path.basename(path), "sha256": _digest(source)})
-                names, known = _look(source)
-                if names != columns:
-                    raise ContentError("merge", path, f"its columns are not those of {paths[0]}")
-                metas[known.get("sipdump.meta", "")] = None
-                first = sorter.rows
-                for table in batches(source, options.memory // 8):
-                    seq = pc.add(table["seq"], first)
-                    sorter.add(table.select(columns).set_column(columns.index("seq"), "seq", seq))
-        extra = {MERGED: json.dumps(sources), "sipdump.meta": "".join(metas)}
-        with translated("merge", target):
-            make(target, sorter, options, extra, mode=site.file_mode, modified_ns=modified)
-        return sorter.rows
+        _make(target, sorter, sources, extra, site)
+        records = sorter.rows
     finally:
         sorter.close()
+    if os.stat(target).st_size > sources.size:
+        os.unlink(target)
+        _make(target, sources, sources, extra, site)
+    return records
+
+
+def _make(target: str, rows: Rows, sources: "_Sources", extra: Mapping[str, str], site: Site) -> None:
+    with translated("merge", target):
+        make(target, rows, sources.options, extra, mode=site.file_mode, modified_ns=sources.modified_ns)
+
+
+class _Sources:
+    """Files to merge; as rows, those of each file are a part of their own.
+
+    Args:
+        paths: the files, oldest first.
+        options: of the new file; its columns are all those of the sources.
+        folder: where temporary files are made.
+
+    Raises:
+        ContentError: their columns differ in more than the schema version.
+        StorageError: one cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[str], options: ParquetOptions, folder: str) -> None:
+        self._paths = paths
+        self._folder = folder
+        self._found: list[_Description] = []
+        self.size = 0
+        self.modified_ns = 0
+        for path in paths:
+            with translated("merge", path), open(path, "rb") as source:
+                found = _look(source)
+                status = os.fstat(source.fileno())
+            if self._found and _kind(found) != _kind(self._found[0]):
+                raise ContentError("merge", path, f"its columns are not those of {paths[0]}")
+            self._found.append(found)
+            self.size += status.st_size
+            self.modified_ns = max(self.modified_ns, status.st_mtime_ns)
+        headers = {column: header for found in self._found for column, header in found.headers.items()}
+        self.options = attrs.evolve(
+            options,
+            columns=",".join(dict.fromkeys(name for found in self._found for name in found.columns)),
+            header=tuple(headers.values()),
+            correlate=tuple(dict.fromkeys(name for found in self._found for name in found.correlate)),
+        )
+        self._builder = Builder(self.options)
+
+    @property
+    def rows(self) -> int:
+        """How many rows they have together."""
+        return sum(found.rows for found in self._found)
+
+    @property
+    def longest(self) -> int:
+        """How many rows the longest file has."""
+        return max(found.rows for found in self._found)
+
+    def parts(self) -> Iterator[Iterator[Any]]:
+        """Yield the rows of each file, sorted."""
+        first = 0
+        for path, found in zip(self._paths, self._found, strict=True):
+            sorter = Sorter(self.options.keys, self.options.memory, self._folder)
+            try:
+                self._add(path, first, sorter)
+                yield sorter.sorted()
+            finally:
+                sorter.close()
+            first += found.rows
+
+    def sorted(self) -> Sorter:
+        """Return the rows of all of them, sorted together; the caller closes the sorter."""
+        sorter = Sorter(self.options.keys, self.options.memory, self._folder)
+        try:
+            for path in self._paths:
+                self._add(path, sorter.rows, sorter)
+        except BaseException:
+            sorter.close()
+            raise
+        return sorter
+
+    def metadata(self) -> dict[str, str]:
+        """Return the key-value metadata that describe where the rows come from."""
+        sources = []
+        for path in self._paths:
+            with translated("merge", path), open(path, "rb") as source:
+                sources.append({"name": os.path.basename(path), "sha256": _digest(source)})
+        metas = dict.fromkeys(found.meta for found in self._found)  # in order, each once
+        return {MERGED: json.dumps(sources), "sipdump.meta": "".join(metas)}
+
+    def _add(self, path: str, first: int, sorter: Sorter) -> None:
+        with translated("merge", path), open(path, "rb") as source:
+            for batch in batches(source, self.options.memory // 8):
+                table = self._builder.completed(batch)
+                sorter.add(table.set_column(0, "seq", pc.add(table["seq"], first)))
 
 
 class Compaction(compaction.Compaction[Candidate]):
@@ -86,11 +179,10 @@ class Compaction(compaction.Compaction[Candidate]):
         path = candidate.stored.location
         try:
             with translated("compact", path), open(path, "rb") as file:
-                columns, extra = _look(file)
-                merged = {str(source["name"]): str(source["sha256"]) for source in json.loads(extra.get(MERGED, "[]"))}
+                found = _look(file)
         except ContentError as error:
             return Contents(error=error)
-        return Contents(tuple(columns), merged)
+        return Contents(_kind(found), found.merged)
 
     def holds(self, candidate: Candidate, digest: str) -> bool:
         """Compare the SHA-256 of a file."""
@@ -140,12 +232,36 @@ class Compaction(compaction.Compaction[Candidate]):
         return os.path.join(self.folder, file)
 
 
-def _look(file: BinaryIO) -> tuple[list[str], dict[str, str]]:
-    """Read the names of a file's columns, in our order, and its key-value metadata."""
+@attrs.frozen
+class _Description:
+    """What the end of a file says about it."""
+
+    rows: int
+    columns: Sequence[str]
+    headers: Mapping[str, str]
+    correlate: Sequence[str]
+    merged: Mapping[str, str]
+    meta: str
+
+
+def _look(file: BinaryIO) -> _Description:
     file.seek(0)
     found = pq.read_metadata(file)
-    names = found.schema.to_arrow_schema().names
-    return [column for column in COLUMNS if column in names], pairs(found)
+    known = pairs(found)
+    merged = {str(source["name"]): str(source["sha256"]) for source in json.loads(known.get(MERGED, "[]"))}
+    return _Description(
+        found.num_rows,
+        columns(found.schema.to_arrow_schema()),
+        json.loads(known.get(HEADERS, "{}")),
+        json.loads(known.get(CORRELATE, "[]")),
+        merged,
+        known.get("sipdump.meta", ""),
+    )
+
+
+def _kind(found: _Description) -> tuple[str, ...]:
+    """Return the columns in which files must agree: those of later schema versions can be made of ``buf``."""
+    return tuple(name for name in FIRST_COLUMNS if name in found.columns)
 
 
 def _digest(file: BinaryIO) -> str:

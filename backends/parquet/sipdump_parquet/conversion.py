@@ -58,7 +58,7 @@ class Conversion:
         self.meta = ""
         self.damages: list[Damage] = []
         self.sorter = Sorter(options.keys, options.memory, folder)
-        self._builder = Builder(options.names)
+        self._builder = Builder(options)
         self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed by close()
 
     def take(self, limit: int | None = None) -> None:

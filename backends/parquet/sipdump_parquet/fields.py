@@ -1,70 +1,88 @@
 """What people filter SIP messages by, pulled out of their bytes: leniently, and fast.
 
-Header names are compared without case, the compact forms ``f``, ``t`` and ``i`` count (RFC 3261, section 7.3.3), folded
-lines are unfolded (section 7.3.1), lines may end in CRLF or LF, and of a header that comes twice the first one counts,
-all as in :mod:`sipdump_core.sip`. What is absent, or not of its form, is None. Nothing here raises on any input, and
-the time that a message takes grows with its length and no faster.
+Header names are compared without case, compact forms count (RFC 3261, section 7.3.3), folded lines are unfolded
+(section 7.3.1), lines may end in CRLF or LF, and of a header that comes twice the first one counts, all as in
+:mod:`sipdump_core.sip`. What is absent or malformed is None. Nothing here raises on any input, and the time that a
+message takes grows linearly with its length.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Generic, TypeVar
 
 from sipdump_core.cache import Cache
+from sipdump_parquet.values import branch, cseq, start_line, text, user_and_tag
 
-__all__ = ["FIELDS", "Puller", "Row"]
+__all__ = ["CORRELATING", "FIELDS", "Puller", "canonical"]
 
-FIELDS = ("call_id", "method", "status", "cseq", "cseq_method", "from_user", "to_user", "user_agent")
-Row = tuple[str | None, str | None, int | None, int | None, str | None, str | None, str | None, str | None]
-"""The fields of one message, in the order of ``FIELDS``."""
+FIELDS = (
+    "call_id", "method", "status", "cseq", "cseq_method", "from_user", "to_user", "user_agent",
+    "from_tag", "to_tag", "request_uri_user", "via_branch", "correlation",
+)  # fmt: skip
+"""The columns that are made of every message."""
+
+CORRELATING = ("X-CID", "X-Call-ID", "Session-ID", "P-Charging-Vector")
+"""Headers that name other legs of a call; the last two are RFC 7989 and RFC 7315 (icid-value)."""
+
+_COMPACT = {
+    "a": "accept-contact", "b": "referred-by", "c": "content-type", "d": "request-disposition",
+    "e": "content-encoding", "f": "from", "i": "call-id", "j": "reject-contact", "k": "supported",
+    "l": "content-length", "m": "contact", "n": "identity-info", "o": "event", "r": "refer-to", "s": "subject",
+    "t": "to", "u": "allow-events", "v": "via", "x": "session-expires", "y": "identity",
+}  # fmt: skip
+"""IANA's registry "SIP Header Fields"."""
+
+_USUAL = (b"Call-ID", b"CSeq", b"From", b"To", b"Via", b"User-Agent", b"Server")
+_SLOTS = {name.lower().decode(): name for name in _USUAL}
+_ABSENT: dict[bytes, bytes | None] = dict.fromkeys((*_USUAL, b""))  # the last one: where the headers end
+_EMPTY_LINES = re.compile(rb"[\r\n]*+")
+_LF = 10
+_CACHED = 256  # bytes of the longest value that is remembered, so that memory is bounded, too
+_NIL = "0" * 32  # the UUID that identifies no session (RFC 7989, section 5)
+_ICID = re.compile(r'(?:^|;)\s*+icid-value\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"|([^\s;,"]++))', re.IGNORECASE)
 
 V = TypeVar("V")
-_TOKEN = rb"[A-Za-z0-9.!%*_+`'~-]{1,64}"
-_START = re.compile(rb"SIP/\d\.\d[ \t](\d{3})(?!\d)|(" + _TOKEN + rb")[ \t][^\n]*[ \t]SIP/\d")
-_HEADER = re.compile(
-    # most headers are others, and are passed over by their first letter
-    rb"\n(?=[CFITUScfitus\r\n])(?:(c(?:all-id|seq)|i|f(?:rom)?|t(?:o)?|user-agent|server)[ \t]*:"
-    # a value runs on over line ends that are followed by white space
-    rb"([^\n]*+(?:\n[ \t][^\n]*+)*+)"
-    # a blank line, and all that follows: a match without a name, and the last one
-    rb"|\r?\n.*+)",
-    re.IGNORECASE | re.DOTALL,
-)
-_NAMES = (b"Call-ID", b"CSeq", b"From", b"To", b"User-Agent", b"Server")
-_USUAL = {name.lower(): name for name in _NAMES} | {b"i": b"Call-ID", b"f": b"From", b"t": b"To"}
-_EMPTY_LINES = re.compile(rb"[\r\n]*+")
-_CSEQ = re.compile(rb"(\d+)(?: (" + _TOKEN + rb"))?")
-_LF = 10
-_CSEQ_DIGITS = 18  # what surely fits into 64 bits
-_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-# what most values of From and To are; the groups: user
-_PLAIN_USER = re.compile(rb'\s*+(?:"[^"\\]*+"\s*+|[^"<;]*+)<sips?:([!#-9=?A-Z^-~]++)@')
-_CACHED = 256  # bytes of the longest value that is remembered, so that memory is bounded, too
+Pairs = list[tuple[bytes, bytes]]
 
 
 class Puller:
     """Pulls the fields out of messages; it remembers what values made, because most come again.
 
     Args:
+        headers: headers that get a column of their own, by its name.
+        correlate: headers whose values correlate, beside ``CORRELATING``.
         limit: how many values of a kind are remembered.
     """
 
-    def __init__(self, limit: int = 10_000) -> None:
-        self._starts: _Made[tuple[str | None, int | None]] = _Made(_start, (None, None), limit)
-        self._texts: _Made[str | None] = _Made(_text, None, limit)
-        self._users: _Made[str | None] = _Made(_user, None, limit)
-        self._cseqs: _Made[tuple[int | None, str | None]] = _Made(_cseq, (None, None), limit)
+    def __init__(
+        self, headers: Mapping[str, str] | None = None, correlate: Sequence[str] = (), limit: int = 10_000
+    ) -> None:
+        self._own = {column: canonical(name) for column, name in (headers or {}).items()}
+        self._correlate = dict.fromkeys(map(canonical, (*CORRELATING, *correlate)))
+        wanted = {*self._own.values(), *self._correlate}
+        self._all_apart = not wanted.isdisjoint(_SLOTS)  # some are both pulled as usual and wanted as they are
+        self._known = {name.encode(): name for name in wanted.union(_SLOTS)}
+        self._known |= {short.encode(): name for short, name in _COMPACT.items() if name in wanted.union(_SLOTS)}
+        self._find = _pattern(list(self._known)).findall
+        self._starts: _Made[tuple[str | None, int | None, str | None]] = _Made(start_line, (None, None, None), limit)
+        self._texts: _Made[str | None] = _Made(text, None, limit)
+        self._parties: _Made[tuple[str | None, str | None]] = _Made(user_and_tag, (None, None), limit)
+        self._cseqs: _Made[tuple[int | None, str | None]] = _Made(cseq, (None, None), limit)
+        self._branches: _Made[str | None] = _Made(branch, None, limit)
 
-    def pull(self, data: bytes, offsets: Sequence[int]) -> list[Row]:
-        """Give the fields of messages that stand one behind the other.
+    def pull(self, data: bytes, offsets: Sequence[int]) -> dict[str, list[Any]]:
+        """Return the fields of messages that lie one behind the other, as columns.
 
         Args:
-            data: holds the messages.
-            offsets: where each begins in ``data``, and at last where the last one ends.
+            data: contains the messages.
+            offsets: where each begins in ``data``, and where the last one ends.
         """
-        starts, texts, users, cseqs = self._starts, self._texts, self._users, self._cseqs
-        find, headers = data.find, _HEADER.findall
-        rows: list[Row] = []
+        find, headers = data.find, self._find
+        absent, count, all_apart = _ABSENT, len(_ABSENT), self._all_apart
+        lines: list[bytes] = []
+        values: list[bytes | None] = []  # message by message, as many of each as ``_ABSENT`` has
+        apart: dict[int, dict[str, list[bytes]]] = {}
         begin = offsets[0]
         for end in offsets[1:]:
             if begin < end and data[begin] < 14:  # line ends before a message are no part of it (RFC 3261, 7.5)
@@ -73,30 +91,54 @@ class Puller:
             else:
                 headers_at = begin
             line_end = find(b"\n", begin, end)
-            method, status = starts[data[begin : line_end if line_end >= 0 else end]]
-            call_id = cseq = from_ = to = agent = server = None
+            lines.append(data[begin : line_end if line_end >= 0 else end])
             pairs = headers(data, headers_at, end)
-            for name, value in reversed(pairs):  # so that of two the first one stays
-                if name == b"From":
-                    from_ = value
-                elif name == b"To":
-                    to = value
-                elif name == b"Call-ID":
-                    call_id = value
-                elif name == b"CSeq":
-                    cseq = value
-                elif name == b"User-Agent":
-                    agent = value
-                elif name == b"Server":
-                    server = value
-                elif name:
-                    call_id, cseq, from_, to, agent, server = _by_any_name(pairs)
-                    break
-            number, cseq_method = cseqs[cseq]
-            product = texts[agent] or texts[server]
-            rows.append((texts[call_id], method, status, number, cseq_method, users[from_], users[to], product))
+            row = absent.copy()
+            row.update(pairs[::-1])  # so that of two the first one stays
+            if len(row) != count or all_apart:  # a name in another form than usual, or one of the rarer headers
+                found = apart[len(lines) - 1] = self._by_any_name(pairs)
+                row = dict.fromkeys(absent)
+                row.update((_SLOTS[name], each[0]) for name, each in found.items() if name in _SLOTS)
+            values += row.values()
             begin = end
-        return rows
+        return self._columns(lines, values, apart)
+
+    def _columns(
+        self, lines: list[bytes], values: list[bytes | None], apart: Mapping[int, Mapping[str, list[bytes]]]
+    ) -> dict[str, list[Any]]:
+        call_ids, cseqs, froms, tos, vias, agents, servers, _ = (
+            values[at :: len(_ABSENT)] for at in range(len(_ABSENT))
+        )
+        made: dict[str, list[Any]] = {"call_id": list(map(self._texts.__getitem__, call_ids))}
+        made["method"], made["status"], made["request_uri_user"] = _split(self._starts, lines)
+        made["cseq"], made["cseq_method"] = _split(self._cseqs, cseqs)
+        made["from_user"], made["from_tag"] = _split(self._parties, froms)
+        made["to_user"], made["to_tag"] = _split(self._parties, tos)
+        made["via_branch"] = list(map(self._branches.__getitem__, vias))
+        products = zip(map(self._texts.__getitem__, agents), map(self._texts.__getitem__, servers), strict=True)
+        made["user_agent"] = [agent or server for agent, server in products]
+        for column in ("correlation", *self._own):
+            made[column] = [None] * len(lines)
+        for row, by_name in apart.items():
+            made["correlation"][row] = self._correlation(by_name)
+            for column, name in self._own.items():
+                texts = map(text, by_name.get(name, ()))
+                made[column][row] = ", ".join(filter(None, texts)) or None
+        return made
+
+    def _by_any_name(self, pairs: Pairs) -> dict[str, list[bytes]]:
+        """Return the values of each header, by its canonical name."""
+        found: dict[str, list[bytes]] = {}
+        for name, value in pairs:
+            if name:
+                found.setdefault(self._known[name.lower()], []).append(value)
+        return found
+
+    def _correlation(self, values: Mapping[str, list[bytes]]) -> list[str] | None:
+        found = [
+            part for name in self._correlate for value in values.get(name, ()) for part in _parts(name, text(value))
+        ]
+        return list(dict.fromkeys(found)) or None
 
 
 class _Made(Cache[bytes | None, V], Generic[V]):
@@ -114,45 +156,45 @@ class _Made(Cache[bytes | None, V], Generic[V]):
         return value if key and len(key) > _CACHED else self.keep(key, value)
 
 
-def _by_any_name(pairs: list[tuple[bytes, bytes]]) -> list[bytes | None]:
-    """Give the values in the order of ``_NAMES`` where names are not all in their usual form."""
-    found = {_USUAL[name.lower()]: value for name, value in reversed(pairs) if name}
-    return [found.get(name) for name in _NAMES]
+def canonical(name: str) -> str:
+    """Return a header's name in lower case, and compact forms spelled out."""
+    return _COMPACT.get(name.lower(), name.lower())
 
 
-def _start(line: bytes) -> tuple[str | None, int | None]:
-    first = _START.match(line)
-    if first is None:
-        return None, None
-    status, method = first.groups()
-    return (method.decode(), None) if method else (None, int(status))
+def _split(made: _Made[Any], keys: Sequence[bytes | None]) -> Iterator[list[Any]]:
+    """Return the columns of what is made of keys."""
+    width = len(made[None])
+    values = list(chain.from_iterable(map(made.__getitem__, keys)))
+    return (values[at::width] for at in range(width))
 
 
-def _text(value: bytes) -> str | None:
-    return b" ".join(value.split()).decode("utf-8", "backslashreplace") or None
+def _parts(name: str, value: str | None) -> list[str]:
+    """Return what a header's value correlates by."""
+    if value is None:
+        return []
+    if name == "session-id":
+        local, *parameters = (part.strip() for part in value.split(";"))
+        remote = [part[len("remote=") :] for part in parameters if part.lower().startswith("remote=")]
+        return [uuid for uuid in (local, *remote) if uuid and uuid != _NIL]
+    if name == "p-charging-vector":
+        found = _ICID.search(value)
+        return [found[1] or found[2]] if found else []
+    return [value]
 
 
-def _cseq(value: bytes) -> tuple[int | None, str | None]:
-    found = _CSEQ.fullmatch(b" ".join(value.split()))
-    if found is None:
-        return None, None
-    number, method = found.groups()
-    return int(number) if len(number) <= _CSEQ_DIGITS else None, method.decode() if method else None
-
-
-def _user(value: bytes) -> str | None:
-    """Give the user part of a name-addr or addr-spec (RFC 3261, section 20.10)."""
-    plain = _PLAIN_USER.match(value)
-    if plain:
-        return plain[1].decode()
-    value = value.strip()
-    name = _QUOTED.match(value)  # a display name may hold any of the characters that follow
-    opening = value.find(b"<", name.end() if name else 0)
-    uri = value[opening + 1 :].partition(b">")[0] if opening >= 0 else value.partition(b";")[0]
-    scheme, _, rest = uri.strip().partition(b":")
-    if scheme.lower() == b"tel":
-        return _text(rest.partition(b";")[0])
-    if scheme.lower() not in (b"sip", b"sips"):
-        return None
-    user, at, _ = rest.partition(b"@")
-    return _text(user.partition(b":")[0]) if at else None  # behind the colon stands a password
+def _pattern(names: Sequence[bytes]) -> re.Pattern[bytes]:
+    """Return what finds these headers, given in lower case; the groups: name, value."""
+    letters = bytes({name[0] for name in names} - {ord("c")})
+    after_c = re.escape(bytes({name[1] for name in names if name[:1] == b"c" and len(name) > 1}))
+    any_case = b"|".join(map(re.escape, names))
+    return re.compile(
+        # most headers are others: those are passed over by their first letter, Contact and Content-... by their second
+        rb"\n(?=[" + re.escape(letters + letters.upper()) + rb"\r\n]|[Cc][" + after_c + after_c.upper() + rb"])"
+        # in their usual form, names are compared faster
+        rb"(?:(Via|From|To|Call-ID|CSeq|User-Agent|Server|(?i:" + any_case + rb"))[ \t]*:"
+        # a value continues after line ends that are followed by white space
+        rb"([^\n]*+(?:\n[ \t][^\n]*+)*+)"
+        # a blank line and all that follows: a match without a name, the last one
+        rb"|\r?\n.*+)",
+        re.DOTALL,
+    )

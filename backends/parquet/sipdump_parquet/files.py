@@ -1,9 +1,10 @@
 """Parquet files: how one is written, checked, published, and read."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,16 +15,27 @@ from sipdump_core.errors import StorageError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.version import VERSION
-from sipdump_parquet.options import WAL_SUFFIX, ParquetOptions
+from sipdump_parquet.options import FIRST_COLUMNS, WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import TYPES, file_schema, finished, records, run_schema
 
-__all__ = ["ContentError", "batches", "decode", "make", "metadata", "pairs", "publish", "translated"]
+__all__ = [
+    "CORRELATE", "HEADERS", "SCHEMA", "ContentError", "batches", "columns", "decode", "make", "metadata", "pairs",
+    "publish", "translated",
+]  # fmt: skip
 
-SCHEMA = "1"
-"""Version of the schema, in the metadata as ``sipdump.schema``: it grows when columns are added or change."""
+SCHEMA, HEADERS, CORRELATE = "sipdump.schema", "sipdump.headers", "sipdump.correlate"
+"""Keys in the metadata: the version of the columns; as JSON, the headers that have a column of their own, by its name,
+and those that go into ``correlation`` by option."""
 
 _PAGE_SIZE = 1 << 20
+_ENCODINGS = {
+    **dict.fromkeys(("seq", "time"), "DELTA_BINARY_PACKED"),
+    # nearly every call has other values, and a call's rows lie side by side: a dictionary would be larger
+    **dict.fromkeys(
+        ("from_user", "to_user", "from_tag", "to_tag", "request_uri_user", "via_branch"), "DELTA_BYTE_ARRAY"
+    ),
+}
 _MESSAGES_A_CALL = 2
 """At least a request and its reply: the bloom filter is made for so many times fewer Call-IDs than rows."""
 
@@ -45,14 +57,29 @@ def translated(operation: str, path: str) -> Iterator[None]:
         raise ContentError(operation, path, f"{type(error).__name__}: {error}") from error
 
 
+class Rows(Protocol):
+    """The rows of a file."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+
+    @property
+    def longest(self) -> int:
+        """How many the longest part has."""
+
+    def parts(self) -> Iterator[Iterator[Any]]:
+        """Yield parts, each as tables in the order of the file's keys; a row group has rows of one part."""
+
+
 def make(
-    path: str, sorter: Sorter, options: ParquetOptions, extra: Mapping[str, str], *, mode: int, modified_ns: int
+    path: str, rows: Rows, options: ParquetOptions, extra: Mapping[str, str], *, mode: int, modified_ns: int
 ) -> None:
     """Write a whole Parquet file, durable and checked; if that fails, there is none.
 
     Args:
         path: where to; there must not be a file yet.
-        sorter: has the rows.
+        rows: what the file will contain.
         options: compression, columns, and the limits of a row group.
         extra: key-value metadata in addition to the versions of the schema and of the writer.
         mode: permission bits, whatever the umask.
@@ -67,13 +94,13 @@ def make(
     try:
         with open(fd, "wb", buffering=1 << 20) as file:
             os.fchmod(fd, mode)
-            _write(file, sorter, options, extra)
+            _write(file, rows, options, extra)
             file.flush()
             with contextlib.suppress(OSError):  # not every file system has extended attributes
-                os.setxattr(fd, RECORDS_XATTR, str(sorter.rows).encode())
+                os.setxattr(fd, RECORDS_XATTR, str(rows.rows).encode())
             os.utime(fd, ns=(modified_ns, modified_ns))
             os.fsync(fd)
-        _check(path, sorter.rows)
+        _check(path, rows.rows)
     except BaseException:
         os.unlink(path)
         raise
@@ -126,11 +153,16 @@ def publish(draft: str, segment: Segment, site: Site, *, own: bool = False) -> s
         segment = segment.next()
 
 
+def columns(schema: Any) -> list[str]:
+    """Return the names of a file's columns, from its :class:`pyarrow.Schema`, that the backend can have written."""
+    return [field.name for field in schema if field.name in TYPES or pa.types.is_string(field.type)]
+
+
 def batches(file: BinaryIO, memory: int) -> Iterator[Any]:
     """Read a file's rows as tables of at most about ``memory`` bytes, in the file's order."""
     # with a buffer, column chunks are read page by page; without one, as a whole
     with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as parquet:
-        names = [name for name in parquet.schema_arrow.names if name in TYPES]
+        names = columns(parquet.schema_arrow)
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group)
             rows = max(1, size.num_rows * memory // max(1, size.total_byte_size))
@@ -160,27 +192,37 @@ def decode(file: BinaryIO, memory: int) -> Iterator[Record]:
         sorter.close()
 
 
-def _write(file: BinaryIO, sorter: Sorter, options: ParquetOptions, extra: Mapping[str, str]) -> None:
+def _write(file: BinaryIO, rows: Rows, options: ParquetOptions, extra: Mapping[str, str]) -> None:
     schema = file_schema(options.names)
-    encodings = dict.fromkeys(("seq", "time"), "DELTA_BINARY_PACKED")
-    dictionary = [name for name in options.names if name not in encodings and name != "buf"]
+    encodings = {name: kind for name, kind in _ENCODINGS.items() if name in options.names}
+    leaves = ["correlation.list.element" if name == "correlation" else name for name in options.names if name != "buf"]
     with pq.ParquetWriter(
         file,
         schema,
         compression=options.compression,
         compression_level=options.compression_level,
-        use_dictionary=dictionary,
+        use_dictionary=[name for name in leaves if name not in encodings],
         column_encoding=encodings,
-        write_statistics=[name for name in options.names if name != "buf"],
+        write_statistics=leaves,
         write_page_index=True,
         write_page_checksum=True,
         data_page_size=_PAGE_SIZE,
-        bloom_filter_options=_bloom_filter(options, sorter.rows),
+        bloom_filter_options=_bloom_filter(options, rows.longest),
         sorting_columns=[pq.SortingColumn(options.names.index(key)) for key in options.keys],
     ) as writer:
-        for table in _row_groups(sorter.sorted(), options):
-            writer.write_table(finished(table, schema), row_group_size=len(table))
-        writer.add_key_value_metadata({"sipdump.schema": SCHEMA, "sipdump.version": VERSION, **extra})
+        for part in rows.parts():
+            for table in _row_groups(part, options):
+                writer.write_table(finished(table, schema), row_group_size=len(table))
+        writer.add_key_value_metadata({**_described(options), "sipdump.version": VERSION, **extra})
+
+
+def _described(options: ParquetOptions) -> dict[str, str]:
+    described = {SCHEMA: "1" if set(options.names).issubset(FIRST_COLUMNS) else "2"}
+    if options.own:
+        described[HEADERS] = json.dumps(options.own)
+    if options.correlate:
+        described[CORRELATE] = json.dumps(options.correlate)
+    return described
 
 
 def _check(path: str, rows: int) -> None:

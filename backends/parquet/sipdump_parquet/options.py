@@ -1,21 +1,30 @@
 """Options of the Parquet backend, and the names that its modules share."""
 
+import re
+
 import attrs
 
 from sipdump_core.errors import ConfigError
 from sipdump_core.settings.options import at_least, in_range, one_of, option
-from sipdump_parquet.fields import FIELDS
+from sipdump_parquet.fields import FIELDS, canonical
 
-__all__ = ["COLUMNS", "NAME", "WAL_SUFFIX", "ParquetOptions"]
+__all__ = ["COLUMNS", "FIRST_COLUMNS", "NAME", "WAL_SUFFIX", "ParquetOptions", "column_of"]
 
 NAME = "parquet"
 """The backend's name."""
 
 COLUMNS = (
     "seq", "time", "tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node",
-    *FIELDS, "buf",
+    *FIELDS, "correlation_id", "buf",
 )  # fmt: skip
-"""The columns of a file, in their order."""
+"""The columns of a file, in their order; those of the option ``header`` come before ``buf``."""
+
+FIRST_COLUMNS = (*COLUMNS[: COLUMNS.index("from_tag")], "buf")
+"""The columns of schema version 1."""
+
+_FOLDERS = ("date", "hour")
+"""Columns that query engines make of the folders of the S3 backend."""
+_HEADER_NAME = re.compile(r"[A-Za-z0-9.!%*_+`'~-]+")
 
 WAL_SUFFIX = ".parquet.wal"
 
@@ -55,11 +64,21 @@ class ParquetOptions:
         check=at_least(0),
     )
 
+    header: tuple[str, ...] = option((), help="a header that gets a column of its own; may be given several times")
+    correlate: tuple[str, ...] = option(
+        (), help="a header whose values go into the column correlation, too; may be given several times"
+    )
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The columns of the option ``header``, each with its header's name."""
+        return {column_of(name): name for name in self.header}
+
     @property
     def names(self) -> list[str]:
         """The columns that are written, in their order in the file."""
         wanted = {name.strip() for name in self.columns.split(",")} if self.columns.strip() else set(COLUMNS)
-        return [name for name in COLUMNS if name in wanted]
+        return [name for name in (*COLUMNS[:-1], *self.own, COLUMNS[-1]) if name in wanted or name in self.own]
 
     @property
     def keys(self) -> list[str]:
@@ -77,13 +96,39 @@ class ParquetOptions:
         Raises:
             ConfigError: a column is unknown or a required one is missing, or the codec lacks the level.
         """
+        self._check_headers()
         given = [name.strip() for name in self.columns.split(",")] if self.columns.strip() else list(COLUMNS)
-        unknown = [name for name in given if name not in COLUMNS]
+        known = (*COLUMNS, *self.own)
+        unknown = [name for name in given if name not in known]
         if unknown:
-            raise ConfigError(f"columns: there is no column {unknown[0]!r}; there are: {', '.join(COLUMNS)}")
+            raise ConfigError(f"columns: there is no column {unknown[0]!r}; there are: {', '.join(known)}")
         missing = [name for name in _REQUIRED if name not in given]
         if missing:
             raise ConfigError(f"columns: {' and '.join(missing)} must be among them: records are ordered by them")
         highest = _LEVELS.get(self.compression, self.level)
         if self.level > highest:
             raise ConfigError(f"level: must be 1 to {highest} with {self.compression}")
+
+    def _check_headers(self) -> None:
+        """Check the options ``header`` and ``correlate``."""
+        for given, names in (("header", self.header), ("correlate", self.correlate)):
+            wrong = next((name for name in names if not _HEADER_NAME.fullmatch(name)), None)
+            if wrong is not None:
+                raise ConfigError(f"{given}: {wrong!r} cannot be a header's name, which is a token of RFC 3261")
+        taken: dict[str, str] = {}
+        for name in self.header:
+            column = column_of(name)
+            if column in COLUMNS:
+                raise ConfigError(f"header: the column of {name!r} would be {column}, which every file has already")
+            if column in _FOLDERS:
+                raise ConfigError(f"header: the column of {name!r} would be {column}, as the folders of S3 are named")
+            if column in taken:
+                raise ConfigError(f"header: {taken[column]!r} and {name!r} would both have the column {column}")
+            taken[column] = name
+        if self.correlate and "correlation" not in self.names:
+            raise ConfigError("correlate: the column correlation is not among columns")
+
+
+def column_of(header: str) -> str:
+    """Return the name of a header's own column: in lower case, with ``_`` for what is no letter or digit."""
+    return re.sub(r"[^a-z0-9]", "_", canonical(header))

@@ -82,6 +82,15 @@ class Sorter:
         elif self._tables:
             yield from self._drain()
 
+    def parts(self) -> Iterator[Iterator[Any]]:
+        """Yield the rows in the parts that are sorted each; here it is one. See ``sorted``."""
+        yield self.sorted()
+
+    @property
+    def longest(self) -> int:
+        """How many rows the longest part has."""
+        return self.rows
+
     def close(self) -> None:
         """Release memory and files."""
         self._tables.clear()

@@ -11,6 +11,7 @@ from sipdump_core.cache import Cache
 from sipdump_core.pipeline.journal import Columns, parse_flow
 from sipdump_core.record import Flow, Record
 from sipdump_parquet.fields import FIELDS, Puller
+from sipdump_parquet.options import ParquetOptions
 
 __all__ = ["DICTIONARY", "TYPES", "Builder", "file_schema", "finished", "records", "run_schema"]
 
@@ -35,13 +36,23 @@ TYPES: dict[str, Any] = {
     "from_user": pa.string(),
     "to_user": pa.string(),
     "user_agent": pa.string(),
+    "from_tag": pa.string(),
+    "to_tag": pa.string(),
+    "request_uri_user": pa.string(),
+    "via_branch": pa.string(),
+    "correlation": pa.list_(pa.string()),
+    "correlation_id": pa.string(),
     "buf": pa.binary(),
 }
-"""Every column and its type. Spark reads neither unsigned 64-bit integers nor nanoseconds as such."""
+"""The columns of every file and their types; a header's own column is a string.
+
+Spark reads neither unsigned 64-bit integers nor nanoseconds as such.
+"""
 
 DICTIONARY = ("tag", "proto", "af", "node")
 """Columns with few different values, which are dictionaries in the file's schema."""
 
+_TEXT = pa.string()
 _LINES = pa.dictionary(pa.int32(), pa.string())
 _FLOW = ("tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node")
 # for a column that a file lacks
@@ -52,13 +63,12 @@ _BINARY_LIMIT = 1 << 31
 
 def run_schema(columns: Sequence[str]) -> Any:
     """Return the schema of tables in memory (:class:`pyarrow.Schema`)."""
-    return pa.schema([(name, TYPES[name]) for name in columns])
+    return pa.schema([(name, TYPES.get(name, _TEXT)) for name in columns])
 
 
 def file_schema(columns: Sequence[str]) -> Any:
     """Return the schema of a file (:class:`pyarrow.Schema`)."""
-    dictionary = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema([(name, dictionary if name in DICTIONARY else TYPES[name]) for name in columns])
+    return pa.schema([(name, _LINES if name in DICTIONARY else TYPES.get(name, _TEXT)) for name in columns])
 
 
 class Builder:
@@ -68,16 +78,17 @@ class Builder:
     not sorted one by one. :func:`finished` makes the file's columns of it.
 
     Args:
-        columns: names, in order.
+        options: which columns, in which order.
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        own = [name for name in columns if name not in _FLOW]
-        self.schema = pa.schema([(name, TYPES[name]) for name in own])
-        if len(own) < len(columns):
+    def __init__(self, options: ParquetOptions) -> None:
+        self.columns = names = options.names
+        others = [name for name in names if name not in _FLOW]
+        self.schema = run_schema(others)
+        if len(others) < len(names):
             self.schema = self.schema.append(pa.field("flow", _LINES))
-        self._fields = [name for name in FIELDS if name in columns]
-        self._puller = Puller()
+        self.pulled = [name for name in names if name in FIELDS or name in options.own]
+        self._puller = Puller(options.own, options.correlate)
 
     def table(self, columns: Columns, first: int) -> Any:
         """Return a journal's records, of less than 2 GiB, as a :class:`pyarrow.Table`.
@@ -89,20 +100,43 @@ class Builder:
         payload, count = columns.payload, len(columns.times)
         offsets = list(accumulate(columns.lengths, initial=columns.base))
         indexes = _of_buffers(pa.int32(), count, columns.indexes)
+        # lone surrogates have no place in UTF-8
+        ids = [each.encode("utf-8", "replace").decode() or None for each in columns.correlation_ids]
         made = {
             "seq": pa.arange(first, first + count),
             "time": _of_buffers(TYPES["time"], count, columns.times),
             "buf": _of_buffers(TYPES["buf"], count, array("i", offsets), payload),
             "flow": pa.DictionaryArray.from_arrays(indexes, pa.array(columns.lines, pa.string())),
         }
-        if self._fields:
-            pulled = zip(*self._puller.pull(payload, offsets), strict=True)
-            made |= {
-                name: pa.array(column, TYPES[name])
-                for name, column in zip(FIELDS, pulled, strict=True)
-                if name in self._fields
-            }
+        if self.pulled:
+            made |= self._fields(payload, offsets, self.pulled, ids)
+        made["correlation_id"] = pa.array(ids or [None] * count, _TEXT)
         return pa.table([made[name] for name in self.schema.names], schema=self.schema)
+
+    def completed(self, table: Any) -> Any:
+        """Add the columns that a table read from a file lacks: fields are pulled out of ``buf``, others are null.
+
+        Files of another schema version, or written with other options, lack some.
+        """
+        names = table.schema.names
+        lacking = [name for name in self.pulled if name not in names]
+        made = {name: table[name] for name in names}
+        if lacking and "buf" in names:
+            messages = table["buf"].to_pylist()
+            made |= self._fields(b"".join(messages), list(accumulate(map(len, messages), initial=0)), lacking)
+        schema = run_schema(self.columns)
+        return pa.table([made.get(each.name, pa.nulls(len(table), each.type)) for each in schema], schema=schema)
+
+    def _fields(
+        self, payload: bytes, offsets: Sequence[int], names: Sequence[str], correlation_ids: Sequence[str | None] = ()
+    ) -> dict[str, Any]:
+        pulled = self._puller.pull(payload, offsets)
+        if correlation_ids:
+            found = zip(correlation_ids, pulled["correlation"], strict=True)
+            pulled["correlation"] = [
+                list(dict.fromkeys([one, *(values or ())])) if one else values for one, values in found
+            ]
+        return {name: pa.array(pulled[name], TYPES.get(name, _TEXT)) for name in names}
 
 
 def finished(table: Any, schema: Any) -> Any:
@@ -150,13 +184,15 @@ def records(tables: Iterator[Any]) -> Iterator[Record]:
         for name in _FLOW:
             known = name in table.schema.names
             columns.append(table[name].to_pylist() if known else [_ABSENT.get(name)] * len(table))
+        has_ids = "correlation_id" in table.schema.names and table["correlation_id"].null_count < len(table)
+        ids = table["correlation_id"].to_pylist() if has_ids else [None] * len(table)
         times = table["time"].cast(pa.int64()).to_pylist()
-        for time_us, buf, *values in zip(times, table["buf"].to_pylist(), *columns, strict=True):
+        for time_us, buf, correlation_id, *values in zip(times, table["buf"].to_pylist(), ids, *columns, strict=True):
             key = tuple(values)
             flow = flows.get(key)
             if flow is None:
                 flow = flows.keep(key, _flow(*values))
-            yield Record(time_us, flow, buf)
+            yield Record(time_us, flow, buf, correlation_id or "")
 
 
 def _flow(

@@ -147,7 +147,7 @@ def _records(packets: _Packets, ticks: int, headed: bool, rest: _Rest) -> Iterat
             line = data.find(b"\n", start, end) + 1 if headed else 0
             if line and data.startswith(NAME, line):
                 behind = data.find(b"\n", line, end) + 1
-                flow = flows.get(key + data[line:behind])
+                flow = flows.get(key + data[line:behind]) if behind else None
                 if flow:
                     yield Record(time_us, flow, data[start:line] + data[behind:end])
                     continue

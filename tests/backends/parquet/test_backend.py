@@ -37,7 +37,7 @@ def test_the_schema(tmp_path: Path) -> None:
         assert schema.field(name).type == pa.dictionary(pa.int32(), pa.string())
     assert not any(pa.types.is_uint64(kind) for kind in schema.types)
     pairs = pq.read_metadata(path).metadata
-    assert pairs[b"sipdump.schema"] == b"1"
+    assert pairs[b"sipdump.schema"] == b"2"
     assert pairs[b"sipdump.version"]
     assert pairs[b"sipdump.meta"].decode() == "v: 1.0\nmeta ☎\n"
 
@@ -50,8 +50,27 @@ def test_a_row(tmp_path: Path) -> None:
         "seq": 0, "tag": "snd", "pid": 2738, "procno": 2, "proto": "wss", "af": "ipv6", "src_ip": "2001:db8::1",
         "src_port": 5999, "dst_ip": "::1", "dst_port": 5070, "node": "edge-1", "call_id": "c1@192.0.2.1",
         "method": "OPTIONS", "status": None, "cseq": 1, "cseq_method": "OPTIONS", "from_user": "a", "to_user": "b",
-        "user_agent": None, "buf": OPTIONS,
+        "user_agent": None, "from_tag": "1", "to_tag": None, "request_uri_user": "bob", "via_branch": "z9hG4bK1",
+        "correlation": None, "correlation_id": None, "buf": OPTIONS,
     }  # fmt: skip
+
+
+def test_the_correlation_id_of_a_record_is_kept(tmp_path: Path) -> None:
+    buf = OPTIONS.replace(b"\r\n\r\n", b"\r\nX-CID: leg\r\nX-Call-ID: other\r\n\r\n", 1)
+    batch = [
+        record(buf, correlation_id="hep"),
+        record(),
+        record(correlation_id="☎"),
+        record(buf, correlation_id="other"),
+    ]
+    path = write(tmp_path, batch[:2], batch[2:])
+    found = pq.read_table(path, columns=["seq", "correlation", "correlation_id"]).sort_by("seq").to_pylist()
+    assert [(row["correlation"], row["correlation_id"]) for row in found] == [
+        (["hep", "leg", "other"], "hep"), (None, None), (["☎"], "☎"), (["other", "leg"], "other"),
+    ]  # fmt: skip
+    assert read(tmp_path) == batch
+    write(tmp_path, [record(correlation_id="a\ud800")], segment=SEGMENT.next())
+    assert read(tmp_path, SEGMENT.next()) == [record(correlation_id="a?")]
 
 
 def test_it_is_made_for_search(tmp_path: Path) -> None:

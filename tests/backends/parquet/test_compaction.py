@@ -19,9 +19,10 @@ from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.lifecycle.retention import prune
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
+from sipdump_parquet.options import COLUMNS, FIRST_COLUMNS
 from sipdump_parquet.sort import Sorter
 from tests.backends.parquet.support import SEGMENT, calls, leave, make, read, sealed, write
-from tests.support import record
+from tests.support import OPTIONS, record
 
 HOUR = "date=2026-11-22/hour=23"
 
@@ -76,11 +77,12 @@ def test_small_files_become_one(tmp_path: Path) -> None:
 
 
 def test_little_memory_gives_the_same(tmp_path: Path) -> None:
-    for name in ("a", "b"):
+    little = {"memory": 1 << 16, "row_group_records": 13}
+    for name, options in (("a", {}), ("b", little)):
         (tmp_path / name).mkdir()
-        store(tmp_path / name)
+        store(tmp_path / name, **options)
     (large,) = make(tmp_path / "a").compact()
-    (small,) = make(tmp_path / "b", memory=1 << 16, row_group_records=13).compact()
+    (small,) = make(tmp_path / "b", **little).compact()
     assert pq.read_table(small.location).equals(pq.read_table(large.location))
 
 
@@ -138,6 +140,89 @@ def test_files_of_other_columns_are_not_mixed(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+FIRST = ",".join(FIRST_COLUMNS)
+"""The columns of a file of schema version 1."""
+
+
+def test_files_of_both_schema_versions_are_merged(tmp_path: Path) -> None:
+    """What a file of version 1 lacks is pulled out of its messages."""
+    batch = calls(20, each=3)
+    for minute, columns in enumerate((FIRST, "", FIRST)):
+        write(tmp_path, batch[20 * minute : 20 * (minute + 1)], segment=at(minute), columns=columns)
+    versions = [pq.read_metadata(tmp_path / at(n).name).metadata[b"sipdump.schema"] for n in range(3)]
+    assert versions == [b"1", b"2", b"1"]
+    (done,) = compact(tmp_path)
+    assert (done.error, done.records) == (None, 60)
+    assert pq.read_metadata(done.location).metadata[b"sipdump.schema"] == b"2"
+    assert pq.read_schema(done.location).names == list(COLUMNS)
+    found = pq.read_table(done.location, columns=["via_branch", "from_tag", "to_tag", "request_uri_user"])
+    assert set(map(tuple, (row.values() for row in found.to_pylist()))) == {("z9hG4bK1", "1", None, "bob")}
+    assert read(tmp_path, at(2).next()) == batch
+
+
+def test_files_of_version_1_alone_stay_as_they_are(tmp_path: Path) -> None:
+    store(tmp_path, columns=FIRST)
+    (done,) = compact(tmp_path)
+    assert pq.read_metadata(done.location).metadata[b"sipdump.schema"] == b"1"
+    assert pq.read_schema(done.location).names == list(FIRST_COLUMNS)
+
+
+def test_without_messages_what_a_file_lacks_is_null(tmp_path: Path) -> None:
+    write(tmp_path, [record()], segment=at(0), columns="seq,time,call_id")
+    write(tmp_path, [record()], segment=at(1), columns="seq,time,call_id,via_branch")
+    (done,) = compact(tmp_path)
+    assert pq.read_table(done.location)["via_branch"].to_pylist() == [None, "z9hG4bK1"]
+
+
+def test_columns_of_ones_own_are_merged(tmp_path: Path) -> None:
+    buf = OPTIONS.replace(b"\r\n\r\n", b"\r\nX-One: 1\r\nX-Two: 2\r\nX-Id: 3\r\n\r\n", 1)
+    write(tmp_path, [record(buf)], segment=at(0), header=("X-One",))
+    write(tmp_path, [record(buf)], segment=at(1), header=("X-Two",), correlate=("X-Id",))
+    write(tmp_path, [record(buf)], segment=at(2), columns=FIRST)
+    (done,) = compact(tmp_path)
+    rows = pq.read_table(done.location, columns=["x_one", "x_two", "correlation"]).to_pylist()
+    assert [(row["x_one"], row["x_two"]) for row in rows] == [("1", "2")] * 3
+    assert [row["correlation"] for row in rows] == [None, ["3"], ["3"]], "what a file has stays as it is"
+
+
+def counting_up(first: int, count: int) -> list[Record]:
+    """Calls as sipp makes them: Call-ID, tag and branch have the call's number, and times grow with it."""
+    made = []
+    for number in range(first, first + count):
+        for step, line in enumerate((b"INVITE sip:s@h SIP/2.0", b"SIP/2.0 200 OK", b"BYE sip:s@h SIP/2.0")):
+            buf = (
+                b"%b\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK-4711-%d-%d\r\nFrom: <sip:u@h>;tag=4711T%d\r\n"
+                b"To: <sip:s@h>\r\nCall-ID: %d-4711@h\r\nCSeq: %d INVITE\r\nContent-Length: 0\r\n\r\n"
+            ) % (line, number, step, number, number, step)
+            made.append(record(buf, time_us=1_795_386_431_000_000 + 20_000 * number + 50_000 * step + number % 7))
+    return made
+
+
+def test_nothing_becomes_larger(tmp_path: Path) -> None:
+    """Sorted together, calls of different times alternate, and are further from those that they are like."""
+    parts = [counting_up(1, 5000), counting_up(5001, 5000)]
+    for minute, part in enumerate(parts):
+        write(tmp_path, part, segment=at(minute))
+    (done,) = compact(tmp_path)
+    assert done.size_after <= done.size_before
+    assert read(tmp_path, at(1).next()) == parts[0] + parts[1]
+    with pq.ParquetFile(done.location) as file:
+        assert file.num_row_groups == 2
+        for group, part in enumerate(parts):
+            rows = file.read_row_group(group, columns=["call_id", "time", "seq"]).to_pylist()
+            assert rows == sorted(rows, key=lambda row: (row["call_id"], row["time"], row["seq"]))
+            assert len(rows) == len(part)
+            assert file.metadata.row_group(group).column(COLUMNS.index("call_id")).bloom_filter_offset
+    assert compact(tmp_path) == []
+
+
+def test_what_would_become_larger_all_the_same_is_left(tmp_path: Path) -> None:
+    store(tmp_path, 2)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert list(make(tmp_path, compression="none", row_group_records=1).compact(min_age=0)) == []
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_the_open_segment_and_what_waits_are_left(tmp_path: Path) -> None:
     batch = store(tmp_path)
     leave(tmp_path, [record(b"waits")], segment=at(4))
@@ -162,7 +247,7 @@ def test_a_damaged_page_leaves_all_sources(tmp_path: Path) -> None:
     store(tmp_path)
     path = tmp_path / at(1).name
     data = bytearray(path.read_bytes())
-    at_buf = pq.read_metadata(path).row_group(0).column(20).data_page_offset
+    at_buf = pq.read_metadata(path).row_group(0).column(len(COLUMNS) - 1).data_page_offset
     data[at_buf + 60] ^= 0xFF
     path.write_bytes(data)
     before = set(tmp_path.iterdir())

@@ -1,15 +1,18 @@
 """The options of the Parquet backend, and the files that come of them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pyarrow.parquet as pq
 import pytest
 
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.settings.options import Setting, build
-from sipdump_parquet.options import ParquetOptions
+from sipdump_parquet.options import COLUMNS, ParquetOptions
 from tests.backends.parquet.support import calls, make, read, write
+from tests.support import OPTIONS, record
 
 
 def test_columns(tmp_path: Path) -> None:
@@ -34,6 +37,15 @@ def test_without_buf_no_record_is_read_back(tmp_path: Path) -> None:
         ({"columns": "seq,time,nosuch"}, "no column 'nosuch'; there are: seq, time, tag"),
         ({"columns": "seq,buf"}, "time must be among them"),
         ({"columns": ","}, "no column ''"),
+        ({"header": ("a b",)}, "'a b' cannot be a header's name"),
+        ({"header": ("",)}, "'' cannot be a header's name"),
+        ({"correlate": ("X:",)}, "correlate: 'X:' cannot be a header's name"),
+        ({"header": ("User-Agent",)}, "'User-Agent' would be user_agent, which every file has"),
+        ({"header": ("i",)}, "the column of 'i' would be call_id"),
+        ({"header": ("Date",)}, "would be date, as the folders of S3 are named"),
+        ({"header": ("X-My-Id", "X_my.id")}, "'X-My-Id' and 'X_my.id' would both have the column x_my_id"),
+        ({"header": ("Contact", "m")}, "'Contact' and 'm' would both have the column contact"),
+        ({"correlate": ("X-Id",), "columns": "seq,time"}, "the column correlation is not among columns"),
         ({"compression": "gzip", "level": 12}, "must be 1 to 9 with gzip"),
     ],
 )
@@ -49,6 +61,30 @@ def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], why
 def test_values_out_of_range(name: str, value: int | str) -> None:
     with pytest.raises(ConfigError, match=name):
         build(ParquetOptions, [Setting("sipdump_parquet", name, value)])
+
+
+def test_columns_of_ones_own(tmp_path: Path) -> None:
+    given = [("header", "P-Asserted-Identity"), ("header", "X-Token!"), ("correlate", "X-My-Id"), ("correlate", "X-B")]
+    options = build(ParquetOptions, [Setting("sipdump_parquet", name, value) for name, value in given])
+    buf = OPTIONS.replace(
+        b"\r\n\r\n", b"\r\nP-Asserted-Identity: <tel:+1>\r\nX-B: b\r\nx-my-id: a\r\nX-CID: c\r\n\r\n", 1
+    )
+    path = write(tmp_path, [record(buf), record()], **attrs.asdict(options))
+    assert pq.read_schema(path).names == [*COLUMNS[:-1], "p_asserted_identity", "x_token_", "buf"]
+    rows = pq.read_table(path, columns=["p_asserted_identity", "x_token_", "correlation"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [("<tel:+1>", None, ["c", "a", "b"]), (None, None, None)]
+    pairs = pq.read_metadata(path).metadata
+    assert json.loads(pairs[b"sipdump.headers"]) == {
+        "p_asserted_identity": "P-Asserted-Identity",
+        "x_token_": "X-Token!",
+    }
+    assert json.loads(pairs[b"sipdump.correlate"]) == ["X-My-Id", "X-B"]
+    assert [one.buf for one in read(tmp_path)] == [buf, OPTIONS]
+
+
+def test_a_column_of_ones_own_need_not_be_among_columns(tmp_path: Path) -> None:
+    path = write(tmp_path, [record()], columns="seq,time,max_forwards", header=("Max-Forwards",))
+    assert pq.read_schema(path).names == ["seq", "time", "max_forwards"]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "snappy", "lz4", "none"])

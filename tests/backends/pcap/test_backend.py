@@ -233,14 +233,19 @@ pieces = st.sampled_from(
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.lists(pieces, max_size=6), st.sampled_from(["127.0.0.1", "::1"]), st.booleans())
-def test_any_message_comes_back(parts: list[bytes], ip: str, headed: bool) -> None:
-    one = record(b"".join(parts), af="ipv6" if ":" in ip else "ipv4", src_ip=ip, dst_ip=ip, proto="wss")
+@given(st.lists(st.lists(pieces, max_size=6), max_size=4), st.sampled_from(["127.0.0.1", "::1"]), st.booleans())
+def test_any_messages_come_back(drawn: list[list[bytes]], ip: str, headed: bool) -> None:
+    """Those of a flow that is known by then too."""
+    bufs = [OPTIONS, *(b"".join(parts) for parts in drawn)]
+    bufs += [buf + b"x" * 60 for buf in bufs]  # not short
+    af = "ipv6" if ":" in ip else "ipv4"
+    batch = [record(buf, af=af, src_ip=ip, dst_ip=ip, proto="wss") for buf in bufs]
     backend = pcap(HeaderTransform(NoOptions())) if headed else pcap()
-    (found,) = decode(backend.preamble() + backend.encode([one]))
-    assert found.buf == one.buf
-    believed = headed and b"\n" in one.buf
-    assert (found.proto, found.pid, found.procno) == (("wss", 2738, 2) if believed else ("udp", 0, 0))
+    found = decode(backend.preamble() + backend.encode(batch))
+    assert [one.buf for one in found] == bufs
+    for one in found:
+        believed = headed and b"\n" in one.buf
+        assert (one.proto, one.pid, one.procno) == (("wss", 2738, 2) if believed else ("udp", 0, 0))
 
 
 OLDER = struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)

@@ -718,7 +718,9 @@ def page(status: int, body: bytes) -> Fault:
     """Answer as some other server does."""
 
     def act(_: FaultProxy, __: Any, connection: Any) -> None:
-        connection.sendall(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
+        connection.sendall(
+            b"HTTP/1.1 %d X\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
+        )
 
     return act
 

@@ -23,6 +23,8 @@ class Blob:
     merged: Mapping[str, str] = attrs.field(factory=dict)
     kind: str = ""
     broken: bool = False
+    padding: str = ""
+    """What a merge with it adds."""
     busy: bool = False
 
 
@@ -55,7 +57,7 @@ class Store(Compaction[Candidate]):
         names = [each.name for each in pack]
         self._step(f"draft {' '.join(names)}")
         path = Path(self.folder, "draft")
-        path.write_text("".join(self.blobs[name].text for name in names))
+        path.write_text("".join(self.blobs[name].text + self.blobs[name].padding for name in names))
         try:
             yield Draft(str(path), len(names), partial(self._publish, path, names))
         finally:
@@ -120,6 +122,17 @@ def test_what_is_large_young_busy_or_of_another_kind_is_left(tmp_path: Path) -> 
     )  # fmt: skip
     found = run(store, min_age=10.0, dry_run=True)
     assert [[stored.location for stored in done.sources] for done in found] == [["23-1", "23-6"], ["23-5", "23-7"]]
+
+
+def test_a_result_that_would_be_larger_is_dropped(tmp_path: Path) -> None:
+    store = Store(
+        tmp_path, h22_1=Blob("a", padding="x"), h22_2=Blob("b"), h23_1=Blob("c"), h23_2=Blob("d"),
+    )  # fmt: skip
+    (done,) = run(store)
+    assert done.partition == "hour=23"
+    assert store.steps[:2] == ["remove drafts", "draft 22-1 22-2"]
+    assert {"22-1", "22-2"} <= set(store.blobs)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("step", ["draft 23-1 23-2", "publish"])

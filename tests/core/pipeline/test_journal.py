@@ -6,6 +6,7 @@ import random
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from sipdump_core.drivers.base import Site
 from sipdump_core.errors import StorageFullError
 from sipdump_core.pipeline import journal
-from sipdump_core.pipeline.journal import Damage, Frame, Journal, scan
+from sipdump_core.pipeline.journal import Columns, Damage, Frame, Journal, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from tests.support import record
@@ -48,6 +49,29 @@ def test_batches_come_back(tmp_path: Path) -> None:
     path = write(tmp_path, *BATCHES)
     assert records(path) == FLAT
     assert [f.count for f in frames(path) if isinstance(f, Frame)] == [20] * 10
+
+
+def test_correlation_ids_come_back(tmp_path: Path) -> None:
+    ids = ["", '☎\n"\t', "\ud800", "a" * 300]
+    batches = [[record(b"m%d" % n, correlation_id=one) for n, one in enumerate(ids)], [record()], [record(b"")]]
+    path = write(tmp_path, *batches)
+    assert records(path) == [r for batch in batches for r in batch]
+    columns = [f.columns() for f in frames(path) if isinstance(f, Frame)]
+    assert [len(each.correlation_ids) for each in columns] == [4, 0, 0], "they take no room where there are none"
+    joined = Columns.joined(columns)
+    assert list(joined.records()) == records(path)
+    assert list(joined.correlation_ids) == [*ids, "", ""]
+    assert Columns.joined(columns[1:]).correlation_ids == []
+
+
+@pytest.mark.parametrize("ids", [b"1", b"null", b"[1]", b'["a", "b"]', b"[]", b'{"a": 1}', b'["a"', b"\xff"])
+def test_correlation_ids_that_do_not_fit_are_no_records(ids: bytes, tmp_path: Path) -> None:
+    (frame,) = frames(write(tmp_path, [record(b"message")]))
+    assert isinstance(frame, Frame)
+    at = len(frame.payload) - len(b"message")
+    payload = frame.payload[:at] + ids + frame.payload[at:]
+    with pytest.raises(ValueError, match=r"."):
+        attrs.evolve(frame, payload=payload).columns()
 
 
 def test_notes_stand_between(tmp_path: Path) -> None:

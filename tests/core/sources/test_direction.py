@@ -172,6 +172,15 @@ def test_two_servers_on_one_host_are_told_apart() -> None:
         assert tag(SERVER, reply(via), CALLEE, SERVER) == "rcv"
 
 
+def test_what_one_sender_teaches_costs_no_other_its_flows() -> None:
+    decoder = HepDecoder(HepOptions(), ProcessTable(0))
+    packet = hep3(src=("192.0.2.1", 5060), dst=("192.0.2.2", 5060))
+    flow = decoder.decode(packet, ("192.0.2.1", 5060), NOW)[0].flow
+    for port in range(1000, 1010):
+        decoder.decode(hep3(request(A), src=(HOST, port), dst=SERVER), HEP_SOCKET, NOW)
+    assert decoder.decode(packet, ("192.0.2.1", 5060), NOW)[0].flow is flow
+
+
 def test_memory_is_bounded_and_a_flood_only_forgets() -> None:
     sender = Sender()
     assert sender(request(A), CLIENT, SERVER) == "rcv"

@@ -38,6 +38,23 @@ def test_a_packet_as_kamailio_sends_it() -> None:
     assert (one.buf, one.node) == (SIP, "77")
 
 
+def test_the_correlation_id_travels_with_each_record() -> None:
+    """Also where packets are decoded by what was learned of earlier ones."""
+    ids = [b"leg-1", b"leg-1", b"leg-2", None, b"leg-1", b"", None, b"a\nb\xff", b"leg-2"]
+    packets = [hep3(extra=(chunk(17, each),) if each is not None else ()) for each in ids]
+    one = decoder()
+    records = [record for packet in packets for record in one.decode(packet, PEER, NOW)]
+    expected = ["leg-1", "leg-1", "leg-2", "", "leg-1", "", "", "a?b\ufffd", "leg-2"]
+    assert [record.correlation_id for record in records] == expected
+    assert len({id(record.flow) for record in records}) == 1, "it is no part of the flow"
+
+
+def test_all_messages_of_a_payload_have_its_correlation_id() -> None:
+    message = b"OPTIONS sip:x SIP/2.0\r\nContent-Length: 0\r\n\r\n"
+    records = decoder().decode(hep3(message * 2, proto=6, extra=(chunk(17, b"leg"),)), PEER, NOW)
+    assert [record.correlation_id for record in records] == ["leg", "leg"]
+
+
 def test_ipv6_and_the_node_name() -> None:
     one = decode(hep3(src=("2001:db8::1", 1), dst=("::1", 2), extra=(chunk(12, b"\0\0\0\7"), chunk(19, b"edge-1"))))
     assert (one.af, one.src_ip, one.dst_ip, one.node) == ("ipv6", "2001:db8::1", "::1", "edge-1")
