@@ -21,7 +21,7 @@ from sipdump_pcap.frame import (
     Frame,
     frame_of,
 )
-from sipdump_pcap.header import LINE, LONGEST_LINE, HeaderTransform, split
+from sipdump_pcap.header import LONGEST_LINE, HeaderTransform, may_have_line, split
 
 __all__ = ["PcapBackend"]
 
@@ -66,7 +66,7 @@ class PcapBackend(FolderBackend):
             seconds, micros = divmod(record.time_us, 1_000_000)
             seconds &= 0xFFFFFFFF
             full = frame.headers + len(buf)
-            if full > frame.longest or (LINE in buf and not headed):
+            if full > frame.longest or (not headed and may_have_line(buf)):
                 head, kept = self._unusual(frame, buf)
                 extend((packet(seconds, micros, len(head) + len(kept), full), head, kept))
             elif frame.headers == IPV4_HEADERS:
