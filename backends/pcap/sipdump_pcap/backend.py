@@ -5,7 +5,8 @@ from typing import Any, BinaryIO
 
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Site
-from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.drivers.scan import FileScan
+from sipdump_core.drivers.search import SearchedFolderBackend
 from sipdump_core.log import Limit
 from sipdump_core.record import Flow, Record
 from sipdump_pcap.decode import decode
@@ -22,11 +23,12 @@ from sipdump_pcap.frame import (
     frame_of,
 )
 from sipdump_pcap.header import LONGEST_LINE, HeaderTransform, may_have_line, split
+from sipdump_pcap.search import PcapSearch
 
 __all__ = ["PcapBackend"]
 
 
-class PcapBackend(FolderBackend):
+class PcapBackend(SearchedFolderBackend):
     """Writes and reads ``.pcap`` files.
 
     A packet keeps time, addresses, ports and the message; with the P-KSR-SIPDump header also proto, pid and procno.
@@ -88,6 +90,10 @@ class PcapBackend(FolderBackend):
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Read packets of either byte order and resolution, up to a torn tail; skip what is not UDP."""
         return decode(file)
+
+    def look(self, scan: FileScan) -> PcapSearch:
+        """Look through a file."""
+        return PcapSearch(scan)
 
     def stats(self) -> Mapping[str, int]:
         """Return how many messages were cut."""
