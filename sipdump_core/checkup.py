@@ -61,6 +61,7 @@ def notices(plan: Plan, config: Config) -> list[Notice]:
         *plan.notices,
         *_no_settings(plan, config),
         *_nothing_stored(plan),
+        *_no_source(plan),
         *_header(plan),
         *_unlimited(plan),
         *_folders(plan),
@@ -114,6 +115,12 @@ def _nothing_stored(plan: Plan) -> Iterator[Notice]:
     if params.mode & MODE_EVENT_ROUTE and plan.route is None:
         text = f"mode has the event route (2), but there is no event_route[{EVENT}] and no event_callback"
         yield Notice(text, _place(plan, "mode"))
+
+
+def _no_source(plan: Plan) -> Iterator[Notice]:
+    if not (plan.modules["sipdump_hep"].listen or plan.modules["sipdump_ksr"].listen):
+        place = plan.settings.last("sipdump_hep", "listen", "").place
+        yield Notice("nothing brings messages: HEP is off, and sipdump_ksr has no listen", place)
 
 
 def _header(plan: Plan) -> Iterator[Notice]:
@@ -182,7 +189,8 @@ def _rotation(params: Params) -> str:
     limits = [f"{_time(params.rotate)} old"]
     limits += [f"{params.rotate_size} bytes long"] if params.rotate_size else []
     limits += [f"{params.rotate_records} records long"] if params.rotate_records else []
-    return f"a segment is sealed when it is {' or '.join(limits)}"
+    aligned = ", and on the clock" if params.rotate_align else ""
+    return f"a segment is sealed when it is {' or '.join(limits)}{aligned}"
 
 
 def _event_route(plan: Plan, event_routes: Mapping[str, RouteBlock]) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sipdump_core.calls.message import Message
@@ -67,7 +67,7 @@ class LegRules:
             message: its message, if it was read already.
         """
         message = message or Message(record.buf)
-        found = {Evidence("hep", value) for value in _correlation(record) if value}
+        found = {Evidence("hep", record.correlation_id)} if record.correlation_id else set()
         head = message.head_end
         for name, value in _HEADERS.findall(message.buf, 0, head):
             kind = name.lower().decode()
@@ -216,12 +216,6 @@ _ICID = re.compile(r'icid-value\s*+=\s*+(?:"([^"]++)"|([^";\s]++))', re.IGNORECA
 _UUID = re.compile(r"(?:^|remote\s*+=\s*+)([0-9a-f]{32})(?![0-9a-z])", re.IGNORECASE)
 _NIL = "0" * 32
 _SUFFIX = re.compile(r"[-_]b2b[-_]\d{1,9}(?=@|$)|-leg\d{1,9}(?=@|$)")
-
-
-def _correlation(record: Record) -> Iterable[str]:
-    """Return HEP's correlation ids of a record, if its source keeps any."""
-    value: Any = getattr(record, "correlation_id", None) or ()
-    return (value,) if isinstance(value, str) else value
 
 
 def _uuids(value: str) -> set[str]:

@@ -142,9 +142,9 @@ class RecordSorter:
         # the flow is kept with its row, so that no other one gets its id
         known = self._rows.get(id(flow)) or self._rows.keep(id(flow), (flow, attrs.astuple(flow)))
         key = (record.call_id or "", record.time_us) if self._by_call else record.time_us
-        self._sorter.add(key, (record.time_us, known[1], record.buf), len(record.buf))
+        self._sorter.add(key, (record.time_us, known[1], record.buf, record.correlation_id), len(record.buf))
 
     def sorted(self) -> Iterator[Record]:
         """Yield the records in order; those of one key keep the order in which they came."""
-        for _, (time_us, row, buf) in self._sorter.sorted():
-            yield Record(time_us, self._flows.get(row) or self._flows.keep(row, Flow(*row)), buf)
+        for _, (time_us, row, buf, correlation_id) in self._sorter.sorted():
+            yield Record(time_us, self._flows.get(row) or self._flows.keep(row, Flow(*row)), buf, correlation_id)

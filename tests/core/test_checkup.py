@@ -62,6 +62,10 @@ def test_a_good_configuration_has_no_notice(tmp_path: Path) -> None:
             'modparam("sipdump_ctl", "fifo_reply_dir", "/nonexistent")',
             "k.cfg:2:51: there is no folder /nonexistent (fifo_reply_dir) for the answers; create it",
         ),
+        (
+            'modparam("sipdump_hep", "listen", "off")',
+            "k.cfg:2:1: nothing brings messages: HEP is off, and sipdump_ksr has no",
+        ),
         ('modparm "sipdump", "mode", 4', 'k.cfg:2:1: modparm "sipdump" is not a statement; did you mean modparam?'),
         ('modparam("sipdump_kemi", "load", "a.py")', "k.cfg:2:1: script is not loaded: no event_callback names"),
     ],
@@ -106,7 +110,7 @@ def test_what_is_in_effect(tmp_path: Path) -> None:
         modparam("sipdump", "mode", 15)
         modparam("sipdump", "backend", "s3")
         modparam("sipdump", "fage", 196830)
-        modparam("sipdump", "rotate_records", 5)
+        modparam("sipdump", "rotate_records", 5) modparam("sipdump", "rotate_align", 1)
         modparam("sipdump_hep", "listen", "tcp:127.0.0.1:9060")
         modparam("sipdump_hep", "auth_key", "geheim")
         modparam("sipdump_ctl", "binrpc", "unix:{tmp_path}/ctl")
@@ -122,7 +126,7 @@ def test_what_is_in_effect(tmp_path: Path) -> None:
         f"folder: {tmp_path}, files begin with 'kamailio-sipdump-'",
         "mode: 15: text (1), event route (2), pcap (4), header (8)",
         "enable: 0: stores nothing until it is enabled",
-        "rotation: a segment is sealed when it is 2h old or 5 records long",
+        "rotation: a segment is sealed when it is 2h old or 5 records long, and on the clock",
         "retention: deleted when 2d6h40m30s old",
         "event route: event_route[sipdump:msg] at k.cfg:12:35",
         "HEP: tcp:127.0.0.1:9060",

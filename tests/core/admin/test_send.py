@@ -127,6 +127,14 @@ def test_what_cannot_be_sent(args: list[str], message: str, capsys: pytest.Captu
     assert message in err
 
 
+def test_hep_that_is_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "k.cfg"
+    config.write_text('modparam("sipdump_hep", "listen", "off")')
+    assert run(capsys, "send", "-f", config)[0::2] == (
+        1, f"sipdump-admin: {config}: HEP is switched off: it listens nowhere\n",
+    )  # fmt: skip
+
+
 def test_a_port_that_the_kernel_chooses_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "k.cfg"
     config.write_text('modparam("sipdump_hep", "listen", "udp:127.0.0.1:0")')

@@ -22,7 +22,9 @@ def records(count: int) -> list[Record]:
     flows = [Flow("rcv", 1, 2, "udp", "ipv4", "192.0.2.1", 5060 + n, "192.0.2.2", 5060, "node") for n in range(5)]
     calls = [b"OPTIONS sip:a SIP/2.0\r\nCall-ID: call-%d\r\n\r\n" % n for n in range(7)] + [b"no Call-ID \0\xff"]
     chance = random.Random(7)
-    return [Record(chance.randrange(1000), chance.choice(flows), chance.choice(calls)) for _ in range(count)]
+    return [
+        Record(chance.randrange(1000), chance.choice(flows), chance.choice(calls), f"id-{n % 3}") for n in range(count)
+    ]
 
 
 def test_records_by_time_and_by_call() -> None:
