@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
+from sipdump_core.drivers.capabilities import Unites, can
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.finder import AROUND, Finder, Found
+from sipdump_core.reading.moving import Moves
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import Shelf, Shelved
 from sipdump_core.reading.sorting import RecordSorter
@@ -77,12 +79,15 @@ class Store:
         seen: set[int] = set()
         newest = self._newest or 0
         before = frozenset(self._reached) if self.interrupted else None
+        moves = Moves(searched)
         for unit in wanted:
             for shelved in unit.holdings:
-                if before is not None and shelved.stored.location not in before:
+                if (before is not None and shelved.stored.location not in before) or moves.has(shelved):
                     continue
                 self._reached.add(shelved.stored.location)
-                for record in self._read(shelved, unit, query, searched, seen):
+                records = self._read_one(shelved, unit.spare, query, searched, moves)
+                records = _distinct(records, seen) if unit.overlapping else records
+                for record in moves.noted(records) if can(shelved.backend, Unites) else records:
                     if record.time_us > newest:
                         newest = self._newest = record.time_us
                     yield record
@@ -171,14 +176,8 @@ class Store:
             legs=legs,
         )
 
-    def _read(
-        self, shelved: Shelved, unit: Unit[Shelved], query: Query, searched: Searched, seen: set[int]
-    ) -> Iterator[Record]:
-        records = self._read_one(shelved, unit.spare, query, searched)
-        return _distinct(records, seen) if unit.overlapping else records
-
     def _read_one(
-        self, shelved: Shelved, spare: Iterable[Shelved], query: Query, searched: Searched
+        self, shelved: Shelved, spare: Iterable[Shelved], query: Query, searched: Searched, moves: Moves
     ) -> Iterator[Record]:
         """Read a segment, or, where nothing of it can be read, what holds the same records."""
         yielded = False
@@ -190,13 +189,14 @@ class Store:
             instead = [] if yielded else [other for other in spare if other.covers >= shelved.covers]
             moved = [] if yielded or instead else self._moved(shelved)
             if not (instead or moved):
-                if yielded or not shelved.gone:  # what is gone was pruned meanwhile
+                if yielded or not shelved.is_gone(error):  # what is gone was pruned meanwhile
                     searched.problem(str(error))
                 return
             if instead:
                 searched.problem(f"{error}; read from {instead[0].backend.name} instead")
             for other in instead[:1] or moved:
-                yield from self._read_one(other, instead[1:], query, searched)
+                records = self._read_one(other, instead[1:], query, searched, moves)
+                yield from records if instead else moves.rest(other, records)
             return
         searched.count(shelved)
 
