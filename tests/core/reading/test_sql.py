@@ -18,6 +18,7 @@ from sipdump_core.calls.summary import Summary
 from sipdump_core.reading import views
 from sipdump_core.reading.command import main
 from sipdump_core.record import Record
+from sipdump_core.segment import Segment
 from sipdump_parquet.table import TYPES
 from tests.core.reading.stores import by_time, fill, workshop
 from tests.flows import FLOWS
@@ -151,27 +152,20 @@ def test_segments_in_a_bucket(
     backend = backend_of(s3_server.endpoint, s3_bucket, folder, format="parquet")
     backend.spool.prepare()
     backend.inner.start()
-    backend.open(attrs.evolve(fill_name(backend.site.prefix), suffix=backend.suffix))
+    backend.open(attrs.evolve(Segment.starting(backend.site.prefix, START), suffix=backend.suffix))
     backend.write([message(1), message(2)])
     backend.close()
     backend.inner.stop()
     assert len(sent(backend)) == 1
     config = tmp_path / "s3.cfg"
-    lines = {"endpoint_url": s3_server.endpoint, "bucket": s3_bucket, "prefix": backend.opts.prefix,
-             "region": backend.opts.region}  # fmt: skip
+    lines = {"endpoint_url": s3_server.endpoint, "bucket": s3_bucket, "node": backend.opts.node}
     config.write_text(
         f'modparam("sipdump", "mode", 32)\nmodparam("sipdump", "folder", "{folder}")\n'
-        + "".join(f'modparam("sipdump_s3", "{name}", "{value}")\n' for name, value in lines.items() if value)
+        f'modparam("sipdump", "fprefix", "{backend.site.prefix}")\n'
+        + "".join(f'modparam("sipdump_s3", "{name}", "{value}")\n' for name, value in lines.items())
     )
-    url = f"s3://{s3_bucket}/{backend.opts.prefix}"
-    assert main(["sql", NUMBERS, "-f", str(config), "--store", url, "--json"]) == 0
+    assert main(["sql", NUMBERS, "-f", str(config), "--json"]) == 0
     assert numbers(json.loads(capsys.readouterr().out)) == [1, 2]
-
-
-def fill_name(prefix: str) -> Any:
-    from sipdump_core.segment import Segment
-
-    return Segment.starting(prefix, START)
 
 
 def test_a_column_of_its_own_is_there(folder: Path, ask: Ask) -> None:
