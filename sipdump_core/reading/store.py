@@ -1,16 +1,17 @@
 """The store: all segments of all backends that were named, asked as one."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
-from sipdump_core.reading.finder import AROUND, Finder, Found
+from sipdump_core.reading.finder import Finder, Found
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import Shelf, Shelved
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.reading.units import Unit, units
+from sipdump_core.reading.when import AROUND
 from sipdump_core.record import Record
 
 __all__ = ["Store"]
@@ -68,10 +69,29 @@ class Store:
                 sorter.add(record)
             yield from sorter.sorted()
 
-    def unsorted(self, query: Query, searched: Searched | None = None) -> Iterator[Record]:
-        """Yield the messages that are an answer, one segment after the other, and in any order within it."""
+    def chosen(self, query: Query, searched: Searched, asked: Collection[str] = ()) -> list[Unit[Shelved]]:
+        """Return what must be read so that each record that may be an answer comes once.
+
+        Args:
+            query: the question; its span counts.
+            searched: takes down what cannot be listed.
+            asked: fields of a record that are needed beside those of the question.
+        """
+        found = units(self.shelved(searched), {*query.asked, *asked})
+        return [unit for unit in found if _may_hold(unit, query)]
+
+    def unsorted(
+        self, query: Query, searched: Searched | None = None, chosen: Sequence[Unit[Shelved]] | None = None
+    ) -> Iterator[Record]:
+        """Yield the messages that are an answer, one segment after the other, and in any order within it.
+
+        Args:
+            query: the question.
+            searched: takes down what was read, and what could not be.
+            chosen: what to read instead of all that :meth:`chosen` returns.
+        """
         searched = Searched() if searched is None else searched
-        wanted = [unit for unit in units(self.shelved(searched), query.asked) if _may_hold(unit, query)]
+        wanted = self.chosen(query, searched) if chosen is None else chosen
         count = sum(len(unit.holdings) for unit in wanted)
         done = 0
         seen: set[int] = set()
