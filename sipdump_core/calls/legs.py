@@ -14,7 +14,7 @@ from sipdump_core.record import Record
 if TYPE_CHECKING:
     from sipdump_core.calls.call import Call
 
-__all__ = ["CROWD", "Crowd", "Evidence", "LegIndex", "LegRules", "correlations"]
+__all__ = ["CROWD", "Crowd", "Evidence", "LegIndex", "LegRules", "correlations", "without_suffix"]
 
 CROWD = 20
 """A value on more Call-IDs than this links nothing: it is reported and not followed."""
@@ -79,7 +79,7 @@ class LegRules:
                     found.add(Evidence("icid", icid[1] or icid[2]))
             elif named := text(value):
                 found.add(Evidence(kind, named))
-        base = _without_suffix(message.call_id or "")
+        base = without_suffix(message.call_id or "")
         if base:
             found.add(Evidence("suffix", base))
         for header in self.headers:
@@ -222,7 +222,8 @@ def _uuids(value: str) -> set[str]:
     return {uuid.lower() for uuid in _UUID.findall(value)} - {_NIL}
 
 
-def _without_suffix(call_id: str) -> str | None:
+def without_suffix(call_id: str) -> str | None:
+    """Return the Call-ID that a B2BUA put a suffix behind, as ``-b2b_1``; None if it has none."""
     base = _SUFFIX.sub("", call_id)
     return base if base and base != call_id else None
 

@@ -5,7 +5,7 @@ A backend has an ability when it has the methods that the protocol names, of its
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import ClassVar, Protocol, TypeGuard, TypeVar
+from typing import BinaryIO, ClassVar, Protocol, TypeGuard, TypeVar
 
 import attrs
 
@@ -27,10 +27,12 @@ __all__ = [
     "Recovered",
     "Recovers",
     "Searches",
+    "SearchesFiles",
     "Shipped",
     "Ships",
     "Spans",
     "Unites",
+    "UnitesFiles",
     "can",
     "needs",
 ]
@@ -89,6 +91,22 @@ class Searches(Ability, Protocol):
         """
 
 
+class SearchesFiles(Ability, Protocol):
+    """It finds the answer to a question in an open file, wherever that is, by reading only what it needs."""
+
+    def search_file(self, file: BinaryIO, query: Query) -> Iterator[Record]:
+        """Yield a segment file's records, as :meth:`Searches.search` does.
+
+        Args:
+            file: can seek. One that lies elsewhere has ``remote``, which is true, and ``identity``, which another file
+                or another content does not have.
+            query: the question.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+
 class Follows(Ability, Protocol):
     """A segment that still grows can be read on from where an earlier call ended, also when it is sealed meanwhile."""
 
@@ -113,6 +131,20 @@ class Unites(Ability, Protocol):
 
     def united(self, stored: StoredSegment) -> Sequence[Segment]:
         """Return the segments whose records a segment holds, down to the first ones; none, where it was not merged.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+
+class UnitesFiles(Ability, Protocol):
+    """Its files may be results of a compaction, and say of which others."""
+
+    def united_in(self, file: BinaryIO) -> Sequence[str]:
+        """Return the names of the segments that an open file holds, down to the first ones, as :class:`Unites` says.
+
+        Args:
+            file: see :class:`SearchesFiles`.
 
         Raises:
             StorageError: it cannot be read.

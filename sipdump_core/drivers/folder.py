@@ -14,10 +14,18 @@ from sipdump_core.log import Event, log
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 
-__all__ = ["RECORDS_XATTR", "UNREADABLE", "FolderBackend"]
+__all__ = ["DISORDER_XATTR", "RECORDS_XATTR", "UNREADABLE", "FolderBackend", "disorder"]
 
 RECORDS_XATTR = "user.sipdump.records"
 """The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""
+
+DISORDER_XATTR = "user.sipdump.disorder"
+"""The extended attribute in which a segment keeps by how many microseconds a record in it may be older than one before.
+
+It is raised before the record that needs it is written, so that readers can skip by time in an open segment, too.
+"""
+
+_UNKNOWN = 1 << 62
 
 UNREADABLE = "segment cannot be read; taken for open"
 """The event that is logged for a file that cannot be opened; its field ``error`` says which, and why."""
@@ -31,6 +39,8 @@ class FolderBackend(Backend):
     """
 
     _fd = -1
+    _newest = 0
+    _disorder = -1
 
     def encode(self, batch: Sequence[Record]) -> bytes:
         """Return the bytes that a batch adds to the file."""
@@ -63,6 +73,7 @@ class FolderBackend(Backend):
             self._abandon()
             raise StorageError.from_os("open", self._path, error) from error
         self._size = self._records = 0
+        self._newest, self._disorder = 0, -1
         try:
             self._append(self.preamble())
         except StorageError:
@@ -73,7 +84,9 @@ class FolderBackend(Backend):
         """Append a batch; if that fails, the file ends with the batch before it."""
         if self._fd < 0:
             raise ClosedError(f"write to the backend {self.name}: no segment is open")
-        self._append(self.encode(batch))
+        data = self.encode(batch)
+        self.note_times(batch, data)
+        self._append(data)
         self._records += len(batch)
 
     def close(self) -> None:
@@ -181,6 +194,37 @@ class FolderBackend(Backend):
             os.close(fd)
         return StoredSegment(segment, status.st_size, status.st_mtime, sealed, records, path)
 
+    def note_times(self, batch: Sequence[Record], data: bytes) -> None:
+        """Keep the newest time and the disorder, before a batch is written; see :data:`DISORDER_XATTR`.
+
+        Args:
+            batch: the records.
+            data: what ``encode`` makes of them.
+        """
+        del data  # a subclass looks whether it may be read back as other records
+        times = [record.time_us for record in batch]
+        newest, disorder_us = self._newest, max(self._disorder, 0)
+        if times == sorted(times):
+            disorder_us = max(disorder_us, newest - times[0])
+            newest = max(newest, times[-1])
+        else:
+            for time_us in times:
+                newest = max(newest, time_us)
+                disorder_us = max(disorder_us, newest - time_us)
+        self._newest = newest
+        if disorder_us > self._disorder:
+            self._disorder = disorder_us
+            try:
+                os.setxattr(self._fd, DISORDER_XATTR, str(disorder_us).encode())
+            except OSError:  # not every file system has them, and one may be full
+                self.forget_times()
+
+    def forget_times(self) -> None:
+        """Keep no disorder for the open segment from now on: it is not known."""
+        self._disorder = _UNKNOWN
+        with contextlib.suppress(OSError):
+            os.removexattr(self._fd, DISORDER_XATTR)
+
     def _append(self, data: bytes | memoryview) -> None:
         at = 0
         try:
@@ -201,3 +245,18 @@ class FolderBackend(Backend):
                 os.unlink(self._path)
             os.close(self._fd)
             self._fd = -1
+
+
+def disorder(fd: int) -> int | None:
+    """Return by how many microseconds a record of a segment may be older than one before it.
+
+    Args:
+        fd: the segment's file. The answer holds for as much of it as there was before the call.
+
+    Returns:
+        None where it is not known: no :class:`FolderBackend` wrote the file, or it was copied since.
+    """
+    try:
+        return int(os.getxattr(fd, DISORDER_XATTR))
+    except (OSError, ValueError):
+        return None

@@ -22,6 +22,8 @@ _STATUS = re.compile(r"([1-6])xx|([1-6]\d\d)(?:-([1-6]\d\d))?", re.IGNORECASE)
 _ENDPOINT = re.compile(r"(?:\[([^\]]+)\]|([^:/]+(?:/\d+)?)):(\d{1,5})")
 _GREP = re.compile(r"/(.+)/(i?)", re.DOTALL)
 _SPLIT = re.compile(rb"[\s\\]+")
+_FEW_NEEDLES = 16
+"""Of more, looking for each costs more than reading the message."""
 _WILD = re.compile(r"[*?\[]")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -177,7 +179,7 @@ class Query:
             tests.append(lambda record: record.flow.proto in self.protos)
         if self.endpoints:
             tests.append(self._passes_endpoint)
-        if self.needles and not self.correlations:
+        if 0 < len(self.needles) <= _FEW_NEEDLES and not self.correlations:
             tests.append(lambda record: any(needle in record.buf for needle in self.needles))
         if self.call_ids:
             tests.append(lambda record: record.call_id in self.call_ids)
