@@ -5,10 +5,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
-from sipdump_core.drivers.capabilities import Searches, can
+from sipdump_core.drivers.capabilities import Searches, Unites, can
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.finder import Finder, Found
+from sipdump_core.reading.moving import Moves
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import Shelf, Shelved
 from sipdump_core.reading.sorting import RecordSorter
@@ -124,12 +125,13 @@ class Store:
         done = 0
         seen: set[int] = set()
         newest = self._newest or 0
+        moves = Moves(searched)
         for unit in wanted:
             for shelved in unit.holdings:
                 location = shelved.stored.location
-                if again and location not in self._hits:
+                if (again and location not in self._hits) or moves.has(shelved):
                     continue
-                for record in self._until_interrupted(self._read(shelved, unit, query, searched, seen)):
+                for record in self._until_interrupted(self._read(shelved, unit, query, searched, seen, moves)):
                     if record.time_us > newest:
                         newest = self._newest = record.time_us
                     self._hits.add(location)
@@ -247,13 +249,14 @@ class Store:
             self._searching = False
 
     def _read(
-        self, shelved: Shelved, unit: Unit[Shelved], query: Query, searched: Searched, seen: set[int]
+        self, shelved: Shelved, unit: Unit[Shelved], query: Query, searched: Searched, seen: set[int], moves: Moves
     ) -> Iterator[Record]:
-        records = self._read_one(shelved, unit.spare, query, searched)
-        return _distinct(records, seen) if unit.overlapping else records
+        records = self._read_one(shelved, unit.spare, query, searched, moves)
+        records = _distinct(records, seen) if unit.overlapping else records
+        return moves.noted(records) if can(shelved.backend, Unites) else records
 
     def _read_one(
-        self, shelved: Shelved, spare: Iterable[Shelved], query: Query, searched: Searched
+        self, shelved: Shelved, spare: Iterable[Shelved], query: Query, searched: Searched, moves: Moves
     ) -> Iterator[Record]:
         """Read a segment, or, where nothing of it can be read, what holds the same records."""
         yielded = False
@@ -265,13 +268,14 @@ class Store:
             instead = [] if yielded else [other for other in spare if other.covers >= shelved.covers]
             moved = [] if yielded or instead else self._moved(shelved)
             if not (instead or moved):
-                if yielded or not shelved.gone:  # what is gone was pruned meanwhile
+                if yielded or not shelved.is_gone(error):  # what is gone was pruned meanwhile
                     searched.problem(str(error))
                 return
             if instead:
                 searched.problem(f"{error}; read from {instead[0].backend.name} instead")
             for other in instead[:1] or moved:
-                yield from self._read_one(other, instead[1:], query, searched)
+                records = self._read_one(other, instead[1:], query, searched, moves)
+                yield from records if instead else moves.rest(other, records)
             return
         searched.count(shelved)
 
