@@ -195,18 +195,31 @@ class Store:
             self._now = self._find_now()
         return self._now
 
+    def newest_us(self) -> int | None:
+        """Return the time of the newest record, microseconds since the epoch; None where there is no record.
+
+        Of each collector the last segment is asked, so that a record which came late, or with a clock that was ahead,
+        may be passed over.
+        """
+        return self._newest_of(self.shelved(Searched()))
+
     def _find_now(self) -> int:
         there = self.shelved(Searched())
         now = int(self._clock.time() * _US)
         if any(shelved.open for shelved in there):
             return now
-        newest = self._newest
-        if not (self._newest_is_known or self.interrupted):
-            for shelved in _last_of_each(units(there)):
-                if newest is not None and shelved.stored.modified * _US < newest:
-                    break
-                newest = max(filter(None, (newest, _newest(shelved, newest))), default=None)
+        newest = self._newest_of(there)
         return now if newest is None else newest
+
+    def _newest_of(self, there: Sequence[Shelved]) -> int | None:
+        newest = self._newest
+        if self._newest_is_known or self.interrupted:
+            return newest
+        for shelved in _last_of_each(units(there)):
+            if newest is not None and shelved.stored.modified * _US < newest:
+                break
+            newest = max((each for each in (newest, _newest(shelved, newest)) if each is not None), default=None)
+        return newest
 
     def _finder(self, query: Query, searched: Searched | None, around: float, *, legs: bool) -> Finder:
         searched = Searched() if searched is None else searched
