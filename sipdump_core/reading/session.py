@@ -108,4 +108,4 @@ class Session:
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if self.store.interrupted:
             raise KeyboardInterrupt
-        self.store.interrupted = True
+        self.store.interrupt()
