@@ -1,7 +1,9 @@
 """The store: all segments of all backends that were named, asked as one."""
 
 import contextlib
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
@@ -11,13 +13,15 @@ from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.finder import Finder, Found
 from sipdump_core.reading.moving import Moves
 from sipdump_core.reading.searched import Searched
-from sipdump_core.reading.shelves import Shelf, Shelved
+from sipdump_core.reading.shelves import Shelf, Shelved, open_shelves
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.reading.units import Unit, units
 from sipdump_core.reading.when import AROUND
 from sipdump_core.record import Record
 
 __all__ = ["Interrupted", "Store"]
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _ZONES = 26 * 3600
 """Seconds between the names that one moment has in different zones, at most: a name's zone may not be ours."""
@@ -65,6 +69,49 @@ class Store:
         """Time of the newest record that was read."""
         self._newest_is_known = False
         """Everything was read, so that there is no newer one."""
+        self._problems: Sequence[str] = ()
+        self.searched = Searched()
+        """What the last question was asked of, unless the caller kept track of it."""
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        configs: Paths = (),
+        defines: str | Sequence[str] = (),
+        folders: Paths = (),
+        fprefix: str | None = None,
+        files: Paths = (),
+        urls: str | Sequence[str] = (),
+        rules: LegRules | None = None,
+    ) -> Self:
+        """Open what is named; with nothing named, the store of ``/etc/sipdump/sipdumpd.cfg``.
+
+        Args:
+            configs: configurations of daemons: all backends of their folder and prefix.
+            defines: names for the preprocessor of ``configs``, as ``NAME`` or ``NAME=VALUE``.
+            folders: folders of segments.
+            fprefix: how the names of segments in ``folders`` begin; None: in any way.
+            files: files by themselves: segments, and captures of a network.
+            urls: ``s3://BUCKET/PREFIX``: what all collectors stored below it; how to reach it is as ``configs`` say.
+            rules: what links the legs of a call beside what is known.
+
+        Raises:
+            ConfigError: what is named is not there, or a configuration is wrong.
+            StorageError: a folder cannot be listed.
+        """
+        shelves, problems = open_shelves(
+            configs=_listed(configs),
+            defines=_listed(defines),
+            folders=_listed(folders),
+            fprefix=fprefix,
+            files=_listed(files),
+            urls=_listed(urls),
+        )
+        store = cls(shelves, rules=rules)
+        store._problems = problems
+        store.searched = Searched(problems=problems)
+        return store
 
     def interrupt(self) -> None:
         """End the scan that is under way; what it has found so far is its result. For a signal handler.
@@ -90,7 +137,7 @@ class Store:
             OSError: the temporary folder has no room for what does not fit into memory.
         """
         with RecordSorter(by_call=False) as sorter:
-            for record in self.unsorted(query, searched):
+            for record in self.unsorted(query, self._tracked(searched)):
                 sorter.add(record)
             yield from sorter.sorted()
 
@@ -115,7 +162,7 @@ class Store:
             searched: takes down what was read, and what could not be.
             chosen: what to read instead of all that :meth:`chosen` returns.
         """
-        searched = Searched() if searched is None else searched
+        searched = self._tracked(searched)
         again = self.interrupted  # an earlier scan was ended
         wanted = [] if chosen is None else [*chosen]
         if chosen is None:
@@ -140,7 +187,7 @@ class Store:
                     return
                 done += 1
                 self._progress(done, count)
-        self._newest_is_known |= not again and query == Query()
+        self._newest_is_known |= chosen is None and not again and query == Query()
 
     def find(
         self,
@@ -203,6 +250,12 @@ class Store:
         """
         return self._newest_of(self.shelved(Searched()))
 
+    def _tracked(self, searched: Searched | None) -> Searched:
+        if searched is None:
+            self._now, self._newest_is_known = None, False  # a program may keep a store for days
+            searched = self.searched = Searched(problems=[*self._problems])
+        return searched
+
     def _find_now(self) -> int:
         there = self.shelved(Searched())
         now = int(self._clock.time() * _US)
@@ -222,7 +275,7 @@ class Store:
         return newest
 
     def _finder(self, query: Query, searched: Searched | None, around: float, *, legs: bool) -> Finder:
-        searched = Searched() if searched is None else searched
+        searched = self._tracked(searched)
         return Finder(
             lambda query: self.unsorted(query, searched),
             query,
@@ -299,6 +352,11 @@ class Store:
         found = [other for other in self.shelved(Searched()) if other.covers & shelved.covers]
         chosen = [other for unit in units(found) for other in unit.holdings]
         return [other for other in chosen if other.stored.location != shelved.stored.location]
+
+
+def _listed(values: Paths) -> list[str]:
+    """Return paths as a list; one alone may be given as it is."""
+    return [os.fspath(each) for each in ([values] if isinstance(values, str | os.PathLike) else values)]
 
 
 def _distinct(records: Iterable[Record], seen: set[int]) -> Iterator[Record]:
