@@ -7,7 +7,6 @@ from typing import Protocol
 
 import attrs
 
-from sipdump_core.config.reader import read_config
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Unites, can
 from sipdump_core.drivers.guard import blaming, each_of
@@ -194,6 +193,8 @@ def open_shelves(
     shelves: list[Shelf] = []
     problems: list[str] = []
     settings: list[Setting] = []
+    if configs:
+        from sipdump_core.config.reader import read_config  # noqa: PLC0415 - its grammar takes long to load
     for config in configs:
         given = read_config(config, defines).settings
         settings += [setting for setting in given if setting.module == "sipdump_s3"]
