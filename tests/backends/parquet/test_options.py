@@ -55,6 +55,24 @@ def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], why
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("header", "CSeq", "would have the column cseq, which every file has already"),
+        ("header", "X Y", "cannot be a header's name"),
+        ("correlate", "X-A, X-B", "cannot be a header's name"),
+    ],
+)
+def test_the_wrong_one_of_several_has_its_place(name: str, value: str, why: str) -> None:
+    settings = [
+        Setting("sipdump_parquet", "header", "X-Good", "k.cfg:1:1"),
+        Setting("sipdump_parquet", name, value, "k.cfg:2:1"),
+        Setting("sipdump_parquet", "header", "X-Better", "k.cfg:3:1"),
+    ]
+    with pytest.raises(ConfigError, match=rf'^k.cfg:2:1: modparam\("sipdump_parquet", "{name}", "{value}"\): {why}'):
+        build(ParquetOptions, settings)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [("compression", "brotli"), ("level", 23), ("memory", 1000), ("sync", -1), ("row_group_records", 0)],
 )
