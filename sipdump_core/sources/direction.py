@@ -187,7 +187,7 @@ class Direction:
             if self._is_own(sender, other):  # a server may have several endpoints, and a peer may talk to all
                 continue
             known = self._partners.get((sender, one))
-            if known is None:
+            if known is None or self._is_own(sender, known):
                 self._partners.keep((sender, one), other)
             elif known != other and (sender, one) not in self._hubs:
                 self._hubs.keep((sender, one), True)
