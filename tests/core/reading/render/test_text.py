@@ -95,7 +95,7 @@ def test_seven_participants_fit_80_columns() -> None:
         "1 0.000000     │INVITE×2▶│         │         │         │         │         │",
         "2 0.001000     │         │INVITE*─▶│         │         │         │         │",
     ]
-    assert lines[-2] == "7 0.700000     │         │         │         │         │         │◀╌╌╌╌╌407│"
+    assert lines[-3] == "7 0.700000     │         │         │         │         │         │◀╌╌╌╌╌407│"
 
 
 def test_colour_only_where_it_is_asked_for() -> None:
