@@ -47,12 +47,13 @@ class CaptureBackend(Backend):
             raise StorageError.from_os("read", self._path, error) from error
         except FormatError as error:
             raise StorageError("read", self._path, str(error)) from error
-        if counts.truncated or counts.incomplete or counts.lost:
+        if not counts.whole:
             log.warning(
                 Event(
                     "capture is not whole",
                     path=self._path,
                     truncated_messages=counts.truncated,
+                    unreadable_packets=counts.unreadable,
                     incomplete_packets=counts.incomplete,
                     lost_tcp_bytes=counts.lost,
                 )
