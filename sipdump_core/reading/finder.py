@@ -17,10 +17,8 @@ from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.record import Record
 
-__all__ = ["AROUND", "Finder", "Found"]
+__all__ = ["Finder", "Found"]
 
-AROUND = 600.0
-"""Seconds before and after the span in which the other messages of its calls are looked for, by default."""
 _MANY = 50_000
 """Call-IDs; with more, all that is stored within the span is read once instead."""
 _LEGS_OF_CALLS = 10_000
