@@ -206,7 +206,8 @@ class Follower:
     def _choose(self, there: Sequence[Shelved], *, at_once: bool) -> None:
         """Choose the backend of each family that is new.
 
-        One that loses what is asked for is chosen at the second look: a better one may begin a little later.
+        One that loses what is asked for is chosen at the second look: a better one may begin its segment a little
+        later.
         """
         families = {family for shelved in there for family in shelved.covers}
         self._backends = {one: backend for one, backend in self._backends.items() if one in families}
