@@ -7,7 +7,8 @@ from typing import Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
-from sipdump_core.drivers.capabilities import Searches, Unites, can
+from sipdump_core.drivers.capabilities import Dates, Searches, Unites, can
+from sipdump_core.drivers.guard import blaming
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.finder import Finder, Found
@@ -391,6 +392,12 @@ def _last_of_each(there: Iterable[Unit[Shelved]]) -> list[Shelved]:
 
 def _newest(shelved: Shelved, known: int | None) -> int | None:
     """Return the time of a segment's newest record; None where there is none newer than what is known."""
+    backend = shelved.backend
+    if can(backend, Dates):
+        with contextlib.suppress(SipDumpError), blaming(shelved.backend, "read"):
+            newest = backend.newest(shelved.stored)
+            if newest is not None:
+                return newest
     probes = [int((shelved.stored.modified - seconds) * _US) for seconds in _PROBES]
     if not can(shelved.backend, Searches):  # each question would read all of it
         probes = []
