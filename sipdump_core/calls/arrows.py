@@ -152,8 +152,9 @@ class _Endpoints:
             self._same.setdefault(seen, known)
 
 
-def _time(sighting: Sighting) -> int:
-    return sighting[0].time_us
+def _time(sighting: Sighting) -> tuple[int, str]:
+    """Order by time; the node decides between equal ones, so that the order of records makes no difference."""
+    return sighting[0].time_us, sighting[0].flow.node
 
 
 def _hosts(flow: Flow) -> tuple[str, str]:

@@ -44,6 +44,10 @@ class Flow(NamedTuple):
     headers: Sequence[str] = ()
     """Headers that the operator names for legs."""
     heuristic: bool = False
+    clocks: Mapping[str, int] = {}
+    """How far the clocks of nodes are ahead, in microseconds."""
+    of_nodes: bool = False
+    """Whether its answer can only be worked out if it is known which node saw what."""
 
 
 @attrs.frozen
