@@ -5,6 +5,5 @@ from tests.flows.scene import Flow
 
 __all__ = ["FLOWS", "Flow"]
 
-FLOWS: tuple[Flow, ...] = tuple(
-    make() for module in (rfc3665, rfc5359, corners, edges, others, legs) for make in module.FLOWS
-)
+MODULES = (rfc3665, rfc5359, corners, edges, others, legs)
+FLOWS: tuple[Flow, ...] = tuple(make() for module in MODULES for make in module.FLOWS)

@@ -4,6 +4,7 @@ from typing import Any
 
 import attrs
 
+from sipdump_core.record import Record
 from tests.flows.corners import INNER, ONE_HOP
 from tests.flows.rfc3665 import ALICE, ANSWER, BOB, BOTH, FRA, MEDIA, OFFER, P1, P2, REGISTRATION, register
 from tests.flows.rfc5359 import ANSWERED, BACK, CAROL, PATH, established
@@ -217,23 +218,24 @@ def client_over_tcp() -> Flow:
     })  # fmt: skip
 
 
+def translated(record: Record, private: Host, public: Host) -> Record:
+    """Return a record as it is seen on the other side of a router."""
+    flow = record.flow
+    if flow.src_ip == private.ip:
+        return attrs.evolve(record, flow=attrs.evolve(flow, src_ip=public.ip, src_port=public.port))
+    return attrs.evolve(record, flow=attrs.evolve(flow, dst_ip=public.ip, dst_port=public.port))
+
+
 def behind_nat() -> Flow:
     """Alice's Via has her private address, the proxy sees her router's; her node and the proxy's both store."""
     private, public = Host("10.0.0.10"), Host("192.0.2.99", 31_000)
     inside, outside = Scene({private: "home"}), Scene(FRA)
-    for scene, alice in ((inside, private), (outside, public)):
+    for scene in (inside, outside):
         invite = scene.at(0).request("INVITE", private, P1, body=OFFER)
         scene.at(20).reply(invite, "404 Not Found")
         scene.at(22).hop("ACK", invite, 0, to_tag="b1")
         if scene is outside:
-            scene.records = [
-                attrs.evolve(record, flow=attrs.evolve(record.flow, **{
-                    end: value
-                    for side in ("src", "dst") if getattr(record.flow, f"{side}_ip") == private.ip
-                    for end, value in ((f"{side}_ip", alice.ip), (f"{side}_port", alice.port))
-                }))
-                for record in scene.records
-            ]  # fmt: skip
+            scene.records = [translated(record, private, public) for record in scene.records]
     records = sorted([*inside.records, *outside.records], key=lambda record: record.time_us)
     return Flow("behind NAT", "RFC 3581", records, {
         inside.call_id: answer(
