@@ -72,7 +72,7 @@ def export(args: argparse.Namespace) -> int:
         else:
             count = _export_records(found, args.output, form, names, header=args.ksr_header)
         if count:
-            print(f"sipdump-read: {args.output} has {count} calls", file=sys.stderr)
+            print(f"sipdump-read: {args.output} has {count} call{'' if count == 1 else 's'}", file=sys.stderr)
         return session.report(bool(count))
 
 

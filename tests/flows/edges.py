@@ -201,6 +201,18 @@ def subscription_terminated() -> Flow:
     })  # fmt: skip
 
 
+def proxy_over_tcp() -> Flow:
+    """The proxy's own connection to Bob has an ephemeral port, which only his replies show."""
+    scene = Scene(FRA, proto="tcp")
+    scene.ports[P1, BOB] = 58_762
+    established(scene, *PATH)
+    bye = scene.at(4000).request("BYE", *PATH, cseq=2, to_tag="b1")
+    scene.at(4010).reply(bye, "200 OK")
+    return Flow("proxy over TCP", "RFC 3261, 18.2.2", scene.done(), {
+        scene.call_id: answer(**ANSWERED, ended="10:32:04.001000", messages=12, duration=2.0, ended_by="caller"),
+    })  # fmt: skip
+
+
 def client_over_tcp() -> Flow:
     """A client behind an ephemeral port: its Via has the listening one. The proxy stores what it gets and sends."""
     scene = Scene(FRA, proto="tcp")
@@ -368,7 +380,7 @@ def clock_ahead() -> Flow:
 
 FLOWS = (
     busy_and_answered, declined_everywhere, challenged_twice, proxy_times_out, glare, replaced, one_contact_removed,
-    interval_too_brief, publication_conditional, subscription_terminated, client_over_tcp, behind_nat,
+    interval_too_brief, publication_conditional, subscription_terminated, proxy_over_tcp, client_over_tcp, behind_nat,
     seen_by_two_nodes, invite_of_a_minute, cancelled_before_trying, late_offer, invite_and_ack_lost,
     from_the_answer_on, clock_ahead,
 )  # fmt: skip
