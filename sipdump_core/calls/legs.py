@@ -219,7 +219,8 @@ _SUFFIX = re.compile(r"[-_]b2b[-_]\d{1,9}(?=@|$)|-leg\d{1,9}(?=@|$)")
 
 
 def _uuids(value: str) -> set[str]:
-    return {uuid.lower() for uuid in _UUID.findall(value)} - {_NIL}
+    """Return the UUIDs of a Session-ID; in lower case, as they should be, if they are all in upper case."""
+    return {uuid.lower() if uuid.isupper() else uuid for uuid in _UUID.findall(value)} - {_NIL}
 
 
 def without_suffix(call_id: str) -> str | None:

@@ -25,6 +25,7 @@ _SPLIT = re.compile(rb"[\s\\]+")
 _FEW_NEEDLES = 16
 """Of more, looking for each costs more than reading the message."""
 _WILD = re.compile(r"[*?\[]")
+_UUID = re.compile(r"[0-9a-f]{32}")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -140,7 +141,7 @@ class Query:
             [_literal(value) for value in self.call_ids],
             [b"" if grep.expression else grep.text for grep in self.greps],
             *(_names(users) for users in (self.from_users, self.to_users, self.users)),
-            [_literal(value) for value in self.correlations],
+            _traces(self.correlations),
         ):
             if literals and all(literals):
                 return tuple(sorted(set(literals)))
@@ -310,6 +311,15 @@ def _names(users: Iterable[str]) -> list[bytes]:
     """Return for each user the longest part that is in a message as it was typed: hosts may come in any case."""
     names = (user.rpartition("@")[0] or user for user in users)
     return [max(map(_literal, name.split("*")), key=len) for name in names]
+
+
+def _traces(correlations: Iterable[str]) -> list[bytes]:
+    """Return the literals that show values that link Call-IDs.
+
+    A suffix may be before the ``@`` of a Call-ID, and a Session-ID may be in upper case.
+    """
+    names = [value.partition("@")[0] or value for value in correlations]
+    return [_literal(name) for name in (*names, *(name.upper() for name in names if _UUID.fullmatch(name)))]
 
 
 def _literal(value: str) -> bytes:

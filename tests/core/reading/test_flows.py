@@ -59,7 +59,9 @@ def check(store: Store, flow: Flow, backend: Backend) -> None:
     else:
         assert without(found(store, flow, Query()), "nodes") == without(answers, "nodes")
     for call_id in answers:
-        assert list(found(store, flow, Query(call_ids=[call_id]))) == [call_id]
+        ((other_id, call),) = found(store, flow, Query(call_ids=[call_id])).items()
+        assert other_id == call_id
+        assert call["legs"] == answers[call_id]["legs"]
 
 
 @pytest.mark.parametrize("name", BACKENDS)
