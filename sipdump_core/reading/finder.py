@@ -29,6 +29,8 @@ _LEGS_OF_BYTES = 48 << 20
 """What is held in memory to look for other legs; of more, they are not looked for."""
 _ROUNDS = 5
 """How many steps other legs are followed."""
+_NEVER_US = 1 << 62
+"""Later than any time."""
 
 
 @attrs.frozen
@@ -74,11 +76,14 @@ class Finder:
         self._parts = query.parts()
         self._rules = rules
         self._searched = searched
-        self._now_us = now_us
+        self._ask_now = now_us
+        self._now_us: int | None = None
         self._around = around
         self._legs = legs
         self._index = LegIndex(rules)
         self._others: dict[str, Call] = {}
+        self._named: dict[str, list[int]] = {}
+        """Call-IDs whose messages name a call that was asked for, with the times of these messages."""
 
     def found(self) -> Iterator[Found]:
         """Yield the calls that match, in the order of their Call-IDs."""
@@ -86,7 +91,8 @@ class Finder:
         if ids is not None and not ids:
             return
         wide = attrs.evolve(self._span(self._query.since_us, self._query.until_us), call_ids=ids or frozenset[str]())
-        matching = (found for call in self._calls(wide) if (found := self._judged(call)))
+        records = self._read_with_named(self._query.call_ids) if self._reads_once() else self._read(wide)
+        matching = (found for call in self._calls(records) if (found := self._judged(call)))
         if not self._legs:
             yield from matching
             return
@@ -108,7 +114,7 @@ class Finder:
         known = {one.call.call_id for one in found}
         ids = dict.fromkeys(leg.call_id for one in found for leg in one.legs if leg.call_id not in known)
         calls = (self._others[one] for one in ids if one in self._others)
-        return [self._linked(Found(call, call.summary(self._now_us()))) for call in calls]
+        return [self._linked(Found(call, self._summary(call))) for call in calls]
 
     def _linked(self, found: Found) -> Found:
         legs = self._index.legs(found.call.call_id)
@@ -123,12 +129,35 @@ class Finder:
                 return None
         if not all(any(part.matches(record) for record in call.records) for part in self._parts):
             return None
-        summary = call.summary(self._now_us())
+        summary = self._summary(call)
         if query.states and summary.state not in query.states:
             return None
         if query.statuses and summary.status not in query.statuses:
             return None
         return Found(call, summary)
+
+    def _summary(self, call: Call) -> Summary:
+        """Return what happened in a call. The time it is now is found out only once a call depends on it."""
+        if self._now_us is None:
+            early, late = call.summary(call.newest_us), call.summary(_NEVER_US)
+            if early == late:
+                return early
+            self._now_us = self._ask_now()
+        return call.summary(self._now_us)
+
+    def _reads_once(self) -> bool:
+        """Return whether the messages that name a call are read together with its own: nothing limits either."""
+        query, rules = self._query, self._rules
+        usual = not (rules.headers or rules.patterns or rules.heuristic)
+        return self._legs and usual and bool(query.call_ids) and query.since_us is None and query.until_us is None
+
+    def _read_with_named(self, call_ids: frozenset[str]) -> Iterator[Record]:
+        """Yield the messages of Call-IDs, and take down which others name them."""
+        for record in self._read(Query(correlations=call_ids)):
+            if record.call_id in call_ids:
+                yield record
+            elif record.call_id is not None:
+                self._named.setdefault(record.call_id, []).append(record.time_us)
 
     def _candidates(self) -> set[str] | None:
         """Return the Call-IDs that one filter leaves; None where it leaves too many, or there is none."""
@@ -141,6 +170,16 @@ class Finder:
                 ids.add(record.call_id)
                 if len(ids) > _MANY:
                     return None
+        return ids
+
+    def _linked_ids(self, span: Query, values: set[str], calls: Sequence[Call]) -> set[str]:
+        """Return the Call-IDs whose messages name calls, or a value of theirs, within a span."""
+        ids = {
+            call_id for call_id, times in self._named.items() if any(span.within(time_us, time_us) for time_us in times)
+        }
+        self._named.clear()
+        for query in self._wider(span, values, calls) if values else ():
+            ids |= {record.call_id for record in self._read(query) if record.call_id is not None}
         return ids
 
     def _wider(self, span: Query, values: set[str], calls: Sequence[Call]) -> Iterator[Query]:
@@ -161,34 +200,33 @@ class Finder:
             until_us=None if until_us is None else until_us + reach,
         )
 
-    def _calls(self, query: Query) -> Iterator[Call]:
-        """Read all messages of a question, and yield the calls that they make."""
+    def _calls(self, records: Iterable[Record]) -> Iterator[Call]:
+        """Yield the calls that messages make, which may come in any order."""
         with RecordSorter(by_call=True) as sorter:
-            for record in self._read(query):
+            for record in records:
                 sorter.add(record)
-            for call_id, records in groupby(sorter.sorted(), lambda record: record.call_id):
+            for call_id, its in groupby(sorter.sorted(), lambda record: record.call_id):
                 if call_id is not None:
-                    yield Call.of(records)
+                    yield Call.of(its)
 
     def _follow(self, calls: Sequence[Call]) -> None:
         """Find the other legs of calls, and what they lead to, step by step."""
         for call in calls:
             self._index.add(call)
         known = {call.call_id for call in calls}
-        asked: set[str] = set()
+        asked = set(self._query.call_ids) if self._reads_once() else set[str]()
         fresh: Sequence[Call] = calls
         for _ in range(_ROUNDS):
             values = set[str]().union(*(self._index.values(call.call_id) for call in fresh)) - asked
-            if not values or not fresh:
+            if not fresh or not (values or self._named):
                 break
             asked |= values
             span = self._span(min(call.oldest_us for call in fresh), max(call.newest_us for call in fresh) + 1)
-            linked = (record.call_id for query in self._wider(span, values, fresh) for record in self._read(query))
-            ids = {call_id for call_id in linked if call_id is not None} - known
+            ids = self._linked_ids(span, values, fresh) - known
             if len(ids) > _LEGS_OF_CALLS:
                 self._searched.note(f"{len(ids)} other Call-IDs may be legs; they are not followed")
                 break
-            fresh = list(self._calls(attrs.evolve(span, call_ids=ids))) if ids else []
+            fresh = list(self._calls(self._read(attrs.evolve(span, call_ids=ids)))) if ids else []
             for call in fresh:
                 known.add(call.call_id)
                 self._others[call.call_id] = call

@@ -7,7 +7,6 @@ from typing import Protocol
 
 import attrs
 
-from sipdump_core.config.reader import read_config
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Unites, can
 from sipdump_core.drivers.guard import blaming, each_of
@@ -15,7 +14,6 @@ from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.lifecycle.retention import listed
 from sipdump_core.plan import make_plan
-from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign
 from sipdump_core.reading.units import Holding
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
@@ -188,6 +186,8 @@ def open_shelves(
     shelves: list[Shelf] = []
     problems: list[str] = []
     settings: list[Setting] = []
+    if configs:
+        from sipdump_core.config.reader import read_config  # noqa: PLC0415 - its parser takes long to load
     for config in configs:
         given = read_config(config, defines).settings
         settings += [setting for setting in given if setting.module == "sipdump_s3"]
@@ -235,6 +235,8 @@ def _suffixes(backend: Backend) -> tuple[str, ...]:
 def _open_file(path: str, node: str) -> Shelf:
     if not os.path.isfile(path):
         raise ConfigError("there is no such file", f"--file {path}")
+    from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign  # noqa: PLC0415 - few questions need it
+
     if is_foreign(path):
         return FileShelf(CaptureBackend(path, node), path)
     folder = os.path.dirname(os.path.abspath(path))
