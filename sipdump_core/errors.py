@@ -102,6 +102,11 @@ class StorageError(SipDumpError):
         self.reason = reason
         self.hint = hint
 
+    @property
+    def of_absence(self) -> bool:
+        """Whether what was asked for is not there, or no longer."""
+        return isinstance(self.__cause__, FileNotFoundError)
+
     @staticmethod
     def from_os(operation: str, target: str, error: OSError) -> "StorageError":
         """Translate an ``OSError``; a taken name and a full disk get classes of their own."""

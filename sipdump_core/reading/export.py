@@ -110,7 +110,7 @@ def _export_records(found: Iterable[Found], output: str, form: str, names: dict[
     with RecordSorter(by_call=False) as sorter:
         for one in found:
             count += 1
-            for record in one.call.records:
+            for record in one.records:
                 sorter.add(record)
         if count:
             with new_file(output) as draft:

@@ -10,8 +10,6 @@ from typing import Any, Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.reading.searched import Searched
-from sipdump_core.reading.shelves import open_shelves
-from sipdump_core.reading.store import Store
 from sipdump_core.reading.when import zone
 
 __all__ = ["Session"]
@@ -32,6 +30,10 @@ class Session:
     """
 
     def __init__(self, args: argparse.Namespace, rules: LegRules | None = None) -> None:
+        # only now, because --help must answer at once
+        from sipdump_core.reading.shelves import open_shelves  # noqa: PLC0415
+        from sipdump_core.reading.store import Store  # noqa: PLC0415
+
         shelves, problems = open_shelves(
             configs=args.configs,
             defines=args.defines,
@@ -106,4 +108,4 @@ class Session:
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if self.store.interrupted:
             raise KeyboardInterrupt
-        self.store.interrupted = True
+        self.store.interrupt()

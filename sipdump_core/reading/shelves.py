@@ -187,7 +187,7 @@ def open_shelves(
     problems: list[str] = []
     settings: list[Setting] = []
     if configs:
-        from sipdump_core.config.reader import read_config  # noqa: PLC0415 - its parser takes long to load
+        from sipdump_core.config.reader import read_config  # noqa: PLC0415 - its grammar takes long to load
     for config in configs:
         given = read_config(config, defines).settings
         settings += [setting for setting in given if setting.module == "sipdump_s3"]

@@ -1,20 +1,22 @@
 """The store: all segments of all backends that were named, asked as one."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.capabilities import Searches, can
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
-from sipdump_core.reading.finder import AROUND, Finder, Found
+from sipdump_core.reading.finder import Finder, Found
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import Shelf, Shelved
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.reading.units import Unit, units
+from sipdump_core.reading.when import AROUND
 from sipdump_core.record import Record
 
-__all__ = ["Store"]
+__all__ = ["Interrupted", "Store"]
 
 _ZONES = 26 * 3600
 """Seconds between the names that one moment has in different zones, at most: a name's zone may not be ours."""
@@ -25,6 +27,10 @@ _CLOSE_US = 60_000_000
 _NEWEST_OF = 8
 """How many segments, those last written, are asked for the newest record."""
 _US = 1_000_000
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised by :meth:`Store.interrupt` out of a backend's search; the scan that it ends catches it."""
 
 
 class Store:
@@ -48,13 +54,31 @@ class Store:
         self.shelves = shelves
         self.rules = rules or LegRules()
         self.interrupted = False
-        """Set it to end the scan that is under way; later ones read only what was read before."""
+        """Whether :meth:`interrupt` was called."""
         self._clock = clock or Clock()
         self._progress = progress
-        self._reached: set[str] = set()
+        self._searching = False
+        """Whether a backend is at work, so that :meth:`interrupt` may raise."""
+        self._hits: set[str] = set()
+        """Locations of the segments that had an answer."""
         self._now: int | None = None
         self._newest: int | None = None
         """Time of the newest record that was read."""
+        self._newest_is_known = False
+        """Everything was read, so that there is no newer one."""
+
+    def interrupt(self) -> None:
+        """End the scan that is under way; what it has found so far is its result. For a signal handler.
+
+        Later scans read only the segments that had an answer: a call that was found is still read as a whole.
+
+        Raises:
+            Interrupted: in the main thread, where a backend is at work; the scan catches it.
+        """
+        self.interrupted = True
+        if self._searching:
+            self._searching = False
+            raise Interrupted
 
     def records(self, query: Query, searched: Searched | None = None) -> Iterator[Record]:
         """Yield the messages that are an answer, in order of time; those of one time in the order of their arrival.
@@ -71,28 +95,52 @@ class Store:
                 sorter.add(record)
             yield from sorter.sorted()
 
-    def unsorted(self, query: Query, searched: Searched | None = None) -> Iterator[Record]:
-        """Yield the messages that are an answer, one segment after the other, and in any order within it."""
+    def chosen(self, query: Query, searched: Searched, asked: Collection[str] = ()) -> list[Unit[Shelved]]:
+        """Return what must be read so that each record that may be an answer comes once.
+
+        Args:
+            query: the question; its span counts.
+            searched: takes down what cannot be listed.
+            asked: fields of a record that are needed beside those of the question.
+        """
+        found = units(self.shelved(searched), {*query.asked, *asked})
+        return [unit for unit in found if _may_hold(unit, query)]
+
+    def unsorted(
+        self, query: Query, searched: Searched | None = None, chosen: Sequence[Unit[Shelved]] | None = None
+    ) -> Iterator[Record]:
+        """Yield the messages that are an answer, one segment after the other, and in any order within it.
+
+        Args:
+            query: the question.
+            searched: takes down what was read, and what could not be.
+            chosen: what to read instead of all that :meth:`chosen` returns.
+        """
         searched = Searched() if searched is None else searched
-        wanted = [unit for unit in units(self.shelved(searched), query.asked) if _may_hold(unit, query)]
+        again = self.interrupted  # an earlier scan was ended
+        wanted = [] if chosen is None else [*chosen]
+        if chosen is None:
+            with self._interruptible():
+                wanted = self.chosen(query, searched)
         count = sum(len(unit.holdings) for unit in wanted)
         done = 0
         seen: set[int] = set()
         newest = self._newest or 0
-        before = frozenset(self._reached) if self.interrupted else None
         for unit in wanted:
             for shelved in unit.holdings:
-                if before is not None and shelved.stored.location not in before:
+                location = shelved.stored.location
+                if again and location not in self._hits:
                     continue
-                self._reached.add(shelved.stored.location)
-                for record in self._read(shelved, unit, query, searched, seen):
+                for record in self._until_interrupted(self._read(shelved, unit, query, searched, seen)):
                     if record.time_us > newest:
                         newest = self._newest = record.time_us
+                    self._hits.add(location)
                     yield record
-                    if self.interrupted and before is None:
-                        return
+                if self.interrupted and not again:
+                    return
                 done += 1
                 self._progress(done, count)
+        self._newest_is_known |= not again and query == Query()
 
     def find(
         self,
@@ -148,18 +196,16 @@ class Store:
         return self._now
 
     def _find_now(self) -> int:
-        nowhere = Searched()
-        there = self.shelved(nowhere)
+        there = self.shelved(Searched())
         now = int(self._clock.time() * _US)
         if any(shelved.open for shelved in there):
             return now
-        chosen = [shelved for unit in units(there) for shelved in unit.holdings]
-        chosen.sort(key=lambda shelved: shelved.stored.modified, reverse=True)
-        newest: int | None = self._newest
-        for shelved in chosen[:_NEWEST_OF]:
-            if newest is not None and shelved.stored.modified * _US < newest:
-                break
-            newest = max(filter(None, (newest, _newest(shelved, newest))), default=None)
+        newest = self._newest
+        if not (self._newest_is_known or self.interrupted):
+            for shelved in _last_of_each(units(there)):
+                if newest is not None and shelved.stored.modified * _US < newest:
+                    break
+                newest = max(filter(None, (newest, _newest(shelved, newest))), default=None)
         return now if newest is None else newest
 
     def _finder(self, query: Query, searched: Searched | None, around: float, *, legs: bool) -> Finder:
@@ -173,6 +219,34 @@ class Store:
             around=around,
             legs=legs,
         )
+
+    def _until_interrupted(self, records: Iterator[Record]) -> Iterator[Record]:
+        if self.interrupted:
+            yield from records
+            return
+        try:
+            while not self.interrupted:
+                self._searching = True
+                record = next(records, None)
+                self._searching = False
+                if record is None:
+                    return
+                yield record
+        except Interrupted:
+            return
+        finally:
+            self._searching = False
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let :meth:`interrupt` end the block at any moment."""
+        self._searching = not self.interrupted
+        try:
+            yield
+        except Interrupted:
+            pass
+        finally:
+            self._searching = False
 
     def _read(
         self, shelved: Shelved, unit: Unit[Shelved], query: Query, searched: Searched, seen: set[int]
@@ -233,6 +307,15 @@ def _may_hold(unit: Unit[Shelved], query: Query) -> bool:
     return False
 
 
+def _last_of_each(there: Iterable[Unit[Shelved]]) -> list[Shelved]:
+    """Return the last segment of each collector in each backend, the last written first; only a few."""
+    last: dict[tuple[int, str, str], Shelved] = {}
+    for unit in there:
+        for shelved in unit.holdings:
+            last[id(shelved.backend), shelved.node, shelved.stored.segment.prefix] = shelved
+    return sorted(last.values(), key=lambda shelved: shelved.stored.modified, reverse=True)[:_NEWEST_OF]
+
+
 def _newest(shelved: Shelved, known: int | None) -> int | None:
     """Return the time of a segment's newest record; None where there is none newer than what is known.
 
@@ -241,8 +324,9 @@ def _newest(shelved: Shelved, known: int | None) -> int | None:
     """
     high = int(shelved.stored.modified * _US)
     low = -1 if known is None else known
+    cheap = can(shelved.backend, Searches)  # else each question would read all of it
     try:
-        for seconds in _PROBES:
+        for seconds in _PROBES if cheap else ():
             since_us = int((shelved.stored.modified - seconds) * _US)
             if since_us <= low:
                 break
@@ -250,7 +334,7 @@ def _newest(shelved: Shelved, known: int | None) -> int | None:
             if newest is not None:
                 return newest
             high = since_us
-        while can(shelved.backend, Searches) and high - low > _CLOSE_US:
+        while cheap and high - low > _CLOSE_US:
             middle = (low + high) // 2
             found = next(_times(shelved, middle), None)
             low, high = (low, middle) if found is None else (found, high)

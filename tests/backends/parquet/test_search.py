@@ -1,14 +1,17 @@
-"""What is searched is what is read and filtered, whatever the file looks like."""
+"""What is searched is what is read and filtered, whatever the file looks like.
 
+Messages and questions are drawn at random, the same ones each time; ``SIPDUMP_SEARCH_ROUNDS`` sets how many rounds.
+"""
+
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.query import Query, parse_endpoint, parse_grep
@@ -17,118 +20,114 @@ from sipdump_core.segment import Segment
 from sipdump_parquet import ParquetBackend
 from sipdump_parquet.options import COLUMNS, FIRST_COLUMNS, ParquetOptions
 
+ROUNDS = int(os.environ.get("SIPDUMP_SEARCH_ROUNDS", "6"))
+QUESTIONS = 25
+
 PREFIX = "s-"
 NAMES = ("alice", "bob", "+4930123", "al%", "a_ce", "ä", "")
 IDS = ("a@x", "b@x", "a@x-b2b_1", "c-leg1@y", "c@y", "é-\\xff", "ABCDEF0123456789abcdef0123456789")
 METHODS = ("INVITE", "invite", "OPTIONS", "REGISTER", "M" * 70)
 STATUSES = (100, 180, 200, 404, 503)
+ODD_LINES = (
+    "INVITE  sip:bob@h SIP/2.0", "SIP/2.0  200 OK", "sip/2.0 200 ok", " INVITE sip:bob@h SIP/2.0", "nonsense", "",
+    "INVITE sip:bob@h sip/2.0", "INVITE <sip:alice@h> SIP/2.0", "INVITE tel:+4930123 SIP/2.0", "SIP/2.0 200",
+    "INVITE sip:bob@h SIP/2.0 ", "INVITE sip:bob:secret@h SIP/2.0",
+)  # fmt: skip
+PARTIES = (
+    "<sip:{}@h.example>;tag=1", '"Al <sip:x@y> ice" <sip:{}@H.example>', "sip:{}@h;tag=2", "Alice <sips:{}@h:5061>",
+    "<tel:{}>", '"unclosed <sip:{}@h>', '"esc\\" q" <sip:{}@h>', "<sip:h.example>", "<SIP:{}@h>", "<sip:{}:pw@h>",
+    "\r\n <sip:{}@h>", "<mailto:{}@h>", "<sip:{}@h", "",
+)  # fmt: skip
+OTHERS = (
+    "User-Agent: Snom/10", "Server: Kamailio", "user-agent:\r\n snom", "X-CID: a@x", "X-Call-ID: b@x",
+    "Session-ID: ABCDEF0123456789abcdef0123456789;remote=00000000000000000000000000000000",
+    "Session-ID: 00000000000000000000000000000000 ; remote = abcdef0123456789ABCDEF0123456789",
+    'P-Charging-Vector: icid-value="a@x";orig-ioi=h', "P-Charging-Vector: x;icid-value=b@x ;y",
+    "Call-ID: second@x", "From: <sip:second@x>",
+)  # fmt: skip
 T0 = 1_795_386_431_000_000
 
+USERS = (*NAMES[:-1], "al*", "*", "alice@h.example", "*@H.EXAMPLE", "+49*@h", "second", "nobody")
+ASKED: dict[str, Sequence[Any]] = {
+    "call_ids": (*IDS, "none@x", "second@x"),
+    "users": USERS,
+    "from_users": USERS,
+    "to_users": USERS,
+    "endpoints": [parse_endpoint(each) for each in ("192.0.2.1", "192.0.2.0/24:5062", "2001:db8::/32", "0.0.0.0/0:1")],
+    "methods": ("INVITE", "options", METHODS[-1]),
+    "statuses": STATUSES,
+    "agents": ("SNOM", "kam", "none"),
+    "nodes": ("", "n1"),
+    "tags": ("rcv", "own"),
+    "protos": ("UDP", "wss"),
+    "greps": [parse_grep(each) for each in ("snom", "/al(ice)?/i", "nowhere")],
+    "correlations": (*IDS, "abcdef0123456789abcdef0123456789", "é-x", 'q"x'),
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "small row groups": {"row_group_records": 5},
+    "not compressed": {"compression": "none", "row_group_records": 9},
+    "lz4": {"compression": "lz4"},
+    "gzip": {"compression": "gzip", "level": 1},
+    "snappy": {"compression": "snappy"},
+    "schema version 1": {"columns": ",".join(FIRST_COLUMNS)},
+    "no columns of messages": {"columns": "seq,time,buf,src_ip"},
+    "no Call-ID": {"columns": ",".join(name for name in COLUMNS if name != "call_id"), "row_group_records": 7},
+    "no correlation": {"columns": ",".join(name for name in COLUMNS if name not in ("correlation", "method", "node"))},
+}
 
-def message(draw: Any) -> bytes:
+
+def message(draw: Random) -> bytes:
     """Draw a message, most of them SIP, some in forms that parsers may read differently."""
-    user, other, target = (draw(st.sampled_from(NAMES)) for _ in range(3))
-    call_id = draw(st.sampled_from(IDS))
-    first = draw(
-        st.one_of(
-            st.sampled_from(METHODS).map(lambda method: f"{method} sip:{target}@h.example SIP/2.0"),
-            st.sampled_from(STATUSES).map(lambda status: f"SIP/2.0 {status} Reason"),
-            st.sampled_from((
-                "INVITE  sip:bob@h SIP/2.0", "SIP/2.0  200 OK", "sip/2.0 200 ok", " INVITE sip:bob@h SIP/2.0", "no",
-                "INVITE sip:bob@h sip/2.0", "INVITE <sip:alice@h> SIP/2.0", "INVITE tel:+4930123 SIP/2.0", "",
-                "INVITE sip:bob@h SIP/2.0 ", "INVITE sip:bob:secret@h SIP/2.0", "SIP/2.0 200",
-            )),
-        )
-    )  # fmt: skip
+    pick = draw.choice
+    first = pick((
+        f"{pick(METHODS)} sip:{pick(NAMES)}@h.example SIP/2.0",
+        f"SIP/2.0 {pick(STATUSES)} Reason",
+        pick(ODD_LINES),
+    ))  # fmt: skip
     headers = [
-        draw(st.sampled_from(("From", "f", "FROM", "from "))) + ": " + party(draw, user),
-        draw(st.sampled_from(("To", "t", "tO"))) + ": " + party(draw, other),
-        draw(st.sampled_from(("Call-ID", "i", "call-id", "X-No"))) + ": " + call_id,
+        f"{pick(('From', 'f', 'FROM', 'from '))}: {pick(PARTIES).format(pick(NAMES))}",
+        f"{pick(('To', 't', 'tO'))}: {pick(PARTIES).format(pick(NAMES))}",
+        f"{pick(('Call-ID', 'i', 'call-id', 'X-No'))}: {pick(IDS)}",
+        *draw.sample(OTHERS, draw.randrange(4)),
     ]
-    headers += draw(
-        st.lists(
-            st.sampled_from((
-                "User-Agent: Snom/10", "Server: Kamailio", "user-agent:\r\n snom", "X-CID: a@x", "X-Call-ID: b@x",
-                "Session-ID: ABCDEF0123456789abcdef0123456789;remote=00000000000000000000000000000000",
-                "Session-ID: 00000000000000000000000000000000 ; remote = abcdef0123456789ABCDEF0123456789",
-                'P-Charging-Vector: icid-value="a@x";orig-ioi=h', "P-Charging-Vector: x;icid-value=b@x ;y",
-                "Call-ID: second@x", "From: <sip:second@x>",
-            )),
-            max_size=3,
-        )
-    )  # fmt: skip
-    headers = draw(st.permutations(headers))
-    end = draw(st.sampled_from(("\r\n", "\n")))
-    before = draw(st.sampled_from(("", "", "", "\r\n\r\n")))
-    body = draw(st.sampled_from(("", "v=0", "From: <sip:body@x>", "Call-ID: body@x")))
-    text = before + end.join([first, *headers, "", body])
-    cut = draw(st.sampled_from((None, None, None, 20, 60)))
-    return text.encode()[:cut]
+    draw.shuffle(headers)
+    body = pick(("", "v=0", "From: <sip:body@x>", "Call-ID: body@x"))
+    text = pick(("", "", "", "\r\n\r\n")) + pick(("\r\n", "\n")).join([first, *headers, "", body])
+    return text.encode()[: pick((None, None, None, 20, 60))]
 
 
-def party(draw: Any, user: str) -> str:
-    form = draw(
-        st.sampled_from((
-            "<sip:{}@h.example>;tag=1", '"Al <sip:x@y> ice" <sip:{}@H.example>', "sip:{}@h;tag=2", "A <sips:{}@h:5061>",
-            "<tel:{}>", '"unclosed <sip:{}@h>', '"esc\\" q" <sip:{}@h>', "<sip:h.example>", "<SIP:{}@h>",
-            "<sip:{}:pw@h>", "\r\n <sip:{}@h>", "<mailto:{}@h>", "<sip:{}@h", "",
-        ))
-    )  # fmt: skip
-    return str(form.format(user))
-
-
-@st.composite
-def record(draw: Any) -> Record:
-    ends = draw(st.sampled_from((("192.0.2.1", 5060, "192.0.2.2", 5062), ("198.51.100.9", 1, "192.0.2.1", 5060))))
+def record(draw: Random) -> Record:
+    pick = draw.choice
+    ends = pick((("192.0.2.1", 5060, "192.0.2.2", 5062), ("198.51.100.9", 1, "192.0.2.1", 5060)))
     src_ip, src_port, dst_ip, dst_port = ends
     return Record.of(
         message(draw),
-        time_us=T0 + draw(st.integers(0, 5)) * 1_000_000,
-        tag=draw(st.sampled_from(("rcv", "snd", "own"))),
-        proto=draw(st.sampled_from(("udp", "wss"))),
-        node=draw(st.sampled_from(("", "n1"))),
+        time_us=T0 + draw.randrange(6) * 1_000_000,
+        tag=pick(("rcv", "snd", "own")),
+        proto=pick(("udp", "wss")),
+        node=pick(("", "n1")),
         pid=7,
         src_ip=src_ip, src_port=src_port, dst_ip=dst_ip, dst_port=dst_port,
-        correlation_id=draw(st.sampled_from(("", "", "a@x", "é-x", 'q"x'))),
+        correlation_id=pick(("", "", "", "a@x", "é-x", 'q"x')),
     )  # fmt: skip
 
 
-def some(values: Sequence[Any]) -> st.SearchStrategy[list[Any]]:
-    return st.lists(st.sampled_from(values), max_size=2)
-
-
-USERS = (*NAMES[:-1], "al*", "*", "alice@h.example", "*@H.EXAMPLE", "+49*@h", "second", "nobody")
-ENDPOINTS = ("192.0.2.1", "192.0.2.0/24:5062", "2001:db8::/32", "0.0.0.0/0:1")
-QUERIES = st.builds(
-    Query,
-    since_us=st.none() | st.integers(T0, T0 + 6_000_000),
-    until_us=st.none() | st.integers(T0, T0 + 6_000_000),
-    call_ids=some((*IDS, "none@x", "second@x")),
-    users=some(USERS),
-    from_users=some(USERS),
-    to_users=some(USERS),
-    endpoints=some([parse_endpoint(each) for each in ENDPOINTS]),
-    methods=some(("INVITE", "options", METHODS[-1])),
-    statuses=some(STATUSES),
-    agents=some(("SNOM", "kam", "none")),
-    nodes=some(("", "n1")),
-    tags=some(("rcv", "own")),
-    protos=some(("UDP", "wss")),
-    greps=some([parse_grep(each) for each in ("snom", "/al(ice)?/i", "nowhere")]),
-    correlations=some((*IDS, "abcdef0123456789abcdef0123456789", "é-x", 'q"x')),
-)
-FIELDS = [field.name for field in attrs.fields(Query)]
-
-
-@st.composite
-def query(draw: Any) -> Query:
+def question(draw: Random) -> Query:
     """Draw a question of one or two fields, so that most have answers."""
-    whole = draw(QUERIES)
-    kept = draw(st.lists(st.sampled_from(FIELDS), min_size=1, max_size=2))
-    return Query(**{name: getattr(whole, name) for name in kept})
+    fields: dict[str, Any] = {
+        name: draw.sample(ASKED[name], min(len(ASKED[name]), draw.choice((1, 1, 2))))
+        for name in draw.sample(list(ASKED), draw.choice((0, 1, 1, 1, 2)))
+    }
+    if draw.random() < 0.3:
+        fields["since_us"] = T0 + draw.randrange(6) * 1_000_000
+    if draw.random() < 0.3:
+        fields["until_us"] = T0 + draw.randrange(6) * 1_000_000
+    return Query(**fields)
 
 
 def fill(folder: Path, records: Sequence[Record], number: int = 0, **options: Any) -> ParquetBackend:
+    """Write a segment, and leave it open."""
     backend = ParquetBackend(ParquetOptions(**options), Site(str(folder), PREFIX))
     backend.start()
     backend.open(Segment(PREFIX, "2026-11-22--23-31-00", number, backend.suffix))
@@ -143,14 +142,6 @@ def sealed(backend: ParquetBackend) -> ParquetBackend:
     return backend
 
 
-def check(backend: ParquetBackend, asked: Query) -> None:
-    for stored in backend.segments():
-        wanted = list(filter(asked.matches, backend.read(stored)))
-        found = list(backend.search(stored, asked))
-        assert Counter(found) == Counter(wanted), asked
-        assert by_call(found) == by_call(wanted), asked
-
-
 def by_call(records: Iterable[Record]) -> dict[str, list[Record]]:
     calls = defaultdict(list)
     for each in records:
@@ -159,46 +150,48 @@ def by_call(records: Iterable[Record]) -> dict[str, list[Record]]:
     return calls
 
 
-SETTINGS = settings(
-    max_examples=40,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-RECORDS = st.lists(record(), min_size=1, max_size=40)
-KINDS = {
-    "as it is": {},
-    "small row groups": {"row_group_records": 5},
-    "not compressed": {"compression": "none", "row_group_records": 9},
-    "lz4": {"compression": "lz4"},
-    "gzip": {"compression": "gzip", "level": 1},
-    "snappy": {"compression": "snappy"},
-    "schema version 1": {"columns": ",".join(FIRST_COLUMNS)},
-    "no columns of messages": {"columns": "seq,time,buf,src_ip"},
-    "no Call-ID": {"columns": ",".join(name for name in COLUMNS if name != "call_id"), "row_group_records": 7},
-    "no correlation": {"columns": ",".join(name for name in COLUMNS if name not in ("correlation", "method", "node"))},
-}
+def check(backend: ParquetBackend, asked: Query) -> int:
+    """Compare what is found with what is read and filtered; return how many records that were."""
+    count = 0
+    for stored in backend.segments():
+        wanted = list(filter(asked.matches, backend.read(stored)))
+        found = list(backend.search(stored, asked))
+        what = {name: value for name, value in attrs.asdict(asked).items() if value}
+        assert Counter(found) == Counter(wanted), what
+        assert by_call(found) == by_call(wanted), what
+        count += len(found)
+    return count
 
 
+@pytest.mark.parametrize("seed", range(ROUNDS))
 @pytest.mark.parametrize("kind", KINDS)
-@SETTINGS
-@given(records=RECORDS, asked=st.lists(query(), min_size=3, max_size=6))
-def test_of_a_sealed_segment(
-    kind: str, records: list[Record], asked: list[Query], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    backend = sealed(fill(tmp_path_factory.mktemp("s"), records, **KINDS[kind]))
-    for each in asked:
-        check(backend, each)
+def test_of_a_sealed_segment(kind: str, seed: int, tmp_path: Path) -> None:
+    draw = Random(f"{kind} {seed}")
+    records = [record(draw) for _ in range(draw.randrange(1, 80))]
+    backend = sealed(fill(tmp_path, records, **KINDS[kind]))
+    assert sum(check(backend, question(draw)) for _ in range(QUESTIONS))
 
 
-@SETTINGS
-@given(records=RECORDS, asked=st.lists(query(), min_size=3, max_size=6))
-def test_of_an_open_segment(
-    records: list[Record], asked: list[Query], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    backend = fill(tmp_path_factory.mktemp("s"), records)
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_of_an_open_segment(seed: int, tmp_path: Path) -> None:
+    draw = Random(f"open {seed}")
+    backend = fill(tmp_path, [record(draw) for _ in range(draw.randrange(1, 80))])
     try:
-        for each in asked:
-            check(backend, each)
+        assert sum(check(backend, question(draw)) for _ in range(QUESTIONS))
     finally:
         sealed(backend)
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+@pytest.mark.parametrize("parts", [False, True])
+def test_of_a_merged_segment(seed: int, parts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if parts:  # each source keeps row groups of its own where sorting together would make the file larger
+        monkeypatch.setattr("sipdump_parquet.compaction._Sources.size", 0, raising=False)
+    draw = Random(f"merged {seed}")
+    for number in range(3):
+        columns = draw.choice(("", ",".join(FIRST_COLUMNS)))
+        records = [record(draw) for _ in range(draw.randrange(1, 40))]
+        backend = sealed(fill(tmp_path, records, number, columns=columns))
+    (done,) = backend.compact(min_age=0)
+    assert done.error is None
+    assert sum(check(backend, question(draw)) for _ in range(QUESTIONS))
