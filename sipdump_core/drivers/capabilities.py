@@ -21,6 +21,7 @@ __all__ = [
     "Deletes",
     "Follows",
     "Lists",
+    "Located",
     "Merges",
     "Opens",
     "Reads",
@@ -62,6 +63,13 @@ class Lists(Ability, Protocol):
 
     def segments(self) -> Iterable[StoredSegment]:
         """See :meth:`sipdump_core.Backend.segments`."""
+
+
+class Located(Ability, Protocol):
+    """Its segments are elsewhere than in the configured folder."""
+
+    def where(self) -> str:
+        """Return where, in a line for people: an address, and how the names there begin."""
 
 
 class Deletes(Ability, Protocol):

@@ -15,7 +15,7 @@ _SETTINGS: dict[str, Any] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
-    "memory_limit": "256MB",
+    "memory_limit": "128MB",
     "preserve_insertion_order": "false",
 }
 T = TypeVar("T")

@@ -54,11 +54,11 @@ _PARQUET = "parquet"
 """The backend whose sealed files DuckDB reads as they are, and that writes the temporary ones."""
 _KEPT = ("node", "tag", "proto")
 """What a backend may lose; of several that hold the same records, one that keeps these is read."""
-_CHUNK_RECORDS = 200_000
-_CHUNK_BYTES = 64 << 20
+_CHUNK_RECORDS = 100_000
+_CHUNK_BYTES = 32 << 20
 """Messages of one temporary file: until it is sealed, they take as much room on disk."""
 _BATCH = 1000
-_SEALING_MEMORY = 16 << 20
+_SEALING_MEMORY = 8 << 20
 _GLOB = frozenset("*?[")
 
 

@@ -316,4 +316,5 @@ class ParquetBackend(FolderBackend):
         """List the write-ahead files; one that no process has open is pending until its Parquet file is made."""
         for stored in self._journal.segments():
             segment = attrs.evolve(stored.segment, suffix=self.suffix)
-            yield attrs.evolve(stored, segment=segment, sealed=False, pending="unsealed" if stored.sealed else "")
+            pending = "unsealed" if stored.sealed else stored.pending
+            yield attrs.evolve(stored, segment=segment, sealed=False, pending=pending)

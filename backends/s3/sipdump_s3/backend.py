@@ -135,6 +135,10 @@ class S3Backend(Backend):
                 raise DriverError(f"{given}: it needs the module {module}, which is not installed; {hint}")
         return inner
 
+    def where(self) -> str:
+        """Return the address that all keys begin with, and the spool."""
+        return f"s3://{self.opts.bucket}/{self.keys.root}*; those that wait are in {self.inner.site.folder}"
+
     def start(self) -> None:
         """Make the spool, start the backend that writes there, and start shipping."""
         if self._shipper:
