@@ -113,6 +113,8 @@ class StorageError(SipDumpError):
         kind, hint = _KINDS.get(error.errno or 0, (StorageError, ""))
         if operation in ("list", "read") and error.errno in (errno.EACCES, errno.EPERM):
             hint = "run this as the user that the files belong to, or as root"
+        elif operation == "list" and error.errno == errno.ENOENT:
+            hint = "create the folder, or name the one that the segments are in"
         return kind(operation, target, error.strerror or str(error), hint)
 
 

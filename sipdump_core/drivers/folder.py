@@ -12,9 +12,9 @@ from sipdump_core.drivers.capabilities import needs
 from sipdump_core.errors import ClosedError, StorageError
 from sipdump_core.log import Event, log
 from sipdump_core.record import Record
-from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.segment import UNREADABLE, Segment, StoredSegment
 
-__all__ = ["DISORDER_XATTR", "RECORDS_XATTR", "UNREADABLE", "FolderBackend", "disorder"]
+__all__ = ["CANNOT_READ", "DISORDER_XATTR", "RECORDS_XATTR", "FolderBackend", "disorder"]
 
 RECORDS_XATTR = "user.sipdump.records"
 """The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""
@@ -27,7 +27,7 @@ It is raised before the record that needs it is written, so that readers can ski
 
 _UNKNOWN = 1 << 62
 
-UNREADABLE = "segment cannot be read; taken for open"
+CANNOT_READ = "segment cannot be read; taken for open"
 """The event that is logged for a file that cannot be opened; its field ``error`` says which, and why."""
 
 
@@ -174,8 +174,9 @@ class FolderBackend(Backend):
                 return None  # gone by now
             if not stat.S_ISREG(status.st_mode):
                 return None  # a link, say
-            log.warning(Event(UNREADABLE, error=StorageError.from_os("read", path, error)))
-            return StoredSegment(segment, status.st_size, status.st_mtime, sealed=False, location=path)
+            log.warning(Event(CANNOT_READ, error=StorageError.from_os("read", path, error)))
+            size, modified = status.st_size, status.st_mtime
+            return StoredSegment(segment, size, modified, sealed=False, location=path, pending=UNREADABLE)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):

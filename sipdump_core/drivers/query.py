@@ -24,6 +24,7 @@ _GREP = re.compile(r"/(.+)/(i?)", re.DOTALL)
 _SPLIT = re.compile(rb"[\s\\]+")
 _FEW_NEEDLES = 16
 """Of more, looking for each costs more than reading the message."""
+_UUID = re.compile(r"[0-9a-f]{32}")
 _WILD = re.compile(r"[*?\[]")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -146,7 +147,7 @@ class Query:
             [_literal(value) for value in self.call_ids],
             [b"" if grep.expression else grep.text for grep in self.greps],
             *(_names(users) for users in (self.from_users, self.to_users, self.users)),
-            [_literal(value) for value in self.correlations],
+            [_linking_literal(value) for value in self.correlations],
         ):
             if literals and all(literals):
                 return tuple(sorted(set(literals)))
@@ -316,6 +317,16 @@ def _names(users: Iterable[str]) -> list[bytes]:
     """Return for each user the longest part that is in a message as it was typed: hosts may come in any case."""
     names = (user.rpartition("@")[0] or user for user in users)
     return [max(map(_literal, name.split("*")), key=len) for name in names]
+
+
+def _linking_literal(value: str) -> bytes:
+    """Return a part of a value that is in every message which it links, byte for byte; empty where there is none.
+
+    A Call-ID may have a suffix there, before its ``@`` or at its end, and a UUID of Session-ID may be in any case.
+    """
+    if _UUID.fullmatch(value):
+        return max(re.findall(rb"\d+", value.encode()), key=len, default=b"")
+    return _literal(value.partition("@")[0] or value.rpartition("@")[2])
 
 
 def _literal(value: str) -> bytes:

@@ -11,10 +11,9 @@ from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Unites, can
 from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
-from sipdump_core.errors import ConfigError, StorageError
+from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import listed
 from sipdump_core.plan import make_plan
-from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign
 from sipdump_core.reading.units import Holding
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
@@ -54,6 +53,12 @@ class Shelved(Holding):
     def gone(self) -> bool:
         """Whether there is no file any more where it was; of what is no local file, it is not known, and True."""
         return not os.path.lexists(self.stored.location)
+
+    def is_gone(self, error: SipDumpError) -> bool:
+        """Return whether it could not be read because it is not there any more."""
+        if "://" in self.stored.location:
+            return isinstance(error, StorageError) and error.of_absence
+        return self.gone
 
     def search(self, query: Query) -> Iterator[Record]:
         """Yield its records that are an answer, those of one call in the order in which they came.
@@ -236,6 +241,8 @@ def _suffixes(backend: Backend) -> tuple[str, ...]:
 def _open_file(path: str, node: str) -> Shelf:
     if not os.path.isfile(path):
         raise ConfigError("there is no such file", f"--file {path}")
+    from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign  # noqa: PLC0415 - few questions need it
+
     if is_foreign(path):
         return FileShelf(CaptureBackend(path, node), path)
     folder = os.path.dirname(os.path.abspath(path))

@@ -21,7 +21,7 @@ import attrs
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError
 from sipdump_core.reading.arguments import add_span, add_store, span_of
-from sipdump_core.reading.lines import shown
+from sipdump_core.reading.lines import printable
 from sipdump_core.reading.session import Session
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _print_table(answer: Answer) -> None:
     head = [f"{name} (UTC)" if kind == _ZONED else name for name, kind in answer.columns]
     right = [kind in _NUMBERS or kind.startswith("DECIMAL") for _, kind in answer.columns]
     lines = ([_cell(value) for value in row] for row in answer.rows)
-    first = [[shown(name) for name in head], *islice(lines, _WIDTHS_OF)]
+    first = [[printable(name) for name in head], *islice(lines, _WIDTHS_OF)]
     widths = [min(max(len(line[at]) for line in first), _WIDEST) for at in range(len(head))]
     for line in chain(first, lines):
         padded = (
@@ -185,13 +185,13 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bytes):
         first, _, rest = value.partition(b"\n")
-        return shown(first.rstrip(b"\r").decode("utf-8", "backslashreplace")) + (" …" if rest else "")
+        return printable(first.rstrip(b"\r").decode("utf-8", "backslashreplace")) + (" …" if rest else "")
     if isinstance(value, datetime):
         return _utc(value).strftime("%Y-%m-%d %H:%M:%S.%f")
     value = _json(value)
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         value = ", ".join(value)
-    return shown(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) or "-"
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) or "-"
 
 
 def _csv(value: Any) -> Any:

@@ -7,10 +7,12 @@ from typing import Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
-from sipdump_core.drivers.capabilities import Searches, can
+from sipdump_core.drivers.capabilities import Dates, Searches, Unites, can
+from sipdump_core.drivers.guard import blaming
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.finder import Finder, Found
+from sipdump_core.reading.moving import Moves
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import Shelf, Shelved, open_shelves
 from sipdump_core.reading.sorting import RecordSorter
@@ -26,6 +28,8 @@ _ZONES = 26 * 3600
 """Seconds between the names that one moment has in different zones, at most: a name's zone may not be ours."""
 _PROBES = (5, 60, 3600, 86400)
 """Seconds before a segment's last write in which its newest record is looked for first."""
+_CLOSE_US = 60_000_000
+"""Microseconds of a segment that are read to the end for its newest record."""
 _NEWEST_OF = 8
 """How many segments, those last written, are asked for the newest record."""
 _US = 1_000_000
@@ -171,12 +175,13 @@ class Store:
         done = 0
         seen: set[int] = set()
         newest = self._newest or 0
+        moves = Moves(searched)
         for unit in wanted:
             for shelved in unit.holdings:
                 location = shelved.stored.location
-                if again and location not in self._hits:
+                if (again and location not in self._hits) or moves.has(shelved):
                     continue
-                for record in self._until_interrupted(self._read(shelved, unit, query, searched, seen)):
+                for record in self._until_interrupted(self._read(shelved, unit, query, searched, seen, moves)):
                     if record.time_us > newest:
                         newest = self._newest = record.time_us
                     self._hits.add(location)
@@ -240,6 +245,14 @@ class Store:
             self._now = self._find_now()
         return self._now
 
+    def newest_us(self) -> int | None:
+        """Return the time of the newest record, microseconds since the epoch; None where there is no record.
+
+        Of each collector the last segment is asked, so that a record which came late, or with a clock that was ahead,
+        may be passed over.
+        """
+        return self._newest_of(self.shelved(Searched()))
+
     def _tracked(self, searched: Searched | None) -> Searched:
         if searched is None:
             self._now, self._newest_is_known = None, False  # a program may keep a store for days
@@ -251,13 +264,18 @@ class Store:
         now = int(self._clock.time() * _US)
         if any(shelved.open for shelved in there):
             return now
-        newest = self._newest
-        if not (self._newest_is_known or self.interrupted):
-            for shelved in _last_of_each(units(there)):
-                if newest is not None and shelved.stored.modified * _US < newest:
-                    break
-                newest = max(filter(None, (newest, _newest(shelved, newest))), default=None)
+        newest = self._newest_of(there)
         return now if newest is None else newest
+
+    def _newest_of(self, there: Sequence[Shelved]) -> int | None:
+        newest = self._newest
+        if self._newest_is_known or self.interrupted:
+            return newest
+        for shelved in _last_of_each(units(there)):
+            if newest is not None and shelved.stored.modified * _US < newest:
+                break
+            newest = max((each for each in (newest, _newest(shelved, newest)) if each is not None), default=None)
+        return newest
 
     def _finder(self, query: Query, searched: Searched | None, around: float, *, legs: bool) -> Finder:
         searched = self._tracked(searched)
@@ -300,13 +318,14 @@ class Store:
             self._searching = False
 
     def _read(
-        self, shelved: Shelved, unit: Unit[Shelved], query: Query, searched: Searched, seen: set[int]
+        self, shelved: Shelved, unit: Unit[Shelved], query: Query, searched: Searched, seen: set[int], moves: Moves
     ) -> Iterator[Record]:
-        records = self._read_one(shelved, unit.spare, query, searched)
-        return _distinct(records, seen) if unit.overlapping else records
+        records = self._read_one(shelved, unit.spare, query, searched, moves)
+        records = _distinct(records, seen) if unit.overlapping else records
+        return moves.noted(records) if can(shelved.backend, Unites) else records
 
     def _read_one(
-        self, shelved: Shelved, spare: Iterable[Shelved], query: Query, searched: Searched
+        self, shelved: Shelved, spare: Iterable[Shelved], query: Query, searched: Searched, moves: Moves
     ) -> Iterator[Record]:
         """Read a segment, or, where nothing of it can be read, what holds the same records."""
         yielded = False
@@ -318,13 +337,14 @@ class Store:
             instead = [] if yielded else [other for other in spare if other.covers >= shelved.covers]
             moved = [] if yielded or instead else self._moved(shelved)
             if not (instead or moved):
-                if yielded or not shelved.gone:  # what is gone was pruned meanwhile
+                if yielded or not shelved.is_gone(error):  # what is gone was pruned meanwhile
                     searched.problem(str(error))
                 return
             if instead:
                 searched.problem(f"{error}; read from {instead[0].backend.name} instead")
             for other in instead[:1] or moved:
-                yield from self._read_one(other, instead[1:], query, searched)
+                records = self._read_one(other, instead[1:], query, searched, moves)
+                yield from records if instead else moves.rest(other, records)
             return
         searched.count(shelved)
 
@@ -373,15 +393,37 @@ def _last_of_each(there: Iterable[Unit[Shelved]]) -> list[Shelved]:
 
 
 def _newest(shelved: Shelved, known: int | None) -> int | None:
-    """Return the time of a segment's newest record; None where there is none newer than what is known."""
-    probes = [int((shelved.stored.modified - seconds) * _US) for seconds in _PROBES]
-    if not can(shelved.backend, Searches):  # each question would read all of it
-        probes = []
-    try:
-        for since in (*(probe for probe in probes if known is None or probe > known), known):
-            newest = max((record.time_us for record in shelved.search(Query(since_us=since))), default=None)
+    """Return the time of a segment's newest record; None where there is none newer than what is known.
+
+    Where the backend does not know it, it is looked for shortly before the last write; where it is older, as in a file
+    that was copied, by halving the time up to there, if the backend need not read everything for each try.
+    """
+    backend = shelved.backend
+    if can(backend, Dates):
+        with contextlib.suppress(SipDumpError), blaming(shelved.backend, "read"):
+            newest = backend.newest(shelved.stored)
             if newest is not None:
                 return newest
+    high = int(shelved.stored.modified * _US)
+    low = -1 if known is None else known
+    cheap = can(shelved.backend, Searches)  # else each question would read all of it
+    try:
+        for seconds in _PROBES if cheap else ():
+            since_us = int((shelved.stored.modified - seconds) * _US)
+            if since_us <= low:
+                break
+            newest = max(_times(shelved, since_us), default=None)
+            if newest is not None:
+                return newest
+            high = since_us
+        while cheap and high - low > _CLOSE_US:
+            middle = (low + high) // 2
+            found = next(_times(shelved, middle), None)
+            low, high = (low, middle) if found is None else (found, high)
+        return max(_times(shelved, low), default=None)
     except SipDumpError:
         return None
-    return None
+
+
+def _times(shelved: Shelved, since_us: int) -> Iterator[int]:
+    return (record.time_us for record in shelved.search(Query(since_us=since_us)))

@@ -3,6 +3,7 @@
 Messages and questions are drawn at random, the same ones each time; ``SIPDUMP_SEARCH_ROUNDS`` sets how many rounds.
 """
 
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,14 +12,17 @@ from random import Random
 from typing import Any
 
 import attrs
+import pyarrow.parquet as pq
 import pytest
 
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.query import Query, parse_endpoint, parse_grep
+from sipdump_core.errors import StorageError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_parquet import ParquetBackend
 from sipdump_parquet.options import COLUMNS, FIRST_COLUMNS, ParquetOptions
+from sipdump_parquet.pages import Bloom, xxh64
 
 ROUNDS = int(os.environ.get("SIPDUMP_SEARCH_ROUNDS", "6"))
 QUESTIONS = 25
@@ -156,7 +160,7 @@ def check(backend: ParquetBackend, asked: Query) -> int:
     for stored in backend.segments():
         wanted = list(filter(asked.matches, backend.read(stored)))
         found = list(backend.search(stored, asked))
-        what = {name: value for name, value in attrs.asdict(asked).items() if value}
+        what = {name: value for name, value in attrs.asdict(asked, recurse=False).items() if value}
         assert Counter(found) == Counter(wanted), what
         assert by_call(found) == by_call(wanted), what
         count += len(found)
@@ -186,7 +190,8 @@ def test_of_an_open_segment(seed: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("parts", [False, True])
 def test_of_a_merged_segment(seed: int, parts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if parts:  # each source keeps row groups of its own where sorting together would make the file larger
-        monkeypatch.setattr("sipdump_parquet.compaction._Sources.size", 0, raising=False)
+        none = property(lambda _: 0, lambda *_: None)
+        monkeypatch.setattr("sipdump_parquet.compaction._Sources.size", none, raising=False)
     draw = Random(f"merged {seed}")
     for number in range(3):
         columns = draw.choice(("", ",".join(FIRST_COLUMNS)))
@@ -195,3 +200,106 @@ def test_of_a_merged_segment(seed: int, parts: bool, tmp_path: Path, monkeypatch
     (done,) = backend.compact(min_age=0)
     assert done.error is None
     assert sum(check(backend, question(draw)) for _ in range(QUESTIONS))
+
+
+def test_a_call_of_more_than_memory_is_in_the_order_of_its_arrival(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sipdump_parquet.ordering._HELD", 1000)
+    draw = Random(1)
+    records = [
+        Record.of(
+            b"OPTIONS sip:a@b SIP/2.0\r\nCall-ID: one@x\r\n\r\n%d" % number,
+            time_us=T0 + draw.randrange(1000), src_ip="192.0.2.1", src_port=1, dst_ip="192.0.2.2", dst_port=number,
+            correlation_id="é" * (number % 2),
+        )
+        for number in range(500)
+    ]  # fmt: skip
+    backend = sealed(fill(tmp_path, records, row_group_records=90))
+    (stored,) = backend.segments()
+    assert list(backend.search(stored, Query(call_ids=["one@x"]))) == records
+    assert list(backend.search(stored, Query())) == records
+
+
+def test_a_page_with_a_bit_flipped_is_an_error(tmp_path: Path) -> None:
+    backend = sealed(fill(tmp_path, [record(Random(number)) for number in range(50)], compression="none"))
+    (stored,) = backend.segments()
+    path = Path(stored.location)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"@h.example SIP/2.0")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match="checksum"):
+        list(backend.search(stored, Query(greps=[parse_grep("nowhere")])))
+
+
+def test_a_file_of_another_writer_is_searched_without_its_pages(tmp_path: Path) -> None:
+    records = [record(Random(number)) for number in range(50)]
+    backend = sealed(fill(tmp_path, records, row_group_records=20))
+    (stored,) = backend.segments()
+    table = pq.read_table(stored.location)
+    pq.write_table(table, stored.location, row_group_size=20, data_page_version="2.0", use_dictionary=["buf"])
+    assert check(backend, Query(users=["alice"]))
+    pq.write_table(table, stored.location, row_group_size=20, write_statistics=False)
+    assert check(backend, Query(since_us=T0 + 2_000_000, methods=["INVITE"]))
+
+
+def test_without_buf_there_is_nothing_to_be_found(tmp_path: Path) -> None:
+    backend = sealed(fill(tmp_path, [record(Random(1))], columns="seq,time,call_id"))
+    (stored,) = backend.segments()
+    with pytest.raises(StorageError, match="no column buf"):
+        list(backend.search(stored, Query(call_ids=["a@x"])))
+
+
+def test_a_bloom_filter_holds_what_was_written_and_little_else(tmp_path: Path) -> None:
+    made = [f"call-{number}-{'x' * (number % 40)}@h" for number in range(1000)]
+    records = [
+        Record.of(
+            b"OPTIONS sip:a@b SIP/2.0\r\nCall-ID: %s\r\n\r\n" % each.encode(), time_us=T0, src_ip="192.0.2.1",
+            src_port=1, dst_ip="192.0.2.2", dst_port=1,
+        )
+        for each in made
+    ]  # fmt: skip
+    sealed(fill(tmp_path, records))
+    with (tmp_path / "s-2026-11-22--23-31-00.parquet").open("rb") as file:
+        chunk = pq.read_metadata(file).row_group(0).column(COLUMNS.index("call_id"))
+        bloom = Bloom(file, chunk.bloom_filter_offset)
+        assert all(bloom.may_hold(xxh64(each.encode())) for each in made)
+        assert sum(bloom.may_hold(xxh64(b"no" + each.encode())) for each in made) < 60
+
+
+@pytest.mark.parametrize(
+    ("data", "digest"),
+    [(b"", 0xEF46DB3751D8E999), (b"a", 0xD24EC4F1A98C6E5B), (b"abc", 0x44BC2CF5AD770999)],
+)
+def test_xxh64_of_its_published_vectors(data: bytes, digest: int) -> None:
+    assert xxh64(data) == digest
+
+
+def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
+    draw = Random(3)
+    records = []
+    for number in range(3000):
+        buf = f"OPTIONS sip:a@b SIP/2.0\r\nCall-ID: {number // 3:06}@x\r\n\r\n".encode() + draw.randbytes(500)
+        records.append(
+            Record.of(buf, time_us=T0 + number, src_ip="192.0.2.1", src_port=1, dst_ip="192.0.2.2", dst_port=1)
+        )
+    backend = sealed(fill(tmp_path, records, row_group_records=500))
+    (stored,) = backend.segments()
+
+    class Counted(io.BytesIO):
+        remote = False
+        identity = "it"
+        count = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            found = super().read(size)
+            self.count += len(found)
+            return found
+
+    file = Counted(Path(stored.location).read_bytes())
+    assert len(list(backend.search_file(file, Query(call_ids=["000500@x"])))) == 3
+    size = Path(stored.location).stat().st_size
+    assert file.count < size / 4, (file.count, size)
+    file.count = 0
+    assert not list(backend.search_file(file, Query(call_ids=["none@x"])))
+    assert file.count < size / 50, (file.count, size)

@@ -85,7 +85,11 @@ LONGEST = {"sipdump_pcap__search___LONGEST": 2600}
 
 @several
 @given(
-    batches, st.lists(queries, min_size=1, max_size=4), st.booleans(), st.booleans(), st.sampled_from([64, 500, 1 << 16])
+    batches,
+    st.lists(queries, min_size=1, max_size=4),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([64, 500, 1 << 16]),
 )
 def test_our_own_files_are_searched_as_they_are_read(
     tmp_path: Path, stored_batches: list[list[Record]], asked: list[Query], headed: bool, marked: bool, window: int
