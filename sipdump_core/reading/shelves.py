@@ -14,7 +14,6 @@ from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import listed
 from sipdump_core.plan import make_plan
-from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign
 from sipdump_core.reading.units import Holding
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
@@ -250,6 +249,8 @@ def _suffixes(backend: Backend) -> tuple[str, ...]:
 def _open_file(path: str, node: str) -> Shelf:
     if not os.path.isfile(path):
         raise ConfigError("there is no such file", f"--file {path}")
+    from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign  # noqa: PLC0415 - few questions need it
+
     if is_foreign(path):
         return FileShelf(CaptureBackend(path, node), path)
     folder = os.path.dirname(os.path.abspath(path))
