@@ -66,7 +66,7 @@ METHODS = {
 }
 ATTRIBUTES = {
     "Backend": {
-        "api": 1, "flag": 0, "longest": 0, "loses": (), "name": "", "options": sipdump_core.NoOptions, "requires": (),
+        "api": 1, "flag": 0, "forgeable": False, "longest": 0, "remote": False, "loses": (), "name": "", "options": sipdump_core.NoOptions, "requires": (),
         "suffix": "", "transformed": False,
     },
     "Transform": {"api": 1, "flag": 0, "name": "", "options": sipdump_core.NoOptions},

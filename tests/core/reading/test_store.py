@@ -113,7 +113,7 @@ def test_the_age_of_a_call_counts_to_the_newest_record(tmp_path: Path, capsys: p
 def damage(path: Path) -> None:
     path.chmod(0o600)
     data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2] + bytes(100) + data[len(data) // 2 + 100 :])
+    path.write_bytes(data[: len(data) // 4] + bytes(len(data) // 2) + data[-(len(data) // 4) :])
 
 
 def empty(path: Path) -> None:
