@@ -110,10 +110,8 @@ def test_the_age_of_a_call_counts_to_the_newest_record(tmp_path: Path, capsys: p
     assert found(capsys, "--folder", tmp_path, "--call-id", "ringing@a", "--state", "timed-out") == ["ringing@a"]
 
 
-def damage(path: Path) -> None:
-    path.chmod(0o600)
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 4] + bytes(len(data) // 2) + data[-(len(data) // 4) :])
+def behead(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[50:])
 
 
 def empty(path: Path) -> None:
@@ -124,7 +122,7 @@ def noise(path: Path) -> None:
     path.write_bytes(random.Random(1).randbytes(5000))
 
 
-@pytest.mark.parametrize("harm", [damage, empty, noise])
+@pytest.mark.parametrize("harm", [behead, empty, noise])
 @pytest.mark.parametrize("name", ["text", "pcap", "parquet"])
 def test_a_damaged_segment_is_named_and_hides_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, harm: Callable[[Path], None]
