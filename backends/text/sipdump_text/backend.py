@@ -44,6 +44,7 @@ class TextBackend(SearchedFolderBackend):
     flag = 1
     suffix = ".data"
     loses = ("node",)
+    forgeable = True  # by a message without Content-Length
 
     def __init__(self, options: Any, site: Site) -> None:
         super().__init__(options, site)
