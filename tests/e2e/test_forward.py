@@ -47,7 +47,7 @@ BODIES = {
 
 _MISSING = """\
         KSR.tm.t_on_branch("ksr_branch_manage")
-        KSR.tm.t_on_reply("ksr_onreply_manage")
+        KSR.tm.t_on_reply("manage_reply")
         KSR.tm.t_on_failure("ksr_failure_manage")
         KSR.tm.t_on_branch_failure("ksr_branch_failure_manage")
 """
