@@ -209,9 +209,10 @@ def open_shelves(
     for folder in folders:
         if not os.path.isdir(folder):
             raise ConfigError("there is no such folder", f"--folder {folder}")
-        workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--folder {folder}")], to_start=False))
-        try:
-            prefixes = _prefixes(folder) if fprefix is None else [fprefix]
+        plan = make_plan([Setting("sipdump", "folder", folder, f"--folder {folder}")], to_start=False)
+        workshop = Workshop(plan)
+        try:  # in an empty one, what a daemon is about to write
+            prefixes = (_prefixes(folder) or [plan.params.fprefix]) if fprefix is None else [fprefix]
         except StorageError as error:  # it hides no other store
             problems.append(str(error))
             continue
