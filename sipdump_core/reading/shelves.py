@@ -20,7 +20,7 @@ from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.settings.options import Setting
 from sipdump_core.workshop import Workshop
 
-__all__ = ["BackendShelf", "FileShelf", "Shelf", "Shelved", "open_shelves"]
+__all__ = ["BackendShelf", "FileShelf", "FolderShelf", "Shelf", "Shelved", "open_shelves"]
 
 DEFAULT_CONFIG = "/etc/sipdump/sipdumpd.cfg"
 _PREFIX = re.compile(r"(.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?\.", re.DOTALL)
@@ -133,6 +133,47 @@ class BackendShelf:
         return f"{self.backend.name} in {self.backend.site.folder}"
 
 
+class FolderShelf:
+    """The segments of all backends of files in a folder.
+
+    Args:
+        workshop: makes the backends.
+        folder: the folder.
+        prefix: what names of segments begin with; None: anything, also what comes later.
+    """
+
+    def __init__(self, workshop: Workshop, folder: str, prefix: str | None = None) -> None:
+        self._workshop = workshop
+        self._folder = folder
+        self._prefix = prefix
+        self._made: dict[str, tuple[Sequence[BackendShelf], Sequence[SipDumpError]]] = {}
+
+    def segments(self) -> Iterator[Shelved]:
+        """List them, see :meth:`Shelf.segments`; an error comes after all that can be listed."""
+        failed: list[SipDumpError] = []
+        for prefix in _prefixes(self._folder) if self._prefix is None else [self._prefix]:
+            shelves, errors = self._of(prefix)
+            failed += errors
+            for shelf in shelves:
+                try:
+                    yield from shelf.segments()
+                except SipDumpError as error:
+                    failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _of(self, prefix: str) -> tuple[Sequence[BackendShelf], Sequence[SipDumpError]]:
+        """Return what has the segments of a prefix, always the same, and why others cannot be asked."""
+        known = self._made.get(prefix)
+        if known is None:
+            made, errors = self._workshop.keepers(self._folder, prefix)
+            known = self._made[prefix] = [BackendShelf(backend) for backend in made if _readable(backend)], errors
+        return known
+
+    def __str__(self) -> str:
+        return self._folder
+
+
 @attrs.frozen
 class FileShelf:
     """One file that was given by itself: its name and times exclude nothing.
@@ -210,15 +251,7 @@ def open_shelves(
         if not os.path.isdir(folder):
             raise ConfigError("there is no such folder", f"--folder {folder}")
         workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--folder {folder}")], to_start=False))
-        try:
-            prefixes = _prefixes(folder) if fprefix is None else [fprefix]
-        except StorageError as error:  # it hides no other store
-            problems.append(str(error))
-            continue
-        for prefix in prefixes:
-            made, errors = workshop.keepers(folder, prefix)
-            problems += map(str, errors)
-            shelves += [BackendShelf(backend) for backend in made if _readable(backend)]
+        shelves.append(FolderShelf(workshop, folder, fprefix))
     shelves += [_open_file(path, node) for path in files]
     shelves += [_open_url(url, settings) for url in urls]
     return shelves, problems
