@@ -110,8 +110,9 @@ class BackendShelf:
             for node, stored in each_of(self.backend, "list", backend.segments_of_all):
                 yield self._shelved(stored, node)
             return
+        place = os.path.realpath(backend.site.folder)
         for stored in listed(backend):
-            yield self._shelved(stored, "")
+            yield self._shelved(stored, place)
 
     def _shelved(self, stored: StoredSegment, node: str) -> Shelved:
         backend = self.backend
@@ -196,7 +197,7 @@ class FileShelf:
         suffix = next((each for each in _suffixes(self.backend) if name.endswith(each)), "")
         segment = Segment.parse(name, _prefix(name) or "", suffix) or Segment(name.removesuffix(suffix), "", 0, suffix)
         stored = StoredSegment(segment, status.st_size, status.st_mtime, sealed=True, location=self.path)
-        yield Shelved(self.backend, stored, slack=None)
+        yield Shelved(self.backend, stored, os.path.realpath(self.backend.site.folder), slack=None)
 
     def __str__(self) -> str:
         return self.path
@@ -252,7 +253,8 @@ def open_shelves(
             raise ConfigError("there is no such folder", f"--folder {folder}")
         workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--folder {folder}")], to_start=False))
         shelves.append(FolderShelf(workshop, folder, fprefix))
-    shelves += [_open_file(path, node) for path in files]
+    known: dict[tuple[str, str], Sequence[Backend]] = {}
+    shelves += [_open_file(path, node, known) for path in files]
     shelves += [_open_url(url, settings) for url in urls]
     return shelves, problems
 
@@ -279,7 +281,8 @@ def _suffixes(backend: Backend) -> tuple[str, ...]:
     return (backend.suffix, f"{backend.suffix}.wal")
 
 
-def _open_file(path: str, node: str) -> Shelf:
+def _open_file(path: str, node: str, known: dict[tuple[str, str], Sequence[Backend]]) -> Shelf:
+    """Open one file; files of one folder share their backends, so that all those of one second are read."""
     if not os.path.isfile(path):
         raise ConfigError("there is no such file", f"--file {path}")
     from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign  # noqa: PLC0415 - few questions need it
@@ -287,14 +290,18 @@ def _open_file(path: str, node: str) -> Shelf:
     if is_foreign(path):
         return FileShelf(CaptureBackend(path, node), path)
     folder = os.path.dirname(os.path.abspath(path))
-    workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--file {path}")], to_start=False))
-    made, errors = workshop.keepers(folder, _prefix(os.path.basename(path)) or "")
+    key = folder, _prefix(os.path.basename(path)) or ""
+    errors: Sequence[SipDumpError] = ()
+    if key not in known:
+        workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--file {path}")], to_start=False))
+        known[key], errors = workshop.keepers(*key)
+    made = known[key]
     for backend in made:
         if path.endswith(_suffixes(backend)) and can(backend, Reads):
             return FileShelf(backend, path)
-    known = ", ".join(sorted(backend.suffix for backend in made if can(backend, Reads)))
+    suffixes = ", ".join(sorted(backend.suffix for backend in made if can(backend, Reads)))
     faults = "".join(f"; {error}" for error in errors)
-    raise ConfigError(f"no backend reads such a file; there are: {known}{faults}", f"--file {path}")
+    raise ConfigError(f"no backend reads such a file; there are: {suffixes}{faults}", f"--file {path}")
 
 
 def _open_url(url: str, settings: Sequence[Setting]) -> Shelf:
