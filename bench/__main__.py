@@ -21,7 +21,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading": reading.find,
     "calls": tracking.cost,
     "parquet": parquet.cost,
-    "reading-parquet": reading_parquet.questions,
+    "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
 }
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
 from sipdump_core.drivers.query import Query
@@ -13,6 +14,7 @@ from sipdump_core.reading.command import main
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.store import Interrupted, Store
 from sipdump_core.record import Record
+from sipdump_core.segment import Segment
 from tests.core.reading.run import found, run
 from tests.core.reading.stores import fill, workshop
 from tests.core.reading.traffic import at, call, store
@@ -85,6 +87,46 @@ def test_two_prefixes_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
     fill(shop.backend("text", shop.site()), call("two@a"), at("10:32:00") / 1e6)
     assert found(capsys, "--folder", tmp_path) == ["one@a", "two@a"]
     assert found(capsys, "--folder", tmp_path, "--fprefix", "other-") == ["two@a"]
+
+
+def test_names_that_are_the_same_in_two_folders_are_two_segments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two collectors that rotate at the full hour."""
+    folders = [tmp_path / "fra", tmp_path / "ams"]
+    files: list[Path] = []
+    for folder in folders:
+        folder.mkdir()
+        store(folder, call(f"{folder.name}@a"), backends=("text", "pcap"))
+        files += folder.glob("*.data")
+    assert len({path.name for path in files}) == 1
+    assert found(capsys, "--folder", folders[0], "--folder", folders[1]) == ["ams@a", "fra@a"]
+    assert found(capsys, "--file", files[0], "--file", files[1]) == ["ams@a", "fra@a"]
+
+
+def test_what_is_named_twice_is_read_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(tmp_path, call("one@a"), backends=("text", "pcap"))
+    files = [("--file", path) for path in tmp_path.iterdir() if path.suffix != ".meta"]
+    config = tmp_path / "x.cfg"
+    config.write_text(f'modparam("sipdump", "folder", "{tmp_path}")\nmodparam("sipdump", "mode", 5)\n')
+    link = tmp_path.parent / f"{tmp_path.name}-link"
+    link.symlink_to(tmp_path)
+    for again in (("--folder", tmp_path), ("--folder", link), ("-f", config), *files):
+        _, out, _ = run(capsys, "find", "--folder", tmp_path, *again, "--jsonl")
+        assert '"messages": 6, "retransmissions": 0' in out
+
+
+def test_files_of_one_second_are_all_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A failure made the backend go on in another file of the same second."""
+    shop = workshop(tmp_path)
+    for number in range(3):
+        backend = shop.backend("text", shop.site())
+        segment = Segment.starting(backend.site.prefix, at("10:00:00") / 1e6)
+        backend.open(attrs.evolve(segment, suffix=backend.suffix, sequence=number))
+        backend.write(call(f"{number}@a"))
+        backend.close()
+    files = [part for path in tmp_path.glob("*.data") for part in ("--file", path)]
+    assert found(capsys, *files) == found(capsys, "--folder", tmp_path) == ["0@a", "1@a", "2@a"]
 
 
 def test_a_sealed_and_an_open_segment_are_one_store(tmp_path: Path) -> None:
