@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from itertools import islice
 
 import attrs
 
@@ -99,6 +98,21 @@ def _settings(args: argparse.Namespace) -> list[Setting]:
     return override(settings, options)
 
 
+def _batches(records: Iterator[Record], failed: list[SipDumpError]) -> Iterator[list[Record]]:
+    """Yield records in batches, up to where they cannot be read; ``failed`` gets the error."""
+    batch: list[Record] = []
+    try:
+        for record in records:
+            batch.append(record)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    except SipDumpError as error:
+        failed.append(error)
+    if batch:
+        yield batch
+
+
 _Mark = tuple[int, str, int, str, int, bytes]
 
 
@@ -184,7 +198,8 @@ class _Importer:
                 self._store(shelved.search(Query()), shelved.stored.segment)
 
     def _store(self, records: Iterator[Record], source: Segment) -> None:
-        while batch := list(islice(records, _BATCH)):
+        failed: list[SipDumpError] = []
+        for batch in _batches(records, failed):
             while batch:
                 if self._segment is None or batch[0].time_us >= self._until_us:
                     self._begin(batch[0], source)
@@ -194,8 +209,10 @@ class _Importer:
                         backend.write(batch[:count])
                 self.records += count
                 self._progress.step(count)
-                batch = batch[count:]
+                batch = batch[count:]  # noqa: PLW2901 - the rest is of the next segment
         self._seal()
+        if failed:
+            raise failed[0]
 
     def _begin(self, first: Record, source: Segment) -> None:
         """Open a segment: the first one has the time of the file's name, if it has any, so that both are one."""
