@@ -14,6 +14,7 @@ from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import blaming
 from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.syncing import SYNCER
 from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError
 from sipdump_core.lifecycle import meta_file
 from sipdump_core.plan import make_plan
@@ -28,6 +29,8 @@ from sipdump_core.workshop import Workshop
 __all__ = ["add_import", "importing"]
 
 _BATCH = 1000
+_SYNC_WAIT = 30.0
+"""Seconds that the end waits for a slow disk."""
 _META = f"v: 1.0\nversion: sipdump {VERSION}\nstart: -\nnrprocs: 0\n"
 """The process table of what was imported: it is not known."""
 
@@ -103,6 +106,7 @@ class _Importer:
             SipDumpError: it cannot be read, or a backend refuses; what was stored before stays.
         """
         with ExitStack() as started:
+            started.callback(SYNCER.finish, _SYNC_WAIT)
             for backend in self._backends:
                 with blaming(backend, "start"):
                     backend.start()
@@ -133,7 +137,7 @@ class _Importer:
         self._until_us = first.time_us + self._rotate_us
         suffixes = [backend.suffix for backend in self._backends if isinstance(backend, FolderBackend)]
         if suffixes:
-            segment = meta_file.claim(self._site.folder, segment, suffixes, _META, self._site.file_mode)
+            segment = meta_file.claim(attrs.evolve(self._site, meta=lambda: _META), segment, suffixes)
         for backend in self._backends:
             self._open(backend, segment)
         self._segment = segment

@@ -211,6 +211,7 @@ class Journal(FolderBackend):
         """Append a batch; if that fails, the file ends with the batch before it."""
         if self._fd < 0:
             raise ClosedError(f"write to the backend {self.name}: no segment is open")
+        self._check_sync()
         # Memory fresh from the system costs more than what is done in it, so the buffer is used again.
         with self._frames(batch, self._buffer) as frames:
             self._append(frames)

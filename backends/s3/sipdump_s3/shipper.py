@@ -16,6 +16,7 @@ from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.segment import StoredSegment
+from sipdump_core.threads import lasting
 from sipdump_core.version import VERSION
 from sipdump_s3.bucket import Bucket
 from sipdump_s3.errors import S3Error
@@ -70,7 +71,7 @@ class Shipper:
         self._log = Limit()
         self._tidied = False
         self._lend = lend
-        self._thread = threading.Thread(target=self._run, name="sipdump-s3-shipper", daemon=True)
+        self._thread = lasting(self._run, "sipdump-s3-shipper")
 
     def start(self) -> None:
         """Start shipping."""

@@ -56,7 +56,7 @@ def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], why
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("compression", "brotli"), ("level", 23), ("memory", 1000), ("sync", -1), ("row_group_records", 0)],
+    [("compression", "brotli"), ("level", 23), ("memory", 1000), ("sync", -2), ("row_group_records", 0)],
 )
 def test_values_out_of_range(name: str, value: int | str) -> None:
     with pytest.raises(ConfigError, match=name):
