@@ -9,14 +9,14 @@ from sipdump_core.log import Event, log
 
 __all__ = ["lasting"]
 
-_PAUSE = 1.0
-"""Seconds before work that has failed begins again."""
+_PAUSES = (1.0, 10.0)
+"""Seconds before work that has failed begins again: the first time, and at most."""
 
 
 def lasting(run: Callable[[], None], name: str) -> threading.Thread:
     """Make a daemon thread, still to be started, that ends only when its work returns.
 
-    What the work raises, ``SystemExit`` included, is logged as a bug of ours, and the work begins again a second later.
+    What the work raises, ``SystemExit`` included, is logged as a bug of ours, and the work begins again a while later.
     So ``run`` must be able to go on from what it left.
 
     Args:
@@ -25,13 +25,15 @@ def lasting(run: Callable[[], None], name: str) -> threading.Thread:
     """
 
     def body() -> None:
+        pause, longest = _PAUSES
         while True:
             try:
                 run()
             except BaseException as error:  # noqa: BLE001 - whatever it is, others rely on this thread
                 what = "thread failed and begins again; this is a bug in sipdump, please report it"
                 log.error(Event(what, thread=name, error=one_line(repr(error))), exc_info=True)
-                time.sleep(_PAUSE)
+                time.sleep(pause)
+                pause = min(2 * pause, longest)
             else:
                 return
 

@@ -112,10 +112,20 @@ class Shipper:
                 self._wait(self._stopping, _IDLE)
                 if self._stopping.is_set():
                     return
-            with self._lend() as self._bucket:
-                self._ship_for_ever()
+            while not self._ship_until_stopped():
+                self._wait(self._stopping, _FIRST_DELAY)
         finally:
             self._spool.unlock()
+
+    def _ship_until_stopped(self) -> bool:
+        """Ship; return False if that could not even begin, and is to be tried again."""
+        try:
+            with self._lend() as self._bucket:
+                self._ship_for_ever()
+        except _FAULTS as error:  # no client can be made, say
+            self._ill(_with_state(error))
+            return self._stopping.is_set()
+        return True
 
     def _lock(self) -> bool:
         try:
