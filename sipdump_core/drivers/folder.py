@@ -124,6 +124,8 @@ class FolderBackend(Backend):
             os.setxattr(fd, RECORDS_XATTR, str(self._records).encode())
         release(fd)
         if file:
+            if file.error and not file.reported:
+                self._sync_late = file.error
             SYNCER.complete(file)
             return
         try:
@@ -250,14 +252,16 @@ class FolderBackend(Backend):
 
     def _check_sync(self) -> None:
         """Raise why the open file, or one before it, could not be synced."""
-        if self._synced and self._synced.error:
-            raise self._synced.error
+        file = self._synced
+        if file and file.error:
+            file.reported = True
+            raise file.error
         late, self._sync_late = self._sync_late, None
         if late:
             raise late
 
     def _not_synced(self, file: SyncedFile, error: StorageError) -> None:
-        if file is not self._synced:
+        if file is not self._synced and not file.reported:
             self._sync_late = error
 
     def _append(self, data: bytes | memoryview) -> None:

@@ -41,6 +41,8 @@ class SyncedFile:
     error: StorageError | None = None
     """Why it could not be synced. The kernel may have discarded the data, and report success the next time (fsync(2)):
     it is never synced again."""
+    reported: bool = False
+    """Whether the writer has raised that error."""
 
 
 class Syncer:
