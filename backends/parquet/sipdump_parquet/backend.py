@@ -93,7 +93,11 @@ class ParquetBackend(FolderBackend):
 
     def check(self) -> None:
         """Look whether the write-ahead file is where it was made, and could be synced."""
-        self._journal.check()
+        try:
+            self._journal.check()
+        except SegmentLostError:
+            self._written = False  # there is nothing to seal
+            raise
 
     def close(self) -> None:
         """Close the write-ahead file; it becomes a Parquet file in the background."""
