@@ -24,9 +24,9 @@ def message(number: int, size: int = SIZE) -> bytes:
         f"Call-ID: {number:012d}@example.com\r\n"
         "CSeq: 1 MESSAGE\r\n"
         "Content-Type: text/plain\r\n"
-        "Content-Length: 500\r\n\r\n"
     ).encode()
-    return head + b"m" * (size - len(head))
+    body = size - len(head) - len("Content-Length: 500\r\n\r\n")
+    return head + b"Content-Length: %03d\r\n\r\n" % body + b"m" * body
 
 
 def records(count: int) -> list[Record]:

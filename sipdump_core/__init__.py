@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sipdump_core.config.route_block import RouteBlock
     from sipdump_core.drivers.base import API_VERSION, Backend, NoOptions, Site, Transform
     from sipdump_core.drivers.folder import FolderBackend
+    from sipdump_core.drivers.query import Query
     from sipdump_core.errors import (
         ClosedError,
         ConfigError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         StorageFullError,
     )
     from sipdump_core.pipeline.spool import SpoolOptions
+    from sipdump_core.reading.store import Store
     from sipdump_core.record import Flow, Record
     from sipdump_core.routes.event_route import DROP
     from sipdump_core.segment import Segment, StoredSegment
@@ -42,6 +44,8 @@ _HOME = {
     ],
     "routes.event_route": ["DROP"],
     "drivers.folder": ["FolderBackend"],
+    "drivers.query": ["Query"],
+    "reading.store": ["Store"],
     "settings.options": ["Given", "at_least", "in_range", "one_of", "option"],
     "record": ["Flow", "Record"],
     "segment": ["Segment", "StoredSegment"],
@@ -64,6 +68,7 @@ __all__ = [
     "Given",
     "NoOptions",
     "PartialWriteError",
+    "Query",
     "Record",
     "RouteBlock",
     "Segment",
@@ -76,6 +81,7 @@ __all__ = [
     "Stats",
     "StorageError",
     "StorageFullError",
+    "Store",
     "StoredSegment",
     "Transform",
     "__version__",

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 
 from sipdump_core.config.reader import Config
@@ -19,9 +20,8 @@ from sipdump_core.settings.options import Notice, Settings
 
 __all__ = ["in_effect", "notices", "trial"]
 
-_SECRET = re.compile(r"pass|secret|token|auth|credential", re.IGNORECASE)
-_USER_INFO = re.compile(r"//[^/@\s]*@")
-_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+_DAY = 86400
+_UNITS = (("d", _DAY), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def in_effect(plan: Plan, event_routes: Mapping[str, RouteBlock]) -> list[tuple[str, str]]:
@@ -64,6 +64,7 @@ def notices(plan: Plan, config: Config) -> list[Notice]:
         *_no_source(plan),
         *_header(plan),
         *_unlimited(plan),
+        *_uneven(plan),
         *_folders(plan),
         *_decimal(plan.settings),
     ]
@@ -147,20 +148,44 @@ def _unlimited(plan: Plan) -> Iterator[Notice]:
         yield Notice(text, _place(plan, "fage"))
 
 
+def _uneven(plan: Plan) -> Iterator[Notice]:
+    """Notice a clock that segments end on at other times each day."""
+    rotate = plan.params.rotate
+    if plan.params.rotate_align and _DAY % rotate and rotate % _DAY:
+        text = (
+            f"rotate_align: a day is no multiple of rotate ({_time(rotate)}), so segments end at other times each day"
+        )
+        yield Notice(f"{text}; choose 1h, say (3600)", _place(plan, "rotate"))
+
+
 def _folders(plan: Plan) -> Iterator[Notice]:
     """Notice sockets and fifos whose folder is not there."""
     ctl, ksr = plan.modules["sipdump_ctl"], plan.modules["sipdump_ksr"]
     for given in [*ctl.binrpc, *ctl.jsonrpc, *([ksr.listen] if ksr.listen else [])]:
-        path = given.value.path if isinstance(given.value, Address) else given.value
-        folder = os.path.dirname(path)
-        if folder and not os.path.isdir(folder):
-            hint = "create it, or let systemd do so (RuntimeDirectory=)"
-            text = f"there is no folder {folder} for the socket {path}; {hint}"
-            yield Notice(text, given.setting.place)
+        address = given.value if isinstance(given.value, Address) else Address("unix", given.value, "", 0)
+        if address.path and (trouble := _no_place(address)):
+            yield Notice(trouble, given.setting.place)
     fifos = [given for given in ctl.jsonrpc if given.value.proto == "fifo"]
     if fifos and not os.path.isdir(ctl.fifo_reply_dir):
         place = plan.settings.last("sipdump_ctl", "fifo_reply_dir", "").place
         yield Notice(f"there is no folder {ctl.fifo_reply_dir} (fifo_reply_dir) for the answers; create it", place)
+
+
+def _no_place(address: Address) -> str:
+    """Return why a socket or fifo cannot be made at its path; empty if it can."""
+    path, folder = address.path, os.path.dirname(address.path) or "."
+    fifo = address.proto == "fifo"
+    what = "fifo" if fifo else "socket"
+    if not os.path.exists(folder):
+        hint = "create it, or let systemd do so (RuntimeDirectory=)"
+        return f"there is no folder {folder} for the {what} {path}; {hint}"
+    if not os.path.isdir(folder):
+        return f"{folder} is a file, so that the {what} {path} cannot be made in it; name a folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"the folder {folder} of the {what} {path} is not writable for this user; change its owner or mode"
+    if os.path.lexists(path) and not (stat.S_ISFIFO if fifo else stat.S_ISSOCK)(os.lstat(path).st_mode):
+        return f"there is a file {path} that is no {what}; move it away, or name another"
+    return ""
 
 
 def _decimal(settings: Settings) -> Iterator[Notice]:
@@ -186,11 +211,13 @@ def _mode(plan: Plan) -> str:
 
 
 def _rotation(params: Params) -> str:
-    limits = [f"{_time(params.rotate)} old"]
+    span = _time(params.rotate)
+    limits = [] if params.rotate_align else [f"{span} old"]
     limits += [f"{params.rotate_size} bytes long"] if params.rotate_size else []
     limits += [f"{params.rotate_records} records long"] if params.rotate_records else []
-    aligned = ", and on the clock" if params.rotate_align else ""
-    return f"a segment is sealed when it is {' or '.join(limits)}{aligned}"
+    ways = [f"when the local clock shows a multiple of {span}"] if params.rotate_align else []
+    ways += [f"when it is {' or '.join(limits)}"] if limits else []
+    return f"a segment is sealed {', or '.join(ways)}"
 
 
 def _event_route(plan: Plan, event_routes: Mapping[str, RouteBlock]) -> str:
@@ -203,11 +230,7 @@ def _event_route(plan: Plan, event_routes: Mapping[str, RouteBlock]) -> str:
 
 def _driver(settings: Settings, driver: Driver) -> str:
     """Return a driver's name, its origin and the options that are set."""
-    options = [
-        f"{each.name}={_USER_INFO.sub('//...@', str(each.value))}"
-        for each in settings.of(f"sipdump_{driver.name}")
-        if not _SECRET.search(each.name)
-    ]
+    options = [f"{each.name}={each.shown_value}" for each in settings.of(f"sipdump_{driver.name}")]
     return f"{driver.name} ({driver.origin}){': ' if options else ''}{', '.join(options)}"
 
 

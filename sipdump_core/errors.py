@@ -104,12 +104,19 @@ class StorageError(SipDumpError):
         self.reason = reason
         self.hint = hint
 
+    @property
+    def of_absence(self) -> bool:
+        """Whether what was asked for is not there, or no longer."""
+        return isinstance(self.__cause__, FileNotFoundError)
+
     @staticmethod
     def from_os(operation: str, target: str, error: OSError) -> "StorageError":
         """Translate an ``OSError``; a taken name and a full disk get classes of their own."""
         kind, hint = _KINDS.get(error.errno or 0, (StorageError, ""))
         if operation in ("list", "read") and error.errno in (errno.EACCES, errno.EPERM):
             hint = "run this as the user that the files belong to, or as root"
+        elif operation == "list" and error.errno == errno.ENOENT:
+            hint = "create the folder, or name the one that the segments are in"
         return kind(operation, target, error.strerror or str(error), hint)
 
 

@@ -36,11 +36,13 @@ def require_private(folder: str) -> None:
             group or for others.
         OSError: it cannot be looked at.
     """
+    why = "others could put segments there"
     found = os.stat(folder)
     for status in (os.lstat(folder), found):
         if status.st_uid not in (0, os.geteuid()):
-            hint = "the spool must belong to the daemon's user, and nobody else may write there"
-            raise StorageError("open spool", folder, f"it belongs to another user ({status.st_uid})", hint)
+            hint = f"it belongs to another user ({status.st_uid}): chown it to the daemon's user"
+            raise StorageError("open spool", folder, why, hint)
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        hint = f"nobody but the daemon's user may write there: chmod go-w {folder}"
-        raise StorageError("open spool", folder, "others could put segments there", hint)
+        raise StorageError(
+            "open spool", folder, why, f"nobody but the daemon's user may write there: chmod go-w {folder}"
+        )

@@ -10,7 +10,13 @@ from typing import Self
 
 import attrs
 
-__all__ = ["Segment", "StoredSegment"]
+__all__ = ["FOREIGN", "UNREADABLE", "Segment", "StoredSegment"]
+
+FOREIGN = "of another user"
+"""The state of a segment that a stranger may have put there: it can be read, and is never pruned, merged or sealed."""
+
+UNREADABLE = "unreadable"
+"""The state of a segment that this user may not read, so that nobody knows whether it is open."""
 
 _STAMP_FORMAT = "%Y-%m-%d--%H-%M-%S"
 _NAME = re.compile(r"(\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d)(?:-([1-9]\d{0,5}))?", re.ASCII)
@@ -82,7 +88,7 @@ class StoredSegment:
     location: str = ""
     """Path or key, for people."""
     pending: str = ""
-    """Why it is not sealed, if no writer has it open: ``unsealed``, ``waiting for upload``."""
+    """Why it is not sealed, if no writer has it open: ``unsealed``, ``waiting for upload``; or ``unreadable``."""
 
     @property
     def state(self) -> str:

@@ -5,8 +5,9 @@ unfolded (section 7.3.1), and lines may end in CRLF or LF. Nothing here raises o
 """
 
 import re
+from collections.abc import Iterator
 
-__all__ = ["call_id", "content_length", "header_end"]
+__all__ = ["call_id", "content_length", "content_lengths", "header_end"]
 
 
 def _any_case(name: str) -> str:
@@ -49,3 +50,14 @@ def content_length(buf: bytes, start: int, end: int) -> int | None:
     """Return the value of Content-Length among the headers ``buf[start:end]``, or None."""
     found = _CONTENT_LENGTH.search(buf, start, end)
     return int(found[1]) if found else None
+
+
+def content_lengths(buf: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield each Content-Length in a part of a file of messages: its offset, where the body begins, and its value."""
+    blank = None
+    for found in _CONTENT_LENGTH.finditer(buf):
+        if blank is None or blank.start() < found.end(1):
+            blank = _BLANK_LINE.search(buf, found.end(1))
+        if blank is None:
+            return
+        yield found.start(), blank.end(), int(found[1])

@@ -18,6 +18,7 @@ class Output:
     def __init__(self, as_json: bool = False) -> None:
         self._json = as_json
         self._progress: Progress | None = None
+        self._errors: set[str] = set()
         self.failed = False
         """Whether the command ends with 1."""
 
@@ -36,8 +37,10 @@ class Output:
             print(f"sipdump-admin: {line}", file=sys.stderr)
 
     def error(self, error: object) -> None:
-        """Print an error on standard error; the command goes on, and ends with 1."""
-        print(f"sipdump-admin: {error}", file=sys.stderr)
+        """Print an error on standard error, once; the command goes on, and ends with 1."""
+        if str(error) not in self._errors:  # several backends may fail for the same reason
+            print(f"sipdump-admin: {error}", file=sys.stderr)
+        self._errors.add(str(error))
         self.failed = True
 
     def table(self, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:

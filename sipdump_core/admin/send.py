@@ -1,6 +1,7 @@
 """``sipdump-admin send``: sends a test message to a daemon, and looks whether it arrived."""
 
 import argparse
+import contextlib
 import os
 import socket
 import struct
@@ -18,6 +19,7 @@ __all__ = ["add_send", "send"]
 
 _SRC, _DST, _PORT = "192.0.2.1", "192.0.2.2", 5060  # RFC 5737: addresses of nobody
 _WAIT_S = 3.0
+_REFUSAL_S = 0.1
 _POLL_S = 0.05
 _STORED = "stored by "
 _REASONS = {
@@ -118,8 +120,13 @@ def _send(where: Listen, shown: str, frame: bytes) -> None:
             sock.settimeout(5)
             sock.connect(target)
             sock.sendall(frame)
+            if where.proto == "udp":  # what ICMP answers comes with the next call; a daemon answers nothing
+                sock.settimeout(_REFUSAL_S)
+                with contextlib.suppress(TimeoutError):
+                    sock.recv(1)
     except OSError as error:
-        raise RpcError(f"cannot send to {shown}: {error.strerror or error}; is the daemon running?") from error
+        hint = "is the daemon running, and does it listen there?"
+        raise RpcError(f"cannot send to {shown}: {error.strerror or error}; {hint}") from error
 
 
 def _stats(args: argparse.Namespace, control: str) -> dict[str, int]:
@@ -155,4 +162,4 @@ def _check(
     elif result["arrived"]:
         output.error(f"it arrived, and is not stored within {_WAIT_S:g} s; see sipdump-admin backends")
     else:
-        output.error(f"it did not arrive within {_WAIT_S:g} s")
+        output.error(f"it did not arrive within {_WAIT_S:g} s; does the daemon of this control socket listen there?")

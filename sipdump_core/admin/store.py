@@ -12,8 +12,8 @@ from typing import Self, TypeVar
 
 from sipdump_core.admin.output import Output
 from sipdump_core.config.reader import override, read_config
-from sipdump_core.drivers.capabilities import Ability, can
-from sipdump_core.drivers.folder import UNREADABLE, FolderBackend
+from sipdump_core.drivers.capabilities import Ability, Located, can
+from sipdump_core.drivers.folder import CANNOT_READ, FolderBackend
 from sipdump_core.errors import SipDumpError
 from sipdump_core.log import Event, log
 from sipdump_core.plan import make_plan
@@ -41,7 +41,7 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         event = record.msg
-        if isinstance(event, Event) and event.what == UNREADABLE:
+        if isinstance(event, Event) and event.what == CANNOT_READ:
             self._output.error(event.fields["error"])
         else:
             self._output.note(f"warning: {record.getMessage()}")
@@ -74,6 +74,9 @@ class Store:
             "" if args.folder or plan.settings.of(CORE, "folder") else " (the default; name another by -f or --folder)"
         )
         output.note(f"segments are {self.params.folder}/{self.params.fprefix}*{named}")
+        for backend in self.backends:
+            if can(backend, Located):
+                output.note(f"segments of {backend.name} are {backend.where()}")
         for error in errors:
             output.error(error)
 
@@ -95,7 +98,7 @@ class Store:
             How many there are of each other prefix, for backends that are installed.
         """
         suffixes = {backend.suffix for backend in self.backends if isinstance(backend, FolderBackend)}
-        prefixes: Counter[str] = Counter()
+        prefixes: dict[str, set[str]] = {}
         foreign: Counter[str] = Counter()
         try:
             names = sorted(os.listdir(self.params.folder))
@@ -106,15 +109,18 @@ class Store:
             if found is None:
                 continue
             prefix, suffix = found["prefix"], found["suffix"]
-            if prefix != self.params.fprefix:
-                prefixes[prefix] += suffix in suffixes
-            elif suffix not in suffixes and not suffix.startswith((".meta", *(f"{known}." for known in suffixes))):
+            # of an unsealed segment there is only a file with a longer suffix, as .parquet.wal
+            known = next((each for each in suffixes if f"{suffix}.".startswith(f"{each}.")), "")
+            if known and prefix != self.params.fprefix:
+                prefixes.setdefault(prefix, set()).add(name.removesuffix(suffix) + known)
+            elif not known and prefix == self.params.fprefix and not suffix.startswith(".meta"):
                 foreign[suffix] += 1
-        for prefix, count in (+prefixes).items():
+        others = {prefix: len(found) for prefix, found in prefixes.items()}
+        for prefix, count in others.items():
             self._output.note(f"other segments are there: {count} with --fprefix {shlex.quote(prefix)}")
         for suffix, count in foreign.items():
             self._output.note(f"other files are there: {count} end with {suffix!r}, which no installed backend has")
-        return dict(+prefixes)
+        return others
 
     @staticmethod
     @contextmanager

@@ -15,7 +15,7 @@ from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Ability, Compacted, Compacts, Recovered, Recovers, Ships
 from sipdump_core.errors import ConfigError, SipDumpError
 from sipdump_core.lifecycle.retention import Pruned, counted, listed, prune_all
-from sipdump_core.segment import StoredSegment
+from sipdump_core.segment import UNREADABLE, StoredSegment
 from sipdump_core.settings.options import duration
 
 __all__ = [
@@ -255,7 +255,7 @@ def list_segments(args: argparse.Namespace, output: Output) -> int:
         with store, store.guarded(backend, output.error):
             for stored in listed(backend):
                 records = stored.records
-                if records is None and args.count:
+                if records is None and args.count and stored.state != UNREADABLE:  # that has been said
                     with store.guarded(backend, output.error):  # the next one may be readable
                         records = counted(backend, stored)
                 rows.append(_listed(backend, stored, records))

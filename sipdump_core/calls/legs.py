@@ -14,7 +14,17 @@ from sipdump_core.record import Record
 if TYPE_CHECKING:
     from sipdump_core.calls.call import Call
 
-__all__ = ["CROWD", "Crowd", "Evidence", "LegIndex", "LegRules", "correlations"]
+__all__ = [
+    "CROWD",
+    "Crowd",
+    "Evidence",
+    "LegIndex",
+    "LegRules",
+    "charging_id",
+    "correlations",
+    "session_uuids",
+    "without_suffix",
+]
 
 CROWD = 20
 """A value on more Call-IDs than this links nothing: it is reported and not followed."""
@@ -72,14 +82,14 @@ class LegRules:
         for name, value in _HEADERS.findall(message.buf, 0, head):
             kind = name.lower().decode()
             if kind == "session-id":
-                found |= {Evidence(kind, uuid) for uuid in _uuids(text(value))}
+                found |= {Evidence(kind, uuid) for uuid in session_uuids(text(value))}
             elif kind == "p-charging-vector":
-                icid = _ICID.search(text(value))
+                icid = charging_id(text(value))
                 if icid:
-                    found.add(Evidence("icid", icid[1] or icid[2]))
+                    found.add(Evidence("icid", icid))
             elif named := text(value):
                 found.add(Evidence(kind, named))
-        base = _without_suffix(message.call_id or "")
+        base = without_suffix(message.call_id or "")
         if base:
             found.add(Evidence("suffix", base))
         for header in self.headers:
@@ -218,11 +228,19 @@ _NIL = "0" * 32
 _SUFFIX = re.compile(r"[-_]b2b[-_]\d{1,9}(?=@|$)|-leg\d{1,9}(?=@|$)")
 
 
-def _uuids(value: str) -> set[str]:
+def session_uuids(value: str) -> set[str]:
+    """Return the UUIDs of a Session-ID's value, in lower case, without the nil UUID (RFC 7989, section 5)."""
     return {uuid.lower() for uuid in _UUID.findall(value)} - {_NIL}
 
 
-def _without_suffix(call_id: str) -> str | None:
+def charging_id(value: str) -> str | None:
+    """Return the icid-value of a P-Charging-Vector's value (RFC 7315, section 4.6)."""
+    found = _ICID.search(value)
+    return (found[1] or found[2]) if found else None
+
+
+def without_suffix(call_id: str) -> str | None:
+    """Return the Call-ID that a B2BUA put a suffix behind, as ``-b2b_1``; None if it has none."""
     base = _SUFFIX.sub("", call_id)
     return base if base and base != call_id else None
 

@@ -97,7 +97,9 @@ class Message:
         self.method, self.request_uri, self.status, self.reason = parsed
         via: list[bytes] = []
         from_ = to = cseq = call_id = None
-        for name, value in _CORE.findall(buf, end) if end >= 0 else ():
+        # behind line ends, a header may be the first line, as sip.call_id has it
+        headers = start - 1 if start else end
+        for name, value in _CORE.findall(buf, headers) if headers >= 0 else ():
             kind = _KINDS.get(name) or _KINDS.get(name.lower())
             if kind == _VIA:
                 via.append(value)

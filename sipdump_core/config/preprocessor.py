@@ -17,7 +17,7 @@ from sipdump_core.config.source import MAX_SIZE, Source, read_source
 from sipdump_core.config.substitution import Rule, evaluate, unquote
 from sipdump_core.config.variable import variable_end
 from sipdump_core.errors import ConfigError
-from sipdump_core.log import Event, log
+from sipdump_core.settings.options import Notice
 
 __all__ = ["Preprocessor"]
 
@@ -86,6 +86,7 @@ class Preprocessor:
     def __init__(self, source: Source, defines: Sequence[str] = ()) -> None:
         self.defines = _of_version(defines)
         self.rules: list[Rule] = []
+        self.notices: list[Notice] = []
         self._work = 0
         self._frames = [Frame(source)]
         self._conditions: list[tuple[bool, Source, int]] = []
@@ -249,7 +250,8 @@ class Preprocessor:
         try:
             return evaluate_expression(text, self.defines)
         except ValueError as error:
-            log.warning(Event(f"the expression has no value: {error}", place=source.place(offset), text=text.strip()))
+            what = f"the expression {text.strip()} has no value, and counts as false: {error}"
+            self.notices.append(Notice(what, source.place(offset)))
             return None
 
     def _begin_condition(self, live: bool, source: Source, offset: int) -> None:

@@ -23,7 +23,7 @@ from sipdump_core.config.source import Source, read_source
 from sipdump_core.config.substitution import quote
 from sipdump_core.errors import ConfigError
 from sipdump_core.settings.modules import is_like_ours
-from sipdump_core.settings.options import Notice, Setting
+from sipdump_core.settings.options import Notice, Setting, is_secret
 
 __all__ = ["Config", "override", "parse_config", "parse_modparam_option", "read_config"]
 
@@ -63,7 +63,7 @@ class Config:
     event_routes: dict[str, RouteBlock]
     """The routes for events of sipdump, by name."""
     notices: list[Notice] = attrs.field(factory=list)
-    """What looks like a statement for sipdump, and is not one."""
+    """What looks like a statement for sipdump, and is not one; expressions without a value."""
 
 
 def read_config(path: str | Path, defines: Sequence[str] = ()) -> Config:
@@ -94,8 +94,8 @@ def parse_modparam_option(text: str) -> Setting:
     Raises:
         ConfigError: it is not of that form.
     """
-    place = f"--modparam={text}"
     parts = text.split(":", 3)
+    place = f"--modparam={':'.join([*parts[:3], '...']) if is_secret(':'.join(parts[:2])) else text}"
     if len(parts) < 4 or parts[2] not in ("i", "s"):
         raise ConfigError("must be MODULE:NAME:TYPE:VALUE with the type i (integer) or s (string)", place)
     module, name, kind, value = parts
@@ -104,7 +104,7 @@ def parse_modparam_option(text: str) -> Setting:
     try:
         return Setting(module, name, _int(value), place)
     except ValueError:
-        raise ConfigError(f"{value!r} is not an integer", place) from None
+        raise ConfigError("the value is not an integer", place) from None
 
 
 def override(settings: Iterable[Setting], options: Iterable[Setting]) -> list[Setting]:
@@ -127,7 +127,7 @@ class _Reader:
     def __init__(self, preprocessor: Preprocessor) -> None:
         self._preprocessor = preprocessor
         self._pieces = preprocessor.pieces()
-        self._config = Config([], {})
+        self._config = Config([], {}, preprocessor.notices)
 
     def read(self) -> Config:
         piece = next(self._pieces, None)
@@ -285,9 +285,14 @@ def _parse(statement: str, pieces: Sequence[Piece]) -> Tree[Token]:
         piece = pieces[-1 if ended else token.start_pos or 0]
         expected = getattr(error, "accepts", None) or getattr(error, "expected", None) or ()
         allowed = " or ".join(sorted(_NAMES[kind] for kind in expected if kind in _NAMES))
-        found = f"after {piece.text[:40]}" if ended else f"not {piece.text[:40]}"
+        text = "the value" if any(map(_names_a_secret, pieces)) else piece.text[:40]
+        found = f"after {text}" if ended else f"not {text}"
         hint = f": expected {allowed}, {found}" if allowed else ""
         raise piece.error(f"{statement} is not understood{hint}") from error
+
+
+def _names_a_secret(piece: Piece) -> bool:
+    return piece.kind == "string" and is_secret(piece.text)
 
 
 def _int(text: str) -> int:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 from bisect import bisect_right
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from sipdump_core.errors import ConfigError
+from sipdump_core.settings.options import is_secret, without_user
 
 __all__ = ["MAX_SIZE", "Source", "read_source"]
 
@@ -17,6 +19,7 @@ MAX_SIZE: Final = 1 << 22
 """Limit for the characters of all files, and for what defines and substitutions make of them."""
 
 _SHOWN = 200
+_VALUE = re.compile(r"""(\bmodparamx?\s*\(\s*["'][^"']*["']\s*,\s*["']([^"']*)["']\s*,).*""")
 _HINTS = {
     errno.EACCES: "; run this as root, or as a user who may read it",
     errno.EISDIR: "; name the file in it",
@@ -44,9 +47,10 @@ class Source:
         return f"{self.name}:{line}:{offset - self._starts[line - 1] + 1}"
 
     def line(self, offset: int) -> str:
-        """Return the line that a character is in, without the white space around it, cut if it is very long."""
+        """Return the line that a character is in, stripped, without secrets, and cut if it is very long."""
         line = bisect_right(self._starts, offset, hi=len(self._starts) - 1)
         shown = self.text[self._starts[line - 1] : self._starts[line] - 1].strip()
+        shown = _VALUE.sub(lambda found: f"{found[1]} ..." if is_secret(found[2]) else found[0], without_user(shown))
         return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
 
     def error(self, message: str, offset: int) -> ConfigError:

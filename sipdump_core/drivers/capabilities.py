@@ -5,7 +5,7 @@ A backend has an ability when it has the methods that the protocol names, of its
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import ClassVar, Protocol, TypeGuard, TypeVar
+from typing import BinaryIO, ClassVar, Protocol, TypeGuard, TypeVar
 
 import attrs
 
@@ -21,16 +21,19 @@ __all__ = [
     "Deletes",
     "Follows",
     "Lists",
+    "Located",
     "Merges",
     "Opens",
     "Reads",
     "Recovered",
     "Recovers",
     "Searches",
+    "SearchesFiles",
     "Shipped",
     "Ships",
     "Spans",
     "Unites",
+    "UnitesFiles",
     "can",
     "needs",
 ]
@@ -62,6 +65,13 @@ class Lists(Ability, Protocol):
         """See :meth:`sipdump_core.Backend.segments`."""
 
 
+class Located(Ability, Protocol):
+    """Its segments are elsewhere than in the configured folder."""
+
+    def where(self) -> str:
+        """Return where, in a line for people: an address, and how the names there begin."""
+
+
 class Deletes(Ability, Protocol):
     """Its sealed segments can be deleted."""
 
@@ -83,6 +93,22 @@ class Searches(Ability, Protocol):
         """Yield the records of a segment for which ``query.matches`` is true: neither more nor less.
 
         They may come in any order, but those of one Call-ID come as :meth:`sipdump_core.Backend.read` yields them.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+
+class SearchesFiles(Ability, Protocol):
+    """It finds the answer to a question in an open file, wherever that is, by reading only what it needs."""
+
+    def search_file(self, file: BinaryIO, query: Query) -> Iterator[Record]:
+        """Yield a segment file's records, as :meth:`Searches.search` does.
+
+        Args:
+            file: can seek. One that lies elsewhere has ``remote``, which is true, and ``identity``, which another file
+                or another content does not have.
+            query: the question.
 
         Raises:
             StorageError: it cannot be read.
@@ -113,6 +139,20 @@ class Unites(Ability, Protocol):
 
     def united(self, stored: StoredSegment) -> Sequence[Segment]:
         """Return the segments whose records a segment holds, down to the first ones; none, where it was not merged.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+
+class UnitesFiles(Ability, Protocol):
+    """Its files may be results of a compaction, and say of which others."""
+
+    def united_in(self, file: BinaryIO) -> Sequence[str]:
+        """Return the names of the segments that an open file holds, down to the first ones, as :class:`Unites` says.
+
+        Args:
+            file: see :class:`SearchesFiles`.
 
         Raises:
             StorageError: it cannot be read.

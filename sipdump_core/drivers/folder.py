@@ -16,18 +16,23 @@ from sipdump_core.locks import in_use, release, take
 from sipdump_core.log import Event, log
 from sipdump_core.ownership import owners
 from sipdump_core.record import Record
-from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.segment import FOREIGN, UNREADABLE, Segment, StoredSegment
 
-__all__ = ["FOREIGN", "RECORDS_XATTR", "UNREADABLE", "FolderBackend", "open_regular", "remove"]
+__all__ = ["CANNOT_READ", "DISORDER_XATTR", "RECORDS_XATTR", "FolderBackend", "disorder", "open_regular", "remove"]
 
 RECORDS_XATTR = "user.sipdump.records"
 """The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""
 
-UNREADABLE = "segment cannot be read; taken for open"
-"""The event that is logged for a file that cannot be opened; its field ``error`` says which, and why."""
+DISORDER_XATTR = "user.sipdump.disorder"
+"""The extended attribute in which a segment keeps by how many microseconds a record in it may be older than one before.
 
-FOREIGN = "of another user"
-"""What ``pending`` says of a file that a stranger may have put there: it can be read, and is never pruned or merged."""
+It is raised before the record that needs it is written, so that readers can skip by time in an open segment, too.
+"""
+
+_UNKNOWN = 1 << 62
+
+CANNOT_READ = "segment cannot be read; taken for open"
+"""The event that is logged for a file that cannot be opened; its field ``error`` says which, and why."""
 
 _MADE = stat.S_ISVTX
 """Marks a file from its creation until it has a lock; on files Linux gives this bit no other meaning."""
@@ -46,6 +51,8 @@ class FolderBackend(Backend):
     """The open file, if it is synced."""
     _sync_late: StorageError | None = None
     """Why an earlier file could not be synced after its end."""
+    _newest = 0
+    _disorder = -1
 
     def encode(self, batch: Sequence[Record]) -> bytes:
         """Return the bytes that a batch adds to the file."""
@@ -78,6 +85,7 @@ class FolderBackend(Backend):
             self._abandon()
             raise StorageError.from_os("open", self._path, error) from error
         self._size = self._records = 0
+        self._newest, self._disorder = 0, -1
         try:
             if self.site.sync:
                 self._synced = SYNCER.watch(self._fd, self._path, self.site.sync, self._not_synced)
@@ -91,7 +99,9 @@ class FolderBackend(Backend):
         if self._fd < 0:
             raise ClosedError(f"write to the backend {self.name}: no segment is open")
         self._check_sync()
-        self._append(self.encode(batch))
+        data = self.encode(batch)
+        self.note_times(batch, data)
+        self._append(data)
         self._records += len(batch)
 
     def check(self) -> None:
@@ -207,8 +217,9 @@ class FolderBackend(Backend):
                 return None  # gone by now
             if not stat.S_ISREG(status.st_mode):
                 return None  # a link, say
-            log.warning(Event(UNREADABLE, error=StorageError.from_os("read", path, error)))
-            return StoredSegment(segment, status.st_size, status.st_mtime, sealed=False, location=path)
+            log.warning(Event(CANNOT_READ, error=StorageError.from_os("read", path, error)))
+            size, modified = status.st_size, status.st_mtime
+            return StoredSegment(segment, size, modified, sealed=False, location=path, pending=UNREADABLE)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
@@ -263,6 +274,37 @@ class FolderBackend(Backend):
     def _not_synced(self, file: SyncedFile, error: StorageError) -> None:
         if file is not self._synced and not file.reported:
             self._sync_late = error
+
+    def note_times(self, batch: Sequence[Record], data: bytes) -> None:
+        """Keep the newest time and the disorder, before a batch is written; see :data:`DISORDER_XATTR`.
+
+        Args:
+            batch: the records.
+            data: what ``encode`` makes of them.
+        """
+        del data  # a subclass looks whether it may be read back as other records
+        times = [record.time_us for record in batch]
+        newest, disorder_us = self._newest, max(self._disorder, 0)
+        if times == sorted(times):
+            disorder_us = max(disorder_us, newest - times[0])
+            newest = max(newest, times[-1])
+        else:
+            for time_us in times:
+                newest = max(newest, time_us)
+                disorder_us = max(disorder_us, newest - time_us)
+        self._newest = newest
+        if disorder_us > self._disorder:
+            self._disorder = disorder_us
+            try:
+                os.setxattr(self._fd, DISORDER_XATTR, str(disorder_us).encode())
+            except OSError:  # not every file system has them, and one may be full
+                self.forget_times()
+
+    def forget_times(self) -> None:
+        """Keep no disorder for the open segment from now on: it is not known."""
+        self._disorder = _UNKNOWN
+        with contextlib.suppress(OSError):
+            os.removexattr(self._fd, DISORDER_XATTR)
 
     def _append(self, data: bytes | memoryview) -> None:
         at = 0
@@ -335,3 +377,19 @@ def _opened(path: str, flags: int) -> int:
         return fd
     os.close(fd)
     raise OSError(errno.EINVAL, "it is no regular file", path)
+            self._fd = -1
+
+
+def disorder(fd: int) -> int | None:
+    """Return by how many microseconds a record of a segment may be older than one before it.
+
+    Args:
+        fd: the segment's file. The answer holds for as much of it as there was before the call.
+
+    Returns:
+        None where it is not known: no :class:`FolderBackend` wrote the file, or it was copied since.
+    """
+    try:
+        return int(os.getxattr(fd, DISORDER_XATTR))
+    except (OSError, ValueError):
+        return None

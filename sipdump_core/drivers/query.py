@@ -22,6 +22,9 @@ _STATUS = re.compile(r"([1-6])xx|([1-6]\d\d)(?:-([1-6]\d\d))?", re.IGNORECASE)
 _ENDPOINT = re.compile(r"(?:\[([^\]]+)\]|([^:/]+(?:/\d+)?)):(\d{1,5})")
 _GREP = re.compile(r"/(.+)/(i?)", re.DOTALL)
 _SPLIT = re.compile(rb"[\s\\]+")
+_FEW_NEEDLES = 16
+"""Of more, looking for each costs more than reading the message."""
+_UUID = re.compile(r"[0-9a-f]{32}")
 _WILD = re.compile(r"[*?\[]")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -54,29 +57,32 @@ class Grep:
         return self.expression.search(buf) is not None if self.expression else self.text in buf
 
 
-# converters with the types of their arguments, which frozenset itself would leave open
+# converters: a text alone is one value, not a collection of its characters
 def _strings(values: Iterable[str]) -> frozenset[str]:
-    return frozenset(values)
+    return frozenset([values] if isinstance(values, str) else values)
 
 
-def _numbers(values: Iterable[int]) -> frozenset[int]:
-    return frozenset(values)
+def _statuses(values: int | str | Iterable[int | str]) -> frozenset[int]:
+    given = [values] if isinstance(values, int | str) else values
+    return frozenset(code for one in given for code in (parse_status(one) if isinstance(one, str) else (one,)))
 
 
-def _endpoints(values: Iterable[Endpoint]) -> frozenset[Endpoint]:
-    return frozenset(values)
+def _endpoints(values: str | Iterable[Endpoint | str]) -> frozenset[Endpoint]:
+    given = [values] if isinstance(values, str) else values
+    return frozenset(parse_endpoint(one) if isinstance(one, str) else one for one in given)
 
 
-def _greps(values: Iterable[Grep]) -> frozenset[Grep]:
-    return frozenset(values)
+def _greps(values: str | Iterable[Grep | str]) -> frozenset[Grep]:
+    given = [values] if isinstance(values, str) else values
+    return frozenset(parse_grep(one) if isinstance(one, str) else one for one in given)
 
 
 def _lowered(values: Iterable[str]) -> frozenset[str]:
-    return frozenset(value.lower() for value in values)
+    return frozenset(value.lower() for value in _strings(values))
 
 
 def _uppered(values: Iterable[str]) -> frozenset[str]:
-    return frozenset(value.upper() for value in values)
+    return frozenset(value.upper() for value in _strings(values))
 
 
 @attrs.frozen(kw_only=True)
@@ -84,7 +90,10 @@ class Query:
     """Which messages, or, asked of a store's calls, which calls.
 
     A user is a user part, as ``alice`` or ``+49*`` with ``*`` for any characters, or ``user@host``. Case counts in
-    users, tags, nodes, Call-IDs and texts, and in nothing else.
+    users, tags, nodes, Call-IDs and texts, and in nothing else. A collection of one value may be given as that value.
+
+    Raises:
+        ValueError: an address, a status or an expression is not understood.
     """
 
     since_us: int | None = None
@@ -99,18 +108,18 @@ class Query:
     to_users: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
     """Users in To or the request URI."""
     endpoints: frozenset[Endpoint] = attrs.field(default=frozenset(), converter=_endpoints)
-    """Source or destination."""
+    """Source or destination; texts are read by :func:`parse_endpoint`."""
     methods: frozenset[str] = attrs.field(default=frozenset(), converter=_uppered)
     """Methods of requests."""
-    statuses: frozenset[int] = attrs.field(default=frozenset(), converter=_numbers)
-    """Status codes of replies."""
+    statuses: frozenset[int] = attrs.field(default=frozenset(), converter=_statuses)
+    """Status codes of replies, as 503 or what :func:`parse_status` reads, as ``4xx``."""
     agents: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
     """Parts of User-Agent, or Server where that is absent."""
     nodes: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
     tags: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
     protos: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
     greps: frozenset[Grep] = attrs.field(default=frozenset(), converter=_greps)
-    """Texts anywhere in the message."""
+    """Texts anywhere in the message; see :func:`parse_grep`."""
     correlations: frozenset[str] = attrs.field(default=frozenset(), converter=_strings)
     """Call-IDs, or values that name other legs: see :func:`sipdump_core.calls.legs.correlations`."""
     states: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
@@ -138,7 +147,7 @@ class Query:
             [_literal(value) for value in self.call_ids],
             [b"" if grep.expression else grep.text for grep in self.greps],
             *(_names(users) for users in (self.from_users, self.to_users, self.users)),
-            [_literal(value) for value in self.correlations],
+            [_linking_literal(value) for value in self.correlations],
         ):
             if literals and all(literals):
                 return tuple(sorted(set(literals)))
@@ -177,7 +186,7 @@ class Query:
             tests.append(lambda record: record.flow.proto in self.protos)
         if self.endpoints:
             tests.append(self._passes_endpoint)
-        if self.needles and not self.correlations:
+        if 0 < len(self.needles) <= _FEW_NEEDLES and not self.correlations:
             tests.append(lambda record: any(needle in record.buf for needle in self.needles))
         if self.call_ids:
             tests.append(lambda record: record.call_id in self.call_ids)
@@ -308,6 +317,16 @@ def _names(users: Iterable[str]) -> list[bytes]:
     """Return for each user the longest part that is in a message as it was typed: hosts may come in any case."""
     names = (user.rpartition("@")[0] or user for user in users)
     return [max(map(_literal, name.split("*")), key=len) for name in names]
+
+
+def _linking_literal(value: str) -> bytes:
+    """Return a part of a value that is in every message which it links, byte for byte; empty where there is none.
+
+    A Call-ID may have a suffix there, before its ``@`` or at its end, and a UUID of Session-ID may be in any case.
+    """
+    if _UUID.fullmatch(value):
+        return max(re.findall(rb"\d+", value.encode()), key=len, default=b"")
+    return _literal(value.partition("@")[0] or value.rpartition("@")[2])
 
 
 def _literal(value: str) -> bytes:

@@ -26,7 +26,7 @@ import sys
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from io import BytesIO
 from typing import BinaryIO
@@ -42,7 +42,7 @@ from sipdump_core.record import Flow, Record
 
 __all__ = ["Columns", "Damage", "Frame", "Journal", "parse_flow", "scan"]
 
-RECORDS, NOTE = 1, 2
+PASSED, RECORDS, NOTE = 0, 1, 2
 FRAME_RECORDS = 8192
 FRAME_BYTES = 1 << 25
 """A batch with more records, or more bytes of messages, is divided: a reader holds one frame in memory."""
@@ -317,12 +317,16 @@ class Journal(FolderBackend):
         return self._lines.keep(id(flow), (flow, line.encode()))
 
 
-def scan(file: BinaryIO, start: int = 0) -> Iterator[Frame | Damage]:
+def scan(
+    file: BinaryIO, start: int = 0, wanted: Callable[[int, bytes], bool] | None = None
+) -> Iterator[Frame | Damage]:
     """Yield the frames of a journal, from the first or from the offset of one, past damage, up to the end.
 
     Args:
         file: may be read while it is written: what is not whole yet is reported as torn.
         start: where to begin: 0, or the ``end`` of a frame.
+        wanted: returns, given its number of records and its payload, whether a frame of records may be of use; one that
+            is not is yielded unchecked and without its payload, as of the kind ``PASSED``.
     """
     fd = file.fileno()
     header = _pread(fd, _FILE_HEADER, 0)
@@ -338,7 +342,7 @@ def scan(file: BinaryIO, start: int = 0) -> Iterator[Frame | Damage]:
         at = 0
     flawed = -1
     while True:
-        frame = _read_frame(fd, at, salt)
+        frame = _read_frame(fd, at, salt, wanted)
         if isinstance(frame, Damage) and frame.torn and _find(fd, _MARK + salt, at + 1) >= 0:
             # frames follow, so the end did not cut it off: it is damaged, or was written only just now
             frame = _read_frame(fd, at, salt)
@@ -380,7 +384,9 @@ def _head(salt: bytes, kind: int, count: int, payload: bytes | memoryview) -> by
     return head + _SUM.pack(zlib.crc32(head))
 
 
-def _read_frame(fd: int, at: int, salt: bytes) -> Frame | Damage | None:
+def _read_frame(
+    fd: int, at: int, salt: bytes, wanted: Callable[[int, bytes], bool] | None = None
+) -> Frame | Damage | None:
     """Read the frame at an offset; None at the end of the file."""
     head = _pread(fd, _HEAD.size, at)
     mark = _MARK + salt
@@ -398,6 +404,9 @@ def _read_frame(fd: int, at: int, salt: bytes) -> Frame | Damage | None:
     payload = _pread(fd, length, begin)
     if len(payload) < length:
         return Damage(at, begin + len(payload), torn=True)
+    # a frame that was cut off seems to contain those after it
+    if wanted and kind == RECORDS and not wanted(count, payload) and mark not in payload:
+        return Frame(PASSED, at, begin + length, count, b"")
     if zlib.crc32(payload) != crc:
         return Damage(at, begin + length, torn=False)
     return Frame(kind, at, begin + length, count, payload)

@@ -1,6 +1,7 @@
 """Arguments of ``sipdump-read``: the store, and the filters, which are the same for every command."""
 
 import argparse
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -9,11 +10,12 @@ from sipdump_core.calls.legs import LegRules
 from sipdump_core.calls.summary import CALL_STATES
 from sipdump_core.drivers.query import Query, parse_endpoint, parse_grep, parse_status
 from sipdump_core.errors import ConfigError
-from sipdump_core.reading.finder import AROUND
-from sipdump_core.reading.when import parse_span, parse_when
+from sipdump_core.reading.when import AROUND, parse_span, parse_when
 from sipdump_core.record import PROTOS
 
-__all__ = ["add_filters", "add_legs", "add_store", "query_of", "rules_of"]
+_URI = re.compile(r"^(?:sips?|tel):", re.IGNORECASE)
+
+__all__ = ["add_filters", "add_legs", "add_span", "add_store", "query_of", "rules_of", "span_of", "whole_number"]
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +44,9 @@ def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> No
 
     if call_ids:
         several("--call-id", "call_ids", "ID", "a Call-ID")
-    several("--user", "users", "USER", "a user in From, To or the request URI; * stands for any characters")
-    several("--from", "from_users", "USER", "a user in From")
-    several("--to", "to_users", "USER", "a user in To or the request URI")
+    several("--user", "users", "USER", "a user in From, To or the request URI; * stands for any characters", _user)
+    several("--from", "from_users", "USER", "a user in From", _user)
+    several("--to", "to_users", "USER", "a user in To or the request URI", _user)
     several("--ip", "endpoints", "ADDRESS[:PORT]", "an address or a network, source or destination", parse_endpoint)
     several("--method", "methods", "METHOD", "a request's method")
     several("--status", "statuses", "STATUS", "the deciding answer: 503, 4xx, 400-499", parse_status)
@@ -54,10 +56,7 @@ def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> No
     several("--tag", "tags", "TAG", "rcv, snd or another tag")
     several("--proto", "protos", "PROTO", f"a transport: {', '.join(PROTOS)}", _proto)
     several("--grep", "greps", "TEXT", "a text anywhere in a message, or /an RE2 expression/", parse_grep)
-    span = parser.add_argument_group("the span", 'as "10:32", "yesterday 10:30", "-15m", "2026-11-27T10:32:00Z", "now"')
-    span.add_argument("--since", metavar="TIME", help="not before")
-    span.add_argument("--until", metavar="TIME", help="before")
-    span.add_argument("--last", metavar="SPAN", help="as 15m or 2h: the same as --since -15m")
+    span = add_span(parser)
     span.add_argument(
         "--around",
         type=_typed(parse_span),
@@ -65,6 +64,15 @@ def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> No
         metavar="SPAN",
         help="how far before and after the span the rest of a call is looked for (default: 10m)",
     )
+
+
+def add_span(parser: argparse.ArgumentParser) -> Any:
+    """Add the span of time, and return its group of arguments."""
+    span = parser.add_argument_group("the span", 'as "10:32", "yesterday 10:30", "-15m", "2026-11-27T10:32:00Z", "now"')
+    span.add_argument("--since", metavar="TIME", help="not before")
+    span.add_argument("--until", metavar="TIME", help="before")
+    span.add_argument("--last", type=_typed(parse_span), metavar="SPAN", help="as 15m: the same as --since -15m")
+    return span
 
 
 def add_legs(parser: argparse.ArgumentParser) -> None:
@@ -87,21 +95,31 @@ def query_of(args: argparse.Namespace, now: datetime) -> Query:
     Raises:
         ConfigError: a time is not understood, or the span is empty.
     """
-    if args.last and args.since:
-        raise ConfigError("--last and --since exclude each other")
-    since = _when("--since", f"-{args.last}" if args.last else args.since, now)
-    until = _when("--until", args.until, now, after=since)
-    if since and until and since >= until:
-        raise ConfigError(f"the span is empty: it begins {since.isoformat()} and ends {until.isoformat()}", "--until")
+    since_us, until_us = span_of(args, now)
     names = ("call_ids", "users", "from_users", "to_users", "endpoints", "methods", "states", "agents", "nodes", "tags",
              "protos", "greps")  # fmt: skip
     values = {name: getattr(args, name, ()) for name in names}
     return Query(
-        since_us=_us(since),
-        until_us=_us(until),
+        since_us=since_us,
+        until_us=until_us,
         statuses=[status for given in args.statuses for status in given],
         **values,
     )
+
+
+def span_of(args: argparse.Namespace, now: datetime) -> tuple[int | None, int | None]:
+    """Return the span: microseconds since the epoch, None where it has no such end.
+
+    Raises:
+        ConfigError: a time is not understood, or the span is empty.
+    """
+    if args.last is not None and args.since is not None:
+        raise ConfigError("--last and --since exclude each other")
+    since = _when("--since", args.since if args.last is None else f"-{args.last}", now)
+    until = _when("--until", args.until, now, after=since)
+    if since and until and since >= until:
+        raise ConfigError(f"the span is empty: it begins {since.isoformat()} and ends {until.isoformat()}", "--until")
+    return _us(since), _us(until)
 
 
 def rules_of(args: argparse.Namespace) -> LegRules:
@@ -109,8 +127,15 @@ def rules_of(args: argparse.Namespace) -> LegRules:
     return LegRules(args.leg_headers, args.leg_patterns, args.leg_guess)
 
 
+def whole_number(text: str) -> int:
+    """Read a number of calls or messages, for argparse."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
 def _when(option: str, text: str | None, now: datetime, *, after: datetime | None = None) -> datetime | None:
-    if not text:
+    if text is None:
         return None
     try:
         return parse_when(text, now, after=after)
@@ -132,6 +157,14 @@ def _typed(kind: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
+
+
+def _user(text: str) -> str:
+    """Read a user, also where the whole URI was pasted."""
+    user = _URI.sub("", text.strip().strip("<>"))
+    if not user:
+        raise ValueError("an empty user")
+    return user
 
 
 def _state(text: str) -> str:

@@ -5,6 +5,7 @@ and ``NAME`` runs it. A module is loaded only when one of its commands is: ``--h
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -35,22 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     from sipdump_core.reading.dashes import join_dashes  # noqa: PLC0415 - see the module's docstring
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale, no character of a message ends the command
+            stream.reconfigure(errors="backslashreplace")
     argv = join_dashes(argv)
     args = _parser(argv).parse_args(argv)
     from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415
 
     try:
         return int(args.run(args))
-    except ConfigError as error:
-        print(f"sipdump-read: {error}", file=sys.stderr)
-        return WRONG
-    except SipDumpError as error:
-        print(f"sipdump-read: {error}", file=sys.stderr)
-        return NOTHING
     except BrokenPipeError:
         # the reader went away, as head(1) does; what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FOUND
+    except ConfigError as error:
+        print(f"sipdump-read: {error}", file=sys.stderr)
+        return WRONG
+    except (SipDumpError, OSError) as error:
+        print(f"sipdump-read: {error}", file=sys.stderr)
+        return NOTHING
     except KeyboardInterrupt:
         return 130
 

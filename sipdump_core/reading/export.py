@@ -17,9 +17,9 @@ from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.arguments import add_filters, add_legs, add_store, query_of, rules_of
-from sipdump_core.reading.files import new_file, write_new
+from sipdump_core.reading.files import new_file, refuse_old, write_new
 from sipdump_core.reading.finder import Found
-from sipdump_core.reading.lines import endpoint
+from sipdump_core.reading.lines import counted, endpoint
 from sipdump_core.reading.pcapng import write_pcapng
 from sipdump_core.reading.render.formats import Style, render
 from sipdump_core.reading.session import Session
@@ -42,6 +42,7 @@ _HEADER_FLAG = 8
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``export``."""
+    parser.usage = "%(prog)s (CALL-ID ... | FILTERS) [STORE] [--legs] -o FILE"
     parser.add_argument("call_ids", nargs="*", metavar="CALL-ID", help="default: all calls that match the filters")
     parser.add_argument("-o", dest="output", required=True, metavar="FILE", help="which must not be there yet")
     help_form = "a format, or the name of a backend of files (default: as FILE ends)"
@@ -64,6 +65,7 @@ def export(args: argparse.Namespace) -> int:
     if not form:
         raise ConfigError(f"say the format: a name that ends in {', '.join(_BY_ENDING)}, or --format NAME", "-o")
     names = names_of(args.names)
+    refuse_old(args.output)
     with Session(args, rules_of(args)) as session:
         query = query_of(args, session.now)
         found = session.store.find(query, session.searched, around=args.around, legs=args.legs, with_legs=args.legs)
@@ -72,7 +74,7 @@ def export(args: argparse.Namespace) -> int:
         else:
             count = _export_records(found, args.output, form, names, header=args.ksr_header)
         if count:
-            print(f"sipdump-read: {args.output} has {count} calls", file=sys.stderr)
+            print(f"sipdump-read: {args.output} has {counted(count, 'call')}", file=sys.stderr)
         return session.report(bool(count))
 
 
@@ -89,18 +91,21 @@ def row_of(record: Record) -> dict[str, Any]:
         "dst": endpoint(flow.dst_ip, flow.dst_port),
         "node": flow.node,
         "call_id": record.call_id,
+        "correlation_id": record.correlation_id,
         "message": record.buf.decode("utf-8", "backslashreplace"),
     }
 
 
 def _export_page(found: Iterable[Found], output: str, names: dict[str, str], session: Session) -> int:
-    calls = [one.call for one in islice(found, _CALLS_OF_A_PAGE + 1)]
+    some = list(islice(found, _CALLS_OF_A_PAGE + 1))
+    calls = [one.call for one in some]
     if len(calls) > _CALLS_OF_A_PAGE:
         raise ConfigError(
             f"a page takes {_CALLS_OF_A_PAGE} calls: narrow the question, or export to another format", "-o"
         )
     if calls:
-        ladder = lay_out(calls, now_us=session.store.now_us(), names=names, notes=session.searched.notes)
+        summaries = [one.summary for one in some]
+        ladder = lay_out(calls, names=names, summaries=summaries, notes=session.searched.notes)
         write_new(output, render(ladder, "html", Style()).encode("utf-8", "surrogateescape"))
     return len(calls)
 
@@ -110,7 +115,7 @@ def _export_records(found: Iterable[Found], output: str, form: str, names: dict[
     with RecordSorter(by_call=False) as sorter:
         for one in found:
             count += 1
-            for record in one.call.records:
+            for record in one.records:
                 sorter.add(record)
         if count:
             with new_file(output) as draft:

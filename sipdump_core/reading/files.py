@@ -5,9 +5,19 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-from sipdump_core.errors import StorageError
+from sipdump_core.errors import ConfigError, StorageError
 
-__all__ = ["new_file", "write_new"]
+__all__ = ["new_file", "refuse_old", "write_new"]
+
+
+def refuse_old(path: str, option: str = "-o") -> None:
+    """Refuse a file that is there already, before anything is read for it.
+
+    Raises:
+        ConfigError: it is there.
+    """
+    if os.path.lexists(path):
+        raise ConfigError(f"{path} is there already: name another file, or move it away", option)
 
 
 @contextlib.contextmanager

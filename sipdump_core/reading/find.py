@@ -3,8 +3,9 @@
 import argparse
 import csv
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain, islice
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import attrs
 
 from sipdump_core.calls.summary import Summary
-from sipdump_core.reading.arguments import add_filters, add_legs, add_store, query_of, rules_of
+from sipdump_core.reading.arguments import add_filters, add_legs, add_store, query_of, rules_of, whole_number
+from sipdump_core.reading.lines import as_json, printable
+from sipdump_core.reading.render.plain import cells, fitted
 from sipdump_core.reading.session import Session
 from sipdump_core.reading.sorting import Sorter
 
@@ -21,6 +24,7 @@ __all__ = ["add_find", "find"]
 LIMIT = 1000
 _WIDTHS_OF = 1000
 _WIDEST = 40
+_NARROWEST = 8
 SORTS = ("began", "ended", "duration", "messages", "retransmissions", "status", "state", "kind", "from_user", "to_user",
          "post_dial_delay", "setup_time", "call_id")  # fmt: skip
 FIELDS = tuple(field.name for field in attrs.fields(Summary))
@@ -28,6 +32,7 @@ FIELDS = tuple(field.name for field in attrs.fields(Summary))
 
 def add_find(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``find``."""
+    parser.usage = "%(prog)s [STORE] [FILTERS] [--json | --jsonl | --csv] [--sort FIELD] [--limit N]"
     add_store(parser)
     add_filters(parser)
     add_legs(parser)
@@ -38,7 +43,11 @@ def add_find(parser: argparse.ArgumentParser) -> None:
     fields = f"by one of: {', '.join(SORTS)}; -FIELD: downwards (default: began)"
     parser.add_argument("--sort", default="began", type=_sort, metavar="FIELD", help=fields)
     parser.add_argument(
-        "--limit", default=LIMIT, type=_limit, metavar="N", help=f"print N calls at most; 0: all (default: {LIMIT})"
+        "--limit",
+        default=LIMIT,
+        type=whole_number,
+        metavar="N",
+        help=f"print N calls at most; 0: all (default: {LIMIT})",
     )
     parser.set_defaults(run=find)
 
@@ -77,14 +86,14 @@ def _key(value: Any, *, downwards: bool) -> tuple[bool, Any]:
 def _print_json(rows: Iterable[dict[str, Any]], _now: datetime) -> None:
     separator = "[\n"
     for row in rows:
-        print(separator, json.dumps(row, ensure_ascii=False), sep="", end="")
+        print(separator, as_json(row), sep="", end="")
         separator = ",\n"
     print("\n]" if separator != "[\n" else "[]")
 
 
 def _print_jsonl(rows: Iterable[dict[str, Any]], _now: datetime) -> None:
     for row in rows:
-        print(json.dumps(row, ensure_ascii=False))
+        print(as_json(row))
 
 
 def _print_csv(rows: Iterable[dict[str, Any]], _now: datetime) -> None:
@@ -92,43 +101,96 @@ def _print_csv(rows: Iterable[dict[str, Any]], _now: datetime) -> None:
     writer.writerow(FIELDS)
     for row in rows:
         row["legs"] = [leg["call_id"] for leg in row["legs"]]
-        writer.writerow([" ".join(value) if isinstance(value, list) else value for value in map(row.get, FIELDS)])
+        values = (" ".join(value) if isinstance(value, list) else value for value in map(row.get, FIELDS))
+        writer.writerow([printable(value) if isinstance(value, str) else value for value in values])
 
 
 def _print_table(rows: Iterable[dict[str, Any]], now: datetime) -> None:
-    """Print a line a call; the widths are those of the first lines, so that a long list is printed as it comes."""
-    head = (f"began ({now.tzname()})", "from", "to", "state", "status", "duration", "msgs", "Call-ID")
+    """Print a line a call; the widths are those of the first lines, so that a long list is printed as it comes.
+
+    A terminal's width is kept, if the Call-IDs leave room: they are never cut, because ``show`` wants them whole.
+    """
     rows = iter(rows)
-    first = [head, *map(_cells, islice(rows, _WIDTHS_OF))]
-    widths = [min(max(len(line[at]) for line in first), _WIDEST) for at in range(len(head))]
-    for line in chain(first, map(_cells, rows)):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    first = list(islice(rows, _WIDTHS_OF))
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    columns, widths = _layout(first, now, room)
+    print(_line([column.head(now) for column in columns], widths))
+    for row in chain(first, rows):
+        print(_line([column.cell(row, now) for column in columns], widths))
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    began = datetime.fromisoformat(row["began"]).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    duration = row["duration"]
-    return (
-        began,
-        _shown(row["from_user"] or row["from_uri"]),
-        _shown(row["to_user"] or row["to_uri"]),
-        row["state"] if row["kind"] == "call" else f"{row['kind']} {row['state']}",
-        _shown(row["status"]),
-        "-" if duration is None else f"{duration:.1f} s",
-        str(row["messages"]),
-        _shown(row["call_id"]),
-    )
+@attrs.frozen
+class _Column:
+    """A column of the table."""
+
+    head: Callable[[datetime], str]
+    cell: Callable[[dict[str, Any], datetime], str]
+    """Returns what it has of a call, printable, given the present."""
+    elastic: bool = False
+    """It may be cut, where a terminal is too narrow."""
+
+
+_BEGAN = _Column(lambda now: f"began ({now.tzname()})", lambda row, now: _began(row, now, "%Y-%m-%d %H:%M:%S.%f"))
+_BEGAN_SHORT = _Column(lambda now: f"began ({now.tzname()})", lambda row, now: _began(row, now, "%m-%d %H:%M:%S"))
+_FROM = _Column(lambda _: "from", lambda row, _: _shown(row["from_user"] or row["from_uri"]), elastic=True)
+_TO = _Column(lambda _: "to", lambda row, _: _shown(row["to_user"] or row["to_uri"]), elastic=True)
+_STATE = _Column(
+    lambda _: "state", lambda row, _: row["state"] if row["kind"] == "call" else f"{row['kind']} {row['state']}"
+)
+_STATUS = _Column(lambda _: "status", lambda row, _: _shown(row["status"]))
+_DURATION = _Column(lambda _: "duration", lambda row, _: _duration(row["duration"]))
+_MESSAGES = _Column(lambda _: "msgs", lambda row, _: str(row["messages"]))
+_CALL_ID = _Column(lambda _: "Call-ID", lambda row, _: _shown(row["call_id"]))
+_LAYOUTS = (
+    (_BEGAN, _FROM, _TO, _STATE, _STATUS, _DURATION, _MESSAGES, _CALL_ID),
+    (_BEGAN_SHORT, _FROM, _TO, _STATE, _STATUS, _DURATION, _MESSAGES, _CALL_ID),
+    (_BEGAN_SHORT, _FROM, _TO, _STATE, _STATUS, _CALL_ID),
+)
+"""From wide to narrow."""
+
+
+def _layout(rows: Sequence[dict[str, Any]], now: datetime, room: int | None) -> tuple[Sequence[_Column], Sequence[int]]:
+    """Return the columns that fit, and their widths."""
+    for columns in _LAYOUTS:
+        found = [max(cells(text) for text in _texts(column, rows, now)) for column in columns]
+        widths = [min(width, _WIDEST) for width in found]
+        over = sum(widths) + 2 * (len(widths) - 1) - (room or 0)
+        if room is None or over <= 0:
+            return columns, widths
+        if columns is _LAYOUTS[-1]:
+            for at, column in enumerate(columns):
+                if column.elastic:
+                    widths[at] = max(widths[at] - (over + 1) // 2, min(widths[at], _NARROWEST))
+    return columns, widths
+
+
+def _texts(column: _Column, rows: Iterable[dict[str, Any]], now: datetime) -> Iterator[str]:
+    yield column.head(now)
+    for row in rows:
+        yield column.cell(row, now)
+
+
+def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
+    """Return a line; all cells but the last, the Call-ID, are cut to their widths."""
+    cut = [fitted(text, width) for text, width in zip(texts[:-1], widths, strict=False)]
+    padded = (text + " " * (width - cells(text)) for text, width in zip(cut, widths, strict=False))
+    return "  ".join((*padded, texts[-1]))
+
+
+def _began(row: dict[str, Any], now: datetime, form: str) -> str:
+    began = datetime.fromisoformat(row["began"]).astimezone()
+    text = began.strftime(form)
+    # the header names the zone; on days on which the clocks are set otherwise, the offset says so
+    offset = "" if began.utcoffset() == now.utcoffset() else began.strftime("%z")
+    return (text[:-3] if form.endswith("%f") else text) + offset
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"
 
 
 def _shown(value: Any) -> str:
-    """Return a value for a terminal: what came from the network must not control it."""
-    return "-" if value is None else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(value))
-
-
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of calls")
-    return int(text)
+    return "-" if value is None else printable(str(value))
 
 
 def _sort(text: str) -> str:

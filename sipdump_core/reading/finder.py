@@ -6,7 +6,6 @@ span is read and sorted by call, on disk where it does not fit into memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
 
 import attrs
 
@@ -18,26 +17,37 @@ from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.record import Record
 
-__all__ = ["AROUND", "Finder", "Found"]
+__all__ = ["Finder", "Found"]
 
-AROUND = 600.0
-"""Seconds before and after the span in which the other messages of its calls are looked for, by default."""
 _MANY = 50_000
 """Call-IDs; with more, all that is stored within the span is read once instead."""
 _LEGS_OF_CALLS = 10_000
-_LEGS_OF_BYTES = 48 << 20
+_LEGS_OF_BYTES = 32 << 20
 """What is held in memory to look for other legs; of more, they are not looked for."""
 _ROUNDS = 5
 """How many steps other legs are followed."""
 
 
-@attrs.frozen
 class Found:
-    """A call that matches."""
+    """A call that matches.
 
-    call: Call
-    summary: Summary
-    """What happened in it."""
+    Args:
+        call: the call.
+        summary: what happened in it.
+        keep: keep the call as it was worked out; otherwise it is made again of its records when it is asked for.
+    """
+
+    def __init__(self, call: Call, summary: Summary, *, keep: bool = True) -> None:
+        self.records: Sequence[Record] = call.records
+        """All its messages."""
+        self.summary = summary
+        """What happened in it."""
+        self._call = call if keep else None
+
+    @property
+    def call(self) -> Call:
+        """The call."""
+        return self._call or Call.of(self.records)
 
     @property
     def legs(self) -> Sequence[Leg]:
@@ -78,7 +88,7 @@ class Finder:
         self._around = around
         self._legs = legs
         self._index = LegIndex(rules)
-        self._others: dict[str, Call] = {}
+        self._others: dict[str, Found] = {}
 
     def found(self) -> Iterator[Found]:
         """Yield the calls that match, in the order of their Call-IDs."""
@@ -93,26 +103,28 @@ class Finder:
         held: list[Found] = []
         size = 0
         for one in matching:
-            held.append(one)
-            size += sum(len(record.buf) for record in one.call.records)
+            self._index.add(one.call)
+            held.append(Found(one.call, one.summary, keep=False))  # all that was worked out would fill the memory
+            size += sum(len(record.buf) for record in one.records)
             if len(held) > _LEGS_OF_CALLS or size > _LEGS_OF_BYTES:
+                self._index = LegIndex(self._rules)
                 self._searched.note("these are too many calls to look for their other legs: narrow the question")
-                yield from held
+                while held:
+                    yield held.pop(0)
                 yield from matching
                 return
-        self._follow([one.call for one in held])
+        self._follow(held)
         yield from map(self._linked, held)
 
     def others(self, found: Sequence[Found]) -> list[Found]:
         """Return the other legs of calls that were found, each once, the nearest first."""
-        known = {one.call.call_id for one in found}
+        known = {one.summary.call_id for one in found}
         ids = dict.fromkeys(leg.call_id for one in found for leg in one.legs if leg.call_id not in known)
-        calls = (self._others[one] for one in ids if one in self._others)
-        return [self._linked(Found(call, call.summary(self._now_us()))) for call in calls]
+        return [self._linked(self._others[one]) for one in ids if one in self._others]
 
     def _linked(self, found: Found) -> Found:
-        legs = self._index.legs(found.call.call_id)
-        return attrs.evolve(found, summary=attrs.evolve(found.summary, legs=legs))
+        found.summary = attrs.evolve(found.summary, legs=self._index.legs(found.summary.call_id))
+        return found
 
     def _judged(self, call: Call) -> Found | None:
         """Return a call with its summary; None where it does not match."""
@@ -143,13 +155,13 @@ class Finder:
                     return None
         return ids
 
-    def _wider(self, span: Query, values: set[str], calls: Sequence[Call]) -> Iterator[Query]:
+    def _wider(self, span: Query, values: set[str], found: Sequence[Found]) -> Iterator[Query]:
         """Yield the questions whose answers may belong to other legs of calls."""
         yield attrs.evolve(span, correlations=values)
         if self._rules.headers or self._rules.patterns:
             yield attrs.evolve(span, greps=map(parse_grep, values))
         if self._rules.heuristic:
-            users = {user for call in calls if (user := call.summary().from_user)}
+            users = {user for one in found if (user := one.summary.from_user)}
             if users:
                 yield attrs.evolve(span, from_users=users, methods=["INVITE"])
 
@@ -166,32 +178,31 @@ class Finder:
         with RecordSorter(by_call=True) as sorter:
             for record in self._read(query):
                 sorter.add(record)
-            for call_id, records in groupby(sorter.sorted(), lambda record: record.call_id):
-                if call_id is not None:
-                    yield Call.of(records)
+            yield from map(Call.of, sorter.calls())
 
-    def _follow(self, calls: Sequence[Call]) -> None:
-        """Find the other legs of calls, and what they lead to, step by step."""
-        for call in calls:
-            self._index.add(call)
-        known = {call.call_id for call in calls}
+    def _follow(self, found: Sequence[Found]) -> None:
+        """Find the other legs of calls, which are in the index, and what they lead to, step by step."""
+        known = {one.summary.call_id for one in found}
         asked: set[str] = set()
-        fresh: Sequence[Call] = calls
+        fresh: Sequence[Found] = found
         for _ in range(_ROUNDS):
-            values = set[str]().union(*(self._index.values(call.call_id) for call in fresh)) - asked
+            values = set[str]().union(*(self._index.values(one.summary.call_id) for one in fresh)) - asked
             if not values or not fresh:
                 break
             asked |= values
-            span = self._span(min(call.oldest_us for call in fresh), max(call.newest_us for call in fresh) + 1)
+            times = [record.time_us for one in fresh for record in one.records]
+            span = self._span(min(times), max(times) + 1)
             linked = (record.call_id for query in self._wider(span, values, fresh) for record in self._read(query))
             ids = {call_id for call_id in linked if call_id is not None} - known
             if len(ids) > _LEGS_OF_CALLS:
                 self._searched.note(f"{len(ids)} other Call-IDs may be legs; they are not followed")
                 break
-            fresh = list(self._calls(attrs.evolve(span, call_ids=ids))) if ids else []
-            for call in fresh:
-                known.add(call.call_id)
-                self._others[call.call_id] = call
+            calls = self._calls(attrs.evolve(span, call_ids=ids)) if ids else ()
+            fresh = []
+            for call in calls:
                 self._index.add(call)
+                fresh.append(Found(call, call.summary(self._now_us()), keep=False))
+            known |= {one.summary.call_id for one in fresh}
+            self._others |= {one.summary.call_id: one for one in fresh}
         for crowd in self._index.crowds:
             self._searched.note(f"{crowd.kind} {crowd.value} is on {crowd.call_ids} Call-IDs, and links nothing")

@@ -1,8 +1,11 @@
 """What a question was asked of: for the answer "there is nothing", and for what could not be read."""
 
+from typing import TYPE_CHECKING
+
 import attrs
 
-from sipdump_core.reading.shelves import Shelved
+if TYPE_CHECKING:  # so that --help need not load what reads a store
+    from sipdump_core.reading.shelves import Shelved
 
 __all__ = ["Searched"]
 
@@ -34,7 +37,7 @@ class Searched:
         if text not in self.notes:
             self.notes.append(text)
 
-    def count(self, shelved: Shelved) -> None:
+    def count(self, shelved: "Shelved") -> None:
         """Take down a segment that was read."""
         self.segments += 1
         self.backends.add(shelved.backend.name)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import signal
 import sys
 from datetime import datetime
@@ -9,12 +10,14 @@ from types import FrameType
 from typing import Any, Self
 
 from sipdump_core.calls.legs import LegRules
+from sipdump_core.reading.lines import counted
 from sipdump_core.reading.searched import Searched
-from sipdump_core.reading.shelves import open_shelves
-from sipdump_core.reading.store import Store
 from sipdump_core.reading.when import zone
 
 __all__ = ["Session"]
+
+_COLLECT_AFTER = 50_000
+"""Objects between two runs of the garbage collector."""
 
 
 class Session:
@@ -32,6 +35,10 @@ class Session:
     """
 
     def __init__(self, args: argparse.Namespace, rules: LegRules | None = None) -> None:
+        # only now, because --help must answer at once
+        from sipdump_core.reading.shelves import open_shelves  # noqa: PLC0415
+        from sipdump_core.reading.store import Store  # noqa: PLC0415
+
         shelves, problems = open_shelves(
             configs=args.configs,
             defines=args.defines,
@@ -47,12 +54,16 @@ class Session:
         self._before: Any = None
 
     def __enter__(self) -> Self:
+        # what reading makes in masses has no cycles, and a collector that keeps looking costs a fifth of the time
+        self._thresholds = gc.get_threshold()
+        gc.set_threshold(_COLLECT_AFTER)
         with contextlib.suppress(ValueError):  # not in the main thread: somebody else takes signals
             self._before = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close_bar()
+        gc.set_threshold(*self._thresholds)
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
@@ -71,18 +82,17 @@ class Session:
         if self.store.interrupted:
             print("sipdump-read: interrupted: this is what was found so far", file=sys.stderr)
         if not found:
-            print(f"sipdump-read: nothing was found in {self._where()}", file=sys.stderr)
+            print(f"sipdump-read: nothing was found{self._where()}", file=sys.stderr)
         return int(not found)
 
     def _where(self) -> str:
         searched = self.searched
+        shelves = ", ".join(dict.fromkeys(map(str, self.store.shelves)))
         if not searched.segments:
-            shelves = ", ".join(dict.fromkeys(map(str, self.store.shelves))) or "no store"
-            return f"no segment: there is none within the span in {shelves}"
+            return f": there is no segment within the span in {shelves or 'the store'}"
         backends = ", ".join(sorted(searched.backends))
-        count = "1 segment" if searched.segments == 1 else f"{searched.segments} segments"
         times = [self._shown(each) for each in (searched.oldest, searched.newest) if each is not None]
-        return f"{count} of {backends}, {' to '.join(times)} {zone(self.now)}"
+        return f" in {counted(searched.segments, 'segment')} of {backends}, {' to '.join(times)} {zone(self.now)}"
 
     def _shown(self, time_s: float) -> str:
         return datetime.fromtimestamp(time_s, self.now.tzinfo).astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -106,4 +116,4 @@ class Session:
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if self.store.interrupted:
             raise KeyboardInterrupt
-        self.store.interrupted = True
+        self.store.interrupt()

@@ -7,12 +7,11 @@ from typing import Protocol
 
 import attrs
 
-from sipdump_core.config.reader import read_config
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Unites, can
 from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
-from sipdump_core.errors import ConfigError, StorageError
+from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import listed
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign
@@ -55,6 +54,12 @@ class Shelved(Holding):
     def gone(self) -> bool:
         """Whether there is no file any more where it was; of what is no local file, it is not known, and True."""
         return not os.path.lexists(self.stored.location)
+
+    def is_gone(self, error: SipDumpError) -> bool:
+        """Return whether it could not be read because it is not there any more."""
+        if "://" in self.stored.location:
+            return isinstance(error, StorageError) and error.of_absence
+        return self.gone
 
     def search(self, query: Query) -> Iterator[Record]:
         """Yield its records that are an answer, those of one call in the order in which they came.
@@ -188,6 +193,8 @@ def open_shelves(
     shelves: list[Shelf] = []
     problems: list[str] = []
     settings: list[Setting] = []
+    if configs:
+        from sipdump_core.config.reader import read_config  # noqa: PLC0415 - its grammar takes long to load
     for config in configs:
         given = read_config(config, defines).settings
         settings += [setting for setting in given if setting.module == "sipdump_s3"]

@@ -8,7 +8,8 @@ import sys
 from sipdump_core.calls.ladder import lay_out
 from sipdump_core.errors import ConfigError
 from sipdump_core.reading.arguments import add_legs, add_store, rules_of
-from sipdump_core.reading.files import write_new
+from sipdump_core.reading.files import refuse_old, write_new
+from sipdump_core.reading.lines import counted
 from sipdump_core.reading.render.formats import FORMATS, Style, render
 from sipdump_core.reading.session import Session
 
@@ -20,6 +21,7 @@ _PIPE_WIDTH = 120
 
 def add_show(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``show``."""
+    parser.usage = "%(prog)s CALL-ID [STORE] [--legs] [--headers | --raw] [--format FORMAT] [-o FILE]"
     parser.add_argument("call_id", metavar="CALL-ID", help="the call")
     add_store(parser)
     add_legs(parser)
@@ -42,14 +44,19 @@ def show(args: argparse.Namespace) -> int:
     """Draw the ladder of a call."""
     names = names_of(args.names)
     form = args.form or _form_of(args.output)
+    if args.output:
+        refuse_old(args.output)
     with Session(args, rules_of(args)) as session:
         found = session.store.call(args.call_id, session.searched)
         if not found:
             return session.report(False)
-        if not args.legs and found[0].legs:
-            session.searched.note(f"{len(found[0].legs)} other legs belong to this call; --legs draws them, too")
-        calls = [one.call for one in (found if args.legs else found[:1])]
-        ladder = lay_out(calls, now_us=session.store.now_us(), names=names, notes=session.searched.notes)
+        drawn = found if args.legs else found[:1]
+        ladder = lay_out(
+            [one.call for one in drawn],
+            names=names,
+            summaries=[one.summary for one in drawn],
+            notes=session.searched.notes,
+        )
         terminal = not args.output and sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else _PIPE_WIDTH
         colour = terminal and not os.environ.get("NO_COLOR")
@@ -58,6 +65,10 @@ def show(args: argparse.Namespace) -> int:
             write_new(args.output, text.encode("utf-8", "surrogateescape"))
         else:
             sys.stdout.write(text)
+        session.searched.notes.clear()  # the ladder has them
+        legs = len(found[0].legs)
+        if legs and not args.legs:
+            session.searched.note(f"{counted(legs, 'other leg belongs', 'other legs belong')} to this call: --legs")
         return session.report(True)
 
 
@@ -77,7 +88,9 @@ def names_of(values: list[str]) -> dict[str, str]:
 
 
 def _form_of(output: str | None) -> str:
-    ending = os.path.splitext(output or "")[1]
+    ending = os.path.splitext(output or "")[1].lower()
+    if ending in (".pcap", ".pcapng", ".data", ".parquet", ".jsonl"):
+        raise ConfigError(f"a ladder is no {ending} file: sipdump-read export writes the messages into one", "-o")
     return {".svg": "svg", ".html": "html", ".htm": "html", ".mmd": "mermaid", ".json": "json", ".md": "markdown"}.get(
         ending, "text"
     )

@@ -4,6 +4,7 @@ import heapq
 import marshal
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, BinaryIO, Self
 
@@ -65,8 +66,10 @@ class Sorter:
             self._spill()
 
     def sorted(self) -> Iterator[tuple[Any, Any]]:
-        """Yield all items by key. It may be called once, after the last ``add``."""
+        """Yield all items by key; each call after the last ``add`` begins from the start."""
         self._items.sort(key=_first)
+        if not self._runs:
+            return iter(self._items)
         runs = [self._read(*run) for run in self._runs]
         return heapq.merge(*runs, self._items, key=_first)
 
@@ -146,5 +149,19 @@ class RecordSorter:
 
     def sorted(self) -> Iterator[Record]:
         """Yield the records in order; those of one key keep the order in which they came."""
-        for _, (time_us, row, buf, correlation_id) in self._sorter.sorted():
-            yield Record(time_us, self._flows.get(row) or self._flows.keep(row, Flow(*row)), buf, correlation_id)
+        for _, value in self._sorter.sorted():
+            yield self._record(value)
+
+    def calls(self) -> Iterator[list[Record]]:
+        """Yield the records of each Call-ID, in the order of the Call-IDs; those without one are left out."""
+        for call_id, items in groupby(self._sorter.sorted(), _call_id):
+            if call_id:
+                yield [self._record(value) for _, value in items]
+
+    def _record(self, value: Any) -> Record:
+        time_us, row, buf, correlation_id = value
+        return Record(time_us, self._flows.get(row) or self._flows.keep(row, Flow(*row)), buf, correlation_id)
+
+
+def _call_id(item: tuple[Any, Any]) -> str:
+    return str(item[0][0])

@@ -1,19 +1,27 @@
 """The store: all segments of all backends that were named, asked as one."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
+from sipdump_core.drivers.capabilities import Searches, Unites, can
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
-from sipdump_core.reading.finder import AROUND, Finder, Found
+from sipdump_core.reading.finder import Finder, Found
+from sipdump_core.reading.moving import Moves
 from sipdump_core.reading.searched import Searched
-from sipdump_core.reading.shelves import Shelf, Shelved
+from sipdump_core.reading.shelves import Shelf, Shelved, open_shelves
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.reading.units import Unit, units
+from sipdump_core.reading.when import AROUND
 from sipdump_core.record import Record
 
-__all__ = ["Store"]
+__all__ = ["Interrupted", "Store"]
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _ZONES = 26 * 3600
 """Seconds between the names that one moment has in different zones, at most: a name's zone may not be ours."""
@@ -22,6 +30,10 @@ _PROBES = (5, 60, 3600, 86400)
 _NEWEST_OF = 8
 """How many segments, those last written, are asked for the newest record."""
 _US = 1_000_000
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised by :meth:`Store.interrupt` out of a backend's search; the scan that it ends catches it."""
 
 
 class Store:
@@ -45,13 +57,74 @@ class Store:
         self.shelves = shelves
         self.rules = rules or LegRules()
         self.interrupted = False
-        """Set it to end the scan that is under way; later ones read only what was read before."""
+        """Whether :meth:`interrupt` was called."""
         self._clock = clock or Clock()
         self._progress = progress
-        self._reached: set[str] = set()
+        self._searching = False
+        """Whether a backend is at work, so that :meth:`interrupt` may raise."""
+        self._hits: set[str] = set()
+        """Locations of the segments that had an answer."""
         self._now: int | None = None
         self._newest: int | None = None
         """Time of the newest record that was read."""
+        self._newest_is_known = False
+        """Everything was read, so that there is no newer one."""
+        self._problems: Sequence[str] = ()
+        self.searched = Searched()
+        """What the last question was asked of, unless the caller kept track of it."""
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        configs: Paths = (),
+        defines: str | Sequence[str] = (),
+        folders: Paths = (),
+        fprefix: str | None = None,
+        files: Paths = (),
+        urls: str | Sequence[str] = (),
+        rules: LegRules | None = None,
+    ) -> Self:
+        """Open what is named; with nothing named, the store of ``/etc/sipdump/sipdumpd.cfg``.
+
+        Args:
+            configs: configurations of daemons: all backends of their folder and prefix.
+            defines: names for the preprocessor of ``configs``, as ``NAME`` or ``NAME=VALUE``.
+            folders: folders of segments.
+            fprefix: how the names of segments in ``folders`` begin; None: in any way.
+            files: files by themselves: segments, and captures of a network.
+            urls: ``s3://BUCKET/PREFIX``: what all collectors stored below it; how to reach it is as ``configs`` say.
+            rules: what links the legs of a call beside what is known.
+
+        Raises:
+            ConfigError: what is named is not there, or a configuration is wrong.
+            StorageError: a folder cannot be listed.
+        """
+        shelves, problems = open_shelves(
+            configs=_listed(configs),
+            defines=_listed(defines),
+            folders=_listed(folders),
+            fprefix=fprefix,
+            files=_listed(files),
+            urls=_listed(urls),
+        )
+        store = cls(shelves, rules=rules)
+        store._problems = problems
+        store.searched = Searched(problems=problems)
+        return store
+
+    def interrupt(self) -> None:
+        """End the scan that is under way; what it has found so far is its result. For a signal handler.
+
+        Later scans read only the segments that had an answer: a call that was found is still read as a whole.
+
+        Raises:
+            Interrupted: in the main thread, where a backend is at work; the scan catches it.
+        """
+        self.interrupted = True
+        if self._searching:
+            self._searching = False
+            raise Interrupted
 
     def records(self, query: Query, searched: Searched | None = None) -> Iterator[Record]:
         """Yield the messages that are an answer, in order of time; those of one time in the order of their arrival.
@@ -64,32 +137,57 @@ class Store:
             OSError: the temporary folder has no room for what does not fit into memory.
         """
         with RecordSorter(by_call=False) as sorter:
-            for record in self.unsorted(query, searched):
+            for record in self.unsorted(query, self._tracked(searched)):
                 sorter.add(record)
             yield from sorter.sorted()
 
-    def unsorted(self, query: Query, searched: Searched | None = None) -> Iterator[Record]:
-        """Yield the messages that are an answer, one segment after the other, and in any order within it."""
-        searched = Searched() if searched is None else searched
-        wanted = [unit for unit in units(self.shelved(searched), query.asked) if _may_hold(unit, query)]
+    def chosen(self, query: Query, searched: Searched, asked: Collection[str] = ()) -> list[Unit[Shelved]]:
+        """Return what must be read so that each record that may be an answer comes once.
+
+        Args:
+            query: the question; its span counts.
+            searched: takes down what cannot be listed.
+            asked: fields of a record that are needed beside those of the question.
+        """
+        found = units(self.shelved(searched), {*query.asked, *asked})
+        return [unit for unit in found if _may_hold(unit, query)]
+
+    def unsorted(
+        self, query: Query, searched: Searched | None = None, chosen: Sequence[Unit[Shelved]] | None = None
+    ) -> Iterator[Record]:
+        """Yield the messages that are an answer, one segment after the other, and in any order within it.
+
+        Args:
+            query: the question.
+            searched: takes down what was read, and what could not be.
+            chosen: what to read instead of all that :meth:`chosen` returns.
+        """
+        searched = self._tracked(searched)
+        again = self.interrupted  # an earlier scan was ended
+        wanted = [] if chosen is None else [*chosen]
+        if chosen is None:
+            with self._interruptible():
+                wanted = self.chosen(query, searched)
         count = sum(len(unit.holdings) for unit in wanted)
         done = 0
         seen: set[int] = set()
         newest = self._newest or 0
-        before = frozenset(self._reached) if self.interrupted else None
+        moves = Moves(searched)
         for unit in wanted:
             for shelved in unit.holdings:
-                if before is not None and shelved.stored.location not in before:
+                location = shelved.stored.location
+                if (again and location not in self._hits) or moves.has(shelved):
                     continue
-                self._reached.add(shelved.stored.location)
-                for record in self._read(shelved, unit, query, searched, seen):
+                for record in self._until_interrupted(self._read(shelved, unit, query, searched, seen, moves)):
                     if record.time_us > newest:
                         newest = self._newest = record.time_us
+                    self._hits.add(location)
                     yield record
-                    if self.interrupted and before is None:
-                        return
+                if self.interrupted and not again:
+                    return
                 done += 1
                 self._progress(done, count)
+        self._newest_is_known |= chosen is None and not again and query == Query()
 
     def find(
         self,
@@ -144,23 +242,40 @@ class Store:
             self._now = self._find_now()
         return self._now
 
+    def newest_us(self) -> int | None:
+        """Return the time of the newest record, microseconds since the epoch; None where there is no record.
+
+        Of each collector the last segment is asked, so that a record which came late, or with a clock that was ahead,
+        may be passed over.
+        """
+        return self._newest_of(self.shelved(Searched()))
+
+    def _tracked(self, searched: Searched | None) -> Searched:
+        if searched is None:
+            self._now, self._newest_is_known = None, False  # a program may keep a store for days
+            searched = self.searched = Searched(problems=[*self._problems])
+        return searched
+
     def _find_now(self) -> int:
-        nowhere = Searched()
-        there = self.shelved(nowhere)
+        there = self.shelved(Searched())
         now = int(self._clock.time() * _US)
         if any(shelved.open for shelved in there):
             return now
-        chosen = [shelved for unit in units(there) for shelved in unit.holdings]
-        chosen.sort(key=lambda shelved: shelved.stored.modified, reverse=True)
-        newest: int | None = self._newest
-        for shelved in chosen[:_NEWEST_OF]:
-            if newest is not None and shelved.stored.modified * _US < newest:
-                break
-            newest = max(filter(None, (newest, _newest(shelved, newest))), default=None)
+        newest = self._newest_of(there)
         return now if newest is None else newest
 
+    def _newest_of(self, there: Sequence[Shelved]) -> int | None:
+        newest = self._newest
+        if self._newest_is_known or self.interrupted:
+            return newest
+        for shelved in _last_of_each(units(there)):
+            if newest is not None and shelved.stored.modified * _US < newest:
+                break
+            newest = max((each for each in (newest, _newest(shelved, newest)) if each is not None), default=None)
+        return newest
+
     def _finder(self, query: Query, searched: Searched | None, around: float, *, legs: bool) -> Finder:
-        searched = Searched() if searched is None else searched
+        searched = self._tracked(searched)
         return Finder(
             lambda query: self.unsorted(query, searched),
             query,
@@ -171,14 +286,43 @@ class Store:
             legs=legs,
         )
 
+    def _until_interrupted(self, records: Iterator[Record]) -> Iterator[Record]:
+        if self.interrupted:
+            yield from records
+            return
+        try:
+            while not self.interrupted:
+                self._searching = True
+                record = next(records, None)
+                self._searching = False
+                if record is None:
+                    return
+                yield record
+        except Interrupted:
+            return
+        finally:
+            self._searching = False
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let :meth:`interrupt` end the block at any moment."""
+        self._searching = not self.interrupted
+        try:
+            yield
+        except Interrupted:
+            pass
+        finally:
+            self._searching = False
+
     def _read(
-        self, shelved: Shelved, unit: Unit[Shelved], query: Query, searched: Searched, seen: set[int]
+        self, shelved: Shelved, unit: Unit[Shelved], query: Query, searched: Searched, seen: set[int], moves: Moves
     ) -> Iterator[Record]:
-        records = self._read_one(shelved, unit.spare, query, searched)
-        return _distinct(records, seen) if unit.overlapping else records
+        records = self._read_one(shelved, unit.spare, query, searched, moves)
+        records = _distinct(records, seen) if unit.overlapping else records
+        return moves.noted(records) if can(shelved.backend, Unites) else records
 
     def _read_one(
-        self, shelved: Shelved, spare: Iterable[Shelved], query: Query, searched: Searched
+        self, shelved: Shelved, spare: Iterable[Shelved], query: Query, searched: Searched, moves: Moves
     ) -> Iterator[Record]:
         """Read a segment, or, where nothing of it can be read, what holds the same records."""
         yielded = False
@@ -190,13 +334,14 @@ class Store:
             instead = [] if yielded else [other for other in spare if other.covers >= shelved.covers]
             moved = [] if yielded or instead else self._moved(shelved)
             if not (instead or moved):
-                if yielded or not shelved.gone:  # what is gone was pruned meanwhile
+                if yielded or not shelved.is_gone(error):  # what is gone was pruned meanwhile
                     searched.problem(str(error))
                 return
             if instead:
                 searched.problem(f"{error}; read from {instead[0].backend.name} instead")
             for other in instead[:1] or moved:
-                yield from self._read_one(other, instead[1:], query, searched)
+                records = self._read_one(other, instead[1:], query, searched, moves)
+                yield from records if instead else moves.rest(other, records)
             return
         searched.count(shelved)
 
@@ -207,6 +352,11 @@ class Store:
         found = [other for other in self.shelved(Searched()) if other.covers & shelved.covers]
         chosen = [other for unit in units(found) for other in unit.holdings]
         return [other for other in chosen if other.stored.location != shelved.stored.location]
+
+
+def _listed(values: Paths) -> list[str]:
+    """Return paths as a list; one alone may be given as it is."""
+    return [os.fspath(each) for each in ([values] if isinstance(values, str | os.PathLike) else values)]
 
 
 def _distinct(records: Iterable[Record], seen: set[int]) -> Iterator[Record]:
@@ -230,9 +380,20 @@ def _may_hold(unit: Unit[Shelved], query: Query) -> bool:
     return False
 
 
+def _last_of_each(there: Iterable[Unit[Shelved]]) -> list[Shelved]:
+    """Return the last segment of each collector in each backend, the last written first; only a few."""
+    last: dict[tuple[int, str, str], Shelved] = {}
+    for unit in there:
+        for shelved in unit.holdings:
+            last[id(shelved.backend), shelved.node, shelved.stored.segment.prefix] = shelved
+    return sorted(last.values(), key=lambda shelved: shelved.stored.modified, reverse=True)[:_NEWEST_OF]
+
+
 def _newest(shelved: Shelved, known: int | None) -> int | None:
     """Return the time of a segment's newest record; None where there is none newer than what is known."""
     probes = [int((shelved.stored.modified - seconds) * _US) for seconds in _PROBES]
+    if not can(shelved.backend, Searches):  # each question would read all of it
+        probes = []
     try:
         for since in (*(probe for probe in probes if known is None or probe > known), known):
             newest = max((record.time_us for record in shelved.search(Query(since_us=since))), default=None)

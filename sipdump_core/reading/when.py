@@ -8,7 +8,10 @@ from datetime import datetime, timedelta
 
 from sipdump_core.settings.options import duration
 
-__all__ = ["parse_span", "parse_when", "zone"]
+__all__ = ["AROUND", "parse_span", "parse_when", "zone"]
+
+AROUND = 600.0
+"""Seconds before and after the span in which the other messages of its calls are looked for, by default."""
 
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d)(?:\.(\d{1,6}))?)?")
 _DAYS = {"today": 0, "yesterday": 1}

@@ -42,9 +42,11 @@ __all__ = [
     "describe",
     "duration",
     "in_range",
+    "is_secret",
     "one_of",
     "option",
     "permissions",
+    "without_user",
 ]
 
 Check = Callable[[Any], str | None]
@@ -54,6 +56,8 @@ Parse = Callable[[Any], Any]
 
 T = TypeVar("T")
 _TYPES: dict[Any, str] = {int: "int", str: "str", tuple[str, ...]: "str, repeatable"}
+_SECRET = re.compile(r"pass|secret|token|auth|credential", re.IGNORECASE)
+_USER_INFO = re.compile(r"//[^/\s]*@")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -85,9 +89,15 @@ class Setting:
     line: str = attrs.field(default="", eq=False, repr=False)
     """The line of the configuration file, for errors."""
 
+    @property
+    def shown_value(self) -> str:
+        """The value for people: that of a secret, and user and password of an address, are ``...``."""
+        return "..." if is_secret(self.name) else without_user(str(self.value))
+
     def error(self, message: str) -> ConfigError:
         """Return the error that points at this setting, for the caller to raise."""
-        shown = f'"{self.value}"' if isinstance(self.value, str) else str(self.value)
+        value = self.shown_value
+        shown = f'"{value}"' if isinstance(self.value, str) else value
         what = f'modparam("{self.module}", "{self.name}", {shown})' if self.module else shown
         within = f"; in: {self.line}" if self.line else ""
         return ConfigError(f"{what}: {message}{within}", self.place)
@@ -157,6 +167,16 @@ def option(default: Any, *, help: str, unit: str = "", check: Check | None = Non
         return attrs.field(default=default, metadata=metadata)
     # so that the class can be made of plain values in Python, too
     return attrs.field(default=default, metadata=metadata, converter=_converter(parse))
+
+
+def is_secret(name: str) -> bool:
+    """Return whether the value of a parameter with this name is not to be shown."""
+    return _SECRET.search(name) is not None
+
+
+def without_user(text: str) -> str:
+    """Return a text with ``...`` for the user and the password of each address in it."""
+    return _USER_INFO.sub("//...@", text)
 
 
 def at_least(low: int) -> Check:

@@ -8,7 +8,6 @@ import hmac
 import re
 import socket
 import struct
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -20,25 +19,29 @@ from sipdump_core.errors import FormatError
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Flow, Record
 from sipdump_core.settings.hep import HepOptions
+from sipdump_core.sources.compression import inflate, is_compressed
 from sipdump_core.sources.direction import Direction, Endpoint, Question, Sender
-from sipdump_core.sources.sip_stream import begins_message, split_messages
+from sipdump_core.sources.sip_stream import begins_message, is_usual, split_messages
 from sipdump_core.sources.top_via import websocket
 
-__all__ = ["FRAME_MAX", "HepDecoder", "inflate", "is_tls"]
+__all__ = ["FRAME_MAX", "HepDecoder", "is_tls"]
 
 FRAME_MAX = 65535
 """The longest HEP3 frame, header included: its length is a 16-bit number."""
 
 _MAGICS = (b"HEP3", b"EEP3")
 _CHUNK = struct.Struct(">HHH")
-_GZIP = b"\x1f\x8b"
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, section 2.5.5.2
 _UNSPECIFIED = ("", "0.0.0.0", "::")  # noqa: S104 - nobody listens there
 _TLS = re.compile(rb"\x16(?:\x03[\x00-\x04]|\xfe[\xfd-\xff])")  # a handshake of TLS or DTLS
 _MAX_AGENTS = 10_000
 _TYPE_UNKNOWN, _TYPE_SIP = 0, 1
 _MICROS_END = 1_000_000
-_MESSAGE = re.compile(rb"[\r\n]{2}|[\w.!%*+`'~-][\w.!%*+`'~ /-]")  # the first two bytes of one (RFC 3261, token)
+_BEGIN = re.compile(rb"[\r\n]*(?:SIP/\d|[\w.!%*+`'~-]+ )", re.IGNORECASE)  # of a message (RFC 3261, token)
+_BEGIN_KNOWN = re.compile(
+    rb"[\r\n]*(?:SIP/\d|(?:INVITE|ACK|BYE|CANCEL|REGISTER|OPTIONS|PRACK|UPDATE|SUBSCRIBE|NOTIFY|PUBLISH|MESSAGE|INFO"
+    rb"|REFER) )"
+)
 _TIME_CHUNKS = re.compile(rb"\x00\x00\x00\x09\x00\x0a.{4}\x00\x00\x00\x0a\x00\x0a.{4}", re.DOTALL)
 _LEARN_LIMIT = 100
 # HEP's numbers for transports: the IP protocol; 6 and 22 (TLS) may be WebSocket from Kamailio, OpenSIPS has 50 and 51
@@ -121,16 +124,17 @@ class HepDecoder:
 
         Returns:
             The record. None where the packet holds no SIP message or its auth key is wrong; several where the payload
-            is a piece of a stream with several messages.
+            is a piece of a stream with several messages, or the packet holds several frames.
 
         Raises:
             FormatError: it is no HEP packet, or a damaged one.
         """
-        if data[:2] == _GZIP:  # heplify's payload_zip: the whole frame is compressed
-            data = inflate(data, FRAME_MAX)
         magic = data[:4]
+        if magic not in _MAGICS and is_compressed(data):  # heplify's payload_zip: the whole frame is
+            data = inflate(data, max(FRAME_MAX, self._options.max_message))
+            magic = data[:4]
         if magic in _MAGICS:
-            records = self._again(data, peer, now_us) or self._version3(data, peer, now_us)
+            records = self._again(data, peer, now_us) or self._frames(data, peer, now_us)
         elif magic[:1] in (b"\x01", b"\x02"):
             records = self._version12(data, peer, now_us)
         else:
@@ -154,9 +158,9 @@ class HepDecoder:
         magic, total, before, seconds, between, micros, after, length = layout.struct.unpack_from(data)
         known = layout.flows.get((before, between, after))
         start = layout.struct.size
-        if known is None or magic not in _MAGICS or total > len(data) or total - start + 6 != length:
+        if known is None or magic not in _MAGICS or total != len(data) or total - start + 6 != length:
             return ()
-        buf = data[start:total]
+        buf = data[start:]
         if not buf or _is_keepalive(buf):
             return ()
         layout.hits += 1
@@ -169,15 +173,16 @@ class HepDecoder:
         if isinstance(flow, Flow):
             return (Record(time_us, flow, buf, link),)
         base = flow.flow
-        if base.proto not in _STREAMS:
-            return (Record(time_us, flow.variant(self._tag(flow, buf), base.proto), buf, link),)
+        if base.proto not in _STREAMS or is_usual(buf):
+            shown = flow.variant(self._tag(flow, buf), base.proto) if flow.question else base
+            return (Record(time_us, shown, buf, link),)
         return [
             Record(time_us, flow.variant(self._tag(flow, message), websocket(message) or base.proto), message, link)
             for message in split_messages(buf)
         ]
 
     def _tag(self, flow: _Open, message: bytes) -> str:
-        if not flow.question:
+        if flow.question is None:
             return flow.flow.tag
         tag = self._direction.of_message(flow.question, message) or self._options.tag
         if flow.question.settled:
@@ -222,6 +227,26 @@ class HepDecoder:
         _, _, before, _, between, _, after, _ = shape.unpack_from(data)
         layout.flows.keep((before, between, after), (flow, link))
 
+    def _frames(self, data: bytes, peer: tuple[str, int], now_us: int) -> Sequence[Record]:
+        """Decode a frame and those that follow it; one that is damaged costs the others nothing."""
+        total = int.from_bytes(data[4:6], "big")
+        if total < 6 or not data.startswith(_MAGICS, total):
+            return self._version3(data, peer, now_us)
+        records: list[Record] = []
+        faults = []
+        while data:
+            total = int.from_bytes(data[4:6], "big")
+            try:
+                records += self._version3(data, peer, now_us)
+            except FormatError as error:
+                faults.append(error)
+            data = data[total:] if total >= 6 and data.startswith(_MAGICS, total) else b""
+        if faults and not records:
+            raise faults[0]
+        if faults:
+            self.counts["malformed"] += len(faults)
+        return records
+
     def _version3(self, data: bytes, peer: tuple[str, int], now_us: int) -> Sequence[Record]:
         chunks = _chunks(data)
         get = chunks.get
@@ -232,7 +257,7 @@ class HepDecoder:
             self.counts["not_sip"] += 1
             return ()
         buf = get(_PAYLOAD)
-        if buf is None and _COMPRESSED in chunks:
+        if not buf and _COMPRESSED in chunks:
             buf = inflate(chunks[_COMPRESSED], self._options.max_message)
         if not buf or _is_keepalive(buf):
             self.counts["keepalive"] += 1
@@ -252,7 +277,7 @@ class HepDecoder:
                 self.counts["bad_chunks"] += 1  # each of them, so it is not remembered
                 return self._ask(flow, self._time3(chunks, peer, now_us), buf, link)
             self._flows.keep(key, flow)
-        if _PAYLOAD in chunks and kind != b"\0" and int.from_bytes(data[4:6], "big") == len(data):
+        if buf is get(_PAYLOAD) and kind != b"\0" and int.from_bytes(data[4:6], "big") == len(data):
             self._learn(data, peer, chunks, flow, link)
         return self._ask(flow, self._time3(chunks, peer, now_us), buf, link)
 
@@ -271,14 +296,14 @@ class HepDecoder:
         number = {kind: int.from_bytes(chunks.get(kind, b""), "big") for kind in (_FAMILY, _PROTO, _SPORT, _DPORT)}
         v6 = _SRC6 in chunks or _DST6 in chunks
         v6 = v6 and (number[_FAMILY] in _FAMILIES_V6 or not (_SRC4 in chunks or _DST4 in chunks))
-        raw_src, raw_dst = chunks.get(_SRC6 if v6 else _SRC4), chunks.get(_DST6 if v6 else _DST4)
-        src, dst = _address(raw_src, v6=v6), _address(raw_dst, v6=v6)
-        whole = (src or raw_src is None) and (dst or raw_dst is None) and b"" not in map(chunks.get, _SIZES)
+        src, whole_src = _end(chunks, (_SRC6, _SRC4) if v6 else (_SRC4, _SRC6))
+        dst, whole_dst = _end(chunks, (_DST6, _DST4) if v6 else (_DST4, _DST6))
+        whole = whole_src and whole_dst and b"" not in map(chunks.get, _SIZES)
         agent = chunks.get(_AGENT)
         name = _clean(chunks.get(_NODE, b""))
         agent_id = str(int.from_bytes(agent, "big")) if agent else ""
         ends = (src, number[_SPORT]), (dst, number[_DPORT])
-        return self._flow(peer, number[_PROTO], *ends, agent_id, name, v6=v6), bool(whole)
+        return self._flow(peer, number[_PROTO], *ends, agent_id, name, v6=v6), whole
 
     def _version12(self, data: bytes, peer: tuple[str, int], now_us: int) -> Sequence[Record]:
         """Versions 1 and 2: fixed headers, in version 2 with a time; no auth key, no type: SIP is meant."""
@@ -295,9 +320,8 @@ class HepDecoder:
         if version == 2:
             if len(data) < plain + 10:
                 raise FormatError("HEP version 2 packet without its time")
-            if length == plain:
-                # Kamailio's header length leaves the time out, and 2 bytes of padding behind it; others do not pad
-                start = plain + (10 if _MESSAGE.match(data, plain + 10) else 12)
+            if length < plain + 12:
+                start = _start2(data, plain + 10)
             seconds, micros, agent = self._time2(data, plain, now_us)
         buf = data[start:]
         if not buf or _is_keepalive(buf):
@@ -374,26 +398,17 @@ def is_tls(data: bytes) -> bool:
     return _TLS.match(data) is not None
 
 
-def inflate(data: bytes, limit: int) -> bytes:
-    """Decompress zlib, gzip or raw deflate data, whichever it is, to at most ``limit`` bytes.
+def _start2(data: bytes, at: int) -> int:
+    """Return where the payload of version 2 begins, whose header without padding ends at ``at``.
 
-    Raises:
-        FormatError: it is none of these, is damaged, or would grow past the limit.
+    Kamailio's header length leaves the time out, and 2 bytes of padding behind it; others do not pad.
     """
-    for wbits in (
-        zlib.MAX_WBITS | 32,
-        -zlib.MAX_WBITS,
-    ):  # zlib or gzip by their headers; raw deflate has none
-        machine = zlib.decompressobj(wbits)
-        try:
-            out = machine.decompress(data, limit + 1)
-        except zlib.error:
-            continue
-        if len(out) > limit:
-            raise FormatError(f"compressed data grows past {limit} bytes")
-        if machine.eof:
-            return out
-    raise FormatError("compressed data is neither zlib, gzip nor raw deflate, or is cut")
+    padded = _BEGIN.match(data, at + 2) is not None
+    if _BEGIN.match(data, at):  # so do the last letters of a method, and padding that is letters
+        padded = padded and _BEGIN_KNOWN.match(data, at + 2) is not None and not _BEGIN_KNOWN.match(data, at)
+    elif not padded:
+        padded = b"\0" in data[at : at + 2]
+    return at + 2 if padded else at
 
 
 def _chunks(data: bytes) -> dict[int, bytes]:
@@ -419,11 +434,17 @@ def _chunks(data: bytes) -> dict[int, bytes]:
     return chunks
 
 
-def _address(raw: bytes | None, *, v6: bool) -> str:
+def _end(chunks: dict[int, bytes], kinds: tuple[int, int]) -> tuple[str, bool]:
+    """Read an endpoint's address from the first of these chunks that has it; say whether there is none that has not."""
+    found = [_address(chunks[kind], v6=kind in (_SRC6, _DST6)) for kind in kinds if kind in chunks]
+    return next(filter(None, found), ""), all(found)
+
+
+def _address(raw: bytes, *, v6: bool) -> str:
     """Read an address of 4 or 16 bytes; one that is mapped into IPv6 is IPv4; empty where its size makes no sense."""
-    if raw and len(raw) == 16:
+    if len(raw) == 16:
         return socket.inet_ntoa(raw[12:]) if raw.startswith(_MAPPED) else socket.inet_ntop(socket.AF_INET6, raw)
-    return socket.inet_ntoa(raw) if raw and len(raw) == 4 and not v6 else ""
+    return socket.inet_ntoa(raw) if len(raw) == 4 and not v6 else ""
 
 
 def _one_family(src: str, dst: str, *, v6: bool) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Cutting the frames out of a stream of HEP3, gzip members among them (heplify's ``payload_zip`` over TCP)."""
+"""Cutting the frames out of a stream of HEP3, compressed ones among them (heplify's ``payload_zip`` over TCP)."""
 
 import re
 import zlib
@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from sipdump_core.errors import FormatError
+from sipdump_core.sources.compression import COMPRESSED, is_compressed
 
 __all__ = ["FrameReader"]
 
 _MAGICS = (b"HEP3", b"EEP3")
-_GZIP = b"\x1f\x8b\x08"
-_START = re.compile(rb"[HE]EP3|\x1f\x8b\x08")
+_START = re.compile(rb"[HE]EP3|" + COMPRESSED.pattern)
 _FRAME_MAX = 65535
+_PIECE = 4096
+"""Bytes of the stream that are inflated at a time: what follows a member in its last piece is copied."""
 
 
 class FrameReader:
@@ -24,7 +26,7 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._member: Any = None
-        """Inflates a gzip member that is not whole yet, as its bytes come; they stay in the buffer."""
+        """Inflates a member, of gzip or zlib, that is not whole yet, as its bytes come; they stay in the buffer."""
         self._taken = 0
         self._inflated = bytearray()
 
@@ -45,8 +47,9 @@ class FrameReader:
         passed = 0
         while self._member or len(buffer) >= 6:
             total = int.from_bytes(buffer[4:6], "big")
-            gzip = self._member or buffer.startswith(_GZIP)
-            if not gzip and (total < 6 or not buffer.startswith(_MAGICS)):
+            plain = total >= 6 and buffer.startswith(_MAGICS)
+            compressed = self._member or (not plain and is_compressed(buffer))
+            if not plain and not compressed:
                 found = _START.search(buffer, 1)
                 start = found.start() if found else len(buffer) - 3  # a magic may begin in the last three bytes
                 del buffer[:start]
@@ -55,7 +58,7 @@ class FrameReader:
             if passed:
                 yield _garbage(passed)
                 passed = 0
-            if gzip:
+            if compressed:
                 yield from self._inflate()
                 if self._member:
                     return
@@ -69,17 +72,20 @@ class FrameReader:
             yield _garbage(passed)
 
     def _inflate(self) -> Iterator[bytes | FormatError]:
-        """Inflate what has come of a gzip member, and yield the frames in it when it is whole."""
+        """Inflate what has come of a member, and yield the frames in it when it is whole."""
         buffer, out = self._buffer, self._inflated
-        member = self._member = self._member or zlib.decompressobj(zlib.MAX_WBITS | 16)
+        member = self._member = self._member or zlib.decompressobj(zlib.MAX_WBITS | 32)
         fault = ""
-        try:
-            out += member.decompress(buffer[self._taken :], _FRAME_MAX + 1 - len(out))
-        except zlib.error as error:
-            fault = f"damaged gzip in the stream: {error}"
-        self._taken = len(buffer) - len(member.unused_data)
-        if max(len(out), self._taken // 2) > _FRAME_MAX:
-            fault = f"gzip in the stream that grows past {_FRAME_MAX} bytes"
+        while not (fault or member.eof) and self._taken < len(buffer):
+            piece = buffer[self._taken : self._taken + _PIECE]
+            self._taken += len(piece)
+            try:
+                out += member.decompress(piece, _FRAME_MAX + 1 - len(out))
+            except zlib.error as error:
+                fault = f"damaged gzip or zlib in the stream: {error}"
+            if max(len(out), self._taken // 2) > _FRAME_MAX:
+                fault = f"gzip or zlib in the stream that grows past {_FRAME_MAX} bytes"
+        self._taken -= len(member.unused_data)
         if fault:
             del buffer[:1]  # from its magic on, it is garbage
             self._end_member()

@@ -66,6 +66,23 @@ def test_a_good_configuration_has_no_notice(tmp_path: Path) -> None:
             'modparam("sipdump_hep", "listen", "off")',
             "k.cfg:2:1: nothing brings messages: HEP is off, and sipdump_ksr has no",
         ),
+        (
+            'modparam("sipdump_ctl", "binrpc", "unix:/etc/passwd/ctl")',
+            "k.cfg:2:1: /etc/passwd is a file, so that the socket /etc/passwd/ctl cannot be made in it; name a folder",
+        ),
+        (
+            'modparam("sipdump_ctl", "binrpc", "unixd:/etc/passwd")',
+            "k.cfg:2:1: there is a file /etc/passwd that is no socket; move it away, or name another",
+        ),
+        ('modparam("sipdump_ctl", "jsonrpc", "fifo:/etc/passwd")', "a file /etc/passwd that is no fifo; move it away"),
+        (
+            'modparam("sipdump", "rotate_align", 1) modparam("sipdump", "rotate", 7000)',
+            "k.cfg:2:40: rotate_align: a day is no multiple of rotate (1h56m40s), so segments end at other times each",
+        ),
+        (
+            "#!ifexp A ==\n#!endif\n",
+            "k.cfg:2:1: the expression A == has no value, and counts as false: an operand is missing at the end",
+        ),
         ('modparm "sipdump", "mode", 4', 'k.cfg:2:1: modparm "sipdump" is not a statement; did you mean modparam?'),
         ('modparam("sipdump_kemi", "load", "a.py")', "k.cfg:2:1: script is not loaded: no event_callback names"),
     ],
@@ -104,6 +121,21 @@ def test_enable_0_names_the_command_that_stores(tmp_path: Path) -> None:
     assert f"kamcmd -s unix:{tmp_path}/ctl sipdump.enable 1, or" in found
 
 
+def test_a_folder_that_is_not_writable_takes_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sipdump_core.checkup.os.access", lambda *_: False)  # as for root nothing is
+    config = parse_config(f'modparam("sipdump_ksr", "listen", "unix:{tmp_path}/k")', "k.cfg")
+    found = [str(notice) for notice in notices(make_plan(config.settings, to_start=False), config)]
+    assert (
+        f"k.cfg:1:1: the folder {tmp_path} of the socket {tmp_path}/k is not writable for this user; change"
+        in "".join(found)
+    )
+
+
+@pytest.mark.parametrize("rotate", [900, 3600, 86400, 604800])
+def test_a_clock_of_even_times_is_no_mistake(tmp_path: Path, rotate: int) -> None:
+    assert warned(tmp_path, f'modparam("sipdump", "rotate_align", 1) modparam("sipdump", "rotate", {rotate})') == []
+
+
 def test_what_is_in_effect(tmp_path: Path) -> None:
     config = parse_config(
         f'''modparam("sipdump", "folder", "{tmp_path}")
@@ -126,7 +158,7 @@ def test_what_is_in_effect(tmp_path: Path) -> None:
         f"folder: {tmp_path}, files begin with 'kamailio-sipdump-'",
         "mode: 15: text (1), event route (2), pcap (4), header (8)",
         "enable: 0: stores nothing until it is enabled",
-        "rotation: a segment is sealed when it is 2h old or 5 records long, and on the clock",
+        "rotation: a segment is sealed when the local clock shows a multiple of 2h, or when it is 5 records long",
         "retention: deleted when 2d6h40m30s old",
         "event route: event_route[sipdump:msg] at k.cfg:12:35",
         "HEP: tcp:127.0.0.1:9060",

@@ -17,8 +17,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 # A name less, or another signature, breaks what others have written: that takes a new API_VERSION.
 NAMES = {
     "API_VERSION", "Backend", "ClosedError", "Config", "ConfigError", "DROP", "DriverError", "Flow", "FolderBackend",
-    "FormatError", "Given", "NoOptions", "PartialWriteError", "Record", "RouteBlock", "Segment", "SegmentExistsError",
-    "SegmentLostError", "SipDump", "SipDumpError", "Site", "SpoolOptions", "Stats", "StorageError", "StorageFullError",
+    "FormatError", "Given", "NoOptions", "PartialWriteError", "Query", "Record", "RouteBlock", "Segment",
+    "SegmentExistsError", "SegmentLostError", "SipDump", "SipDumpError", "Site", "SpoolOptions", "Stats",
+    "StorageError", "StorageFullError", "Store",
     "StoredSegment", "Transform", "__version__", "at_least", "in_range", "one_of", "option", "read_config",
     "tap_datagram", "tap_streams",
 }  # fmt: skip
@@ -85,6 +86,18 @@ FIELDS = {
 }
 
 
+STORE = {
+    "open": "(cls, *, configs=(), defines=(), folders=(), fprefix=None, files=(), urls=(), rules=None)",
+    "find": "(self, query, searched=None, *, around=600.0, legs=True, with_legs=False)",
+    "call": "(self, call_id, searched=None, *, legs=True)",
+    "records": "(self, query, searched=None)",
+}
+QUERY = {
+    "since_us", "until_us", "call_ids", "users", "from_users", "to_users", "endpoints", "methods", "statuses", "agents",
+    "nodes", "tags", "protos", "greps", "correlations", "states",
+}  # fmt: skip
+
+
 def signature(function: Any) -> str:
     plain = inspect.signature(function)
     parameters = [parameter.replace(annotation=parameter.empty) for parameter in plain.parameters.values()]
@@ -122,6 +135,21 @@ def test_the_fields_are_these_and_new_ones_have_a_default(name: str) -> None:
     fields = attrs.fields(getattr(sipdump_core, name))
     assert [field.name for field in fields][: len(FIELDS[name])] == FIELDS[name]
     assert all(field.default is not attrs.NOTHING for field in fields[len(FIELDS[name]) :])
+
+
+def test_a_store_is_asked_by_these_methods() -> None:
+    methods = dict(own(sipdump_core.Store))
+    assert {name: signature(methods[name]) for name in STORE} == STORE
+    assert lacking(set(STORE), r"`(Store\.)?NAME\(", "python.md") == set()
+    opening = set(inspect.signature(sipdump_core.Store.open).parameters)
+    assert lacking({*opening, "searched"}, r"`NAME`", "python.md") == set()
+
+
+def test_a_question_has_these_fields_by_name() -> None:
+    fields = attrs.fields(sipdump_core.Query)
+    assert {field.name for field in fields} == QUERY
+    assert all(field.kw_only and field.default is not attrs.NOTHING for field in fields)
+    assert lacking(QUERY, r"`NAME`", "python.md") == set()
 
 
 def test_the_helpers_have_these_signatures() -> None:

@@ -189,6 +189,7 @@ def start(stage: Stage, suffix: str, text: str) -> tuple[Kamailio, Daemon]:
     script.write_text(text)
     hep = free_port()
     daemon = stage.sipdumpd(
+        "--modparam=sipdump:fage:i:86400",  # or a warning stands among the script's lines
         f"--modparam=sipdump_kemi:load:s:{script}",
         "--modparam=sipdump:event_callback:s:ksr_sipdump_event",
         "--log-format=json",

@@ -13,21 +13,30 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
+from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.capabilities import Compacted, Recovered
-from sipdump_core.drivers.folder import FOREIGN, FolderBackend, open_regular
+from sipdump_core.drivers.folder import FolderBackend, open_regular
+from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError
 from sipdump_core.log import Event, log
 from sipdump_core.ownership import is_ours
 from sipdump_core.pipeline.journal import Journal
 from sipdump_core.record import Record
-from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.segment import FOREIGN, Segment, StoredSegment
+from sipdump_parquet import wal
 from sipdump_parquet.options import NAME, WAL_SUFFIX, ParquetOptions
 
 if TYPE_CHECKING:
     from sipdump_parquet.sealer import Sealer
+    from sipdump_parquet.search import Footer
 
 __all__ = ["ParquetBackend"]
+
+_FOLLOWED = 10_000
+"""Records that one call of ``follow`` returns, about."""
+_FOOTERS = 100
+"""Files whose ends are remembered."""
 
 
 class ParquetBackend(FolderBackend):
@@ -46,6 +55,9 @@ class ParquetBackend(FolderBackend):
         super().__init__(options, site)
         self._journal = Journal(site, WAL_SUFFIX)
         self._sealer: Sealer | None = None
+        self._footers: Cache[object, Footer] = Cache(_FOOTERS)
+        self._marks: Cache[tuple[str, int], wal.Mark] = Cache(_FOOTERS)
+        """How far write-ahead files were followed, by path and inode."""
 
     def start(self) -> None:
         """Start sealing in the background, first what an earlier run left."""
@@ -129,17 +141,54 @@ class ParquetBackend(FolderBackend):
 
     def read(self, stored: StoredSegment) -> Iterator[Record]:
         """Read a segment's records in the order of their arrival, whether or not it is sealed."""
-        wal = self._wal(stored.segment)
-        if not os.path.isfile(os.path.join(self.site.folder, stored.segment.name)):
-            try:
-                with open_regular(wal) as file:
-                    yield from self._journal.decode(file)
-                    return
-            except FileNotFoundError:
-                pass  # sealed meanwhile
-            except OSError as error:
-                raise StorageError.from_os("read", wal, error) from error
-        yield from super().read(stored)
+        with self._reading(stored) as (file, is_sealed):
+            yield from self.decode(file) if is_sealed else self._journal.decode(file)
+
+    def search(self, stored: StoredSegment, query: Query) -> Iterator[Record]:
+        """Yield a segment's records that are an answer, those of one call in the order of their arrival."""
+        with self._reading(stored) as (file, is_sealed):
+            if is_sealed:
+                yield from self.search_file(file, query)
+            else:
+                yield from wal.search(file, query)
+
+    def search_file(self, file: BinaryIO, query: Query) -> Iterator[Record]:
+        """Yield an open Parquet file's records that are an answer; see :class:`SearchesFiles`."""
+        from sipdump_parquet.search import search
+
+        return search(file, query, self.opts.memory, self._footer(file))
+
+    def follow(self, stored: StoredSegment, place: int) -> tuple[Sequence[Record], int]:
+        """Return a segment's records behind a place, which is the number of those before it: so sealing moves none."""
+        with self._reading(stored) as (file, is_sealed):
+            if is_sealed:
+                from sipdump_parquet.search import since
+
+                footer = self._footer(file)
+                if place < 0:
+                    return (), int(footer.metadata.num_rows)
+                found = since(file, place, _FOLLOWED, footer)
+                return found, place + len(found)
+            key = file.name, os.fstat(file.fileno()).st_ino
+            mark = self._marks.get(key)
+            if mark is None or 0 <= place < mark.count:
+                mark = wal.Mark()
+            found, mark = wal.follow(file, mark, place, _FOLLOWED)
+            self._marks.keep(key, mark)
+            return found, max(place, mark.count)
+
+    def united(self, stored: StoredSegment) -> Sequence[Segment]:
+        """Return the segments that compactions made a segment of, down to the first ones."""
+        with self._reading(stored) as (file, is_sealed):
+            names = self.united_in(file) if is_sealed else ()
+        found = (Segment.parse(name, self.site.prefix, self.suffix) for name in names)
+        return [segment for segment in found if segment]
+
+    def united_in(self, file: BinaryIO) -> Sequence[str]:
+        """Return the names of the segments that compactions made an open Parquet file of."""
+        from sipdump_parquet.compaction import merged_names
+
+        return merged_names(self._footer(file).metadata, str(getattr(file, "name", "?")))
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Return the records of an open Parquet file in the order of their arrival."""
@@ -227,6 +276,41 @@ class ParquetBackend(FolderBackend):
         if self._written:  # a file's time is that of its last record, not that of the rotation
             with contextlib.suppress(OSError):
                 os.utime(self._journal.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    @contextlib.contextmanager
+    def _reading(self, stored: StoredSegment) -> Iterator[tuple[BinaryIO, bool]]:
+        """Open a segment to be read: its Parquet file, or its write-ahead file until there is one.
+
+        Raises:
+            StorageError: it cannot be read; also for an ``OSError`` of the block.
+        """
+        path = os.path.join(self.site.folder, stored.segment.stem + self.suffix)
+        waiting = self._wal(stored.segment)
+        try:
+            with contextlib.ExitStack() as stack:
+                # whatever else has the name of a Parquet file is in nobody's way
+                for name in (path, waiting) if os.path.isfile(path) else (waiting, path):
+                    with contextlib.suppress(FileNotFoundError):
+                        yield stack.enter_context(open_regular(name)), name == path
+                        return
+                yield stack.enter_context(open_regular(path)), True  # sealed meanwhile
+        except OSError as error:
+            raise StorageError.from_os("read", path, error) from error
+
+    def _footer(self, file: BinaryIO) -> "Footer":
+        """Return what a file's end says, from the last time that it was asked if that was the same file."""
+        from sipdump_parquet.files import translated
+        from sipdump_parquet.search import Footer
+
+        identity = getattr(file, "identity", None)
+        if identity is None:
+            status = os.fstat(file.fileno())
+            identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        footer = self._footers.get(identity)
+        if footer is None:
+            with translated("read", str(getattr(file, "name", "?"))):
+                footer = self._footers.keep(identity, Footer.of(file))
+        return footer
 
     def _wal(self, segment: Segment) -> str:
         return os.path.join(self.site.folder, segment.stem + WAL_SUFFIX)

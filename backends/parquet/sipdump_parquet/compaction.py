@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
@@ -41,9 +42,11 @@ from sipdump_parquet.table import Builder
 if TYPE_CHECKING:
     from sipdump_parquet.backend import ParquetBackend
 
-__all__ = ["Compaction", "merge"]
+__all__ = ["Compaction", "merge", "merged_names"]
 
-MERGED = "sipdump.merged"
+MERGED, ORIGINS = "sipdump.merged", "sipdump.origins"
+"""Keys in the metadata, both as JSON: what a file was made of, with the SHA-256 of each; and the names of the segments
+that these were made of, down to the first ones, where that is not the same."""
 _DRAFT_SUFFIX = ".parquet.merge"
 
 
@@ -122,7 +125,7 @@ class _Sources:
     def parts(self) -> Iterator[Iterator[Any]]:
         """Yield the rows of each file, sorted."""
         first = 0
-        for path, found in zip(self._paths, self._found, strict=True):
+        for path, found in self._each():
             sorter = Sorter(self.options.keys, self.options.memory, self._folder)
             try:
                 self._add(path, first, sorter)
@@ -149,7 +152,14 @@ class _Sources:
             with translated("merge", path), open(path, "rb") as source:
                 sources.append({"name": os.path.basename(path), "sha256": _digest(source)})
         metas = dict.fromkeys(found.meta for found in self._found)  # in order, each once
-        return {MERGED: json.dumps(sources), "sipdump.meta": "".join(metas)}
+        extra = {MERGED: json.dumps(sources), "sipdump.meta": "".join(metas)}
+        if any(found.merged for found in self._found):
+            names = [found.origins or [os.path.basename(path)] for path, found in self._each()]
+            extra[ORIGINS] = json.dumps(list(dict.fromkeys(chain.from_iterable(names))))
+        return extra
+
+    def _each(self) -> Iterator[tuple[str, "_Description"]]:
+        return zip(self._paths, self._found, strict=True)
 
     def _add(self, path: str, first: int, sorter: Sorter) -> None:
         with translated("merge", path), open(path, "rb") as source:
@@ -247,6 +257,8 @@ class _Description:
     headers: Mapping[str, str]
     correlate: Sequence[str]
     merged: Mapping[str, str]
+    origins: Sequence[str]
+    """Names of the segments that it was made of, down to the first ones, as far as that is known."""
     meta: str
 
 
@@ -261,8 +273,28 @@ def _look(file: BinaryIO) -> _Description:
         json.loads(known.get(HEADERS, "{}")),
         json.loads(known.get(CORRELATE, "[]")),
         merged,
+        _origins(known),
         known.get("sipdump.meta", ""),
     )
+
+
+def merged_names(metadata: Any, path: str) -> Sequence[str]:
+    """Return the names of the segments that a file was made of, down to the first ones; none if it was not merged.
+
+    Args:
+        metadata: the file's :class:`pyarrow.parquet.FileMetaData`.
+        path: its name, for an error.
+
+    Raises:
+        ContentError: the metadata cannot be understood.
+    """
+    with translated("read", path):
+        return _origins(pairs(metadata))
+
+
+def _origins(known: Mapping[str, str]) -> list[str]:
+    names = json.loads(known.get(ORIGINS, "[]")) or [source["name"] for source in json.loads(known.get(MERGED, "[]"))]
+    return [str(name) for name in names]
 
 
 def _kind(found: _Description) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from sipdump_core.cache import Cache
+from sipdump_core.calls.legs import charging_id, session_uuids
 from sipdump_parquet.values import branch, cseq, start_line, text, user_and_tag
 
 __all__ = ["CORRELATING", "FIELDS", "Puller", "canonical"]
@@ -40,7 +41,6 @@ _EMPTY_LINES = re.compile(rb"[\r\n]*+")
 _LF = 10
 _CACHED = 256  # bytes of the longest value that is remembered, so that memory is bounded, too
 _NIL = "0" * 32  # the UUID that identifies no session (RFC 7989, section 5)
-_ICID = re.compile(r'(?:^|;)\s*+icid-value\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"|([^\s;,"]++))', re.IGNORECASE)
 
 V = TypeVar("V")
 Pairs = list[tuple[bytes, bytes]]
@@ -175,10 +175,12 @@ def _parts(name: str, value: str | None) -> list[str]:
     if name == "session-id":
         local, *parameters = (part.strip() for part in value.split(";"))
         remote = [part[len("remote=") :] for part in parameters if part.lower().startswith("remote=")]
-        return [uuid for uuid in (local, *remote) if uuid and uuid != _NIL]
+        halves = [uuid for uuid in (local, *remote) if uuid and uuid != _NIL]
+        known = {uuid.lower() for uuid in halves}
+        return [*halves, *sorted(session_uuids(value) - known)]  # these where the header is not quite of its form
     if name == "p-charging-vector":
-        found = _ICID.search(value)
-        return [found[1] or found[2]] if found else []
+        icid = charging_id(value)
+        return [icid] if icid else []
     return [value]
 
 

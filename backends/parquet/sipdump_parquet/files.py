@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
@@ -22,8 +22,8 @@ from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import TYPES, file_schema, finished, records, run_schema
 
 __all__ = [
-    "CORRELATE", "HEADERS", "SCHEMA", "ContentError", "batches", "columns", "decode", "free_draft", "make", "metadata",
-    "pairs", "publish", "translated",
+    "CORRELATE", "HEADERS", "SCHEMA", "ContentError", "batches", "check_columns", "columns", "decode", "free_draft",
+    "make", "metadata", "pairs", "publish", "translated",
 ]  # fmt: skip
 
 SCHEMA, HEADERS, CORRELATE = "sipdump.schema", "sipdump.headers", "sipdump.correlate"
@@ -193,16 +193,25 @@ def decode(file: BinaryIO, memory: int) -> Iterator[Record]:
     sorter = Sorter(["seq"], memory, None)
     try:
         with translated("read", path):
-            missing = {"seq", "time", "buf"}.difference(pq.read_schema(file).names)
-            if missing:
-                why = f"it has no column {', '.join(sorted(missing))}"
-                raise ContentError("read", path, why, "records can be read back only from files with seq, time and buf")
+            check_columns(pq.read_schema(file).names, path)
             file.seek(0)
             for table in batches(file, memory // 8):
                 sorter.add(table)
             yield from records(sorter.sorted())
     finally:
         sorter.close()
+
+
+def check_columns(names: Sequence[str], path: str) -> None:
+    """Check that records can be read back from a file with these columns.
+
+    Raises:
+        ContentError: it lacks a column that every record needs.
+    """
+    missing = {"seq", "time", "buf"}.difference(names)
+    if missing:
+        why = f"it has no column {', '.join(sorted(missing))}"
+        raise ContentError("read", path, why, "records can be read back only from files with seq, time and buf")
 
 
 def _write(file: BinaryIO, rows: Rows, options: ParquetOptions, extra: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sipdump_core.cache import Cache
 from sipdump_core.pipeline.journal import Columns, parse_flow
@@ -13,7 +14,10 @@ from sipdump_core.record import Flow, Record
 from sipdump_parquet.fields import FIELDS, Puller
 from sipdump_parquet.options import ParquetOptions
 
-__all__ = ["DICTIONARY", "TYPES", "Builder", "file_schema", "finished", "records", "run_schema"]
+__all__ = [
+    "DICTIONARY", "FLOW_COLUMNS", "TYPES", "Builder", "Flows", "file_schema", "finished", "integers", "record_heads",
+    "records", "run_schema", "table_of", "encoded",
+]  # fmt: skip
 
 TYPES: dict[str, Any] = {
     "seq": pa.int64(),
@@ -54,7 +58,7 @@ DICTIONARY = ("tag", "proto", "af", "node")
 
 _TEXT = pa.string()
 _LINES = pa.dictionary(pa.int32(), pa.string())
-_FLOW = ("tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node")
+FLOW_COLUMNS = ("tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node")
 # for a column that a file lacks
 _ABSENT = {"tag": "", "proto": "none", "pid": 0, "procno": 0, "src_port": 0, "dst_port": 0, "node": ""}
 _UNSPECIFIED = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - an address in a record, nothing is bound to it
@@ -83,7 +87,7 @@ class Builder:
 
     def __init__(self, options: ParquetOptions) -> None:
         self.columns = names = options.names
-        others = [name for name in names if name not in _FLOW]
+        others = [name for name in names if name not in FLOW_COLUMNS]
         self.schema = run_schema(others)
         if len(others) < len(names):
             self.schema = self.schema.append(pa.field("flow", _LINES))
@@ -155,7 +159,7 @@ def finished(table: Any, schema: Any) -> Any:
 
 def _flow_columns(flows: Sequence[Flow], indexes: Any) -> dict[str, Any]:
     made = {}
-    for name in _FLOW:
+    for name in FLOW_COLUMNS:
         values = [getattr(flow, name) for flow in flows]
         if name in ("pid", "procno"):  # any integer is possible
             values = [value if -_BINARY_LIMIT <= value < _BINARY_LIMIT else None for value in values]
@@ -178,21 +182,91 @@ def records(tables: Iterator[Any]) -> Iterator[Record]:
     Raises:
         ValueError: a record cannot have such a value.
     """
-    flows: Cache[tuple[Any, ...], Flow] = Cache()
+    flows: Flows = Cache()
     for table in tables:
-        columns = []
-        for name in _FLOW:
-            known = name in table.schema.names
-            columns.append(table[name].to_pylist() if known else [_ABSENT.get(name)] * len(table))
-        has_ids = "correlation_id" in table.schema.names and table["correlation_id"].null_count < len(table)
-        ids = table["correlation_id"].to_pylist() if has_ids else [None] * len(table)
-        times = table["time"].cast(pa.int64()).to_pylist()
-        for time_us, buf, correlation_id, *values in zip(times, table["buf"].to_pylist(), ids, *columns, strict=True):
-            key = tuple(values)
-            flow = flows.get(key)
-            if flow is None:
-                flow = flows.keep(key, _flow(*values))
-            yield Record(time_us, flow, buf, correlation_id or "")
+        heads = zip(*record_heads(table, flows), strict=True)
+        for (time_us, flow, correlation_id), buf in zip(heads, table["buf"].to_pylist(), strict=True):
+            yield Record(time_us, flow, buf, correlation_id)
+
+
+Flows = Cache[tuple[Any, ...], Flow]
+
+
+def record_heads(table: Any, flows: Flows) -> tuple[list[int], list[Flow], list[str]]:
+    """Return what the records of a table have beside ``buf``: times, flows and correlation ids.
+
+    Args:
+        table: with columns of a file; what is in none is left empty.
+        flows: those that are known, by their columns' values.
+
+    Raises:
+        ValueError: a record cannot have such a value.
+    """
+    count = len(table)
+    names = table.schema.names
+    known = [name for name in FLOW_COLUMNS if name in names]
+    shared, indexes = _distinct([table[name] for name in known], count)
+    found = []
+    for values in shared:
+        by_name: dict[str, Any] = {**_ABSENT, **dict(zip(known, values, strict=True))}
+        key: tuple[Any, ...] = tuple(map(by_name.get, FLOW_COLUMNS))
+        flow = flows.get(key)
+        found.append(flows.keep(key, _flow(*key)) if flow is None else flow)
+    ids = [""] * count
+    if "correlation_id" in names and table["correlation_id"].null_count < count:
+        ids = [each or "" for each in table["correlation_id"].to_pylist()]
+    return integers(table["time"]), list(map(found.__getitem__, indexes)), ids
+
+
+def table_of(batch: Sequence[Record], seqs: Sequence[int]) -> Any:
+    """Return records as a table that :func:`records` reads, with their ``seq``."""
+    made = {
+        "seq": pa.array(seqs, TYPES["seq"]),
+        "time": pa.array([record.time_us for record in batch], pa.int64()).cast(TYPES["time"]),
+        "buf": pa.array([record.buf for record in batch], TYPES["buf"]),
+        "correlation_id": pa.array([record.correlation_id for record in batch], _TEXT),
+    }
+    for name in FLOW_COLUMNS:
+        made[name] = pa.array([getattr(record.flow, name) for record in batch], TYPES[name])
+    return pa.table(made)
+
+
+def integers(column: Any) -> list[int]:
+    """Return the values of a chunked array of 64-bit integers or of times, without nulls."""
+    return [value for chunk in column.chunks for value in _native(chunk)]
+
+
+def encoded(column: Any) -> tuple[Any, Any]:
+    """Return the different values of a chunked array, and for each row the index of its own, null for null; arrays."""
+    dictionary = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    whole = dictionary.unify_dictionaries().combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):
+        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], dictionary.type)
+    return whole.dictionary, whole.indices
+
+
+def _distinct(columns: Sequence[Any], count: int) -> tuple[list[tuple[Any, ...]], list[int]]:
+    """Return the different rows of columns, and for each row the index of its own.
+
+    Values are boxed once for each different row only: flows come again and again.
+    """
+    rows: list[tuple[Any, ...]] = [()]
+    indexes = pa.nulls(count, pa.int64()).fill_null(0)
+    for column in columns:
+        found, own = encoded(column)
+        values = [*found.to_pylist(), None]
+        width = len(values)
+        own = own.cast(pa.int64()).fill_null(width - 1)
+        mixed = pc.add(pc.multiply(indexes, width), own).dictionary_encode()
+        rows = [(*rows[each // width], values[each % width]) for each in _native(mixed.dictionary)]
+        indexes = mixed.indices.cast(pa.int64())
+    return rows, _native(indexes)
+
+
+def _native(values: Any) -> list[int]:
+    """Return the integers, of 64 bits, of an array without nulls, or its times, from the buffer."""
+    _, data = values.buffers()
+    return memoryview(data).cast("q")[values.offset : values.offset + len(values)].tolist() if len(values) else []
 
 
 def _flow(

@@ -5,7 +5,8 @@ from typing import Any, BinaryIO
 
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Site
-from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.drivers.scan import FileScan
+from sipdump_core.drivers.search import SearchedFolderBackend
 from sipdump_core.log import Limit
 from sipdump_core.record import Flow, Record
 from sipdump_pcap.decode import decode
@@ -21,12 +22,13 @@ from sipdump_pcap.frame import (
     Frame,
     frame_of,
 )
-from sipdump_pcap.header import LINE, LONGEST_LINE, HeaderTransform, split
+from sipdump_pcap.header import LONGEST_LINE, HeaderTransform, may_have_line, split
+from sipdump_pcap.search import PcapSearch
 
 __all__ = ["PcapBackend"]
 
 
-class PcapBackend(FolderBackend):
+class PcapBackend(SearchedFolderBackend):
     """Writes and reads ``.pcap`` files.
 
     A packet keeps time, addresses, ports and the message; with the P-KSR-SIPDump header also proto, pid and procno.
@@ -66,7 +68,7 @@ class PcapBackend(FolderBackend):
             seconds, micros = divmod(record.time_us, 1_000_000)
             seconds &= 0xFFFFFFFF
             full = frame.headers + len(buf)
-            if full > frame.longest or (LINE in buf and not headed):
+            if full > frame.longest or (not headed and may_have_line(buf)):
                 head, kept = self._unusual(frame, buf)
                 extend((packet(seconds, micros, len(head) + len(kept), full), head, kept))
             elif frame.headers == IPV4_HEADERS:
@@ -88,6 +90,10 @@ class PcapBackend(FolderBackend):
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Read packets of either byte order and resolution, up to a torn tail; skip what is not UDP."""
         return decode(file)
+
+    def look(self, scan: FileScan) -> PcapSearch:
+        """Look through a file."""
+        return PcapSearch(scan)
 
     def stats(self) -> Mapping[str, int]:
         """Return how many messages were cut."""

@@ -13,7 +13,7 @@ line. Three things tell:
 import socket
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import attrs
 
@@ -34,10 +34,11 @@ from sipdump_pcap.frame import (
 )
 from sipdump_pcap.header import NAME, split
 
-__all__ = ["decode"]
+__all__ = ["PACKET_LIMIT", "Format", "Reader", "Source", "decode"]
 
 _ETHERNET_MINIMUM = 60
-_PACKET_LIMIT = 1 << 18  # libpcap's MAXIMUM_SNAPLEN: a longer packet is damage
+PACKET_LIMIT = 1 << 18
+"""libpcap's MAXIMUM_SNAPLEN: a longer packet is damage."""
 _CHUNK = 1 << 20
 _IPV4_TYPE = 0x08  # the first byte of its EtherType
 
@@ -52,60 +53,119 @@ def decode(file: BinaryIO) -> Iterator[Record]:
     Args:
         file: open for reading, at a file's start; its ``name`` goes into the log.
     """
-    head = file.read(FILE_HEADER.size)
-    order = next(
-        (o for o in "<>" if head[:4] in (struct.pack(o + "I", m) for m in (MAGIC, MAGIC_NANOSECONDS))),
-        "",
-    )
-    if not order or len(head) < FILE_HEADER.size:
+    kind = Format.of(file.read(FILE_HEADER.size))
+    if kind is None:
         log.warning(Event("not a pcap file", path=file.name))
         return
-    magic, _, _, _, _, snaplen, _ = struct.unpack(order + "IHHiIII", head)
-    ticks = 1000 if magic == MAGIC_NANOSECONDS else 1
-    header = struct.Struct(order + "IIII")
     headed = True
-    if snaplen != SNAPLEN and file.seekable():
-        headed = _is_headed(_packets(file, header, _Rest()))
+    if not kind.ours and file.seekable():
+        headed = kind.is_headed(file)
         file.seek(FILE_HEADER.size)
-    rest = _Rest()
-    yield from _records(_packets(file, header, rest), ticks, headed, rest)
-    if rest.torn or rest.skipped:
+    reader = Reader(file, kind, headed)
+    yield from reader.records()
+    if reader.torn or reader.skipped:
         log.warning(
-            Event("pcap segment is not whole", path=file.name, torn_bytes=rest.torn, other_packets=rest.skipped)
+            Event("pcap segment is not whole", path=file.name, torn_bytes=reader.torn, other_packets=reader.skipped)
         )
 
 
-@attrs.define
-class _Rest:
-    """What did not become a record."""
+class Source(Protocol):
+    """What is read from."""
 
-    torn: int = 0
-    """Bytes at the file's end that are not a whole packet."""
-    skipped: int = 0
-    """Packets."""
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes; none at the end."""
 
 
-def _packets(file: BinaryIO, header: struct.Struct, rest: _Rest) -> _Packets:
-    """Yield a file's packets, as seconds, their fraction, and where the frame is: bytes, start and end."""
-    unpack, size = header.unpack_from, header.size
-    data, at = b"", 0
-    while True:
-        start = at + size
-        if start <= len(data):
-            seconds, fraction, length, _ = unpack(data, at)
-            if length > _PACKET_LIMIT:
-                rest.torn = size
+@attrs.frozen
+class Format:
+    """What a file's header says."""
+
+    header: struct.Struct
+    """That of a packet: seconds, their fraction, its length in the file, and its own."""
+    ticks: int
+    """How many of the fraction's units make a microsecond."""
+    ours: bool
+    """Whether it has our snaplen, so that its frames say which messages flag 8 has changed."""
+
+    @classmethod
+    def of(cls, head: bytes) -> "Format | None":
+        """Read a file's header; return None where it is none of a pcap file."""
+        order = next(
+            (o for o in "<>" if head[:4] in (struct.pack(o + "I", m) for m in (MAGIC, MAGIC_NANOSECONDS))),
+            "",
+        )
+        if not order or len(head) < FILE_HEADER.size:
+            return None
+        magic, _, _, _, _, snaplen, _ = struct.unpack(order + "IHHiIII", head)
+        return cls(struct.Struct(order + "IIII"), 1000 if magic == MAGIC_NANOSECONDS else 1, snaplen == SNAPLEN)
+
+    def is_headed(self, source: Source) -> bool:
+        """Return whether flag 8 was on for a file, as its messages show.
+
+        Args:
+            source: open behind the file's header.
+        """
+        return _is_headed(Reader(source, self, headed=False).packets())
+
+
+class Reader:
+    """Reads records from a place on where a packet begins.
+
+    Args:
+        source: open at that place.
+        kind: the file's format.
+        headed: whether the P-KSR-SIPDump header is taken out, where the frame allows it.
+        place: the offset.
+        flows: what is known from before.
+    """
+
+    def __init__(
+        self, source: Source, kind: Format, headed: bool, place: int = FILE_HEADER.size, flows: "_Flows | None" = None
+    ) -> None:
+        self._source = source
+        self._kind = kind
+        self._headed = headed
+        self._offset = place  # of the bytes in memory
+        self._at = 0  # behind the last packet in them
+        self._flows: _Flows = Cache() if flows is None else flows
+        self.torn = 0
+        """Bytes at the file's end that are not a whole packet."""
+        self.skipped = 0
+        """Packets that did not become a record."""
+
+    @property
+    def place(self) -> int:
+        """The offset behind the last packet that was read."""
+        return self._offset + self._at
+
+    def records(self) -> Iterator[Record]:
+        """Yield the records up to the end."""
+        return _records(self, self._kind.ticks, self._headed, self._flows)
+
+    def packets(self) -> _Packets:
+        """Yield the packets, as seconds, their fraction, and where the frame is: bytes, start and end."""
+        unpack, size = self._kind.header.unpack_from, self._kind.header.size
+        data, at = b"", 0
+        while True:
+            start = at + size
+            if start <= len(data):
+                seconds, fraction, length, _ = unpack(data, at)
+                if length > PACKET_LIMIT:
+                    self.torn = size
+                    return
+                end = start + length
+                if end <= len(data):
+                    self._at = end
+                    yield seconds, fraction, data, start, end
+                    at = end
+                    continue
+            chunk = self._source.read(_CHUNK)
+            if not chunk:
+                self.torn = len(data) - at
                 return
-            end = start + length
-            if end <= len(data):
-                yield seconds, fraction, data, start, end
-                at = end
-                continue
-        chunk = file.read(_CHUNK)
-        if not chunk:
-            rest.torn = len(data) - at
-            return
-        data, at = data[at:] + chunk, 0
+            self._offset += at
+            data, at = data[at:] + chunk, 0
+            self._at = 0
 
 
 def _is_headed(packets: _Packets) -> bool:
@@ -129,10 +189,9 @@ def _is_ours(data: bytes, at: int) -> bool:
     )
 
 
-def _records(packets: _Packets, ticks: int, headed: bool, rest: _Rest) -> Iterator[Record]:
+def _records(reader: Reader, ticks: int, headed: bool, flows: _Flows) -> Iterator[Record]:
     """Yield the records of packets; those of known flows, plain and in our own frames, by the quick way."""
-    flows: _Flows = Cache()
-    for seconds, fraction, data, at, end in packets:
+    for seconds, fraction, data, at, end in reader.packets():
         time_us = seconds * 1_000_000 + fraction // ticks
         if data.startswith(IPV4_START, at) and data.startswith(IPV4_MIDDLE, at + 18):
             start = at + IPV4_HEADERS
@@ -160,7 +219,7 @@ def _records(packets: _Packets, ticks: int, headed: bool, rest: _Rest) -> Iterat
         if record:
             yield record
         else:
-            rest.skipped += 1
+            reader.skipped += 1
 
 
 def _parse(time_us: int, packet: bytes, headed: bool, flows: _Flows) -> Record | None:

@@ -8,13 +8,12 @@ from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Transform
 from sipdump_core.record import Flow, Record
 
-__all__ = ["LINE", "LONGEST_LINE", "NAME", "HeaderTransform", "Split", "split"]
+__all__ = ["LONGEST_LINE", "NAME", "HeaderTransform", "Split", "may_have_line", "split"]
 
 NAME = b"P-KSR-SIPDump: "
-LINE = b"\n" + NAME
-"""What every message with the header has in it."""
 LONGEST_LINE = len(NAME) + len("sctp pid=-2147483648 pno=-2147483648\r\n")
 """Bytes of the longest header."""
+_LINE_ENDS = (b"\r", b"\n")
 _LINE = re.compile(NAME + rb"(udp|tcp|tls|sctp|wss?|none) pid=(-?\d{1,10}) pno=(-?\d{1,10})\r\n")
 # Line ends before a message are no part of it (RFC 3261, section 7.5).
 _START_LINE = re.compile(rb"[\r\n]*+[^\r\n][^\n]*\n")
@@ -64,6 +63,11 @@ class Split(NamedTuple):
     proto: str
     pid: int
     procno: int
+
+
+def may_have_line(buf: bytes) -> bool:
+    """Return False where :func:`split` finds nothing, and True where it may: a cheap test, made for every message."""
+    return buf.startswith(NAME, buf.find(b"\n") + 1) or (buf[:1] in _LINE_ENDS and NAME in buf)
 
 
 def split(buf: bytes) -> Split | None:

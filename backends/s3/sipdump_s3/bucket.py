@@ -250,6 +250,35 @@ class Bucket:
             raise mismatch("download", self.address(key), "what came is not what was uploaded")
         return found
 
+    def tail(self, key: str, length: int) -> tuple[int, str, bytes]:
+        """Return an object's size, its ETag, and up to so many bytes of its end.
+
+        Raises:
+            S3Error: there is no such object, or the server refuses or does not answer.
+        """
+        with self._translated("read", key):
+            answer = self._client().get_object(Bucket=self._opts.bucket, Key=key, Range=f"bytes=-{length}")
+            with answer["Body"] as body:
+                data = body.read()
+            size = int(answer.get("ContentRange", "").rpartition("/")[2] or answer["ContentLength"])
+            return size, str(answer["ETag"]), data
+
+    def part(self, key: str, first: int, length: int, etag: str) -> bytes:
+        """Return bytes of an object, if it is still the one with that ETag.
+
+        Raises:
+            S3Error: it is gone or another one, or the server refuses or does not answer.
+        """
+        with self._translated("read", key):
+            answer = self._client().get_object(
+                Bucket=self._opts.bucket, Key=key, Range=f"bytes={first}-{first + length - 1}", IfMatch=etag
+            )
+            with answer["Body"] as body:
+                data: bytes = body.read()
+        if len(data) != length or answer["ETag"] != etag:
+            raise S3Error("read", self.address(key), "it was replaced while it was read", state="refused", code="412")
+        return data
+
     def _delete_batch(self, keys: Sequence[str]) -> Iterator[tuple[str, S3Error | None]]:
         with self._translated("delete", keys[0]):
             answer = self._client().delete_objects(

@@ -13,14 +13,14 @@ from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import SipDumpError
 from sipdump_core.lifecycle import compaction
 from sipdump_core.lifecycle.compaction import Candidate, Contents, Draft
-from sipdump_core.segment import StoredSegment
+from sipdump_core.segment import Segment, StoredSegment
 from sipdump_s3.bucket import Bucket
 from sipdump_s3.keys import Keys
 from sipdump_s3.options import S3Options
 from sipdump_s3.shipper import metadata_of
 from sipdump_s3.upload import Uploader
 
-__all__ = ["Compaction"]
+__all__ = ["Compaction", "sources_of"]
 
 MERGED = "sipdump-merged"
 _DIGITS = 16  # of a source's hash, to tell it from another object that took its key later
@@ -72,12 +72,9 @@ class Compaction(compaction.Compaction[_Object]):
 
     def contents(self, candidate: _Object) -> Contents:
         """Ask for an object's metadata, where it can be a merged one: that never has the first name of its second."""
-        found = self._bucket.head(candidate.key) if candidate.stored.segment.sequence else None
-        merged = {}
-        for source in (found.metadata.get(MERGED, "") if found else "").split():
-            name, _, digest = source.partition(":")
-            merged[name] = digest
-        return Contents(merged=merged)
+        if not candidate.stored.segment.sequence:
+            return Contents()
+        return Contents(merged=_merged(self._bucket, candidate.key))
 
     def holds(self, candidate: _Object, digest: str) -> bool:
         """Compare the begin of the SHA-256 that an object's metadata state."""
@@ -119,3 +116,25 @@ class Compaction(compaction.Compaction[_Object]):
         with open(path, "rb") as file:
             key = Uploader(self._bucket, self._keys, self._opts).send(file, self._keys.next(last.key), metadata)
         return self._bucket.address(key)
+
+
+def sources_of(bucket: Bucket, key: str, segment: Segment) -> Sequence[str]:
+    """Return the names, in UTC, of the segments that an object was merged of.
+
+    Args:
+        bucket: where it is.
+        key: its key.
+        segment: has the prefix and the suffix of all of them.
+
+    Raises:
+        S3Error: the server refuses or does not answer.
+    """
+    hour = key.rpartition("/")[2][: len(segment.prefix) + len("yyyy-mm-dd--hh-")]
+    return [f"{hour}{name}{segment.suffix}" for name in _merged(bucket, key)]
+
+
+def _merged(bucket: Bucket, key: str) -> dict[str, str]:
+    """Return what an object was merged of: by short names, the begin of each SHA-256."""
+    found = bucket.head(key)
+    parts = (source.partition(":") for source in (found.metadata.get(MERGED, "") if found else "").split())
+    return {name: digest for name, _, digest in parts}

@@ -47,6 +47,11 @@ class S3Error(StorageError):
         return self.state == "refused" and self.status in (400, 501)
 
     @property
+    def of_absence(self) -> bool:
+        """Whether the object is not there, or no longer the one that it was."""
+        return self.code in ("NoSuchKey", "NotFound", "404", "PreconditionFailed", "412")
+
+    @property
     def of_credentials(self) -> bool:
         """Whether other credentials may help."""
         return self.state in (

@@ -6,6 +6,7 @@ names, so that a key does not depend on the time zone of whoever uploads it.
 """
 
 import calendar
+import re
 import string
 import time
 
@@ -16,6 +17,9 @@ from sipdump_core.segment import Segment
 __all__ = ["Keys", "check_template"]
 
 FIELDS = ("node", "date", "hour", "file")
+_VALUES = {"node": r"[A-Za-z0-9._-]+", "date": r"\d{4}-\d\d-\d\d", "hour": r"\d\d", "file": r"[^/]+"}
+"""What stands in a key for each field."""
+_NAME = re.compile(r"(.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d", re.ASCII | re.DOTALL)
 _STAMP = "%Y-%m-%d--%H-%M-%S"
 _MAX_KEY = 1024  # bytes, by S3's documentation
 
@@ -108,6 +112,32 @@ class Keys:
         """Return the hour of a key of ours, as ``date=2026-11-22/hour=23``, whatever the template."""
         stamp = key.rpartition("/")[2][len(self.fprefix) :]
         return f"date={stamp[:10]}/hour={stamp[12:14]}"
+
+    @property
+    def above(self) -> str:
+        """What the keys of all collectors begin with."""
+        return self._prefixed("")
+
+    def any_segment(self, key: str, suffix: str) -> Segment | None:
+        """Return the segment at a key of any collector, named in UTC; None where it is none with this suffix."""
+        name = key.rpartition("/")[2]
+        found = _NAME.match(name)
+        return Segment.parse(name, found[1], suffix) if found else None
+
+    def node_of(self, key: str) -> str:
+        """Return the collector of a key, by the template; the folder where the key is not of that form."""
+        found = self._pattern().fullmatch(key)
+        return found["node"] if found else key.removeprefix(self.above).rpartition("/")[0]
+
+    def _pattern(self) -> re.Pattern[str]:
+        pattern = re.escape(self.above)
+        seen = set()
+        for text, field, _, _ in string.Formatter().parse(self.template):
+            pattern += re.escape(text)
+            if field:
+                pattern += f"(?P={field})" if field in seen else f"(?P<{field}>{_VALUES[field]})"
+                seen.add(field)
+        return re.compile(pattern)
 
     def next(self, key: str) -> str:
         """Return the key to try when one of ours is taken.

@@ -25,9 +25,11 @@ from typing import Any, BinaryIO
 
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Site
-from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.drivers.scan import FileScan
+from sipdump_core.drivers.search import SearchedFolderBackend
 from sipdump_core.record import Flow, Record
 from sipdump_text.decode import START, TRAILER, decode
+from sipdump_text.search import TextSearch
 
 __all__ = ["TextBackend"]
 
@@ -35,7 +37,7 @@ __all__ = ["TextBackend"]
 _FIXED = len(".000000") + len("\ndate: Sun Nov 22 22:27:11 2026\n") + len(TRAILER)
 
 
-class TextBackend(FolderBackend):
+class TextBackend(SearchedFolderBackend):
     """Writes and reads ``.data`` files. They have a line for every field of a record but the capture node."""
 
     name = "text"
@@ -68,6 +70,13 @@ class TextBackend(FolderBackend):
         self._second, self._time, self._date = second, seconds, date
         return b"".join(parts)
 
+    def note_times(self, batch: Sequence[Record], data: bytes) -> None:
+        """Keep how the times are ordered, unless a message has a trailer in it, and may be read as other records."""
+        if data.count(TRAILER) == len(batch):
+            super().note_times(batch, data)
+        else:
+            self.forget_times()
+
     def record_size(self, record: Record) -> int:
         """Return the record's exact size in bytes."""
         known = self._flows.get(id(record.flow)) or self._prepare(record.flow)
@@ -76,6 +85,10 @@ class TextBackend(FolderBackend):
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Read records, also from files that Kamailio wrote; skip and log what is not a whole record."""
         return decode(file)
+
+    def look(self, scan: FileScan) -> TextSearch:
+        """Look through a file."""
+        return TextSearch(scan)
 
     def _prepare(self, flow: Flow) -> tuple[Flow, bytes, bytes]:
         head = f"{START.decode()}tag: {flow.tag}\npid: {flow.pid}\nprocess: {flow.procno}\ntime: "

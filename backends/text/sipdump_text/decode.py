@@ -6,26 +6,29 @@ as long as nothing is odd. :func:`_find_record` takes any record, and decides in
 
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from sipdump_core import sip
 from sipdump_core.cache import Cache
 from sipdump_core.log import Event, log
 from sipdump_core.record import Flow, Record
 
-__all__ = ["START", "TRAILER", "decode"]
+__all__ = ["BODY_LIMIT", "HEADER", "HEADER_LIMIT", "START", "TRAILER", "Reader", "Source", "decode"]
 
 START = b"====================\n"
 TRAILER = b"||||||||||||||||||||\n"
 _CHUNK = 1 << 20
-_HEADER = re.compile(
+HEADER = re.compile(
     rb"={20}\ntag: ([^\n]*)\npid: (-?\d{1,10})\nprocess: (-?\d{1,10})\ntime: (\d{1,12})\.(\d{6})\ndate: [^\n]*\n"
     rb"proto: (\w+) (ipv[46])\nsrcip: ([^\n]*)\nsrcport: (\d{1,5})\ndstip: ([^\n]*)\ndstport: (\d{1,5})\n~{20}\n"
 )
+"""A record's header, up to where its message begins."""
+BODY_LIMIT = 1 << 20
+"""A Content-Length beyond this is not believed: so a reader knows where it is after looking at that much of a file."""
+HEADER_LIMIT = 65536
+"""No header is longer: bytes that are not a header by then never become one."""
 # A message that has not ended after this many bytes counts as damage.
 _MESSAGE_LIMIT = 1 << 28
-# No header is longer: bytes that are not a header by then never become one.
-_HEADER_LIMIT = 65536
 
 # What varies within a flow, as it mostly is: from the line's end before the time to the one behind the date.
 _TIME = b"\ntime: "
@@ -48,27 +51,60 @@ def decode(file: BinaryIO) -> Iterator[Record]:
     Args:
         file: open for reading, at a file's start; its ``name`` goes into the log.
     """
-    flows: _Flows = Cache()
-    window = _Window(file)
-    skipped = 0
-    while window.more(_HEADER_LIMIT):
-        yield from _quick(window, flows)
-        header, end = _find_record(window)
-        record = header and _record(header, window.data[header.end() : end], flows)
-        if record:
-            yield record
-            window.at = end + len(TRAILER)
-        else:
-            skipped += window.skip_to(START)
-    if skipped:
-        log.warning(Event("text segment holds bytes that are not a whole record", path=file.name, bytes=skipped))
+    reader = Reader(file)
+    yield from reader.records()
+    if reader.skipped:
+        log.warning(Event("text segment holds bytes that are not a whole record", path=file.name, bytes=reader.skipped))
+
+
+class Source(Protocol):
+    """What is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes; none at the end."""
+
+
+class Reader:
+    """Reads records from a place on where one begins.
+
+    Args:
+        source: open at that place.
+        place: its offset.
+        flows: what is known from before.
+    """
+
+    def __init__(self, source: Source, place: int = 0, flows: "_Flows | None" = None) -> None:
+        self._window = _Window(source, place)
+        self._flows: _Flows = Cache() if flows is None else flows
+        self.skipped = 0
+        """Bytes so far that are not a whole record."""
+
+    @property
+    def place(self) -> int:
+        """The offset behind the last record that was read, and what was skipped since."""
+        return self._window.offset + self._window.at
+
+    def records(self) -> Iterator[Record]:
+        """Yield the records up to the end; it may be called again after it was not used up."""
+        window, flows = self._window, self._flows
+        while window.more(HEADER_LIMIT):
+            yield from _quick(window, flows)
+            header, end = _find_record(window)
+            record = header and _record(header, window.data[header.end() : end], flows)
+            if record:
+                window.at = end + len(TRAILER)
+                yield record
+            else:
+                self.skipped += window.skip_to(START)
 
 
 class _Window:
-    """The part of a file that is in memory: ``data`` from offset ``at`` on has yet to be read."""
+    """The part of a source that is in memory: ``data`` from offset ``at`` on has yet to be read."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, source: Source, offset: int) -> None:
+        self._source = source
+        self.offset = offset
+        """Where ``data`` is in the file."""
         self.data = b""
         self.at = 0
         self.ended = False
@@ -76,7 +112,8 @@ class _Window:
     def more(self, least: int) -> bool:
         """Load ``least`` bytes from ``at`` on, or all that are left; return False at the end of the file."""
         while not self.ended and len(self.data) - self.at < least:
-            chunk = self._file.read(max(_CHUNK, least))
+            chunk = self._source.read(max(_CHUNK, least))
+            self.offset += self.at
             self.data, self.at, self.ended = self.data[self.at :] + chunk, 0, not chunk
         return self.at < len(self.data)
 
@@ -117,8 +154,8 @@ def _quick(window: _Window, flows: _Flows) -> Iterator[Record]:
                 return
             moment, date, base = data[time_at : time_at + _MICROS_AT], data[date_at:rest], int(found[1]) * 1_000_000
         if waiting:
-            yield waiting
             window.at = at
+            yield waiting
         end = find(TRAILER, start)
         if end < 0:
             return
@@ -134,7 +171,7 @@ def _quick(window: _Window, flows: _Flows) -> Iterator[Record]:
 def _find_record(window: _Window) -> tuple[re.Match[bytes] | None, int]:
     """Return the header at the window's start and the end of its message, loading as much as the message takes."""
     while True:
-        header = _HEADER.match(window.data, window.at)
+        header = HEADER.match(window.data, window.at)
         if header is None:
             return None, -1
         end = _message_end(window.data, header.end(), window.ended)
@@ -149,13 +186,13 @@ def _find_record(window: _Window) -> tuple[re.Match[bytes] | None, int]:
 def _message_end(data: bytes, start: int, ended: bool) -> int:
     """Return the offset of the trailer of the message at ``start``, -1 where it is not found (yet).
 
-    A body may hold separators, so Content-Length is believed first, if it points at a trailer; else the first trailer
-    ends the message that is followed by another record or by the end of the file.
+    A body may hold separators, so Content-Length is believed first, if it points at a trailer that is not too far away;
+    else the first trailer ends the message that is followed by another record or by the end of the file.
     """
     found = data.find(TRAILER, start)
     blank = sip.header_end(data, start, found) if found >= 0 else -1
     length = _content_length(data, start, blank) if blank >= 0 else 0
-    if length:
+    if 0 < length <= BODY_LIMIT:
         verdict = _is_end(data, blank + length, ended)
         if verdict is not False:
             return blank + length if verdict else -1
@@ -190,13 +227,13 @@ def _is_end(data: bytes, at: int, ended: bool) -> bool | None:
         return False
     if len(data) == behind:
         return ended or None
-    if _HEADER.match(data, behind):
+    if HEADER.match(data, behind):
         return True
     begin = START + b"tag: "  # the next record may be torn within its header
     rest = data[behind : behind + len(begin)]
     if not (rest.startswith(begin) or begin.startswith(rest)):
         return False
-    limit = behind + _HEADER_LIMIT
+    limit = behind + HEADER_LIMIT
     if len(data) >= limit or data.find(_HEADER_END, behind, limit) >= 0:
         return False
     return True if ended else None

@@ -14,6 +14,7 @@ from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.record import Record
 from sipdump_core.testing import Contract
 from sipdump_pcap import HeaderTransform, PcapBackend
+from sipdump_pcap.header import may_have_line, split
 from tests.support import OPTIONS, record
 
 
@@ -230,6 +231,11 @@ def test_what_flag_8_did_not_write_is_neither_taken_out_nor_believed(message: by
 pieces = st.sampled_from(
     [LINE, LINE[:-2], LINE.replace(b"tls", b"quic"), FIRST, REST, b"\r\n", b"\n", b"\r", b"x", b"\0"]
 )
+
+
+@given(st.lists(pieces, max_size=6).map(b"".join))
+def test_the_cheap_test_misses_no_line(buf: bytes) -> None:
+    assert may_have_line(buf) or split(buf) is None
 
 
 @settings(max_examples=1000, deadline=None)

@@ -105,7 +105,7 @@ def test_a_record_with_an_impossible_header_is_passed_over() -> None:
 
 def test_reading_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sipdump_text.decode._CHUNK", 700)
-    monkeypatch.setattr("sipdump_text.decode._HEADER_LIMIT", 600)
+    monkeypatch.setattr("sipdump_text.decode.HEADER_LIMIT", 600)
     batch = [record(b"MESSAGE x SIP/2.0\r\n\r\n" + b"y" * n) for n in range(0, 3000, 37)]
     assert decode(text().encode(batch)) == batch
 
@@ -210,7 +210,7 @@ def odd_files(draw: st.DrawFn) -> bytes:
 def test_the_quick_reader_finds_what_the_careful_one_finds(data: bytes, chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sipdump_text.decode._CHUNK", chunk)
-        patch.setattr("sipdump_text.decode._HEADER_LIMIT", 600)
+        patch.setattr("sipdump_text.decode.HEADER_LIMIT", 600)
         quick = decode(data)
         patch.setattr("sipdump_text.decode._quick", lambda *_: iter(()))
         assert quick == decode(data)

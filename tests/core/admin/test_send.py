@@ -1,6 +1,7 @@
 """sipdump-admin send, to a daemon that is in this process."""
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,11 @@ def test_an_event_route_that_drops(start: Start, capsys: pytest.CaptureFixture[s
 def test_it_did_not_arrive(start: Start, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sipdump_core.admin.send._WAIT_S", 0.2)
     config, _ = start()
-    code, out, err = run(capsys, "send", "-f", config, "--to", f"udp:127.0.0.1:{free_port()}")
-    assert (code, err) == (1, "sipdump-admin: it did not arrive within 0.2 s\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        code, out, err = run(capsys, "send", "-f", config, "--to", f"udp:127.0.0.1:{nobody.getsockname()[1]}")
+    why = "does the daemon of this control socket listen there?"
+    assert (code, err) == (1, f"sipdump-admin: it did not arrive within 0.2 s; {why}\n")
     assert out.startswith("sent to udp:127.0.0.1:")
 
 
@@ -117,7 +121,8 @@ def test_without_a_control_socket_it_only_sends(start: Start, capsys: pytest.Cap
     ("args", "message"),
     [
         (["--to", "127.0.0.1"], '--to: must be "udp:host:port"'),
-        (["--to", "tcp:127.0.0.1:1"], "cannot send to tcp:127.0.0.1:1: Connection refused; is the daemon running?"),
+        (["--to", "tcp:127.0.0.1:1"], "cannot send to tcp:127.0.0.1:1: Connection refused; is the daemon running, and"),
+        (["--to", "udp:127.0.0.1:1"], "cannot send to udp:127.0.0.1:1: Connection refused; is the daemon running, and"),
         (["--socket", "unix:/nonexistent"], "cannot reach the daemon at unix:/nonexistent"),
     ],
 )

@@ -136,12 +136,19 @@ def test_other_segments_are_named(folder: Path, capsys: pytest.CaptureFixture[st
         code, _, err = run(capsys, *command, "--folder", folder, "--fprefix", "a b-")
         assert (code, err.splitlines()[1:]) == (
             0,
-            [f"sipdump-admin: other segments are there: 4 with --fprefix {PREFIX}"],
+            [f"sipdump-admin: other segments are there: 5 with --fprefix {PREFIX}"],
         )
     code, out, _ = run(capsys, "prune", "--fage", "10d", "--folder", folder, "--fprefix", "a b-", "--json")
     document = json.loads(out)
     assert (document["folder"], document["fprefix"]) == (str(folder), "a b-")
-    assert document["other_prefixes"] == {PREFIX: 4}
+    assert document["other_prefixes"] == {PREFIX: 5}
+
+
+def test_an_unsealed_segment_of_another_prefix_is_named_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for suffix in (".parquet.wal", ".parquet.wal.damaged", ".parquet"):
+        (folder / f"mine-2026-01-01--00-00-00{suffix}").touch()
+    _, _, err = run(capsys, "list", "--folder", folder)
+    assert err.splitlines()[1:] == ["sipdump-admin: other segments are there: 1 with --fprefix mine-"]
 
 
 @pytest.mark.parametrize(
@@ -174,8 +181,10 @@ def test_what_cannot_be_read_ends_with_1(
     assert code == 1
     assert f"sipdump-admin: read {first}: {why}" in err.splitlines()
     assert "taken for open" not in err
+    assert err.count(str(first)) == 1
     if command[0] == "list":
         assert len(out.splitlines()) == 5
+        assert [line.split()[4] for line in out.splitlines() if first.name in line] == ["unreadable"]
 
 
 def test_counting_goes_on_after_a_segment_that_cannot_be_read(

@@ -141,6 +141,7 @@ MESSAGES = st.one_of(st.lists(PIECES, max_size=25).map(b"".join), st.binary(max_
 
 @given(MESSAGES)
 @example(b"X sip:x SIP/2.0\r\nCall-ID:\r\r\n\r\n")
+@example(b"\r\nCALL-id: x")
 @example(b"X sip:x SIP/2.0\r\nCall-ID: a\r\n \r\nb\r\n\r\n")
 def test_nothing_raises_on_any_bytes(buf: bytes) -> None:
     message = Message(buf)

@@ -13,6 +13,33 @@ def values(text: str) -> list[tuple[str, str, int | str]]:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        'modparam("sipdump_hep", "auth_key", 4711)',
+        "modparam('sipdump_hep', 'auth_key', 4711)",
+        'modparam("sipdump_hep", "auth_kye", "4711")',
+        'modparamx("sipdump_heep", "auth_key", "4711")',
+        'modparam("sipdump_hep", "auth_key", "4711"',
+        'modparam("sipdump_hep", "auth_key", "4711',
+        'modparam("sipdump_hep", "auth_key", "4711" "sipdump"',
+        'modparam("sipdump_s3", "endpoint_url", "ftp://me:4711@s3.example.com")',
+    ],
+)
+def test_an_error_shows_no_secret(line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_plan(parse_config(line, "k.cfg").settings, to_start=False)
+    assert caught.value.place.startswith("k.cfg:1:")
+    assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["sipdump_hep:auth_key:i:4711", "sipdump_hep:auth_kye:s:4711", "x:secret:i:4711x"])
+def test_an_error_about_an_option_shows_no_secret(option: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_plan([parse_modparam_option(option)], to_start=False)
+    assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("line", "value"),
     [
         ('modparam("sipdump", "x", 13)', 13),

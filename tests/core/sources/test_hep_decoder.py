@@ -13,7 +13,8 @@ from sipdump_core.errors import FormatError
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
-from sipdump_core.sources.hep_decoder import HepDecoder, inflate
+from sipdump_core.sources.compression import inflate
+from sipdump_core.sources.hep_decoder import HepDecoder
 from tests.hep import SIP, chunk, frame, hep3, hep12
 
 PEER = ("192.0.2.1", 5060)
@@ -117,8 +118,49 @@ def test_a_compressed_payload(packed: bytes) -> None:
     assert decode(hep3(None, extra=(chunk(16, packed),))).buf == SIP
 
 
-def test_a_compressed_frame() -> None:
-    assert decode(gzip.compress(hep3())).buf == SIP
+def test_a_compressed_payload_beside_an_empty_one() -> None:
+    assert decode(hep3(b"", extra=(chunk(16, zlib.compress(SIP)),))).buf == SIP
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress], ids=["gzip", "zlib"])
+@pytest.mark.parametrize("level", [0, 1, 9])
+def test_a_compressed_frame(compress: Any, level: int) -> None:
+    assert decode(compress(hep3(), level)).buf == SIP
+
+
+def test_several_frames_in_one_datagram() -> None:
+    first, second = hep3(), hep3(b"second")
+    for data in (
+        first + second,
+        gzip.compress(first + second),
+        gzip.compress(first) + gzip.compress(second),
+        first + second + b"tail",
+    ):
+        one = decoder()
+        for _ in range(2):
+            assert [record.buf for record in one.decode(data, PEER, NOW)] == [SIP, b"second"]
+        assert one.counts == {"records": 4}
+
+
+def test_a_damaged_frame_costs_the_others_of_its_datagram_nothing() -> None:
+    good, bad = hep3(), frame(b"\0")
+    for data in (good + bad, bad + good, good[:4] + b"\xff\xff" + good[6:]):
+        one = decoder()
+        if good in data:
+            assert [record.buf for record in one.decode(data, PEER, NOW)] == [SIP]
+            assert one.counts == {"records": 1, "malformed": 1}
+        else:
+            with pytest.raises(FormatError):
+                one.decode(data, PEER, NOW)
+    with pytest.raises(FormatError):
+        decoder().decode(bad + bad, PEER, NOW)
+
+
+def test_gzip_members_are_one_payload() -> None:
+    packed = gzip.compress(SIP[:20]) + gzip.compress(SIP[20:])
+    assert decode(hep3(None, extra=(chunk(16, packed),))).buf == SIP
+    with pytest.raises(FormatError, match="grows past 1024 bytes"):
+        inflate(gzip.compress(bytes(600)) * 2, 1024)
 
 
 def test_what_inflates_too_far_is_refused() -> None:
@@ -213,6 +255,10 @@ MAPPED = bytes(10) + b"\xff\xff"
         # one end is missing or unspecified: the other one's family
         (10, (5, bytes(16)), (6, MAPPED + b"\xc0\0\2\2"), ("ipv4", "0.0.0.0", "192.0.2.2")),
         (2, (3, bytes(4)), (4, b"\x20\1" + bytes(13) + b"\2"), ("ipv6", "::", "2001::2")),
+        # each end in a chunk of the other family's
+        (2, (3, b"\xc0\0\2\1"), (6, MAPPED + b"\xc0\0\2\2"), ("ipv4", "192.0.2.1", "192.0.2.2")),
+        (10, (5, MAPPED + b"\xc0\0\2\1"), (4, b"\xc0\0\2\2"), ("ipv4", "192.0.2.1", "192.0.2.2")),
+        (10, (5, b"\x20\1" + bytes(13) + b"\1"), (4, b"\x20\1" + bytes(13) + b"\2"), ("ipv6", "2001::1", "2001::2")),
         # truly of both families: nothing is lost
         (10, (5, MAPPED + b"\xc0\0\2\1"), (6, b"\x20\1" + bytes(13) + b"\2"), ("ipv6", "::ffff:192.0.2.1", "2001::2")),
     ],
@@ -284,6 +330,23 @@ def test_version_2_with_a_window_of_0_takes_all_times(order: str, time_: tuple[i
     assert (one.time_us, one.node) == (time_[0] * 1_000_000 + time_[1], str(time_[2]))
 
 
+@pytest.mark.parametrize("length", [16, 17, 24, 25, 26, 27])
+@pytest.mark.parametrize(("padding", "buf"), [(b"", SIP), (b"\0\0", SIP), (b"ab", SIP), (b"\0\0", b"{}"), (b"", b"{}")])
+def test_version_2_does_not_believe_a_header_length_that_is_too_short(length: int, padding: bytes, buf: bytes) -> None:
+    data = bytearray(hep12(2, buf, padding=padding))
+    data[1] = length
+    one = decode(bytes(data))
+    assert (one.buf, one.node) == (buf, "77")
+
+
+@pytest.mark.parametrize(
+    "buf", [b"\nOPTIONS sip:x SIP/2.0\n\n", b"\r\nno SIP", b"<xml/>", b"\xe8 sip:x SIP/2.0\r\n\r\n"]
+)
+@pytest.mark.parametrize("padding", [b"", b"\0\0", b"\x17\0"])
+def test_version_2_loses_nothing_of_what_does_not_begin_as_a_message(buf: bytes, padding: bytes) -> None:
+    assert decode(hep12(2, buf, padding=padding)).buf == buf
+
+
 @pytest.mark.parametrize(
     "start", [b"!interesting-Method", b"%ae", b"\r\n\r\nOPTIONS", b"\r\nOPTIONS", b"X", b"'", b"OPTIONS", b"-a", b"0"]
 )
@@ -298,7 +361,8 @@ def test_type_0_with_sip_is_sip() -> None:
     assert len(one.decode(hep3(kind=0), PEER, NOW)) == 1
     assert one.decode(hep3(b'{"event": "SIP/2.0 200 OK"}', kind=0), PEER, NOW) == ()
     assert len(one.decode(hep3(b"SIP/2.0 200 OK\r\n\r\n", kind=0), PEER, NOW)) == 1
-    assert one.counts == {"records": 2, "not_sip": 1}
+    assert len(one.decode(hep3(b"OPTIONS  sip:x  SIP/2.0 \r\n\r\n", kind=0), PEER, NOW)) == 1
+    assert one.counts == {"records": 3, "not_sip": 1}
 
 
 @pytest.mark.parametrize(("number", "expected"), [(6, "ws"), (22, "ws"), (17, "udp"), (50, "ws"), (51, "wss")])

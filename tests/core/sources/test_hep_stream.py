@@ -2,6 +2,8 @@
 
 import gzip
 import time
+import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +42,7 @@ def test_a_stream_goes_on_behind_garbage() -> None:
     assert reader.waiting < 6
 
 
-PIECES = [b"HEP3", b"EEP3", b"HEP3\0\6", hep3(), b"\x1f\x8b\x08", gzip.compress(hep3(), mtime=0)]
+PIECES = [b"HEP3", b"EEP3", b"HEP3\0\6", hep3(), b"\x1f\x8b\x08", gzip.compress(hep3(), mtime=0), zlib.compress(hep3())]
 
 
 @settings(max_examples=300, deadline=None)
@@ -53,10 +55,11 @@ def test_any_stream_ends_and_memory_is_bounded(parts: list[bytes]) -> None:
         assert reader.waiting <= 65535
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress], ids=["gzip", "zlib"])
 @pytest.mark.parametrize("step", [1, 7, 10_000])
-def test_gzip_members_are_frames(step: int) -> None:
+def test_compressed_members_are_frames(step: int, compress: Callable[[bytes], bytes]) -> None:
     good = [hep3(b"%d" % n) for n in range(3)]
-    packed = [gzip.compress(one) for one in good]
+    packed = [compress(one) for one in good]
     stream = packed[0] + good[1] + packed[2] + packed[0][:20] + b"\xff" * 50 + packed[1] + good[2] + packed[0][:-3]
     reader = FrameReader()
     found = [one for at in range(0, len(stream), step) for one in reader.feed(stream[at : at + step])]
@@ -71,3 +74,26 @@ def test_a_member_with_several_frames_and_one_that_grows_too_far() -> None:
     )
     assert [one for one in found if isinstance(one, bytes)] == [hep3(b"1"), hep3(b"2"), hep3(b"3")]
     assert "grows past 65535 bytes" in str(next(one for one in found if isinstance(one, FormatError)))
+
+
+def test_members_that_come_together_are_not_copied_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most a piece is left over where a member ends: the cost of each doesn't grow with what follows."""
+    lengths = []
+
+    class Counting:
+        def __init__(self, wbits: int) -> None:
+            self._machine = make(wbits)
+
+        def decompress(self, data: bytes, limit: int) -> bytes:
+            lengths.append(len(data))
+            return self._machine.decompress(data, limit)
+
+        eof = property(lambda self: self._machine.eof)
+        unused_data = property(lambda self: self._machine.unused_data)
+
+    make = zlib.decompressobj
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    members = [hep3(b"%d" % n + b"x" * 20_000) for n in range(300)]
+    assert list(FrameReader().feed(b"".join(gzip.compress(one, 0) for one in members))) == members
+    assert max(lengths) <= 4096
+    assert sum(lengths) < 1.3 * sum(map(len, members))
