@@ -377,7 +377,6 @@ def _opened(path: str, flags: int) -> int:
         return fd
     os.close(fd)
     raise OSError(errno.EINVAL, "it is no regular file", path)
-            self._fd = -1
 
 
 def disorder(fd: int) -> int | None:
