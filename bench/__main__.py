@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import decode, hep, machine, memory, parquet, search, table, tracking, writer
+from bench import decode, hep, machine, memory, parquet, reading, reading_parquet, search, table, tracking, writer
 
 BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "kamailio": writer.against_kamailio,
@@ -18,8 +18,10 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "memory": memory.peak,
     "search": search.one_call,
     "files": search.many_files,
+    "reading": reading.find,
     "calls": tracking.cost,
     "parquet": parquet.cost,
+    "reading-parquet": reading_parquet.questions,
     "parquet-memory": parquet.peak,
 }
 

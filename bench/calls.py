@@ -19,7 +19,10 @@ _PHONES = (
     "Linphone-Desktop/5.2.4 (ubuntu)",
     "Zoiper v2.10",
 )
-_START_US = 1_795_386_431_000_000
+START_US = 1_795_386_431_000_000
+"""Time of the first message."""
+STEP_US = 100
+"""Microseconds from one message to the next."""
 
 
 def call_id(call: int) -> str:
@@ -30,14 +33,14 @@ def call_id(call: int) -> str:
 def records(calls: int) -> Iterator[Record]:
     """Yield the messages of ``count`` calls in time order, 100 us apart."""
     flows: dict[tuple[str, int], Flow] = {}
-    time_us = _START_US
+    time_us = START_US
     for first in range(0, calls, OPEN):
         batch = [_messages(call, flows) for call in range(first, min(first + OPEN, calls))]
         for step in range(MESSAGES):
             for messages in batch:
                 flow, buf = messages[step]
                 yield Record(time_us, flow, buf)
-                time_us += 100
+                time_us += STEP_US
 
 
 def _messages(call: int, flows: dict[tuple[str, int], Flow]) -> list[tuple[Flow, bytes]]:

@@ -65,8 +65,8 @@ def one_call(folder: Path, quick: bool) -> list[Row]:
     grep = _best(lambda: _grep(folder / "text", wanted))
     rows.append(_scaled(what, "grep over .data", grep, text_part, total, found))
     if shutil.which("tshark"):
-        tshark = _best(lambda: _tshark(folder / "pcap", wanted), 1)
-        rows.append(_scaled(what, "tshark over .pcap", tshark, pcap_part, total, found))
+        whole = _best(lambda: tshark(folder / "pcap", wanted), 1)
+        rows.append(_scaled(what, "tshark over .pcap", whole, pcap_part, total, found))
     return rows
 
 
@@ -131,7 +131,8 @@ def _grep(folder: Path, wanted: str) -> int:
     return _run(["grep", "-c", "-h", "-F", "-a", f"Call-ID: {wanted}", *map(str, sorted(folder.iterdir()))])
 
 
-def _tshark(folder: Path, wanted: str) -> int:
+def tshark(folder: Path, wanted: str) -> int:
+    """Return how many messages of a call tshark finds in the .pcap files of a folder."""
     found = 0
     for path in sorted(folder.iterdir()):
         argv = ["tshark", "-n", "-r", str(path), "-d", "udp.port==5061,sip", "-Y", f'sip.Call-ID == "{wanted}"']

@@ -100,7 +100,7 @@ class FolderBackend(Backend):
             raise ClosedError(f"write to the backend {self.name}: no segment is open")
         self._check_sync()
         data = self.encode(batch)
-        self.note_times(batch, data)
+        self._note_times(batch, data)
         self._append(data)
         self._records += len(batch)
 
@@ -275,7 +275,7 @@ class FolderBackend(Backend):
         if file is not self._synced and not file.reported:
             self._sync_late = error
 
-    def note_times(self, batch: Sequence[Record], data: bytes) -> None:
+    def _note_times(self, batch: Sequence[Record], data: bytes) -> None:
         """Keep the newest time and the disorder, before a batch is written; see :data:`DISORDER_XATTR`.
 
         Args:
@@ -298,9 +298,9 @@ class FolderBackend(Backend):
             try:
                 os.setxattr(self._fd, DISORDER_XATTR, str(disorder_us).encode())
             except OSError:  # not every file system has them, and one may be full
-                self.forget_times()
+                self._forget_times()
 
-    def forget_times(self) -> None:
+    def _forget_times(self) -> None:
         """Keep no disorder for the open segment from now on: it is not known."""
         self._disorder = _UNKNOWN
         with contextlib.suppress(OSError):

@@ -23,6 +23,8 @@ __all__ = ["FileSearch", "SearchedFolderBackend"]
 
 _NEAR = 1 << 21
 """Bytes; within this much, a time is not looked for by halving."""
+_CLOSE = 1 << 14
+"""Bytes; a literal within this much is read on to."""
 _STEP_AROUND_HIT = 1 << 16
 _STEP = 1 << 20
 _FOLLOWED = 1 << 22
@@ -93,12 +95,16 @@ class FileSearch(ABC):
                     yield record
             return
         finder = Literals(self.scan, literals, high)
-        while (hit := finder.next(low)) >= 0:
+        hit = finder.next(low)
+        while hit >= 0:
             for record, behind in self.records(self.place(low, hit), high, _STEP_AROUND_HIT):
                 low = behind
-                if behind > hit:  # what comes before it has none of the literals
-                    if query.matches(record):
-                        yield record
+                if low <= hit:
+                    continue  # it has none of the literals
+                if query.matches(record):
+                    yield record
+                hit = finder.next(low)
+                if hit < 0 or hit - low > _CLOSE:
                     break
             else:
                 return

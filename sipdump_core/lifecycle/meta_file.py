@@ -10,9 +10,10 @@ from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.ownership import is_ours
 from sipdump_core.segment import Segment
 
-__all__ = ["claim", "create", "rewrite", "sweep"]
+__all__ = ["META_SUFFIX", "claim", "create", "rewrite", "sweep"]
 
 META_SUFFIX = ".meta"
+"""What the name of such a file ends with."""
 _DRAFTS = 100
 """How many names of a draft are tried, because a stranger may have taken some."""
 

@@ -24,8 +24,10 @@ _MANY = 50_000
 _LEGS_OF_CALLS = 10_000
 _LEGS_OF_BYTES = 32 << 20
 """What is held in memory to look for other legs; of more, they are not looked for."""
-_ROUNDS = 5
-"""How many steps other legs are followed."""
+_ROUNDS = 100
+"""How many steps other legs are followed; each one asks the store again, and a call seldom has three."""
+_NEVER_US = 1 << 62
+"""Later than any time."""
 
 
 class Found:
@@ -84,11 +86,14 @@ class Finder:
         self._parts = query.parts()
         self._rules = rules
         self._searched = searched
-        self._now_us = now_us
+        self._ask_now = now_us
+        self._now_us: int | None = None
         self._around = around
         self._legs = legs
         self._index = LegIndex(rules)
         self._others: dict[str, Found] = {}
+        self._named: dict[str, list[int]] = {}
+        """Call-IDs whose messages name a call that was asked for, with the times of these messages."""
 
     def found(self) -> Iterator[Found]:
         """Yield the calls that match, in the order of their Call-IDs."""
@@ -96,7 +101,8 @@ class Finder:
         if ids is not None and not ids:
             return
         wide = attrs.evolve(self._span(self._query.since_us, self._query.until_us), call_ids=ids or frozenset[str]())
-        matching = (found for call in self._calls(wide) if (found := self._judged(call)))
+        records = self._read_with_named(self._query.call_ids) if self._reads_once() else self._read(wide)
+        matching = (found for call in self._calls(records) if (found := self._judged(call)))
         if not self._legs:
             yield from matching
             return
@@ -135,12 +141,35 @@ class Finder:
                 return None
         if not all(any(part.matches(record) for record in call.records) for part in self._parts):
             return None
-        summary = call.summary(self._now_us())
+        summary = self._summary(call)
         if query.states and summary.state not in query.states:
             return None
         if query.statuses and summary.status not in query.statuses:
             return None
         return Found(call, summary)
+
+    def _summary(self, call: Call) -> Summary:
+        """Return what happened in a call. The time it is now is found out only once a call depends on it."""
+        if self._now_us is None:
+            early, late = call.summary(call.newest_us), call.summary(_NEVER_US)
+            if early == late:
+                return early
+            self._now_us = self._ask_now()
+        return call.summary(self._now_us)
+
+    def _reads_once(self) -> bool:
+        """Return whether the messages that name a call are read together with its own: nothing limits either."""
+        query, rules = self._query, self._rules
+        usual = not (rules.headers or rules.patterns or rules.heuristic)
+        return self._legs and usual and bool(query.call_ids) and query.since_us is None and query.until_us is None
+
+    def _read_with_named(self, call_ids: frozenset[str]) -> Iterator[Record]:
+        """Yield the messages of Call-IDs, and take down which others name them."""
+        for record in self._read(Query(correlations=call_ids)):
+            if record.call_id in call_ids:
+                yield record
+            elif record.call_id is not None:
+                self._named.setdefault(record.call_id, []).append(record.time_us)
 
     def _candidates(self) -> set[str] | None:
         """Return the Call-IDs that one filter leaves; None where it leaves too many, or there is none."""
@@ -153,6 +182,16 @@ class Finder:
                 ids.add(record.call_id)
                 if len(ids) > _MANY:
                     return None
+        return ids
+
+    def _linked_ids(self, span: Query, values: set[str], found: Sequence[Found]) -> set[str]:
+        """Return the Call-IDs whose messages name calls, or a value of theirs, within a span."""
+        ids = {
+            call_id for call_id, times in self._named.items() if any(span.within(time_us, time_us) for time_us in times)
+        }
+        self._named.clear()
+        for query in self._wider(span, values, found) if values else ():
+            ids |= {record.call_id for record in self._read(query) if record.call_id is not None}
         return ids
 
     def _wider(self, span: Query, values: set[str], found: Sequence[Found]) -> Iterator[Query]:
@@ -173,36 +212,37 @@ class Finder:
             until_us=None if until_us is None else until_us + reach,
         )
 
-    def _calls(self, query: Query) -> Iterator[Call]:
-        """Read all messages of a question, and yield the calls that they make."""
+    def _calls(self, records: Iterable[Record]) -> Iterator[Call]:
+        """Yield the calls that messages make, which may come in any order."""
         with RecordSorter(by_call=True) as sorter:
-            for record in self._read(query):
+            for record in records:
                 sorter.add(record)
             yield from map(Call.of, sorter.calls())
 
     def _follow(self, found: Sequence[Found]) -> None:
         """Find the other legs of calls, which are in the index, and what they lead to, step by step."""
         known = {one.summary.call_id for one in found}
-        asked: set[str] = set()
+        asked = set(self._query.call_ids) if self._reads_once() else set[str]()
         fresh: Sequence[Found] = found
         for _ in range(_ROUNDS):
             values = set[str]().union(*(self._index.values(one.summary.call_id) for one in fresh)) - asked
-            if not values or not fresh:
+            if not fresh or not (values or self._named):
                 break
             asked |= values
             times = [record.time_us for one in fresh for record in one.records]
             span = self._span(min(times), max(times) + 1)
-            linked = (record.call_id for query in self._wider(span, values, fresh) for record in self._read(query))
-            ids = {call_id for call_id in linked if call_id is not None} - known
+            ids = self._linked_ids(span, values, fresh) - known
             if len(ids) > _LEGS_OF_CALLS:
                 self._searched.note(f"{len(ids)} other Call-IDs may be legs; they are not followed")
                 break
-            calls = self._calls(attrs.evolve(span, call_ids=ids)) if ids else ()
+            calls = self._calls(self._read(attrs.evolve(span, call_ids=ids))) if ids else ()
             fresh = []
             for call in calls:
                 self._index.add(call)
-                fresh.append(Found(call, call.summary(self._now_us()), keep=False))
+                fresh.append(Found(call, self._summary(call), keep=False))
             known |= {one.summary.call_id for one in fresh}
             self._others |= {one.summary.call_id: one for one in fresh}
+        else:
+            self._searched.note(f"legs were followed {_ROUNDS} steps and no further")
         for crowd in self._index.crowds:
             self._searched.note(f"{crowd.kind} {crowd.value} is on {crowd.call_ids} Call-IDs, and links nothing")

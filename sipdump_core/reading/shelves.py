@@ -14,7 +14,6 @@ from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import listed
 from sipdump_core.plan import make_plan
-from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign
 from sipdump_core.reading.units import Holding
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
@@ -27,6 +26,7 @@ DEFAULT_CONFIG = "/etc/sipdump/sipdumpd.cfg"
 _PREFIX = re.compile(r"(.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?\.", re.DOTALL)
 _SLACK = 86400.0
 """Seconds by which a message's time may be off its segment's: the default of sipdump_hep's ``time_window``."""
+_EVERYTHING = Query()
 _S3_URL = re.compile(r"s3://([^/]+)(?:/(.*))?")
 
 
@@ -69,6 +69,8 @@ class Shelved(Holding):
             DriverError: its driver raises anything else.
         """
         backend, stored = self.backend, self.stored
+        if query == _EVERYTHING and can(backend, Reads):  # what is damaged is reported only by who reads all of it
+            return each_of(self.backend, "read", lambda: backend.read(stored))
         if can(backend, Searches):
             return each_of(self.backend, "search", lambda: backend.search(stored, query))
         return filter(query.matches, each_of(backend, "read", lambda: backend.read(stored)))
@@ -208,7 +210,12 @@ def open_shelves(
         if not os.path.isdir(folder):
             raise ConfigError("there is no such folder", f"--folder {folder}")
         workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--folder {folder}")], to_start=False))
-        for prefix in _prefixes(folder) if fprefix is None else [fprefix]:
+        try:
+            prefixes = _prefixes(folder) if fprefix is None else [fprefix]
+        except StorageError as error:  # it hides no other store
+            problems.append(str(error))
+            continue
+        for prefix in prefixes:
             made, errors = workshop.keepers(folder, prefix)
             problems += map(str, errors)
             shelves += [BackendShelf(backend) for backend in made if _readable(backend)]
@@ -242,6 +249,8 @@ def _suffixes(backend: Backend) -> tuple[str, ...]:
 def _open_file(path: str, node: str) -> Shelf:
     if not os.path.isfile(path):
         raise ConfigError("there is no such file", f"--file {path}")
+    from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign  # noqa: PLC0415 - few questions need it
+
     if is_foreign(path):
         return FileShelf(CaptureBackend(path, node), path)
     folder = os.path.dirname(os.path.abspath(path))

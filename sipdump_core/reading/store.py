@@ -7,7 +7,8 @@ from typing import Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
-from sipdump_core.drivers.capabilities import Searches, Unites, can
+from sipdump_core.drivers.capabilities import Dates, Searches, Unites, can
+from sipdump_core.drivers.guard import blaming
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.finder import Finder, Found
@@ -27,6 +28,8 @@ _ZONES = 26 * 3600
 """Seconds between the names that one moment has in different zones, at most: a name's zone may not be ours."""
 _PROBES = (5, 60, 3600, 86400)
 """Seconds before a segment's last write in which its newest record is looked for first."""
+_CLOSE_US = 60_000_000
+"""Microseconds of a segment that are read to the end for its newest record."""
 _NEWEST_OF = 8
 """How many segments, those last written, are asked for the newest record."""
 _US = 1_000_000
@@ -390,15 +393,37 @@ def _last_of_each(there: Iterable[Unit[Shelved]]) -> list[Shelved]:
 
 
 def _newest(shelved: Shelved, known: int | None) -> int | None:
-    """Return the time of a segment's newest record; None where there is none newer than what is known."""
-    probes = [int((shelved.stored.modified - seconds) * _US) for seconds in _PROBES]
-    if not can(shelved.backend, Searches):  # each question would read all of it
-        probes = []
-    try:
-        for since in (*(probe for probe in probes if known is None or probe > known), known):
-            newest = max((record.time_us for record in shelved.search(Query(since_us=since))), default=None)
+    """Return the time of a segment's newest record; None where there is none newer than what is known.
+
+    Where the backend does not know it, it is looked for shortly before the last write; where it is older, as in a file
+    that was copied, by halving the time up to there, if the backend need not read everything for each try.
+    """
+    backend = shelved.backend
+    if can(backend, Dates):
+        with contextlib.suppress(SipDumpError), blaming(shelved.backend, "read"):
+            newest = backend.newest(shelved.stored)
             if newest is not None:
                 return newest
+    high = int(shelved.stored.modified * _US)
+    low = -1 if known is None else known
+    cheap = can(shelved.backend, Searches)  # else each question would read all of it
+    try:
+        for seconds in _PROBES if cheap else ():
+            since_us = int((shelved.stored.modified - seconds) * _US)
+            if since_us <= low:
+                break
+            newest = max(_times(shelved, since_us), default=None)
+            if newest is not None:
+                return newest
+            high = since_us
+        while cheap and high - low > _CLOSE_US:
+            middle = (low + high) // 2
+            found = next(_times(shelved, middle), None)
+            low, high = (low, middle) if found is None else (found, high)
+        return max(_times(shelved, low), default=None)
     except SipDumpError:
         return None
-    return None
+
+
+def _times(shelved: Shelved, since_us: int) -> Iterator[int]:
+    return (record.time_us for record in shelved.search(Query(since_us=since_us)))

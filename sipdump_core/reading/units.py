@@ -117,8 +117,8 @@ def _choose(holdings: Sequence[H], asked: Collection[str]) -> Unit[H]:
             -len(frozenset[Family]().union(*(holding.covers for holding in some))),
             most - counts[key] if counts[key] else 0,
             len({*asked} & {*backend.loses}),
-            getattr(backend, "forgeable", False),
-            getattr(backend, "remote", False),
+            backend.forgeable,
+            backend.remote,
             len(backend.loses),
             backend.name,
         )

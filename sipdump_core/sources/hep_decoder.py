@@ -156,7 +156,8 @@ class HepDecoder:
         if layout is None or len(data) < layout.struct.size:
             return ()
         magic, total, before, seconds, between, micros, after, length = layout.struct.unpack_from(data)
-        known = layout.flows.get((before, between, after))
+        key = (before, between, after)
+        known = layout.flows.get(key)
         start = layout.struct.size
         if known is None or magic not in _MAGICS or total != len(data) or total - start + 6 != length:
             return ()
@@ -166,7 +167,12 @@ class HepDecoder:
         layout.hits += 1
         time_us = self._time(seconds, micros, peer, now_us)
         flow, link = known
-        return (Record(time_us, flow, buf, link),) if flow.__class__ is Flow else self._ask(flow, time_us, buf, link)
+        if isinstance(flow, _Open):
+            if flow.question or flow.flow.proto in _STREAMS:
+                return self._ask(flow, time_us, buf, link)
+            flow = flow.flow
+            layout.flows[key] = (flow, link)
+        return (Record(time_us, flow, buf, link),)
 
     def _ask(self, flow: Flow | _Open, time_us: int, buf: bytes, link: str = "") -> Sequence[Record]:
         """Make the records of a payload that may hold several messages, and ask each for its tag and transport."""
@@ -365,7 +371,7 @@ class HepDecoder:
         sender = (peer[0].partition("%")[0], peer[1], node)
         tag = self._direction.of_flow(sender, src, dst, datagrams=proto not in _STREAMS)
         question = tag if isinstance(tag, Question) else None
-        shown = self._options.tag if isinstance(tag, Question) else tag
+        shown = (tag.known or self._options.tag) if isinstance(tag, Question) else tag
         hosts = _one_family(src[0], dst[0], v6=v6)
         af = "ipv6" if ":" in hosts[0] else "ipv4"
         flow = Flow(shown, 0, 0, proto, af, hosts[0], src[1], hosts[1], dst[1], node)

@@ -5,13 +5,14 @@ from typing import Any
 
 from sipdump_core.testing.process import ProcessChecks
 from sipdump_core.testing.promise import promise_of
+from sipdump_core.testing.search import SearchChecks
 from sipdump_core.testing.store import StoreChecks
 from sipdump_core.testing.writer import WriterChecks
 
 __all__ = ["Contract", "checks"]
 
 
-class Contract(ProcessChecks, StoreChecks, WriterChecks):  # pytest runs the last one first
+class Contract(ProcessChecks, SearchChecks, StoreChecks, WriterChecks):  # pytest runs the last one first
     """What every backend promises. A test class derives from it and says which backend it checks::
 
         from sipdump_core.testing import Contract
@@ -28,6 +29,6 @@ class Contract(ProcessChecks, StoreChecks, WriterChecks):  # pytest runs the las
 def checks() -> dict[str, str]:
     """Return each check's promise by its name."""
     found: dict[str, Callable[..., Any]] = {}
-    for cls in (WriterChecks, StoreChecks, ProcessChecks):
+    for cls in (WriterChecks, StoreChecks, SearchChecks, ProcessChecks):
         found |= {name: value for name, value in vars(cls).items() if name.startswith("test_")}
     return {name: promise_of(check) for name, check in found.items()}

@@ -49,8 +49,8 @@ def save(folder: Path, data: bytes) -> tuple[TextBackend, StoredSegment]:
 coder = text(Path("/nonexistent"))
 pieces = st.sampled_from(
     [
-        b"=" * 20 + b"\n", b"|" * 20 + b"\n", b"~" * 20 + b"\n", b"\ntime: 1.", b"\r\n\r\n", b"\n\n", b"x", b"l: 30\r\n",
-        b"Content-Length: 4\r\n", b"Call-ID: two\r\n", b"y" * 300, coder.encode([record()]),
+        b"=" * 20 + b"\n", b"|" * 20 + b"\n", b"~" * 20 + b"\n", b"\ntime: 1.", b"\r\n\r\n", b"\n\n", b"x",
+        b"l: 30\r\n", b"Content-Length: 4\r\n", b"Call-ID: two\r\n", b"y" * 300, coder.encode([record()]),
         coder.encode([record(b"A x SIP/2.0\r\nCall-ID: one\r\n\r\nx", tag="snd")]),
         coder.encode([record(b"A x SIP/2.0\r\ni: one\r\nContent-Length: 600\r\n\r\n")]),
         coder.encode([record(tag="snd")])[:-9],

