@@ -125,8 +125,8 @@ def with_sync(folder: Path, quick: bool) -> list[Row]:
         wall: dict[int, list[float]] = {0: [], 1: []}
         cpu: dict[int, list[float]] = {0: [], 1: []}
         for _ in range(rounds):  # alternating, so that a noisy moment hits both
-            for sync in wall:
-                wall[sync].append(_pipeline_wall(folder, mode, items, sync))
+            for sync, walls in wall.items():
+                walls.append(_pipeline_wall(folder, mode, items, sync))
                 count, spent = _paced_cpu(folder, mode, items, seconds, min(len(items), int(20_000 * seconds)), sync)
                 cpu[sync].append(spent / count / 1000)
         rows += [
