@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from itertools import islice
 
 import attrs
 
@@ -17,6 +16,7 @@ from sipdump_core.drivers.capabilities import Lists, Reads, can
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import blaming
 from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.syncing import SYNCER
 from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file
 from sipdump_core.lifecycle.retention import listed
@@ -34,6 +34,8 @@ from sipdump_core.workshop import Workshop
 __all__ = ["add_import", "importing"]
 
 _BATCH = 1000
+_SYNC_WAIT = 30.0
+"""Seconds that the end waits for a slow disk."""
 _META_LIMIT = 1 << 20
 """Characters of a process table."""
 _MARKED = 1000
@@ -97,6 +99,21 @@ def _settings(args: argparse.Namespace) -> list[Setting]:
         options.append(Setting(CORE, "mode", 0, place))
         options += [Setting(CORE, "backend", name.strip(), place) for name in args.to.split(",")]
     return override(settings, options)
+
+
+def _batches(records: Iterator[Record], failed: list[SipDumpError]) -> Iterator[list[Record]]:
+    """Yield records in batches, up to where they cannot be read; ``failed`` gets the error."""
+    batch: list[Record] = []
+    try:
+        for record in records:
+            batch.append(record)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    except SipDumpError as error:
+        failed.append(error)
+    if batch:
+        yield batch
 
 
 _Mark = tuple[int, str, int, str, int, bytes]
@@ -176,6 +193,7 @@ class _Importer:
             SipDumpError: it cannot be read, or a backend refuses; what was stored before stays.
         """
         with ExitStack() as started:
+            started.callback(SYNCER.finish, _SYNC_WAIT)
             for backend in self._backends:
                 with blaming(backend, "start"):
                     backend.start()
@@ -184,7 +202,8 @@ class _Importer:
                 self._store(shelved.search(Query()), shelved.stored.segment)
 
     def _store(self, records: Iterator[Record], source: Segment) -> None:
-        while batch := list(islice(records, _BATCH)):
+        failed: list[SipDumpError] = []
+        for batch in _batches(records, failed):
             while batch:
                 if self._segment is None or batch[0].time_us >= self._until_us:
                     self._begin(batch[0], source)
@@ -194,8 +213,10 @@ class _Importer:
                         backend.write(batch[:count])
                 self.records += count
                 self._progress.step(count)
-                batch = batch[count:]
+                batch = batch[count:]  # noqa: PLW2901 - the rest is of the next segment
         self._seal()
+        if failed:
+            raise failed[0]
 
     def _begin(self, first: Record, source: Segment) -> None:
         """Open a segment: the first one has the time of the file's name, if it has any, so that both are one."""
@@ -208,7 +229,8 @@ class _Importer:
         self._until_us = first.time_us + self._rotate_us
         suffixes = [backend.suffix for backend in self._backends if isinstance(backend, FolderBackend)]
         if suffixes:
-            segment = meta_file.claim(self._site.folder, segment, suffixes, self._meta(segment), self._site.file_mode)
+            text = self._meta(segment)
+            segment = meta_file.claim(attrs.evolve(self._site, meta=lambda: text), segment, suffixes)
         for backend in self._backends:
             self._open(backend, segment)
         self._segment = segment

@@ -54,6 +54,8 @@ class Site:
 
     It raises :class:`~sipdump_core.errors.ConfigError` if there is none of that name.
     """
+    sync: float = 0.0
+    """Seconds between two syncs of an open file to the disk; 0: left to the kernel."""
 
 
 class Backend:
@@ -90,6 +92,10 @@ class Backend:
     """Fields of a record that it cannot store, as ``"node"``; ``read`` returns any value for them."""
     longest: ClassVar[int] = 0
     """Bytes of the longest message that it keeps whole; longer ones are cut. 0: no limit."""
+    forgeable: ClassVar[bool] = False
+    """Whether a message may hold what is read back as a record; then another backend is read where there is one."""
+    remote: ClassVar[bool] = False
+    """Whether its segments are elsewhere, so that reading them costs more than reading files."""
     requires: ClassVar[Sequence[str]] = ()
     """Modules that it imports only when it works; they are looked for when it is switched on."""
 
@@ -129,6 +135,14 @@ class Backend:
 
     def flush(self) -> None:
         """Make what was written visible to readers."""
+
+    def check(self) -> None:
+        """Look whether the open segment is still good; called twice a second while one is open, between other calls.
+
+        Raises:
+            SegmentLostError: it is gone; what it held no longer counts as stored.
+            StorageError: what follows must go into another segment.
+        """
 
     @needs("close")
     def close(self) -> None:
