@@ -1,4 +1,4 @@
-"""The main job in a few seconds: play a recorded call over HEP into sipdumpd, and show the files.
+"""The main job in a few seconds: play a recorded call over HEP into sipdumpd, show the files, and find the call.
 
 The call went from sipp through a real Kamailio, whose siptrace module sent these HEP packets
 (see data/record_call.py).
@@ -84,6 +84,16 @@ def show(folder: Path) -> None:
     say("Text and pcap hold the same messages", f"{same}\n")
     if not (same and records):
         raise SystemExit("the demo failed")
+    call_id = next(record.call_id for record in records if record.buf.startswith(b"INVITE "))
+    find(folder, "find", "--user", "bob", "--folder", str(folder))
+    find(folder, "show", str(call_id), "--folder", str(folder), "--width", "80")
+
+
+def find(folder: Path, *arguments: str) -> None:
+    """Run sipdump-read, and show what it prints."""
+    command = [sys.executable, "-m", "sipdump_core.reading", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    say("sipdump-read " + " ".join(arguments).replace(str(folder), "FOLDER"), done.stdout)
 
 
 def first_line(record: Record) -> str:

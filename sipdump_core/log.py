@@ -1,15 +1,17 @@
 """Structured logging: an event with fields, as key=value or JSON lines, and a limit on how often."""
 
+import contextlib
 import json
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
 from sipdump_core.cache import Cache
 
-__all__ = ["Event", "Limit", "log", "setup"]
+__all__ = ["Event", "Limit", "log", "setup", "warnings_to"]
 
 log = logging.getLogger("sipdump")
 
@@ -68,6 +70,22 @@ def setup(style: str, level: str) -> None:
     log.handlers[:] = [handler]
     log.setLevel(level.upper())
     log.propagate = False
+
+
+@contextlib.contextmanager
+def warnings_to(take: Callable[[str], object]) -> Iterator[None]:
+    """Hand the warnings that are logged in the block to a function, a line each, for a command that prints them."""
+
+    class _Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            take(record.getMessage())
+
+    handler = _Handler(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 class _KeyValueFormatter(logging.Formatter):

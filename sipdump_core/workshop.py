@@ -185,9 +185,12 @@ class Workshop:
         raise DriverError(f"{what}: {guard.text}") from guard.error
 
     def _located(self, driver: str, error: ConfigError) -> ConfigError:
-        """Add to a backend's own error where its first parameter was set, if one was."""
+        """Add to a backend's own error where the parameter was set that it names, or else the first one."""
         settings = self.plan.settings.of(f"sipdump_{driver}")
-        return error if error.place or not settings else ConfigError(str(error), settings[0].place)
+        if error.place or not settings:
+            return error
+        named = [each for each in settings if str(error).startswith(f"{each.name}:")]
+        return ConfigError(str(error), (named[-1] if named else settings[0]).place)
 
 
 def _verify(backend: Backend) -> None:

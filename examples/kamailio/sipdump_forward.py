@@ -61,8 +61,9 @@ class Forward:
 
         None is not callable, so Kamailio runs nothing. An AttributeError would stay pending (in Kamailio 5.6 at least):
         the next look-up, of the event callback too, then fails, and so does the function that the script is calling.
+        Routes for failures, branches and events may have any name, so only private names are not routes.
         """
-        if not name.startswith("ksr_"):
+        if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def child_init(self, rank: int) -> int:

@@ -1,9 +1,10 @@
 """``sipdump-admin import``: files of other places, stored in backends."""
 
 import argparse
+import os
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from itertools import islice
+from contextlib import ExitStack, suppress
 
 import attrs
 
@@ -11,13 +12,17 @@ from sipdump_core.admin.arguments import add_json, add_store
 from sipdump_core.admin.output import Output, Progress
 from sipdump_core.config.reader import override, read_config
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.capabilities import Lists, Reads, can
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import blaming
 from sipdump_core.drivers.query import Query
-from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError
+from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file
+from sipdump_core.lifecycle.retention import listed
+from sipdump_core.log import warnings_to
 from sipdump_core.plan import make_plan
-from sipdump_core.reading.shelves import Shelf, open_shelves
+from sipdump_core.reading.lines import counted
+from sipdump_core.reading.shelves import Shelf, Shelved, open_shelves
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.settings.modules import CORE
@@ -28,8 +33,10 @@ from sipdump_core.workshop import Workshop
 __all__ = ["add_import", "importing"]
 
 _BATCH = 1000
-_META = f"v: 1.0\nversion: sipdump {VERSION}\nstart: -\nnrprocs: 0\n"
-"""The process table of what was imported: it is not known."""
+_META_LIMIT = 1 << 20
+"""Characters of a process table."""
+_MARKED = 1000
+"""Bytes of a message that tell it from others of the same moment; one backend cuts long messages."""
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +47,8 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     help_to = "the backends, with commas between (default: those that the configuration switches on)"
     parser.add_argument("--to", metavar="NAMES", help=help_to)
+    help_again = "store also what is there already; otherwise a file that was imported before is refused"
+    parser.add_argument("--again", action="store_true", help=help_again)
     parser.add_argument("--node", default="", metavar="NAME", help="the node of what a network's capture holds")
     add_json(parser)
     parser.set_defaults(run=importing)
@@ -54,17 +63,23 @@ def importing(args: argparse.Namespace, output: Output) -> int:
     shelves, _ = open_shelves(files=args.files, node=args.node)
     rows = []
     with output.progress("import", "messages") as progress:
+        target = _Target(Workshop(plan), names, again=args.again)
         for shelf, path in zip(shelves, args.files, strict=True):
-            importer = _Importer(Workshop(plan), names, plan.params.rotate, progress)
+            importer = _Importer(target, path, plan.params.rotate, progress)
+            problems: list[str] = []
             error = None
             try:
-                importer.run(shelf)
+                with warnings_to(problems.append):
+                    importer.run(shelf)
             except SipDumpError as failed:
                 error = str(failed)
                 output.error(f"{path}: {failed}")
-            row = {"file": path, "records": importer.records, "segments": importer.segments, "error": error}
-            output.say(f"{path}: {row['records']} records in {row['segments']} segments of {', '.join(names)}")
-            rows.append(row)
+            for problem in problems:
+                output.note(problem)
+            records, segments = importer.records, importer.segments
+            rows.append({"file": path, "records": records, "segments": segments, "error": error, "problems": problems})
+            stored = f"{counted(records, 'record')} in {counted(segments, 'segment')} of {', '.join(names)}"
+            output.say(f"{path}: {stored}")
     return output.result(rows)
 
 
@@ -83,14 +98,86 @@ def _settings(args: argparse.Namespace) -> list[Setting]:
     return override(settings, options)
 
 
-class _Importer:
-    """Stores the records of one file."""
+def _batches(records: Iterator[Record], failed: list[SipDumpError]) -> Iterator[list[Record]]:
+    """Yield records in batches, up to where they cannot be read; ``failed`` gets the error."""
+    batch: list[Record] = []
+    try:
+        for record in records:
+            batch.append(record)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    except SipDumpError as error:
+        failed.append(error)
+    if batch:
+        yield batch
 
-    def __init__(self, workshop: Workshop, names: Sequence[str], rotate: float, progress: Progress) -> None:
+
+_Mark = tuple[int, str, int, str, int, bytes]
+
+
+class _Target:
+    """Where files are stored, and which records are there already.
+
+    Args:
+        workshop: makes the backends.
+        names: the backends' names.
+        again: store also what is there already.
+    """
+
+    def __init__(self, workshop: Workshop, names: Sequence[str], *, again: bool) -> None:
+        self.site = workshop.site()
+        self.backends = [workshop.backend(name, self.site) for name in names]
+        self._again = again
+        self._marks: set[_Mark] = set()
+        """Of the first records of this command's files."""
+
+    def refuse_again(self, first: Record, segment: Segment) -> None:
+        """Refuse a file that was stored before: a segment of the same moment has its first record.
+
+        Raises:
+            StorageError: it was, or the store cannot be read.
+        """
+        mark = _mark(first)
+        if not self._again and (mark in self._marks or self._is_stored(mark, segment)):
+            raise StorageError("import", segment.stem, "it is stored already", "--again stores it once more")
+        self._marks.add(mark)
+
+    def _is_stored(self, mark: _Mark, segment: Segment) -> bool:
+        query = Query(since_us=mark[0], until_us=mark[0] + 1)
+        for backend in self.backends:
+            if not (can(backend, Lists) and can(backend, Reads)):
+                continue
+            for stored in listed(backend):
+                if (stored.segment.prefix, stored.segment.stamp) == (segment.prefix, segment.stamp):
+                    found = Shelved(backend, stored).search(query)
+                    if mark in map(_mark, found):
+                        return True
+        return False
+
+
+def _mark(record: Record) -> _Mark:
+    """Return what every backend keeps of a record."""
+    return record.time_us, record.src_ip, record.src_port, record.dst_ip, record.dst_port, record.buf[:_MARKED]
+
+
+class _Importer:
+    """Stores the records of one file.
+
+    Args:
+        target: where.
+        path: the file.
+        rotate: how long a segment is, in seconds.
+        progress: is told how many records are stored.
+    """
+
+    def __init__(self, target: _Target, path: str, rotate: float, progress: Progress) -> None:
         self.records = 0
         self.segments = 0
-        self._site = workshop.site()
-        self._backends = [workshop.backend(name, self._site) for name in names]
+        self._target = target
+        self._site = target.site
+        self._backends = target.backends
+        self._path = path
         self._rotate_us = int(rotate * 1_000_000)
         self._progress = progress
         self._until_us = 0
@@ -111,7 +198,8 @@ class _Importer:
                 self._store(shelved.search(Query()), shelved.stored.segment)
 
     def _store(self, records: Iterator[Record], source: Segment) -> None:
-        while batch := list(islice(records, _BATCH)):
+        failed: list[SipDumpError] = []
+        for batch in _batches(records, failed):
             while batch:
                 if self._segment is None or batch[0].time_us >= self._until_us:
                     self._begin(batch[0], source)
@@ -121,23 +209,34 @@ class _Importer:
                         backend.write(batch[:count])
                 self.records += count
                 self._progress.step(count)
-                batch = batch[count:]
+                batch = batch[count:]  # noqa: PLW2901 - the rest is of the next segment
         self._seal()
+        if failed:
+            raise failed[0]
 
     def _begin(self, first: Record, source: Segment) -> None:
         """Open a segment: the first one has the time of the file's name, if it has any, so that both are one."""
         self._seal()
         segment = Segment.starting(self._site.prefix, first.time_us / 1_000_000)
-        if not self.segments and source.stamp:
-            segment = attrs.evolve(segment, stamp=source.stamp)
+        if not self.segments:
+            if source.stamp:
+                segment = attrs.evolve(segment, stamp=source.stamp)
+            self._target.refuse_again(first, segment)
         self._until_us = first.time_us + self._rotate_us
         suffixes = [backend.suffix for backend in self._backends if isinstance(backend, FolderBackend)]
         if suffixes:
-            segment = meta_file.claim(self._site.folder, segment, suffixes, _META, self._site.file_mode)
+            segment = meta_file.claim(self._site.folder, segment, suffixes, self._meta(segment), self._site.file_mode)
         for backend in self._backends:
             self._open(backend, segment)
         self._segment = segment
         self.segments += 1
+
+    def _meta(self, segment: Segment) -> str:
+        """Return the process table that is beside the file, as Kamailio writes it; else one without processes."""
+        path = f"{os.path.splitext(self._path)[0]}{meta_file.META_SUFFIX}"
+        with suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(_META_LIMIT)
+        return f"v: 1.0\nversion: sipdump {VERSION}\nstart: {time.ctime(segment.start)}\nnrprocs: 0\n"
 
     @staticmethod
     def _open(backend: Backend, segment: Segment) -> None:

@@ -116,7 +116,7 @@ class _Endpoints:
     """Names the ends of arrows, so that a server stays one participant whatever ports its connections use.
 
     One side of a connection may see an ephemeral port where the other sees the listening port. If ``sent-by`` in the
-    topmost Via has the address that the request came from, its port is the listening one.
+    topmost Via has the address that the request came from, or its reply went to, its port is the listening one.
     """
 
     def __init__(self, groups: Iterable[Sequence[Sighting]]) -> None:
@@ -131,8 +131,12 @@ class _Endpoints:
             if len(group) > 1:
                 sender, receiver = _seen_as("snd", group) or flow, _seen_as("rcv", group) or flow
                 source, target = (sender.src_ip, sender.src_port), (receiver.dst_ip, receiver.dst_port)
-            if message.status is None and message.via.host == source[0] and message.via.port:
-                source = (source[0], message.via.port)
+            via = message.via  # who sent the request, and gets its replies
+            if via.port and via.host == (source[0] if message.status is None else target[0]):
+                if message.status is None:
+                    source = (via.host, via.port)
+                else:
+                    target = (via.host, via.port)
             for record, _ in group:
                 seen = record.flow
                 if seen.src_port != source[1] or seen.dst_port != target[1]:
@@ -152,8 +156,9 @@ class _Endpoints:
             self._same.setdefault(seen, known)
 
 
-def _time(sighting: Sighting) -> int:
-    return sighting[0].time_us
+def _time(sighting: Sighting) -> tuple[int, str]:
+    """Order by time; the node decides between equal ones, so that the order of records makes no difference."""
+    return sighting[0].time_us, sighting[0].flow.node
 
 
 def _hosts(flow: Flow) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sipdump_core.calls.arrows import Arrow, Sighting
+from sipdump_core.calls.arrows import Arrow, Sighting, party
 from sipdump_core.calls.message import Message
 from sipdump_core.calls.story import Story
 from sipdump_core.calls.summary import Leg, Summary
@@ -121,7 +121,7 @@ class Call:
         now_us = self.newest_us if now_us is None else now_us
         story = self._told
         outcome = story.outcome(now_us)
-        initial = story.initial.message
+        initial, opening = story.initial.message, story.opening.message
         decided = outcome.decided.message if outcome.decided else None
         hops = story.path(outcome)
         codecs, media = story.described()
@@ -136,11 +136,11 @@ class Call:
             reason=decided.reason if decided else None,
             warning=decided.header("warning") if decided else None,
             release=story.release(),
-            from_user=initial.from_.user,
-            from_uri=initial.from_.uri or None,
-            to_user=initial.to.user,
-            to_uri=initial.to.uri or None,
-            request_uri=initial.request_uri,
+            from_user=opening.from_.user,
+            from_uri=opening.from_.uri or None,
+            to_user=opening.to.user,
+            to_uri=opening.to.uri or None,
+            request_uri=initial.request_uri if party(initial) == party(opening) else None,
             src=hops[0],
             dst=hops[-1],
             hops=hops,
@@ -170,8 +170,8 @@ def _seconds(time_us: int | None) -> float | None:
 
 def _side(story: Story, bye: Arrow | None) -> str | None:
     """Return who sent a BYE: the caller is the one whose tag is in From of the initial INVITE."""
-    if bye is None or not any(one.request for group in story.tries for one in group):
+    if bye is None or not story.tries:
         return None
-    caller, sender = story.initial.message.from_, bye.message.from_
+    caller, sender = story.opening.message.from_, bye.message.from_
     same = caller.tag == sender.tag if caller.tag or sender.tag else caller.uri == sender.uri
     return "caller" if same else "callee"

@@ -88,6 +88,12 @@ class Story:
         first = next((request for request in requests if request), None)
         return first or next((arrow for arrow in self.arrows if arrow.message.method), self.arrows[0])
 
+    @property
+    def opening(self) -> Arrow:
+        """The message whose From is the caller: the initial request, or an answer to it if only that was seen."""
+        seen = [transaction.first for group in self.tries for transaction in group]
+        return seen[0] if seen and all(one.message.status is not None for one in seen) else self.initial
+
     @cached_property
     def answer(self) -> Arrow | None:
         """The first 2xx that the caller got; if it was not seen there, the first on any hop."""

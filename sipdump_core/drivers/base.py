@@ -90,6 +90,10 @@ class Backend:
     """Fields of a record that it cannot store, as ``"node"``; ``read`` returns any value for them."""
     longest: ClassVar[int] = 0
     """Bytes of the longest message that it keeps whole; longer ones are cut. 0: no limit."""
+    forgeable: ClassVar[bool] = False
+    """Whether a message may hold what is read back as a record; then another backend is read where there is one."""
+    remote: ClassVar[bool] = False
+    """Whether its segments are elsewhere, so that reading them costs more than reading files."""
     requires: ClassVar[Sequence[str]] = ()
     """Modules that it imports only when it works; they are looked for when it is switched on."""
 

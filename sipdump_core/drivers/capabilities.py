@@ -18,7 +18,9 @@ __all__ = [
     "Ability",
     "Compacted",
     "Compacts",
+    "Dates",
     "Deletes",
+    "DescribesFiles",
     "Follows",
     "Lists",
     "Located",
@@ -33,7 +35,6 @@ __all__ = [
     "Ships",
     "Spans",
     "Unites",
-    "UnitesFiles",
     "can",
     "needs",
 ]
@@ -145,18 +146,28 @@ class Unites(Ability, Protocol):
         """
 
 
-class UnitesFiles(Ability, Protocol):
-    """Its files may be results of a compaction, and say of which others."""
+class Dates(Ability, Protocol):
+    """It knows the times of a segment's records without reading them."""
 
-    def united_in(self, file: BinaryIO) -> Sequence[str]:
-        """Return the names of the segments that an open file holds, down to the first ones, as :class:`Unites` says.
-
-        Args:
-            file: see :class:`SearchesFiles`.
+    def newest(self, stored: StoredSegment) -> int | None:
+        """Return the time of the newest record, microseconds since the epoch; None where it would have to be read.
 
         Raises:
             StorageError: it cannot be read.
         """
+
+
+class DescribesFiles(Ability, Protocol):
+    """Its files say what they hold, wherever they are.
+
+    Args of all methods: an open file, see :class:`SearchesFiles`. They raise StorageError if it cannot be read.
+    """
+
+    def united_in(self, file: BinaryIO) -> Sequence[str]:
+        """Return the names of the segments that a file holds, down to the first ones, as :class:`Unites` says."""
+
+    def newest_in(self, file: BinaryIO) -> int | None:
+        """Return the time of a file's newest record, as :class:`Dates` says."""
 
 
 class Spans(Ability, Protocol):

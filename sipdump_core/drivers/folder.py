@@ -85,7 +85,7 @@ class FolderBackend(Backend):
         if self._fd < 0:
             raise ClosedError(f"write to the backend {self.name}: no segment is open")
         data = self.encode(batch)
-        self.note_times(batch, data)
+        self._note_times(batch, data)
         self._append(data)
         self._records += len(batch)
 
@@ -195,7 +195,7 @@ class FolderBackend(Backend):
             os.close(fd)
         return StoredSegment(segment, status.st_size, status.st_mtime, sealed, records, path)
 
-    def note_times(self, batch: Sequence[Record], data: bytes) -> None:
+    def _note_times(self, batch: Sequence[Record], data: bytes) -> None:
         """Keep the newest time and the disorder, before a batch is written; see :data:`DISORDER_XATTR`.
 
         Args:
@@ -218,9 +218,9 @@ class FolderBackend(Backend):
             try:
                 os.setxattr(self._fd, DISORDER_XATTR, str(disorder_us).encode())
             except OSError:  # not every file system has them, and one may be full
-                self.forget_times()
+                self._forget_times()
 
-    def forget_times(self) -> None:
+    def _forget_times(self) -> None:
         """Keep no disorder for the open segment from now on: it is not known."""
         self._disorder = _UNKNOWN
         with contextlib.suppress(OSError):

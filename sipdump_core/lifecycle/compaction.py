@@ -195,7 +195,7 @@ class Compaction(ABC, Generic[C]):
                 size = os.stat(draft.path).st_size
                 if size > result.size_before:
                     event = "segments are not merged: the result would be larger"
-                    log.info(Event(event, names=[each.name for each in pack], before=result.size_before, after=size))
+                    log.warning(Event(event, names=[each.name for each in pack], before=result.size_before, after=size))
                     return None
                 location = draft.publish()
         except SipDumpError as error:

@@ -7,9 +7,10 @@ from collections.abc import Collection
 from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.segment import Segment
 
-__all__ = ["claim", "create", "rewrite", "sweep"]
+__all__ = ["META_SUFFIX", "claim", "create", "rewrite", "sweep"]
 
 META_SUFFIX = ".meta"
+"""What the name of such a file ends with."""
 
 
 def claim(folder: str, segment: Segment, suffixes: list[str], text: str, mode: int) -> Segment:

@@ -24,8 +24,8 @@ _MANY = 50_000
 _LEGS_OF_CALLS = 10_000
 _LEGS_OF_BYTES = 32 << 20
 """What is held in memory to look for other legs; of more, they are not looked for."""
-_ROUNDS = 5
-"""How many steps other legs are followed."""
+_ROUNDS = 100
+"""How many steps other legs are followed; each one asks the store again, and a call seldom has three."""
 _NEVER_US = 1 << 62
 """Later than any time."""
 
@@ -242,5 +242,7 @@ class Finder:
                 fresh.append(Found(call, self._summary(call), keep=False))
             known |= {one.summary.call_id for one in fresh}
             self._others |= {one.summary.call_id: one for one in fresh}
+        else:
+            self._searched.note(f"legs were followed {_ROUNDS} steps and no further")
         for crowd in self._index.crowds:
             self._searched.note(f"{crowd.kind} {crowd.value} is on {crowd.call_ids} Call-IDs, and links nothing")

@@ -26,6 +26,7 @@ class Searched:
     """What could not be read, one line each."""
     notes: list[str] = attrs.field(factory=list)
     """What else a reader has to know."""
+    _counted: set[tuple[str, str, str]] = attrs.field(factory=set, repr=False)
 
     def problem(self, text: str) -> None:
         """Take down what could not be read, once."""
@@ -38,7 +39,11 @@ class Searched:
             self.notes.append(text)
 
     def count(self, shelved: "Shelved") -> None:
-        """Take down a segment that was read."""
+        """Take down a segment that was read; it counts once, however often that is."""
+        key = shelved.backend.name, shelved.node, shelved.stored.location or shelved.stored.segment.name
+        if key in self._counted:
+            return
+        self._counted.add(key)
         self.segments += 1
         self.backends.add(shelved.backend.name)
         start, modified = shelved.start, shelved.stored.modified

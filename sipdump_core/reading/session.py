@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, Self
 
 from sipdump_core.calls.legs import LegRules
+from sipdump_core.log import warnings_to
 from sipdump_core.reading.lines import counted
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.when import zone
@@ -50,6 +51,7 @@ class Session:
         self.now = datetime.now().astimezone()
         self.searched = Searched(problems=problems)
         self.store = Store(shelves, rules=rules, progress=self._step)
+        self._stack = contextlib.ExitStack()
         self._bar: Any = None
         self._before: Any = None
 
@@ -57,12 +59,14 @@ class Session:
         # what reading makes in masses has no cycles, and a collector that keeps looking costs a fifth of the time
         self._thresholds = gc.get_threshold()
         gc.set_threshold(_COLLECT_AFTER)
+        self._stack.enter_context(warnings_to(self.searched.problem))
         with contextlib.suppress(ValueError):  # not in the main thread: somebody else takes signals
             self._before = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close_bar()
+        self._stack.close()
         gc.set_threshold(*self._thresholds)
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)

@@ -20,12 +20,13 @@ from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.settings.options import Setting
 from sipdump_core.workshop import Workshop
 
-__all__ = ["BackendShelf", "FileShelf", "Shelf", "Shelved", "open_shelves"]
+__all__ = ["BackendShelf", "FileShelf", "FolderShelf", "Shelf", "Shelved", "open_shelves"]
 
 DEFAULT_CONFIG = "/etc/sipdump/sipdumpd.cfg"
 _PREFIX = re.compile(r"(.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?\.", re.DOTALL)
 _SLACK = 86400.0
 """Seconds by which a message's time may be off its segment's: the default of sipdump_hep's ``time_window``."""
+_EVERYTHING = Query()
 _S3_URL = re.compile(r"s3://([^/]+)(?:/(.*))?")
 
 
@@ -68,6 +69,8 @@ class Shelved(Holding):
             DriverError: its driver raises anything else.
         """
         backend, stored = self.backend, self.stored
+        if query == _EVERYTHING and can(backend, Reads):  # what is damaged is reported only by who reads all of it
+            return each_of(self.backend, "read", lambda: backend.read(stored))
         if can(backend, Searches):
             return each_of(self.backend, "search", lambda: backend.search(stored, query))
         return filter(query.matches, each_of(backend, "read", lambda: backend.read(stored)))
@@ -107,8 +110,9 @@ class BackendShelf:
             for node, stored in each_of(self.backend, "list", backend.segments_of_all):
                 yield self._shelved(stored, node)
             return
+        place = os.path.realpath(backend.site.folder)
         for stored in listed(backend):
-            yield self._shelved(stored, "")
+            yield self._shelved(stored, place)
 
     def _shelved(self, stored: StoredSegment, node: str) -> Shelved:
         backend = self.backend
@@ -128,6 +132,47 @@ class BackendShelf:
 
     def __str__(self) -> str:
         return f"{self.backend.name} in {self.backend.site.folder}"
+
+
+class FolderShelf:
+    """The segments of all backends of files in a folder.
+
+    Args:
+        workshop: makes the backends.
+        folder: the folder.
+        prefix: what names of segments begin with; None: anything, also what comes later.
+    """
+
+    def __init__(self, workshop: Workshop, folder: str, prefix: str | None = None) -> None:
+        self._workshop = workshop
+        self._folder = folder
+        self._prefix = prefix
+        self._made: dict[str, tuple[Sequence[BackendShelf], Sequence[SipDumpError]]] = {}
+
+    def segments(self) -> Iterator[Shelved]:
+        """List them, see :meth:`Shelf.segments`; an error comes after all that can be listed."""
+        failed: list[SipDumpError] = []
+        for prefix in _prefixes(self._folder) if self._prefix is None else [self._prefix]:
+            shelves, errors = self._of(prefix)
+            failed += errors
+            for shelf in shelves:
+                try:
+                    yield from shelf.segments()
+                except SipDumpError as error:
+                    failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _of(self, prefix: str) -> tuple[Sequence[BackendShelf], Sequence[SipDumpError]]:
+        """Return what has the segments of a prefix, always the same, and why others cannot be asked."""
+        known = self._made.get(prefix)
+        if known is None:
+            made, errors = self._workshop.keepers(self._folder, prefix)
+            known = self._made[prefix] = [BackendShelf(backend) for backend in made if _readable(backend)], errors
+        return known
+
+    def __str__(self) -> str:
+        return self._folder
 
 
 @attrs.frozen
@@ -152,7 +197,7 @@ class FileShelf:
         suffix = next((each for each in _suffixes(self.backend) if name.endswith(each)), "")
         segment = Segment.parse(name, _prefix(name) or "", suffix) or Segment(name.removesuffix(suffix), "", 0, suffix)
         stored = StoredSegment(segment, status.st_size, status.st_mtime, sealed=True, location=self.path)
-        yield Shelved(self.backend, stored, slack=None)
+        yield Shelved(self.backend, stored, os.path.realpath(self.backend.site.folder), slack=None)
 
     def __str__(self) -> str:
         return self.path
@@ -207,11 +252,9 @@ def open_shelves(
         if not os.path.isdir(folder):
             raise ConfigError("there is no such folder", f"--folder {folder}")
         workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--folder {folder}")], to_start=False))
-        for prefix in _prefixes(folder) if fprefix is None else [fprefix]:
-            made, errors = workshop.keepers(folder, prefix)
-            problems += map(str, errors)
-            shelves += [BackendShelf(backend) for backend in made if _readable(backend)]
-    shelves += [_open_file(path, node) for path in files]
+        shelves.append(FolderShelf(workshop, folder, fprefix))
+    known: dict[tuple[str, str], Sequence[Backend]] = {}
+    shelves += [_open_file(path, node, known) for path in files]
     shelves += [_open_url(url, settings) for url in urls]
     return shelves, problems
 
@@ -238,7 +281,8 @@ def _suffixes(backend: Backend) -> tuple[str, ...]:
     return (backend.suffix, f"{backend.suffix}.wal")
 
 
-def _open_file(path: str, node: str) -> Shelf:
+def _open_file(path: str, node: str, known: dict[tuple[str, str], Sequence[Backend]]) -> Shelf:
+    """Open one file; files of one folder share their backends, so that all those of one second are read."""
     if not os.path.isfile(path):
         raise ConfigError("there is no such file", f"--file {path}")
     from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign  # noqa: PLC0415 - few questions need it
@@ -246,14 +290,18 @@ def _open_file(path: str, node: str) -> Shelf:
     if is_foreign(path):
         return FileShelf(CaptureBackend(path, node), path)
     folder = os.path.dirname(os.path.abspath(path))
-    workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--file {path}")], to_start=False))
-    made, errors = workshop.keepers(folder, _prefix(os.path.basename(path)) or "")
+    key = folder, _prefix(os.path.basename(path)) or ""
+    errors: Sequence[SipDumpError] = ()
+    if key not in known:
+        workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--file {path}")], to_start=False))
+        known[key], errors = workshop.keepers(*key)
+    made = known[key]
     for backend in made:
         if path.endswith(_suffixes(backend)) and can(backend, Reads):
             return FileShelf(backend, path)
-    known = ", ".join(sorted(backend.suffix for backend in made if can(backend, Reads)))
+    suffixes = ", ".join(sorted(backend.suffix for backend in made if can(backend, Reads)))
     faults = "".join(f"; {error}" for error in errors)
-    raise ConfigError(f"no backend reads such a file; there are: {known}{faults}", f"--file {path}")
+    raise ConfigError(f"no backend reads such a file; there are: {suffixes}{faults}", f"--file {path}")
 
 
 def _open_url(url: str, settings: Sequence[Setting]) -> Shelf:

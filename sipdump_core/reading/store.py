@@ -7,7 +7,8 @@ from typing import Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
-from sipdump_core.drivers.capabilities import Searches, Unites, can
+from sipdump_core.drivers.capabilities import Dates, Searches, Unites, can
+from sipdump_core.drivers.guard import blaming
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.finder import Finder, Found
@@ -152,7 +153,12 @@ class Store:
             asked: fields of a record that are needed beside those of the question.
         """
         found = units(self.shelved(searched), {*query.asked, *asked})
-        return [unit for unit in found if _may_hold(unit, query)]
+        wanted = [unit for unit in found if _may_hold(unit, query)]
+        lost = {(one.backend.name, field) for unit in wanted for one in unit.holdings for field in one.backend.loses}
+        for name, field in sorted(lost):
+            if field in query.asked:
+                searched.note(f"{name} may not keep the {field}: messages that only it has may be missing")
+        return wanted
 
     def unsorted(
         self, query: Query, searched: Searched | None = None, chosen: Sequence[Unit[Shelved]] | None = None
@@ -394,9 +400,15 @@ def _last_of_each(there: Iterable[Unit[Shelved]]) -> list[Shelved]:
 def _newest(shelved: Shelved, known: int | None) -> int | None:
     """Return the time of a segment's newest record; None where there is none newer than what is known.
 
-    It is looked for shortly before the last write; where it is older, as in a file that was copied, by halving the time
-    up to there, if the backend need not read everything for each try.
+    Where the backend does not know it, it is looked for shortly before the last write; where it is older, as in a file
+    that was copied, by halving the time up to there, if the backend need not read everything for each try.
     """
+    backend = shelved.backend
+    if can(backend, Dates):
+        with contextlib.suppress(SipDumpError), blaming(shelved.backend, "read"):
+            newest = backend.newest(shelved.stored)
+            if newest is not None:
+                return newest
     high = int(shelved.stored.modified * _US)
     low = -1 if known is None else known
     cheap = can(shelved.backend, Searches)  # else each question would read all of it

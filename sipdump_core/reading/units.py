@@ -33,7 +33,7 @@ class Holding:
     backend: Backend
     stored: StoredSegment
     node: str = ""
-    """The collector that stored it, where a store holds those of several; else empty."""
+    """The collector that stored it, or where it did: names are the same in other places, and mean nothing there."""
     sources: frozenset[str] = frozenset()
     """Stems of the segments that a compaction made it of."""
     prefix_stamps: frozenset[tuple[str, str]] = frozenset()
@@ -117,8 +117,8 @@ def _choose(holdings: Sequence[H], asked: Collection[str]) -> Unit[H]:
             -len(frozenset[Family]().union(*(holding.covers for holding in some))),
             most - counts[key] if counts[key] else 0,
             len({*asked} & {*backend.loses}),
-            getattr(backend, "forgeable", False),
-            getattr(backend, "remote", False),
+            backend.forgeable,
+            backend.remote,
             len(backend.loses),
             backend.name,
         )

@@ -26,11 +26,12 @@ _EPHEMERAL = 32768
 """From here up Linux takes the ports of connections that a program opens (ip(7), ip_local_port_range)."""
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - what a server reports that is bound to all addresses
 _SETTLED = 8
+_ATTENTION = 1000
 
 
 @attrs.define
 class Question:
-    """What is asked of the messages of a flow whose addresses do not tell."""
+    """What is asked of a flow's messages where its addresses do not tell, or where these messages tell more."""
 
     sender: Sender
     src: Endpoint
@@ -39,18 +40,18 @@ class Question:
     """Both addresses are the sender's own; else neither is."""
     datagrams: bool
     """Ports stay the same, as they do over UDP; a stream's is a new one for each connection that is opened."""
+    known: str = ""
+    """The tag, where the addresses tell: the requests are noted, as they may be relayed where addresses do not."""
+    settled: bool = False
+    """Whether it need not be asked any more: of two endpoints the same one stays the sender's."""
     _tag: str = ""
     _streak: int = 0
 
-    @property
-    def settled(self) -> bool:
-        """Whether it need not be asked any more: of two endpoints the same one stays the sender's."""
-        return self._streak >= _SETTLED
-
-    def note(self, tag: str) -> None:
-        """Note an answer."""
+    def note(self, tag: str, *, attention: bool = False) -> None:
+        """Note an answer; with attention, that more are wanted."""
         self._streak = self._streak + 1 if tag == self._tag else 1
         self._tag = tag
+        self.settled = self._streak >= _SETTLED and not attention
 
 
 class Direction:
@@ -78,6 +79,8 @@ class Direction:
         """Of two endpoints the sender's own."""
         self._requests: Cache[tuple[Sender, bytes], str] = Cache(50_000)
         """The tags of requests, by the branch of their top Via."""
+        self._attention: Cache[Sender, int] = Cache()
+        """Senders with a message that nothing has told of, and how many of their requests are yet to be noted."""
 
     def of_flow(self, sender: Sender, src: Endpoint, dst: Endpoint, *, datagrams: bool) -> str | Question:
         """Return ``snd`` or ``rcv``, or what is to be asked of each message."""
@@ -85,11 +88,14 @@ class Direction:
         owns_src, owns_dst = self._owns(host, src[0]), self._owns(host, dst[0])
         if (owns_src and src[1] == port) or (owns_dst and dst[1] == port):  # HEP comes from the socket for SIP
             self._learn(sender, (host, port))
+        shared = owns_src and owns_dst
+        # on one host, the kernel chooses the address that HEP comes from by that of the daemon
+        near = "" if shared and (_is_loopback(host) or self._is_ours(host)) else host
         steps = (
             (src in self._endpoints, dst in self._endpoints),
             (src[0] in _WILDCARDS, dst[0] in _WILDCARDS),
             (owns_src and src[1] == port, owns_dst and dst[1] == port),
-            (src[0] == host or src[0] in self._hosts, dst[0] == host or dst[0] in self._hosts),
+            (src[0] == near or src[0] in self._hosts, dst[0] == near or dst[0] in self._hosts),
             (owns_src, owns_dst),
             (src[1] == port, dst[1] == port),
         )
@@ -98,21 +104,29 @@ class Direction:
                 own = src if of_src else dst
                 if datagrams or own[1] < _EPHEMERAL:
                     self._learn(sender, own)
-                return "snd" if of_src else "rcv"
-        shared = owns_src and owns_dst
+                tag = "snd" if of_src else "rcv"
+                return Question(sender, src, dst, shared, datagrams, tag) if shared else tag
         of_src, of_dst = self._is_own(sender, src), self._is_own(sender, dst)
         if of_src == of_dst and shared and datagrams and src != dst:
             self._note_partners(sender, src, dst)
             of_src, of_dst = (sender, src) in self._hubs, (sender, dst) in self._hubs
             self._guesses.keep(sender, True)
         if of_src != of_dst:
-            return "snd" if of_src else "rcv"
+            tag = "snd" if of_src else "rcv"
+            return Question(sender, src, dst, shared, datagrams, tag) if shared else tag
         return Question(sender, src, dst, shared, datagrams)
 
     def of_message(self, question: Question, buf: bytes) -> str:
         """Return ``snd`` or ``rcv``; an empty text where the message does not tell either."""
         sender, src, dst = question.sender, question.src, question.dst
         via, reply = top_via(buf), is_reply(buf)
+        if question.known:
+            left = self._attention.get(sender, 0)
+            if left:
+                self._attention.keep(sender, left - 1)
+            question.note(question.known, attention=left > 0)
+            self._note_request(sender, via, question.known, reply=reply)
+            return question.known
         self._guesses.keep(sender, True)
         if self._is_own(sender, src) and self._is_own(sender, dst):
             return self._to_itself(sender, via, buf)
@@ -120,9 +134,12 @@ class Direction:
         question.note(tag)
         if tag:
             self._ends.keep(_pair(sender, src, dst), src if tag == "snd" else dst)
-            if via and via.branch and not reply:
-                self._requests.keep((sender, via.branch), tag)
+            self._note_request(sender, via, tag, reply=reply)
         return tag
+
+    def _note_request(self, sender: Sender, via: Via | None, tag: str, *, reply: bool) -> None:
+        if via and via.branch and not reply:
+            self._requests.keep((sender, via.branch), tag)
 
     def _of_others(self, question: Question, via: Via | None, reply: bool) -> str:
         """Return the tag where neither address is the sender's: only a Via of its own tells that one of them is."""
@@ -143,14 +160,19 @@ class Direction:
         if via:
             if self._is_own(sender, via.sent_by) or (sender, via.sent_by) in self._hubs:
                 return "rcv" if reply else "snd"
-            if of_request := self._requests.get((sender, via.branch)):
+            of_request = self._requests.get((sender, via.branch))
+            if not of_request and (before := self._requests.get((sender, via.next_branch))):
+                if before == "rcv":  # it was relayed by the sender; what the sender has sent, by another one
+                    self._learn(sender, via.sent_by)
+                of_request = "snd" if before == "rcv" else "rcv"
+            if of_request:
                 return of_request if not reply else "rcv" if of_request == "snd" else "snd"
-            if not reply and (sender, via.next_branch) in self._requests:  # it was relayed
-                self._learn(sender, via.sent_by)
-                return "snd"
         own = self._ends.get(_pair(sender, src, dst))
         if own:
             return "snd" if own == src else "rcv"
+        if not self._attention.get(sender):  # it may have been relayed from where the addresses told
+            self._attention.keep(sender, _ATTENTION)
+            self._learned(sender)
         # what is seen first of a transaction is, as a rule, what another one has sent
         return "rcv" if via and not reply else ""
 
@@ -162,8 +184,10 @@ class Direction:
 
     def _note_partners(self, sender: Sender, src: Endpoint, dst: Endpoint) -> None:
         for one, other in ((src, dst), (dst, src)):
+            if self._is_own(sender, other):  # a server may have several endpoints, and a peer may talk to all
+                continue
             known = self._partners.get((sender, one))
-            if known is None:
+            if known is None or self._is_own(sender, known):
                 self._partners.keep((sender, one), other)
             elif known != other and (sender, one) not in self._hubs:
                 self._hubs.keep((sender, one), True)
@@ -186,13 +210,17 @@ class Direction:
 
     def _owns(self, peer: str, host: str) -> bool:
         """Return whether an address is that of the HEP sender at ``peer``."""
-        if host == peer or host in self._hosts or host == "::1" or host.startswith("127."):
+        if host == peer or host in self._hosts or _is_loopback(host):
             return True
         return self._is_ours(host) and self._is_ours(peer)  # what runs on this machine has all its addresses
 
     def _is_ours(self, host: str) -> bool:
         known = self._ours.get(host)
         return self._ours.keep(host, is_ours(host)) if known is None else known
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "::1" or host.startswith("127.")
 
 
 def is_ours(host: str) -> bool:

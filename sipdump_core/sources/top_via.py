@@ -4,6 +4,7 @@ Read leniently, in linear time, and nothing here raises on any input. Source: RF
 """
 
 import re
+import socket
 from typing import NamedTuple
 
 from sipdump_core.net.address import canonical_ip
@@ -82,6 +83,9 @@ def _branch(params: bytes) -> bytes:
 
 def _host(text: str) -> str:
     try:
-        return canonical_ip(text)[1]
-    except ValueError:
+        if ":" in text:
+            return canonical_ip(text)[1]
+        socket.inet_pton(socket.AF_INET, text)  # takes the canonical form alone
+    except (OSError, ValueError):
         return text.lower()
+    return text

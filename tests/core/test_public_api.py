@@ -66,8 +66,8 @@ METHODS = {
 }
 ATTRIBUTES = {
     "Backend": {
-        "api": 1, "flag": 0, "longest": 0, "loses": (), "name": "", "options": sipdump_core.NoOptions, "requires": (),
-        "suffix": "", "transformed": False,
+        "api": 1, "flag": 0, "forgeable": False, "longest": 0, "loses": (), "name": "",
+        "options": sipdump_core.NoOptions, "remote": False, "requires": (), "suffix": "", "transformed": False,
     },
     "Transform": {"api": 1, "flag": 0, "name": "", "options": sipdump_core.NoOptions},
 }  # fmt: skip

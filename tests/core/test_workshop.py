@@ -23,6 +23,7 @@ BROKEN = Driver("late", "sipdump-late", "1", error="broken")
 @attrs.frozen
 class LateOptions:
     size: int = option(1, help="a size")
+    weight: int = option(1, help="a weight")
 
 
 class Late(Backend):
@@ -79,6 +80,16 @@ def test_an_error_of_a_constructor_names_the_first_setting(tmp_path: Path) -> No
         Workshop(plan(tmp_path, Setting("sipdump_late", "size", 7, "k.cfg:7:1"), driver=driver)).check()
     with pytest.raises(ConfigError, match=r"^size and weight"):
         Workshop(plan(tmp_path, driver=driver)).check()
+
+
+def test_an_error_of_a_constructor_that_begins_with_a_name_has_its_place(tmp_path: Path) -> None:
+    class Refuses(Late):
+        def __init__(self, options: Any, site: Any) -> None:
+            raise ConfigError("weight: more than size allows")
+
+    settings = [Setting("sipdump_late", name, 7, f"k.cfg:{row}:1") for row, name in enumerate(("size", "weight"), 7)]
+    with pytest.raises(ConfigError, match=r"^k.cfg:8:1: weight: more"):
+        Workshop(plan(tmp_path, *settings, driver=Driver("late", "sipdump-late", "1", Refuses))).check()
 
 
 def test_one_backend_is_made_by_its_name_switched_on_or_not(tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ def test_the_demo_shows_the_main_job() -> None:
         "tag: rcv\n",
         "INVITE sip:bob@",
         "--- Text and pcap hold the same messages ---\nTrue\n",
+        "--- sipdump-read find --user bob --folder FOLDER ---\nbegan (",
+        "  ended  200  ",
+        "State:           ended by the caller, 200 OK\n",
+        "── INVITE (SDP) ──",
     ):
         assert expected in done.stdout, expected
 

@@ -46,7 +46,7 @@ BODIES = {
 
 
 _MISSING = """\
-        KSR.tm.t_on_branch("ksr_branch_manage")
+        KSR.tm.t_on_branch("manage_branch")
         KSR.tm.t_on_reply("ksr_onreply_manage")
         KSR.tm.t_on_failure("ksr_failure_manage")
         KSR.tm.t_on_branch_failure("ksr_branch_failure_manage")
@@ -111,6 +111,9 @@ def _kamailio(stage: Stage, kind: str, sock: Path, callee: str = "", *, missing:
             old = "        KSR.rr.record_route()\n"
             armed = _MISSING if missing else ""
             source = source.replace(old, f'{old}        KSR.pv.sets("$du", "{callee}")\n{armed}')
+        if missing:  # a route that runs after the look-up of one that is not there
+            old = "    def ksr_request_route"
+            source = source.replace(old, f"    def ksr_onsend_route(self, msg):\n        return 1\n\n{old}")
         (lib / script.name).write_text(source)
     config = lib / "kamailio.cfg"
     config.write_text(text)

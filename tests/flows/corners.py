@@ -157,7 +157,7 @@ def clocks_differ() -> Flow:
             hops=[ALICE, P1, P2, BOB], nodes=["fra-1", "ams-1"], messages=18, post_dial_delay=0.041,
             setup_time=2.001, duration=7.999, ended_by="callee", codecs=["PCMA"], media=MEDIA,
         ),
-    })  # fmt: skip
+    }, clocks={"ams-1": -3_000_000}, of_nodes=True)  # fmt: skip
 
 
 def spiral() -> Flow:

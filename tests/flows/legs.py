@@ -98,6 +98,26 @@ def transitive() -> Flow:
     })  # fmt: skip
 
 
+def chain() -> Flow:
+    """Eight legs in a row, each of which names only the one before it."""
+    ids = [f"leg-no-{number}@sbc" for number in range(8)]
+    scenes = [
+        leg(one, number * 20, (ALICE, SBC), *([f"X-CID: {ids[number - 1]}"] if number else []))
+        for number, one in enumerate(ids)
+    ]
+    return Flow("a chain of legs", "B2BUA", [record for scene in scenes for record in scene.done()], {
+        one: answer(
+            **SHORT, call_id=one, began=f"10:32:00.{number * 20 + 1:03}000", ended=f"10:32:00.{number * 20 + 5:03}000",
+            hops=[ALICE, SBC],
+            legs=[
+                {"call_id": other, "evidence": "x-cid"}  # the nearest first
+                for _, other in sorted((abs(place - number), other) for place, other in enumerate(ids) if other != one)
+            ],
+        )
+        for number, one in enumerate(ids)
+    })  # fmt: skip
+
+
 def nil_links_nothing() -> Flow:
     """Two calls whose Session-ID has the nil UUID have nothing in common."""
     one = leg("one@a", 0, (ALICE, SBC), f"Session-ID: {A_UUID};remote={NIL}")
@@ -112,4 +132,4 @@ def nil_links_nothing() -> Flow:
     })  # fmt: skip
 
 
-FLOWS = (x_cid, x_call_id, session_id, icid, suffix, named_header, heuristic, transitive, nil_links_nothing)
+FLOWS = (x_cid, x_call_id, session_id, icid, suffix, named_header, heuristic, transitive, chain, nil_links_nothing)

@@ -44,6 +44,10 @@ class Flow(NamedTuple):
     headers: Sequence[str] = ()
     """Headers that the operator names for legs."""
     heuristic: bool = False
+    clocks: Mapping[str, int] = {}
+    """How far the clocks of nodes are ahead, in microseconds."""
+    of_nodes: bool = False
+    """Whether its answer can only be worked out if it is known which node saw what."""
 
 
 @attrs.frozen
@@ -110,7 +114,7 @@ class Scene:
         self.callee = callee
         self.proto = proto
         self.ports: dict[tuple[Host, Host], int] = {}
-        """The ephemeral port of the first host's connection to the second, as the second sees it."""
+        """The ephemeral port of the first host's connection to the second, as the one who receives sees it."""
         self.now = START_US
         self.records: list[Record] = []
         self._watched = watched
@@ -243,11 +247,13 @@ class Scene:
             self._store("rcv", self._watched[dst], src, dst, line)
 
     def _store(self, tag: str, node: str, src: Host, dst: Host, line: bytes) -> None:
-        src_port = self.ports.get((src, dst), src.port) if tag == "rcv" else src.port
+        src_port, dst_port = src.port, dst.port
+        if tag == "rcv":  # it knows the ports of the connection; a sender names those of Via and URI
+            src_port, dst_port = self.ports.get((src, dst), src_port), self.ports.get((dst, src), dst_port)
         record = Record.of(
             line, time_us=self.now + self._skew.get(node, 0), tag=tag, pid=2738, procno=2, proto=self.proto,
             af="ipv6" if ":" in src.ip else "ipv4", src_ip=src.ip, src_port=src_port, dst_ip=dst.ip,
-            dst_port=dst.port, node=node,
+            dst_port=dst_port, node=node,
         )  # fmt: skip
         self.records.append(record)
 

@@ -275,6 +275,17 @@ class ParquetBackend(FolderBackend):
             with contextlib.suppress(OSError):
                 os.utime(self._journal.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
 
+    def newest(self, stored: StoredSegment) -> int | None:
+        """Return the time of a sealed segment's newest record, microseconds since the epoch."""
+        with self._reading(stored) as (file, is_sealed):
+            return self.newest_in(file) if is_sealed else None
+
+    def newest_in(self, file: BinaryIO) -> int | None:
+        """Return the time of an open Parquet file's newest record, by its statistics."""
+        from sipdump_parquet.files import newest
+
+        return newest(self._footer(file).metadata)
+
     @contextlib.contextmanager
     def _reading(self, stored: StoredSegment) -> Iterator[tuple[BinaryIO, bool]]:
         """Open a segment to be read: its Parquet file, or its write-ahead file until there is one.

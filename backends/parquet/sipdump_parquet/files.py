@@ -21,7 +21,7 @@ from sipdump_parquet.table import TYPES, file_schema, finished, records, run_sch
 
 __all__ = [
     "CORRELATE", "HEADERS", "SCHEMA", "ContentError", "batches", "check_columns", "columns", "decode", "make",
-    "metadata", "pairs", "publish", "translated",
+    "metadata", "newest", "pairs", "publish", "translated",
 ]  # fmt: skip
 
 SCHEMA, HEADERS, CORRELATE = "sipdump.schema", "sipdump.headers", "sipdump.correlate"
@@ -116,6 +116,18 @@ def metadata(path: str) -> tuple[int, dict[str, str]]:
     with open(path, "rb") as file:
         found = pq.read_metadata(file)
     return found.num_rows, pairs(found)
+
+
+def newest(found: Any) -> int | None:
+    """Return the latest time of a :class:`pyarrow.parquet.FileMetaData`, in µs; None where a row group has none."""
+    times = []
+    for group in range(found.num_row_groups):
+        columns = map(found.row_group(group).column, range(found.num_columns))
+        chunk = next((each for each in columns if each.path_in_schema == "time"), None)
+        if chunk is None or chunk.statistics is None or not chunk.statistics.has_min_max:
+            return None
+        times.append(int(chunk.statistics.max_raw))
+    return max(times, default=None)
 
 
 def pairs(found: Any) -> dict[str, str]:

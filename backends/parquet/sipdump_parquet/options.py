@@ -33,6 +33,21 @@ _LEVELS = {"zstd": 22, "gzip": 9}
 """The highest level of each codec that has levels."""
 
 
+def _header_name(name: str) -> str | None:
+    """Refuse what is no header's name; a check of one setting, so that the error shows the place of the wrong one."""
+    return None if _HEADER_NAME.fullmatch(name) else "cannot be a header's name, which is a token of RFC 3261"
+
+
+def _own_column(header: str) -> str | None:
+    """Refuse a header whose column has a name that is taken."""
+    column = column_of(header)
+    if column in COLUMNS:
+        return f"would have the column {column}, which every file has already"
+    if column in _FOLDERS:
+        return f"would have the column {column}, as the folders of S3 are named"
+    return _header_name(header)
+
+
 @attrs.frozen
 class ParquetOptions:
     """Options of the Parquet backend."""
@@ -64,9 +79,13 @@ class ParquetOptions:
         check=at_least(0),
     )
 
-    header: tuple[str, ...] = option((), help="a header that gets a column of its own; may be given several times")
+    header: tuple[str, ...] = option(
+        (), help="a header that gets a column of its own; may be given several times", check=_own_column
+    )
     correlate: tuple[str, ...] = option(
-        (), help="a header whose values go into the column correlation, too; may be given several times"
+        (),
+        help="a header whose values go into the column correlation, too; may be given several times",
+        check=_header_name,
     )
 
     @property
@@ -111,17 +130,14 @@ class ParquetOptions:
 
     def _check_headers(self) -> None:
         """Check the options ``header`` and ``correlate``."""
-        for given, names in (("header", self.header), ("correlate", self.correlate)):
-            wrong = next((name for name in names if not _HEADER_NAME.fullmatch(name)), None)
-            if wrong is not None:
-                raise ConfigError(f"{given}: {wrong!r} cannot be a header's name, which is a token of RFC 3261")
+        for given, names, check in (("header", self.header, _own_column), ("correlate", self.correlate, _header_name)):
+            for name in names:
+                refusal = check(name)
+                if refusal:
+                    raise ConfigError(f"{given}: {name!r} {refusal}")
         taken: dict[str, str] = {}
         for name in self.header:
             column = column_of(name)
-            if column in COLUMNS:
-                raise ConfigError(f"header: the column of {name!r} would be {column}, which every file has already")
-            if column in _FOLDERS:
-                raise ConfigError(f"header: the column of {name!r} would be {column}, as the folders of S3 are named")
             if column in taken:
                 raise ConfigError(f"header: {taken[column]!r} and {name!r} would both have the column {column}")
             taken[column] = name

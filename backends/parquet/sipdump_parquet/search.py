@@ -29,6 +29,9 @@ __all__ = ["Footer", "search", "since"]
 _DICTIONARIES = ("call_id", "method", "user_agent", "src_ip", "dst_ip")
 """Columns that are read as dictionaries beside those that the schema has as such: their conditions look at each value
 once."""
+_CORRELATION = "correlation.list.element"
+_LAST = "\U0010ffff"
+"""Comes behind every other character."""
 _MOST_HASHED = 64
 """Call-IDs; for more in one row group, its bloom filter is not asked."""
 _FEW_NEEDLES = 8
@@ -143,6 +146,8 @@ class _Reader:
             group = self._metadata.row_group(number)
             if ids and not self._may_hold(number, ids):
                 continue
+            if query.correlations and not self._may_link(number, query.correlations):
+                continue
             if not all(self._overlaps(number, each) for each in wanted):
                 continue
             chosen = self._chosen(number, wanted, group.num_rows)
@@ -179,6 +184,20 @@ class _Reader:
         except UnusualError:
             return True
         return any(bloom.may_hold(xxh64(each.encode())) for each in ids)
+
+    def _may_link(self, number: int, values: Iterable[str]) -> bool:
+        """Return whether a row group may hold what names one of some values, in its Call-ID or elsewhere."""
+        named, bounds = self._leaf.get(_CORRELATION), None
+        if named is not None and "call_id" in self._leaf:
+            chunk = self._metadata.row_group(number).column(named)
+            found = chunk.statistics
+            if found is not None and found.has_null_count and found.null_count == chunk.num_values:
+                bounds = self._bounds(number, "call_id")
+        if bounds is None:
+            return True
+        # a Call-ID with a suffix begins with what is before the @ of the one without
+        begins = [value.partition("@")[0] for value in values]
+        return any(begin <= bounds[1] and begin + _LAST >= bounds[0] for begin in begins)
 
     def _chosen(self, number: int, wanted: Sequence[Condition], count: int) -> Sequence[int]:
         """Return which rows of a row group meet all conditions, by its columns."""

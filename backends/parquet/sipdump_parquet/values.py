@@ -7,7 +7,7 @@ __all__ = ["branch", "cseq", "start_line", "text", "user_and_tag"]
 _TOKEN = rb"[A-Za-z0-9.!%*_+`'~-]"
 _VERSION = rb"SIP/\d++\.\d"  # in any case (RFC 3261, section 7.1)
 _START = re.compile(
-    _VERSION + rb"++[ \t](\d{3})(?!\d)|(" + _TOKEN + rb"++)[ \t]([^\n]*)[ \t]" + _VERSION, re.IGNORECASE
+    _VERSION + rb"++[ \t]++(\d{3})(?!\d)|(" + _TOKEN + rb"++)[ \t]([^\n]*)[ \t]" + _VERSION, re.IGNORECASE
 )
 # what most request lines are; the groups: method, user
 _PLAIN_REQUEST = re.compile(rb"([A-Z]++) sips?:(?:([!#-9=?A-Z^-~]++)@)?+[^\s@<>]++ SIP/2\.0\r?+")

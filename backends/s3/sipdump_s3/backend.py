@@ -10,15 +10,13 @@ import contextlib
 import importlib.util
 import os
 import socket
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
-from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.capabilities import (
     Compacted,
@@ -26,12 +24,9 @@ from sipdump_core.drivers.capabilities import (
     Recovered,
     Recovers,
     Searches,
-    SearchesFiles,
     Shipped,
-    UnitesFiles,
     can,
-)  # fmt: skip
-from sipdump_core.drivers.discovery import discover
+)
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import (
@@ -51,16 +46,12 @@ from sipdump_s3.spool import Spool
 if TYPE_CHECKING:
     from sipdump_s3.bucket import Bucket
     from sipdump_s3.compaction import Compaction
-    from sipdump_s3.remote import RemoteFile, Tail
+    from sipdump_s3.objects import Objects
     from sipdump_s3.shipper import Shipper
 
 __all__ = ["S3Backend"]
 
 _NAMES_KEPT = 1000
-_TAILS_KEPT = 256
-_HELD = 8 << 20
-"""Bytes of the messages that are held to see that an object does not vanish while it is read."""
-_HELD_RECORDS = 20_000
 
 
 class S3Backend(Backend):
@@ -113,8 +104,8 @@ class S3Backend(Backend):
         self._room_to_seal = can(self.inner, Recovers)
         # kept, because making one takes longer than a request
         self._idle: deque[Bucket] = deque(maxlen=1)
-        self._inners: Sequence[FolderBackend] | None = None
-        self._tails: Cache[tuple[str, int, float], Tail] = Cache(_TAILS_KEPT)
+        self._address = f"s3://{options.bucket}/"
+        self._made_reader: Objects | None = None
 
     @staticmethod
     def _make_inner(options: S3Options, site: Site) -> FolderBackend:
@@ -237,62 +228,30 @@ class S3Backend(Backend):
 
         A segment is what has the name of one, with the suffix of an installed backend of files, under whatever key.
         """
-        inners = self._by_suffix()
-        with self.bucket() as bucket:
-            for key, size, uploaded in bucket.list(self.keys.above):
-                inner = _inner_of(key, inners)
-                utc = inner and self.keys.any_segment(key, inner.suffix)
-                if utc:
-                    node = self.keys.node_of(key)
-                    local = self.keys.local(utc)
-                    stored = StoredSegment(local, size, uploaded, sealed=True, location=bucket.address(key))
-                    yield "" if node == self.keys.node else node, stored
+        return self._reader().segments()
 
     def read(self, stored: StoredSegment) -> Iterator[Record]:
         """Read a segment's records again; an object is downloaded first, and verified."""
         key = self._object(stored)
-        if not key:
-            yield from self.inner.read(self._spooled(stored))
-            return
-        with self._downloaded(key) as file:
-            yield from self._inner(key).decode(file)
+        return self._reader().read(key) if key else self.inner.read(self._spooled(stored))
 
     def search(self, stored: StoredSegment, query: Query) -> Iterator[Record]:
-        """Yield a segment's records that are an answer; of an object only the parts that are needed are fetched.
-
-        What is yielded is all of it: an object that vanishes, or is replaced, while it is read is an error before the
-        first record. So an answer of more than some MB is that of a copy.
-        """
+        """Yield a segment's records that are an answer; of an object, only the parts that are needed are fetched."""
         key = self._object(stored)
-        if not key:
-            found = self._spooled(stored)
-            inner = self.inner
-            yield from inner.search(found, query) if can(inner, Searches) else filter(query.matches, inner.read(found))
-            return
-        inner = self._inner(key)
-        if not can(inner, SearchesFiles):
-            yield from filter(query.matches, self.read(stored))
-            return
-        held = self._few(stored, key, inner, query) if query.parts() else None
-        if held is not None:
-            yield from held
-            return
-        with self._downloaded(key) as file:
-            yield from inner.search_file(file, query)
+        if key:
+            return self._reader().search(stored, key, query)
+        inner, found = self.inner, self._spooled(stored)
+        return inner.search(found, query) if can(inner, Searches) else filter(query.matches, inner.read(found))
 
     def united(self, stored: StoredSegment) -> Sequence[Segment]:
-        """Return the segments that compactions made an object of, in local time, down to the first ones if known."""
+        """Return the segments that compactions made an object of, in local time."""
         key = self._object(stored)
-        if not key:
-            return ()
-        inner = self._inner(key)
-        with self.bucket() as bucket:
-            if can(inner, UnitesFiles):
-                names = inner.united_in(self._remote(bucket, stored, key))
-            else:
-                names = _network().sources(bucket, key, stored.segment)
-        found = (Segment.parse(name, stored.segment.prefix, inner.suffix) for name in names)
-        return [self.keys.local(segment) for segment in found if segment]
+        return self._reader().united(stored, key) if key else ()
+
+    def newest(self, stored: StoredSegment) -> int | None:
+        """Return the time of an object's newest record, microseconds since the epoch, where its format says."""
+        key = self._object(stored)
+        return self._reader().newest(stored, key) if key else None
 
     def delete(self, stored: StoredSegment) -> None:
         """Delete an object."""
@@ -412,64 +371,10 @@ class S3Backend(Backend):
                 local = self.keys.local(segment)
                 yield key, StoredSegment(local, size, written, sealed=True, location=bucket.address(key))
 
-    def _few(self, stored: StoredSegment, key: str, inner: SearchesFiles, query: Query) -> Sequence[Record] | None:
-        """Return the records of an object that are an answer; None where they are too many to be held."""
-        held = []
-        size = 0
-        with self.bucket() as bucket:
-            for record in inner.search_file(self._remote(bucket, stored, key), query):
-                held.append(record)
-                size += len(record.buf)
-                if size > _HELD or len(held) > _HELD_RECORDS:
-                    return None
-        return held
-
-    def _remote(self, bucket: "Bucket", stored: StoredSegment, key: str) -> BinaryIO:
-        """Open an object; its end is remembered, for the next question."""
-        listed = key, stored.size, stored.modified
-        tail = self._tails.get(listed)
-        if tail is None:
-            tail = self._tails.keep(listed, _network().tail(bucket, key))
-        return cast("BinaryIO", _network().remote(bucket, key, tail))
-
-    @contextlib.contextmanager
-    def _downloaded(self, key: str) -> Iterator[BinaryIO]:
-        """Lend a copy of an object."""
-        try:
-            with (
-                tempfile.NamedTemporaryFile(prefix="sipdump-", suffix=self._inner(key).suffix) as named,
-                open(named.name, "r+b") as file,
-            ):
-                with self.bucket() as bucket:
-                    bucket.get(key, file)
-                file.seek(0)
-                yield file
-        except OSError as error:
-            raise StorageError.from_os("read", f"s3://{self.opts.bucket}/{key}", error) from error
-
-    def _inner(self, key: str) -> FolderBackend:
-        """Return the backend that made an object's file.
-
-        Raises:
-            StorageError: none has its suffix.
-        """
-        inner = self.inner if key.endswith(self.suffix) else _inner_of(key, self._by_suffix())
-        if inner is None:
-            raise StorageError("read", f"s3://{self.opts.bucket}/{key}", "no backend reads such a file")
-        return inner
-
-    def _by_suffix(self) -> Sequence[FolderBackend]:
-        """Return a backend for each suffix that segments may have, the longest suffix first."""
-        if self._inners is None:
-            made: dict[str, FolderBackend] = {self.suffix: self.inner}
-            for driver in discover():
-                if driver.cls and issubclass(driver.cls, FolderBackend) and not driver.fault:
-                    with contextlib.suppress(SipDumpError):  # its options are wrong
-                        backend = self.site.make(driver.name, self.inner.site)
-                        if isinstance(backend, FolderBackend):
-                            made.setdefault(backend.suffix, backend)
-            self._inners = sorted(made.values(), key=lambda backend: -len(backend.suffix))
-        return self._inners
+    def _reader(self) -> "Objects":
+        if self._made_reader is None:
+            self._made_reader = _network().objects(self._address, self.inner, self.site, self.keys, self.bucket)
+        return self._made_reader
 
     def _spooled(self, stored: StoredSegment) -> StoredSegment:
         return attrs.evolve(stored, segment=self.keys.utc(stored.segment))
@@ -492,8 +397,8 @@ class S3Backend(Backend):
 
     def _object(self, stored: StoredSegment) -> str:
         """Return the key of an object, of any collector; an empty text for a file of the spool."""
-        bucket = f"s3://{self.opts.bucket}/"
-        return stored.location.removeprefix(bucket) if stored.location.startswith(bucket) else ""
+        address = stored.location
+        return address.removeprefix(self._address) if address.startswith(self._address) else ""
 
     def _key(self, stored: StoredSegment) -> str:
         """Return the key of an object; an empty text for a file of the spool.
@@ -507,20 +412,13 @@ class S3Backend(Backend):
         return key
 
 
-def _inner_of(key: str, inners: Sequence[FolderBackend]) -> FolderBackend | None:
-    """Return the backend whose suffix a key has."""
-    return next((inner for inner in inners if key.endswith(inner.suffix)), None)
-
-
 class _Network(NamedTuple):
     """What talks to the server."""
 
     bucket: "type[Bucket]"
     shipper: "type[Shipper]"
     compaction: "type[Compaction]"
-    remote: "type[RemoteFile]"
-    tail: "Callable[[Bucket, str], Tail]"
-    sources: "Callable[[Bucket, str, Segment], Sequence[str]]"
+    objects: "type[Objects]"
 
 
 def _network() -> _Network:
@@ -530,8 +428,7 @@ def _network() -> _Network:
         StorageError: boto3 is not installed.
     """
     try:
-        from sipdump_s3 import bucket, compaction, remote, shipper  # noqa: PLC0415 - see the module's docstring
+        from sipdump_s3 import bucket, compaction, objects, shipper  # noqa: PLC0415 - see the module's docstring
     except ImportError as error:
         raise StorageError("load", "boto3", str(error), "install it with: pip install 'sipdump[s3]'") from error
-    made = bucket.Bucket, shipper.Shipper, compaction.Compaction
-    return _Network(*made, remote.RemoteFile, remote.tail_of, compaction.sources_of)
+    return _Network(bucket.Bucket, shipper.Shipper, compaction.Compaction, objects.Objects)

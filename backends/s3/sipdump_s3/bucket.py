@@ -25,10 +25,10 @@ Refusals = list[S3Error]
 
 DELETE_AT_ONCE = 1000  # what DeleteObjects takes
 _CHUNK = 1 << 20
-_ANSWERED = ("refused", "access denied", "checksum mismatch", "too large")  # states: the server did answer
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _GONE = ("NoSuchKey", "NotFound", "404")
 _TRAILING = ("sha256", "crc32")  # kinds of checksums in headers of their own, x-amz-checksum-*
+_INSTEAD = {"sha256": ("md5", "none"), "crc32": ("md5", "none"), "md5": ("none",)}
 
 
 class Bucket:
@@ -45,7 +45,7 @@ class Bucket:
         self._opts = options
         self._made: Any = None
         self.checksum = options.checksum
-        """The kind that is sent; ``md5`` instead of the option's where the server does not know that."""
+        """The kind that is sent: ``md5``, or else ``none``, instead of the option's where the server refuses that."""
         self._head_checksums = options.checksum in _TRAILING
         self._conditional = True
         self._batches = True
@@ -210,7 +210,7 @@ class Bucket:
                     yield from self._delete_batch(some)
                     continue
                 except S3Error as error:
-                    if error.state not in _ANSWERED:
+                    if not error.of_form:
                         yield from ((key, error.at(self.address(key))) for key in some)
                         continue
                     refusal = error
@@ -288,10 +288,16 @@ class Bucket:
             refused = {entry.get("Key"): entry for entry in answer.get("Errors", ())}
         if not deleted and not refused:
             raise S3Error("delete", self.address(keys[0]), "the server did not say what became of it", state="refused")
+        errors = {
+            key: of_code("delete", self.address(str(key)), str(entry.get("Code")), str(entry.get("Message")))
+            for key, entry in refused.items()
+            if entry.get("Code") not in _GONE
+        }
+        if len(errors) == len(keys) and all(error.state == "refused" for error in errors.values()):
+            raise errors[keys[0]]  # not the keys: that they come at once
         for key in keys:
-            if key in refused and refused[key].get("Code") not in _GONE:
-                code, message = (str(refused[key].get(name)) for name in ("Code", "Message"))
-                yield key, of_code("delete", self.address(key), code, message)
+            if key in errors:
+                yield key, errors[key]
             elif key in deleted or key in refused:
                 yield key, None
             else:
@@ -335,13 +341,21 @@ class Bucket:
         """Yield the pages of a listing.
 
         Raises:
-            S3Error: a page says that there is another one, but not where it begins.
+            S3Error: a page says that there is another one, but not where it begins, or that it begins where one did.
         """
+        marks = set()
         for page in self._client().get_paginator(operation).paginate(Bucket=self._opts.bucket, Prefix=prefix):
             yield page
-            if page.get("IsTruncated") and not page.get(mark):
+            if not page.get("IsTruncated"):
+                continue
+            place = (page.get(mark), page.get("NextUploadIdMarker"))
+            if not place[0]:
                 reason = f"the server cut the listing short, and gave no {mark} to go on with"
                 raise S3Error("list", self.address(prefix), reason, "this is a fault of the server", "refused")
+            if place in marks:
+                reason = f"the server goes round in circles: it gave the same {mark} twice"
+                raise S3Error("list", self.address(prefix), reason, "this is a fault of the server", "refused")
+            marks.add(place)
 
     def _client(self) -> Any:
         if self._made is None:
@@ -404,7 +418,7 @@ class Bucket:
     def _forms(self, conditional: bool) -> Forms:
         """Return the ways to send a request, the best first: with the condition or not, and with which checksum."""
         conditions = (True, False) if conditional and self._conditional else (False,)
-        checksums = (self.checksum, "md5") if self.checksum in _TRAILING else (self.checksum,)
+        checksums = (self.checksum, *_INSTEAD.get(self.checksum, ()))
         return [(condition, checksum) for checksum in checksums for condition in conditions]
 
     def _leave_out(self, refusal: S3Error, *, condition: bool, checksum: str) -> None:
@@ -419,12 +433,13 @@ class Bucket:
             )
         if checksum != self.checksum:
             self.checksum = checksum
-            log.warning(
-                Event("server refuses checksums; Content-MD5 is sent instead", **self._advice(), error=refusal.reason)
-            )
+            instead = "Content-MD5 is sent instead" if checksum == "md5" else "none is sent"
+            event = f"server refuses checksums; {instead}"
+            log.warning(Event(event, **self._advice(), error=refusal.reason))
 
     def _advice(self) -> dict[str, str]:
-        return {"bucket": self._opts.bucket, "hint": 'set modparam("sipdump_s3", "checksum", "md5")'}
+        checksum = "md5" if self.checksum in _TRAILING else self.checksum
+        return {"bucket": self._opts.bucket, "hint": f'set modparam("sipdump_s3", "checksum", "{checksum}")'}
 
     @contextmanager
     def _translated(self, operation: str, key: str) -> Iterator[None]:

@@ -44,12 +44,17 @@ class S3Error(StorageError):
     @property
     def of_request(self) -> bool:
         """Whether the server may not know something in the request, as a header."""
-        return self.state == "refused" and self.status in (400, 501)
+        return self.state == "refused" and self.status in _OF_REQUEST
 
     @property
     def of_absence(self) -> bool:
         """Whether the object is not there, or no longer the one that it was."""
         return self.code in ("NoSuchKey", "NotFound", "404", "PreconditionFailed", "412")
+
+    @property
+    def of_form(self) -> bool:
+        """Whether the server answered, and may take the same in another form."""
+        return self.state in ("refused", "access denied", "checksum mismatch", "too large")
 
     @property
     def of_credentials(self) -> bool:
@@ -182,6 +187,8 @@ _FAILURES = (
         (boto.BotoCoreError, ValueError, OSError),  # OSError: as of a certificate file that is not there
     ),
 )  # fmt: skip
+
+_OF_REQUEST = (400, 415, 417, 422, 501)
 
 RAISED = (boto.ClientError, *(cls for failures in _FAILURES for cls in failures.classes))
 """What boto3 raises, by its bases: what is not one of these is a fault of ours."""

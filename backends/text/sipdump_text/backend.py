@@ -45,6 +45,7 @@ class TextBackend(SearchedFolderBackend):
     flag = 1
     suffix = ".data"
     loses = ("node",)
+    forgeable = True  # by a message without Content-Length
 
     def __init__(self, options: Any, site: Site) -> None:
         super().__init__(options, site)
@@ -71,12 +72,12 @@ class TextBackend(SearchedFolderBackend):
         self._second, self._time, self._date = second, seconds, date
         return b"".join(parts)
 
-    def note_times(self, batch: Sequence[Record], data: bytes) -> None:
+    def _note_times(self, batch: Sequence[Record], data: bytes) -> None:
         """Keep how the times are ordered, unless a message has a trailer in it, and may be read as other records."""
         if any(TRAILER in buf for buf in [record.buf for record in batch if _BAR in record.buf]):
-            self.forget_times()
+            self._forget_times()
         else:
-            super().note_times(batch, data)
+            super()._note_times(batch, data)
 
     def record_size(self, record: Record) -> int:
         """Return the record's exact size in bytes."""

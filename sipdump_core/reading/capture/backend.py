@@ -47,16 +47,15 @@ class CaptureBackend(Backend):
             raise StorageError.from_os("read", self._path, error) from error
         except FormatError as error:
             raise StorageError("read", self._path, str(error)) from error
-        if counts.truncated or counts.incomplete or counts.lost:
-            log.warning(
-                Event(
-                    "capture is not whole",
-                    path=self._path,
-                    truncated_messages=counts.truncated,
-                    incomplete_packets=counts.incomplete,
-                    lost_tcp_bytes=counts.lost,
-                )
-            )
+        missing = {
+            "truncated_messages": counts.truncated,
+            "unreadable_packets": counts.unreadable,
+            "incomplete_packets": counts.incomplete,
+            "lost_tcp_bytes": counts.lost,
+        }
+        if any(missing.values()):
+            found = {name: count for name, count in missing.items() if count}
+            log.warning(Event("the capture is not whole", path=self._path, **found))
 
 
 def is_foreign(path: str) -> bool:
@@ -77,8 +76,10 @@ def is_foreign(path: str) -> bool:
         return True
     except OSError as error:
         raise StorageError.from_os("read", path, error) from error
+    if not path.endswith(".pcap"):  # the backend does not read it
+        return True
     if first is None:
-        return not path.endswith(".pcap")
+        return False
     if first.comment or first.linktype != _ETHERNET or first.data[:12] != _NO_MACS or len(first.data) < 34:
         return True
     ip = first.data[14:]

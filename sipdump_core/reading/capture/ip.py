@@ -24,6 +24,8 @@ _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AH, _DESTINATION = 0, 43, 44, 51, 60
 _IN_IPV4, _IN_IPV6, _GRE = 4, 41, 47
 _MAX_NESTED = 8
 _MAX_FRAGMENTED = 4096
+_MAX_PIECES = 1500
+"""Fragments of a packet: no network takes so little that it has to be cut into more (RFC 791: 68 bytes)."""
 _MAX_BYTES = 65535 + 40
 _FRAGMENT_TIME_US = 60_000_000  # RFC 8200, section 4.5
 
@@ -37,8 +39,8 @@ class Datagram(NamedTuple):
     """The address, 4 or 16 bytes."""
     dst: bytes
     data: bytes
-    cut: bool
-    """Some of it was not captured."""
+    missing: int
+    """How many bytes more it had; they were not captured."""
 
 
 class Segment(NamedTuple):
@@ -88,6 +90,8 @@ class Reassembler:
         self._parts: dict[tuple[bytes, bytes, int, int], _Parts] = {}
         self.incomplete = 0
         """Packets of which fragments are missing."""
+        self.unreadable = 0
+        """Packets that were cut within their headers."""
 
     def take(self, ethertype: int, packet: bytes, at: int, time_us: int) -> Datagram | None:
         """Read an IP packet.
@@ -104,6 +108,7 @@ class Reassembler:
         try:
             return self._take(ethertype, packet[at:], time_us, 0)
         except (IndexError, struct.error):
+            self.unreadable += 1
             return None
 
     def finish(self) -> None:
@@ -137,22 +142,26 @@ class Reassembler:
         head = (packet[0] & 15) * 4
         if packet[0] >> 4 != 4 or head < 20:
             return None
+        if len(packet) < head:
+            raise IndexError("the packet was cut within its headers")
         proto, src, dst = packet[9], packet[12:16], packet[16:20]
         length = length or len(packet)  # 0 where the network card cuts segments (TSO)
         data = packet[head:length]
-        cut = len(packet) < length
+        missing = max(length - len(packet), 0)
         offset, more = (fragment & 0x1FFF) * 8, bool(fragment & 0x2000)
         if offset or more:
-            return self._fragment((src, dst, proto, ident), offset, more, data, cut, time_us)
-        return Datagram(proto, src, dst, data, cut)
+            return self._fragment((src, dst, proto, ident), offset, more, data, missing, time_us)
+        return Datagram(proto, src, dst, data, missing)
 
     def _ipv6(self, packet: bytes, time_us: int) -> Datagram | None:
         length, following = struct.unpack_from(">4xHB", packet)
-        if packet[0] >> 4 != 6 or len(packet) < 40:
+        if packet[0] >> 4 != 6:
             return None
+        if len(packet) < 40:
+            raise IndexError("the packet was cut within its headers")
         src, dst = packet[8:24], packet[24:40]
         end = 40 + length if length else len(packet)
-        at, cut = 40, len(packet) < end
+        at, missing = 40, max(end - len(packet), 0)
         for _ in range(_MAX_NESTED):
             if following in (_HOP_BY_HOP, _ROUTING, _DESTINATION):
                 following, at = packet[at], at + (packet[at + 1] + 1) * 8
@@ -161,13 +170,14 @@ class Reassembler:
             elif following == _FRAGMENT:
                 proto, fragment, ident = struct.unpack_from(">BxHI", packet, at)
                 key = (src, dst, proto, ident)
-                return self._fragment(key, fragment & 0xFFF8, bool(fragment & 1), packet[at + 8 : end], cut, time_us)
+                data = packet[at + 8 : end]
+                return self._fragment(key, fragment & 0xFFF8, bool(fragment & 1), data, missing, time_us)
             else:
                 break
-        return Datagram(following, src, dst, packet[at:end], cut)
+        return Datagram(following, src, dst, packet[at:end], missing)
 
     def _fragment(
-        self, key: tuple[bytes, bytes, int, int], offset: int, more: bool, data: bytes, cut: bool, time_us: int
+        self, key: tuple[bytes, bytes, int, int], offset: int, more: bool, data: bytes, missing: int, time_us: int
     ) -> Datagram | None:
         parts = self._parts.get(key)
         if parts is None or time_us - parts.time_us > _FRAGMENT_TIME_US:
@@ -179,13 +189,13 @@ class Reassembler:
             parts = self._parts[key] = _Parts(time_us)
         if offset + len(data) > _MAX_BYTES:
             return None
-        parts.add(offset, data, last=not more, cut=cut)
+        parts.add(offset, data, missing, last=not more)
         whole = parts.whole()
         if whole is None:
             return None
         del self._parts[key]
         src, dst, proto, _ = key
-        return Datagram(proto, src, dst, whole, parts.cut)
+        return Datagram(proto, src, dst, whole, parts.missing)
 
 
 class _Parts:
@@ -193,26 +203,30 @@ class _Parts:
 
     def __init__(self, time_us: int) -> None:
         self.time_us = time_us
-        self.cut = False
+        self.missing = 0
+        """Bytes of the last fragment that were not captured."""
         self._end = -1
+        self._bytes = 0
         self._pieces: dict[int, bytes] = {}
 
-    def add(self, offset: int, data: bytes, *, last: bool, cut: bool) -> None:
+    def add(self, offset: int, data: bytes, missing: int, *, last: bool) -> None:
         if last:
             self._end = offset + len(data)
-        self.cut |= cut
-        if len(self._pieces.get(offset, b"")) < len(data):
+            self.missing = missing
+        known = len(self._pieces.get(offset, b""))
+        if known < len(data) and len(self._pieces) < _MAX_PIECES:
             self._pieces[offset] = data
+            self._bytes += len(data) - known
 
     def whole(self) -> bytes | None:
-        if self._end < 0:
+        if self._end < 0 or self._bytes < self._end:
             return None
-        data = b""
+        data = bytearray()
         for offset in sorted(self._pieces):
             if offset > len(data):
                 return None
             data += self._pieces[offset][len(data) - offset :]
-        return data[: self._end] if len(data) >= self._end else None
+        return bytes(data[: self._end]) if len(data) >= self._end else None
 
 
 _TEXTS: Cache[bytes, str] = Cache()

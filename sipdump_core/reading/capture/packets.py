@@ -18,6 +18,8 @@ _ORDER = 0x1A2B3C4D
 _COMMENT, _RESOLUTION, _OFFSET = 1, 9, 14
 _LIMIT = 16 << 20
 """Bytes of a packet or block; a longer one is damage."""
+_LAST_US = (1 << 32) * 1_000_000 - 1
+"""The last time that a pcap file can have, in 2106; later ones, and those before 1970, are clamped."""
 
 
 class Packet(NamedTuple):
@@ -94,6 +96,8 @@ def _pcapng(file: BinaryIO, first: bytes) -> Iterator[Packet]:
             return
         if kind == first:  # the same in either byte order; this is what tells it
             body = file.read(4)
+            if len(body) < 4:
+                return
             order = "<" if body == struct.pack("<I", _ORDER) else ">"
             interfaces = []
         else:
@@ -143,6 +147,7 @@ def _packet(order: str, kind: int, body: bytes, interfaces: list[_Interface]) ->
         return None
     interface = interfaces[number]
     time_us = ((high << 32 | low) * 1_000_000 // interface.units) + interface.offset * 1_000_000
+    time_us = min(max(time_us, 0), _LAST_US)
     comments = [value for code, value in _options(order, body, 20 + captured + -captured % 4) if code == _COMMENT]
     comment = comments[0].decode("utf-8", "replace") if comments else ""
     return Packet(interface.linktype, time_us, body[20 : 20 + captured], length, comment)

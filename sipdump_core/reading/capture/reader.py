@@ -8,16 +8,17 @@ from typing import BinaryIO
 import attrs
 
 from sipdump_core.cache import Cache
+from sipdump_core.reading.capture.framing import starts_message
 from sipdump_core.reading.capture.ip import TCP, UDP, Datagram, Reassembler, Segment, address, network, segment
 from sipdump_core.reading.capture.packets import Packet, packets
-from sipdump_core.reading.capture.streams import Stream, starts_message
+from sipdump_core.reading.capture.streams import Stream
 from sipdump_core.record import Flow, Record
 
 __all__ = ["CAPTURED", "CaptureCounts", "read_capture"]
 
 CAPTURED = "cap"
 """The tag of a message that a capture saw: whether a server received or sent it, a capture does not say."""
-_MAX_STREAMS = 10_000
+_MAX_CONNECTIONS = 10_000
 _OWN_COMMENT = re.compile(r"tag=(.*?) proto=(\w+) pid=(\d+) procno=(\d+)(?: node=(.*))?")
 
 
@@ -31,10 +32,17 @@ class CaptureCounts:
     """Packets that are no SIP over UDP or TCP, and no part of it."""
     truncated: int = 0
     """Messages of which the capture has only the beginning."""
+    unreadable: int = 0
+    """Packets that were cut within their headers."""
     incomplete: int = 0
     """IP packets of which fragments are missing."""
     lost: int = 0
     """Bytes of TCP connections that are missing."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing."""
+        return not (self.truncated or self.unreadable or self.incomplete or self.lost)
 
 
 def read_capture(file: BinaryIO, counts: CaptureCounts | None = None, *, node: str = "") -> Iterator[Record]:
@@ -57,12 +65,20 @@ def read_capture(file: BinaryIO, counts: CaptureCounts | None = None, *, node: s
 _StreamKey = tuple[bytes, int, bytes, int]
 
 
+@attrs.define
+class _Connection:
+    """One direction of a TCP connection, with what the last packet said of it."""
+
+    stream: Stream = attrs.field(factory=Stream)
+    flow: Flow | None = None
+
+
 class _Reader:
     def __init__(self, counts: CaptureCounts, node: str) -> None:
         self._counts = counts
         self._node = node
         self._reassembler = Reassembler()
-        self._streams: OrderedDict[_StreamKey, Stream] = OrderedDict()
+        self._connections: OrderedDict[_StreamKey, _Connection] = OrderedDict()
         self._flows: Cache[tuple[object, ...], Flow] = Cache()
 
     def read(self, file: BinaryIO) -> Iterator[Record]:
@@ -76,7 +92,10 @@ class _Reader:
         finally:
             self._reassembler.finish()
             counts.incomplete = self._reassembler.incomplete
-            counts.lost += sum(stream.lost for stream in self._streams.values())
+            counts.unreadable = self._reassembler.unreadable
+            left = [record for connection in self._connections.values() for record in self._ended(connection)]
+        counts.records += len(left)
+        yield from left
 
     def _records(self, packet: Packet) -> Iterator[Record]:
         kind, at = network(packet.linktype, packet.data)
@@ -87,24 +106,35 @@ class _Reader:
             return
         if datagram.proto == UDP:
             if starts_message(found.data):
-                self._counts.truncated += datagram.cut
+                self._counts.truncated += datagram.missing > 0
                 yield Record(packet.time_us, self._flow(datagram, found, "udp", packet.comment), found.data)
             else:
                 self._counts.other += 1
         elif datagram.proto == TCP:
-            stream = self._stream((datagram.src, found.src_port, datagram.dst, found.dst_port))
-            for message in stream.take(found.sequence, found.flags, found.data):
-                yield Record(packet.time_us, self._flow(datagram, found, stream.proto, packet.comment), message)
+            key = (datagram.src, found.src_port, datagram.dst, found.dst_port)
+            connection = self._connections.get(key)
+            if connection is None:
+                if len(self._connections) >= _MAX_CONNECTIONS:
+                    yield from self._ended(self._connections.popitem(last=False)[1])
+                connection = self._connections[key] = _Connection()
+            else:
+                self._connections.move_to_end(key)
+            stream = connection.stream
+            proto = stream.proto
+            for time_us, message in stream.take(
+                found.sequence, found.flags, found.data, datagram.missing, packet.time_us
+            ):
+                proto = stream.proto
+                yield Record(time_us, self._flow(datagram, found, proto, packet.comment), message)
+            connection.flow = self._flow(datagram, found, proto, packet.comment)
 
-    def _stream(self, key: _StreamKey) -> Stream:
-        stream = self._streams.get(key)
-        if stream is None:
-            if len(self._streams) >= _MAX_STREAMS:
-                self._counts.lost += self._streams.popitem(last=False)[1].lost
-            stream = self._streams[key] = Stream()
-        else:
-            self._streams.move_to_end(key)
-        return stream
+    def _ended(self, connection: _Connection) -> list[Record]:
+        """Return what is left of a connection that does not go on."""
+        flow = connection.flow
+        found = [Record(time_us, flow, message) for time_us, message in connection.stream.finish() if flow]
+        self._counts.lost += connection.stream.lost
+        self._counts.truncated += connection.stream.truncated
+        return found
 
     def _flow(self, datagram: Datagram, found: Segment, proto: str, comment: str) -> Flow:
         key = (datagram.src, found.src_port, datagram.dst, found.dst_port, proto, comment)

@@ -32,8 +32,8 @@ dd { margin: 0; overflow-wrap: anywhere; }
 pre { margin: 8px 0 0; font: 12.5px/1.45 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 body:has(.message:target) main { padding-bottom: 66vh; }
 @media (min-width: 1100px) {
-  body:has(.message:target) main { padding-bottom: 16px; margin-right: min(620px, 45vw); }
-  .message { inset: 0 0 0 auto; width: min(620px, 45vw); max-height: none; border-top: 0;
+  body:has(.message:target) main { padding-bottom: 16px; margin-right: min(620px, 36vw); }
+  .message { inset: 0 0 0 auto; width: min(620px, 36vw); max-height: none; border-top: 0;
     border-left: 2px solid var(--ink); }
 }
 @media print {

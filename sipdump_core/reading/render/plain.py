@@ -50,7 +50,9 @@ def wrapped(text: str, width: int) -> list[str]:
     host, colon, port = text.rpartition(":")
     if colon and port.isdigit():
         return [*wrapped(host, width), f":{port}"]
-    return [text[:width], *wrapped(text[width:], width)]
+    cut = text.rfind(".", 1, width + 1)  # a number is not torn apart
+    cut = cut if cut > 0 else width
+    return [text[:cut], *wrapped(text[cut:], width)]
 
 
 def leg_letter(number: int) -> str:

@@ -77,7 +77,9 @@ def render_svg(ladder: Ladder, _: Style) -> str:
         f"<style>{COLOURS}{FIGURE_STYLE}{_STANDALONE_STYLE}</style>",
         _drawing(ladder),
     ]
-    parts += [_panel(step, lines, width, height) for step, lines in zip(ladder.steps, panels, strict=True)]
+    top = _heading_height(ladder) + _TOP
+    for step, lines in zip(ladder.steps, panels, strict=True):
+        parts.append(_panel(step, lines, width, height, top + _ROW * step.number + _ROW // 2))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -170,9 +172,10 @@ def _cut(step: Step, width: int) -> str:
     return fitted(printable(step.label), width - len(marks)) + marks
 
 
-def _panel(step: Step, lines: list[str], width: int, height: int) -> str:
+def _panel(step: Step, lines: list[str], width: int, height: int, below: int) -> str:
+    """Return a step's message, below its arrow if there is room."""
     tall = len(lines) * _LINE + 44
-    y = max(8, min(60, height - tall - 8))
+    y = max(8, min(below, height - tall - 8))
     x = max(8, (width - _PANEL_WIDTH) // 2)
     rows = "".join(
         f'<tspan x="{x + 12}" y="{y + 44 + _LINE * number}">{xml_text(line) or " "}</tspan>'

@@ -16,6 +16,8 @@ _LEAST = 10
 """The least columns between two participants: what a method or a status needs."""
 _REASON = 10
 """The least columns for a status with its reason phrase; with fewer the status stands alone."""
+_SDP = "*"
+"""Marks SDP where there is no room for more."""
 _FACTS = 17
 """Columns of the names of facts."""
 
@@ -59,6 +61,8 @@ def ladder_lines(ladder: Ladder, style: Style) -> list[str]:
         if with_nodes:
             line += " " * (end - left - cells(before + drawn + after)) + "  " + _nodes(step)
         lines.append(line.rstrip())
+    if any(_SDP in line for line in lines):
+        lines.append(f"{_SDP} with SDP")
     return lines
 
 
@@ -69,15 +73,16 @@ def label_of(step: Step) -> str:
 
 
 def _short_label(step: Step, width: int) -> str:
-    """Return a label cut to a width; the method or status and the marks are cut last."""
+    """Return a label cut to a width; the method or status is cut last."""
     label = label_of(step)
     if cells(label) <= width:
         return label
     head = printable(step.label)
     copies = f"×{step.copies}" if step.copies > 1 else ""
-    marks = (" (SDP)" if step.sdp else "") + (f" {copies}" if copies else "")
-    if cells(head.split(" ")[0] + marks) > width:
-        marks = ("*" if step.sdp else "") + copies
+    whole = (" (SDP)" if step.sdp else "") + (f" {copies}" if copies else "")
+    first = head.split(" ")[0]
+    choices = (whole, (_SDP if step.sdp else "") + copies, copies)
+    marks = next((each for each in choices if cells(first + each) <= width), "")
     room = width - cells(marks)
     if step.arrow.message.status is not None and room < _REASON:
         head = str(step.arrow.message.status)
@@ -99,6 +104,8 @@ def _drawn(step: Step, places: Sequence[int], end: int, left: int) -> tuple[str,
         arrow = body[:-1] + "▶" if target > source else "◀" + body[1:]
     else:
         label = _short_label(step, room - 2)
+        if "…" in label or (step.copies > 1 and "×" not in label):
+            label = _short_label(step, room - 1)
         fill = line * (room - cells(label) - 1)
         arrow = f"{label}{fill}▶" if target > source else f"◀{fill}{label}"
     canvas = _lifelines(places, end)

@@ -38,7 +38,7 @@ def plainly(message: bytes) -> dict[str, object]:
     lines = head.split(b"\n")
     if leading.endswith(b"\n"):  # the first line counts as the start line, and as a header
         lines.insert(1, lines[0])
-    status = re.match(rb"(?i:SIP)/\d+\.\d+[ \t](\d\d\d)(\D|$)", lines[0])
+    status = re.match(rb"(?i:SIP)/\d+\.\d+[ \t]+(\d\d\d)(\D|$)", lines[0])
     request = re.match(rb"([A-Za-z0-9.!%*_+`'~-]+)[ \t](.*[ \t])?(?i:SIP)/\d+\.\d", lines[0], re.DOTALL)
     if status:
         found["status"] = int(status[1])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sipdump_core.drivers.capabilities import Follows, Searches, SearchesFiles, Unites, UnitesFiles, can
+from sipdump_core.drivers.capabilities import Dates, DescribesFiles, Follows, Searches, SearchesFiles, Unites, can
 from sipdump_core.errors import StorageError
 from sipdump_core.record import Record
 from sipdump_core.segment import StoredSegment
@@ -30,7 +30,7 @@ def backend(tmp_path: Path) -> ParquetBackend:
 
 
 def test_it_has_the_abilities() -> None:
-    assert all(can(ParquetBackend, each) for each in (Searches, SearchesFiles, Follows, Unites, UnitesFiles))
+    assert all(can(ParquetBackend, each) for each in (Dates, DescribesFiles, Follows, Searches, SearchesFiles, Unites))
 
 
 def test_nothing_is_missed_or_comes_twice_while_it_grows_and_is_sealed(backend: ParquetBackend) -> None:
@@ -155,3 +155,13 @@ def test_a_result_of_an_older_version_names_what_it_was_made_of(tmp_path: Path) 
     merged = json.dumps([{"name": SEGMENT.name, "sha256": "0" * 64}])
     pq.write_table(table.replace_schema_metadata({"sipdump.merged": merged}), stored.location)
     assert list(make(tmp_path).united(stored)) == [SEGMENT]
+
+
+def test_the_newest_record_is_known_of_a_sealed_segment(tmp_path: Path, backend: ParquetBackend) -> None:
+    backend.write(RECORDS)
+    assert backend.newest(the_segment(backend)) is None
+    backend.close()
+    backend.stop()
+    assert backend.newest(the_segment(backend)) == max(record.time_us for record in RECORDS)
+    pq.write_table(pq.read_table(tmp_path / SEGMENT.name), tmp_path / SEGMENT.name, write_statistics=False)
+    assert backend.newest(the_segment(backend)) is None

@@ -40,9 +40,9 @@ def test_without_buf_no_record_is_read_back(tmp_path: Path) -> None:
         ({"header": ("a b",)}, "'a b' cannot be a header's name"),
         ({"header": ("",)}, "'' cannot be a header's name"),
         ({"correlate": ("X:",)}, "correlate: 'X:' cannot be a header's name"),
-        ({"header": ("User-Agent",)}, "'User-Agent' would be user_agent, which every file has"),
-        ({"header": ("i",)}, "the column of 'i' would be call_id"),
-        ({"header": ("Date",)}, "would be date, as the folders of S3 are named"),
+        ({"header": ("User-Agent",)}, "'User-Agent' would have the column user_agent, which every file has"),
+        ({"header": ("i",)}, "'i' would have the column call_id"),
+        ({"header": ("Date",)}, "would have the column date, as the folders of S3 are named"),
         ({"header": ("X-My-Id", "X_my.id")}, "'X-My-Id' and 'X_my.id' would both have the column x_my_id"),
         ({"header": ("Contact", "m")}, "'Contact' and 'm' would both have the column contact"),
         ({"correlate": ("X-Id",), "columns": "seq,time"}, "the column correlation is not among columns"),
@@ -52,6 +52,24 @@ def test_without_buf_no_record_is_read_back(tmp_path: Path) -> None:
 def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         make(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("header", "CSeq", "would have the column cseq, which every file has already"),
+        ("header", "X Y", "cannot be a header's name"),
+        ("correlate", "X-A, X-B", "cannot be a header's name"),
+    ],
+)
+def test_the_wrong_one_of_several_has_its_place(name: str, value: str, why: str) -> None:
+    settings = [
+        Setting("sipdump_parquet", "header", "X-Good", "k.cfg:1:1"),
+        Setting("sipdump_parquet", name, value, "k.cfg:2:1"),
+        Setting("sipdump_parquet", "header", "X-Better", "k.cfg:3:1"),
+    ]
+    with pytest.raises(ConfigError, match=rf'^k.cfg:2:1: modparam\("sipdump_parquet", "{name}", "{value}"\): {why}'):
+        build(ParquetOptions, settings)
 
 
 @pytest.mark.parametrize(

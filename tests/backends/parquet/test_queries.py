@@ -129,6 +129,26 @@ def test_a_plain_folder_answers_as_the_bucket(heading: str, db: Any, folder: Pat
         assert whole[:2] == ("", sum(calls.COLLECTED.values()))
 
 
+@pytest.mark.parametrize("bucket", [True, False], ids=["layout", "folder"])
+def test_files_of_version_1_alone_answer_too(bucket: bool, dataset: Path, folder: Path) -> None:
+    """One of the two collectors writes them; what they lack is null."""
+    for path in folder.glob("*.parquet"):
+        if not path.name.startswith(f"node={calls.AMS}"):
+            path.unlink()
+    zone, layout, plain, macro = statements("DuckDB")
+    view = layout.replace("sip/*/", f"{dataset}/node={calls.AMS}/") if bucket else plain
+    found = re.search(r"If all are of version 1, .* write\n`(SELECT .*,)` instead of `(SELECT .*)`", DOC.read_text())
+    assert found
+    view = view.replace(found[2], found[1])
+    with duckdb.connect() as local:
+        for sql in (zone, view.replace("/var/spool/sipdump", str(folder)), macro, statements("Slow answers")[0]):
+            local.sql(sql)
+        assert rows(local, "SELECT count(*) > 0, count(from_tag), count(via_branch) FROM sip") == [(True, 0, 0)]
+        for heading in ("Calls an hour, and how many were answered", "Errors by destination"):
+            (sql,) = statements(heading)
+            assert rows(local, sql)
+
+
 def test_find_a_call(db: Any) -> None:
     (sql,) = statements("Find a call")
     began = datetime(2026, 11, 22, 7, 30, 0, 500, UTC)

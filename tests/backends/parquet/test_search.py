@@ -24,7 +24,7 @@ from sipdump_parquet import ParquetBackend
 from sipdump_parquet.options import COLUMNS, FIRST_COLUMNS, ParquetOptions
 from sipdump_parquet.pages import Bloom, xxh64
 
-ROUNDS = int(os.environ.get("SIPDUMP_SEARCH_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("SIPDUMP_SEARCH_ROUNDS", "4"))
 QUESTIONS = 25
 
 PREFIX = "s-"
@@ -303,3 +303,16 @@ def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
     file.count = 0
     assert not list(backend.search_file(file, Query(call_ids=["none@x"])))
     assert file.count < size / 50, (file.count, size)
+
+
+def test_a_leg_with_a_suffix_is_found_among_many_row_groups(tmp_path: Path) -> None:
+    ids = [f"{number:03}@x" for number in range(100)] + ["050-b2b_1@x", "050@x-leg2", "0505@x"]
+    records = [
+        Record.of(
+            f"OPTIONS sip:a@b SIP/2.0\r\nCall-ID: {each}\r\n\r\n".encode(), time_us=T0, src_ip="192.0.2.1", src_port=1,
+            dst_ip="192.0.2.2", dst_port=1,
+        )
+        for each in ids
+    ]  # fmt: skip
+    backend = sealed(fill(tmp_path, records, row_group_records=5))
+    assert check(backend, Query(correlations=["050@x"])) == 3

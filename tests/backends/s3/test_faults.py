@@ -354,6 +354,30 @@ def test_a_server_that_knows_neither_checksums_nor_conditions(
     assert caplog.text.count("knows no conditional put") == caplog.text.count("server refuses checksums") == 1
 
 
+@pytest.mark.parametrize("status", [400, 415, 422, 501])
+@pytest.mark.parametrize("checksum", ["sha256", "md5"])
+def test_a_server_that_refuses_every_checksum_gets_none(
+    proxy: FaultProxy, s3_bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, checksum: str, status: int
+) -> None:
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, checksum=checksum, part_bytes=PART)
+
+    def act(_: FaultProxy, request: Request, connection: Any) -> None:
+        if b"x-amz-checksum-" in request.head.lower() or b"content-md5" in request.head.lower():
+            answer(status, "Unsupported", "unknown header")(proxy, request, connection)
+        else:
+            connection.sendall(proxy.forward(request))
+
+    proxy.on("PUT|POST|HEAD", "", act, times=999)
+    for second, buf in enumerate((b"small", BIG, b"another")):
+        spool(backend, buf, second=second)
+    sent(backend)
+    assert stored(backend) == [b"small", BIG, b"another"]
+    log = caplog.text.replace("\\", "")
+    assert log.count("server refuses checksums; none is sent") == 1
+    assert 'set modparam("sipdump_s3", "checksum", "none")' in log
+    assert "knows no conditional put" not in log
+
+
 @pytest.mark.parametrize("buf", [b"small" * 99, BIG], ids=["put", "multipart"])
 def test_what_a_server_refuses_in_every_form_is_told_as_it_was_at_first(
     backend: S3Backend, proxy: FaultProxy, buf: bytes, caplog: pytest.LogCaptureFixture
@@ -405,6 +429,37 @@ def test_an_answer_that_names_no_key_is_no_deletion(backend: S3Backend, proxy: F
     assert list(backend.segments()) == []
 
 
+@pytest.mark.parametrize("code", ["NotImplemented", "MethodNotAllowed", "InvalidRequest"])
+def test_where_each_key_of_many_is_refused_they_are_deleted_one_by_one(
+    backend: S3Backend, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, code: str
+) -> None:
+    for second in range(2):
+        spool(backend, second=second)
+    sent(backend)
+    objects = list(backend.segments())
+    keys = [stored_.location.removeprefix(f"s3://{backend.opts.bucket}/") for stored_ in objects]
+    errors = "".join(f"<Error><Key>{key}</Key><Code>{code}</Code><Message>no</Message></Error>" for key in keys)
+    proxy.on("POST", "delete", page(200, f"<DeleteResult>{errors}</DeleteResult>".encode()), times=99)
+    assert [error for _, error in backend.delete_many(objects)] == [None] * 2
+    assert list(backend.segments()) == []
+    assert caplog.text.count("refuses to delete many objects at once") == 1
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "AccessDenied"])
+def test_each_key_of_many_that_may_not_be_deleted_is_told_without_more_requests(
+    backend: S3Backend, proxy: FaultProxy, code: str
+) -> None:
+    for second in range(2):
+        spool(backend, second=second)
+    sent(backend)
+    objects = list(backend.segments())
+    keys = [stored_.location.removeprefix(f"s3://{backend.opts.bucket}/") for stored_ in objects]
+    errors = "".join(f"<Error><Key>{key}</Key><Code>{code}</Code><Message>no</Message></Error>" for key in keys)
+    proxy.on("POST", "delete", page(200, f"<DeleteResult>{errors}</DeleteResult>".encode()))
+    assert [code in str(error) for _, error in backend.delete_many(objects)] == [True] * 2
+    assert proxy.count("DELETE") == 0
+
+
 def test_what_may_not_be_deleted_at_all_is_told_of_each_key(backend: S3Backend, proxy: FaultProxy) -> None:
     for second in range(3):
         spool(backend, second=second)
@@ -448,6 +503,17 @@ def test_a_listing_that_is_cut_short_is_an_error(backend: S3Backend, proxy: Faul
     assert next(iter(listed)).location == first.location
     with pytest.raises(S3Error, match="cut the listing short, and gave no NextContinuationToken"):
         list(listed)
+
+
+@pytest.mark.parametrize("tokens", [["a", "a"], ["a", "b", "a"], ["a", "b", "c", "a"]], ids="".join)
+def test_a_listing_that_goes_round_in_circles_is_an_error(
+    backend: S3Backend, proxy: FaultProxy, tokens: list[str]
+) -> None:
+    listing = "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>{}</NextContinuationToken>{}"
+    for token in tokens:
+        proxy.on("GET", "list-type", page(200, listing.format(token, "</ListBucketResult>").encode()))
+    with pytest.raises(S3Error, match="the server goes round in circles: it gave the same NextContinuationToken twice"):
+        list(backend.segments())
 
 
 def test_an_upload_goes_on_where_it_was_after_a_crash(backend: S3Backend, proxy: FaultProxy, client: Any) -> None:

@@ -90,6 +90,16 @@ def test_a_reply_over_a_connection_goes_to_the_same_participant() -> None:
     }  # fmt: skip
 
 
+def test_a_proxys_own_connection_does_not_make_another_participant() -> None:
+    """It sends with its listening port, but gets the reply at the ephemeral one."""
+    scene = Scene({P1: "fra-1"}, proto="tcp")
+    scene.ports[P1, BOB] = 58_762
+    options = scene.at(0).request("OPTIONS", ALICE, P1, BOB)
+    scene.at(20).reply(options, "200 OK")
+    ends = [(arrow.src, arrow.dst) for arrow in Call.of(scene.done()).arrows]
+    assert ends == [(str(a), str(b)) for a, b in ((ALICE, P1), (P1, BOB), (BOB, P1), (P1, ALICE))]
+
+
 def test_time_is_contradicted_on_one_node_too() -> None:
     """Processes of one server may store a reply before its request; times stay as they were stored."""
     scene = Scene({BOB: ""})

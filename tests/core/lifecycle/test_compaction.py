@@ -124,7 +124,9 @@ def test_what_is_large_young_busy_or_of_another_kind_is_left(tmp_path: Path) -> 
     assert [[stored.location for stored in done.sources] for done in found] == [["23-1", "23-6"], ["23-5", "23-7"]]
 
 
-def test_a_result_that_would_be_larger_is_dropped(tmp_path: Path) -> None:
+def test_a_result_that_would_be_larger_is_dropped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Store(
         tmp_path, h22_1=Blob("a", padding="x"), h22_2=Blob("b"), h23_1=Blob("c"), h23_2=Blob("d"),
     )  # fmt: skip
@@ -133,6 +135,8 @@ def test_a_result_that_would_be_larger_is_dropped(tmp_path: Path) -> None:
     assert store.steps[:2] == ["remove drafts", "draft 22-1 22-2"]
     assert {"22-1", "22-2"} <= set(store.blobs)
     assert not list(tmp_path.iterdir())
+    (warning,) = caplog.records
+    assert (warning.levelname, "would be larger" in warning.getMessage()) == ("WARNING", True)
 
 
 @pytest.mark.parametrize("step", ["draft 23-1 23-2", "publish"])

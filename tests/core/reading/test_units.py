@@ -14,8 +14,8 @@ class Store(Backend):
         super().__init__(NoOptions(), Site("/nowhere", "p-"))
         self.name = name  # type: ignore[misc]  # several of one class stand for several backends
         self.loses = loses  # type: ignore[misc]  # as above
-        self.forgeable = forgeable
-        self.remote = remote
+        self.forgeable = forgeable  # type: ignore[misc]  # as above
+        self.remote = remote  # type: ignore[misc]  # as above
 
     def holding(
         self, stamp: str, sequence: int = 0, records: int | None = 9, sources: Sequence[str] = (), node: str = ""

@@ -89,6 +89,59 @@ def test_hep_from_the_socket_for_sip_tells_what_the_server_opened_over_tcp() -> 
     assert sender(reply(C), OUT, CALLEE, 6) == "snd"
 
 
+SECOND = (HOST, 5061)
+"""Another port of the server's."""
+
+
+@pytest.mark.parametrize("proto", [17, 6])
+def test_a_second_port_of_the_server_is_told_by_the_first_relayed_request(proto: int) -> None:
+    """The addresses tell of the first port alone, where HEP comes from."""
+    sender = Sender(SERVER)
+    assert sender(request(A), CLIENT, SERVER) == "rcv"
+    second = (SECOND, "b")
+    assert sender(request(second, A), SECOND, CALLEE, proto) == "snd"
+    assert sender(reply(second, A), CALLEE, OUT if proto == 6 else SECOND, proto) == "rcv"
+    assert sender(request((SECOND, "o"), method="OPTIONS"), SECOND, CALLEE, proto) == "snd"
+    assert sender(request(C, method="BYE"), CALLEE, OUT if proto == 6 else SECOND, proto) == "rcv"
+
+
+def test_a_second_port_is_told_also_when_traffic_has_run_for_long() -> None:
+    sender = Sender(SERVER)
+    for n in range(100):
+        assert sender(request((CLIENT, f"old{n}"), method="OPTIONS"), CLIENT, SERVER) == "rcv"
+    via = (SECOND, "b")
+    assert sender(request(via, (CLIENT, "old99")), SECOND, CALLEE) == "rcv", "a guess: nobody looked any more"
+    assert sender(request(A), CLIENT, SERVER) == "rcv"
+    assert sender(request((SECOND, "b2"), A), SECOND, CALLEE) == "snd"
+    assert sender(request(via, (CLIENT, "old99")), SECOND, CALLEE) == "snd"
+
+
+def test_a_reply_that_is_reported_before_its_request() -> None:
+    """As by another of the server's processes."""
+    sender = Sender(SERVER)
+    assert sender(request(A), CLIENT, SERVER) == "rcv"
+    assert sender(reply((SECOND, "b"), A), CALLEE, OUT, 6) == "rcv"
+    assert sender(request((SECOND, "b"), A), SECOND, CALLEE, 6) == "snd"
+
+
+def test_a_request_that_comes_back_relayed_by_another_server() -> None:
+    sender = Sender(SERVER)
+    other = ((HOST, 5090), "x")
+    assert sender(request(B), SERVER, CALLEE) == "snd"
+    assert sender(request(other, B), (HOST, 5090), SECOND, 6) == "rcv"
+    assert sender(reply(other, B), SECOND, (HOST, 5090), 6) == "snd"
+    assert sender(request(((HOST, 5090), "y"), method="OPTIONS"), (HOST, 5090), SECOND, 6) == "rcv"
+
+
+def test_a_peer_that_talks_to_two_addresses_of_the_server_is_not_the_server() -> None:
+    sender = Sender()
+    first, second = ("127.0.0.5", 5060), ("127.0.0.6", 5060)
+    assert sender(request(A), CLIENT, first, 6) == "rcv"
+    assert sender(request((first, "b"), A), first, CALLEE) == "snd"
+    assert sender(request(C, method="BYE"), CALLEE, second) == "rcv"
+    assert sender(reply(C), second, CALLEE) == "snd"
+
+
 def test_what_is_learned_later_corrects_what_was_guessed() -> None:
     sender = Sender()
     own = [request((SERVER, f"o{n}"), method="OPTIONS") for n in range(20)]
@@ -139,6 +192,20 @@ def test_an_address_of_its_own_in_via_tells_where_no_other_does() -> None:
     assert sender(reply(via), ("10.0.0.9", 5060), ("10.0.0.7", 45000), 6) == "rcv"
     assert sender(request((("10.0.0.9", 5060), "c")), ("10.0.0.9", 5060), ("10.0.0.7", 45000), 6) == "rcv"
     assert sender(request((("10.0.0.9", 5060), "c")), ("10.0.0.9", 5060), ("10.0.0.7", 45001), 6) == "hep"
+
+
+@pytest.mark.parametrize("proto", [17, 6])
+@pytest.mark.parametrize("peer", [(HOST, 40404), ("10.1.1.1", 40404)])
+def test_on_one_host_the_address_that_hep_comes_from_tells_nothing(peer: tuple[str, int], proto: int) -> None:
+    """The kernel has chosen it: a server on 10.1.1.1 that reports to 127.0.0.1 has its clients' address."""
+    for server, other in (("10.1.1.1", HOST), (HOST, "10.1.1.1")):
+        sender = Sender(peer)
+        own, client, callee = (server, 5060), (other, 5999), (other, 5080)
+        a, b = (client, "a"), (own, "b")
+        assert sender(request(a), client, own, proto) == "rcv"
+        assert sender(request(b, a), own, callee, proto) == "snd"
+        assert sender(reply(b, a), callee, own, proto) == "rcv"
+        assert sender(reply(a), own, client, proto) == "snd"
 
 
 def test_a_sender_on_this_machine_has_its_addresses() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from sipdump_core.reading.render.formats import Style, render
-from sipdump_core.reading.render.plain import cells
+from sipdump_core.reading.render.plain import cells, wrapped
 from tests.core.reading.render.ladders import hostile, ladder_of, of_flow
 from tests.flows import FLOWS, Flow
 from tests.flows.scene import Host, Scene, sdp
@@ -50,6 +50,24 @@ def test_names_take_the_place_of_addresses() -> None:
     assert lines[1].split() == ["192.0.2.10:5060", "203.0.113.1:5060", "198.51.100.20:5060"]
 
 
+def test_a_star_for_sdp_is_explained_and_only_then() -> None:
+    hosts = [Host(f"203.0.113.{number}") for number in range(1, 7)]
+    scene = Scene(dict.fromkeys(hosts, ""))
+    scene.at(0).request("INVITE", *hosts, body=sdp("192.0.2.1", 4000, "PCMA"))
+    ladder = ladder_of(scene.done())
+    narrow, wide = (drawn(render(ladder, "text", Style(width=width))).splitlines() for width in (80, 160))
+    assert "│INVITE*──▶│" in narrow[4]
+    assert narrow[-1] == "* with SDP"
+    assert "INVITE (SDP)" in wide[2]
+    assert "*" not in "".join(wide)
+
+
+def test_no_number_of_an_address_is_torn_apart() -> None:
+    assert wrapped("203.0.113.1:5060", 10) == ["203.0.113", ".1", ":5060"]
+    assert wrapped("198.51.100.20:5060", 10) == ["198.51.100", ".20", ":5060"]
+    assert wrapped("averylongname", 6) == ["averyl", "ongnam", "e"]
+
+
 def test_legs_have_letters() -> None:
     lines = drawn(render(of_flow("legs by several steps"), "text", Style(width=100))).split("\n")
     assert [line.split()[1] for line in lines[2:-1]] == ["A"] * 3 + ["B"] * 3 + ["C"] * 3
@@ -74,10 +92,10 @@ def test_seven_participants_fit_80_columns() -> None:
     assert lines[2:6] == [
         "             :5060     :5060     :5060     :5060     :5060     :5060     :5060",
         "               │         │         │         │         │         │         │",
-        "1 0.000000     │INV…*×2─▶│         │         │         │         │         │",
+        "1 0.000000     │INVITE×2▶│         │         │         │         │         │",
         "2 0.001000     │         │INVITE*─▶│         │         │         │         │",
     ]
-    assert lines[-2] == "7 0.700000     │         │         │         │         │         │◀╌╌╌╌╌407│"
+    assert lines[-3] == "7 0.700000     │         │         │         │         │         │◀╌╌╌╌╌407│"
 
 
 def test_colour_only_where_it_is_asked_for() -> None:
