@@ -12,6 +12,7 @@ from bench import decode, hep, machine, memory, parquet, reading, reading_parque
 BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "kamailio": writer.against_kamailio,
     "raw": writer.against_raw,
+    "sync": writer.with_sync,
     "hep": hep.end_to_end,
     "stages": hep.stages,
     "decode": decode.against_plain,
