@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Self
 import attrs
 
 from sipdump_core.cache import Cache
+from sipdump_core.errors import StorageError
 from sipdump_core.record import Flow, Record
 from sipdump_core.sip import call_id
 
@@ -59,7 +60,7 @@ class Sorter:
             size: the bytes of both, about.
 
         Raises:
-            OSError: the temporary folder has no room.
+            StorageError: the temporary folder has no room.
         """
         self._items.append((key, value))
         self._bytes += size + _OVERHEAD
@@ -83,7 +84,10 @@ class Sorter:
 
     def _spill(self) -> None:
         self._items.sort(key=_first)
-        self._runs.append(self._write(self._items))
+        try:
+            self._runs.append(self._write(self._items))
+        except OSError as error:
+            raise StorageError.from_os("sort in", tempfile.gettempdir(), error) from error
         self._items.clear()
         self._bytes = 0
 
@@ -140,7 +144,7 @@ class RecordSorter:
         """Add a record.
 
         Raises:
-            OSError: the temporary folder has no room.
+            StorageError: the temporary folder has no room.
         """
         flow = record.flow
         # the flow is kept with its row, so that no other one gets its id

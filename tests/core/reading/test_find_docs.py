@@ -73,7 +73,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def sessions(page: Path) -> list[tuple[str, str]]:
     """Return the commands of a page, each with its output."""
-    blocks = re.findall(r"(?ms)^((?:    .*\n|\n)*    \$ sipdump-read (?:    .*\n|\n|.*\n)*?)(?=^\S|\Z)", page.read_text())
+    blocks = re.findall(
+        r"(?ms)^((?:    .*\n|\n)*    \$ sipdump-read (?:    .*\n|\n|.*\n)*?)(?=^\S|\Z)", page.read_text()
+    )
     found = []
     for block in blocks:
         text = "\n".join(line.removeprefix("    ") for line in block.splitlines())
