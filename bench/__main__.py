@@ -7,7 +7,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import decode, hep, machine, memory, parquet, reading, reading_parquet, search, table, tracking, writer
+from bench import (
+    decode,
+    hep,
+    importing,
+    machine,
+    memory,
+    parquet,
+    reading,
+    reading_parquet,
+    search,
+    table,
+    tracking,
+    writer,
+)
 
 BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "kamailio": writer.against_kamailio,
@@ -21,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "files": search.many_files,
     "reading": reading.find,
     "calls": tracking.cost,
+    "import": importing.cost,
     "parquet": parquet.cost,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,

@@ -11,7 +11,9 @@ from typing import Any, BinaryIO, Self
 import attrs
 
 from sipdump_core.cache import Cache
+from sipdump_core.errors import StorageError
 from sipdump_core.record import Flow, Record
+from sipdump_core.sip import call_id
 
 __all__ = ["RecordSorter", "Sorter"]
 
@@ -58,7 +60,7 @@ class Sorter:
             size: the bytes of both, about.
 
         Raises:
-            OSError: the temporary folder has no room.
+            StorageError: the temporary folder has no room.
         """
         self._items.append((key, value))
         self._bytes += size + _OVERHEAD
@@ -82,7 +84,10 @@ class Sorter:
 
     def _spill(self) -> None:
         self._items.sort(key=_first)
-        self._runs.append(self._write(self._items))
+        try:
+            self._runs.append(self._write(self._items))
+        except OSError as error:
+            raise StorageError.from_os("sort in", tempfile.gettempdir(), error) from error
         self._items.clear()
         self._bytes = 0
 
@@ -139,12 +144,12 @@ class RecordSorter:
         """Add a record.
 
         Raises:
-            OSError: the temporary folder has no room.
+            StorageError: the temporary folder has no room.
         """
         flow = record.flow
         # the flow is kept with its row, so that no other one gets its id
         known = self._rows.get(id(flow)) or self._rows.keep(id(flow), (flow, attrs.astuple(flow)))
-        key = (record.call_id or "", record.time_us) if self._by_call else record.time_us
+        key = (call_id(record.buf) or "", record.time_us) if self._by_call else record.time_us
         self._sorter.add(key, (record.time_us, known[1], record.buf, record.correlation_id), len(record.buf))
 
     def sorted(self) -> Iterator[Record]:
@@ -154,8 +159,8 @@ class RecordSorter:
 
     def calls(self) -> Iterator[list[Record]]:
         """Yield the records of each Call-ID, in the order of the Call-IDs; those without one are left out."""
-        for call_id, items in groupby(self._sorter.sorted(), _call_id):
-            if call_id:
+        for one, items in groupby(self._sorter.sorted(), _call_id):
+            if one:
                 yield [self._record(value) for _, value in items]
 
     def _record(self, value: Any) -> Record:

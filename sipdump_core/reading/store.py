@@ -137,7 +137,7 @@ class Store:
             searched: takes down what was read, and what could not be.
 
         Raises:
-            OSError: the temporary folder has no room for what does not fit into memory.
+            StorageError: the temporary folder has no room for what does not fit into memory.
         """
         with RecordSorter(by_call=False) as sorter:
             for record in self.unsorted(query, self._tracked(searched)):

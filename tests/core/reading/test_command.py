@@ -1,37 +1,66 @@
-"""``sipdump-read`` starts fast: it loads nothing that it does not need."""
-
-import subprocess
-import sys
+"""sipdump-read's command line: its exit codes, and arguments that begin with a dash."""
 
 import pytest
 
-from sipdump_core.reading.command import COMMANDS
-
-SLOW = {"asyncio", "boto3", "duckdb", "lark", "pyarrow", "tqdm"}
-STORES = {"stevedore", "sipdump_core.plan", "sipdump_core.reading.store", "sipdump_text", "sipdump_parquet"}
-
-
-def loaded(*arguments: str) -> set[str]:
-    """Return the modules that a command loads."""
-    script = (
-        "import sys\nfrom sipdump_core.reading.command import main\n"
-        f"try: main({list(arguments)!r})\n"
-        "except SystemExit: pass\n"
-        "print(*sys.modules, sep=chr(10), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "usage: sipdump-read" in done.stdout
-    return set(done.stderr.split())
+from sipdump_core.errors import ConfigError, StorageError
+from sipdump_core.reading import find
+from sipdump_core.reading.dashes import join_dashes
+from tests.core.reading.run import run
 
 
-def test_the_list_of_commands_loads_next_to_nothing() -> None:
-    assert loaded("--help") & {*SLOW, *STORES, "attrs", "sipdump_core.reading.find"} == set()
+@pytest.mark.parametrize(
+    ("given", "joined"),
+    [
+        ("find --since -15m", "find --since=-15m"),
+        ("find --until -1h --since -2h", "find --until=-1h --since=-2h"),
+        ("find --sort -began --json", "find --sort=-began --json"),
+        ("find --since --json", "find --since --json"),
+        ("find --sort -15", "find --sort -15"),
+        ("find --user -15m", "find --user -15m"),
+        ("--since", "--since"),
+        ("", ""),
+    ],
+)
+def test_values_that_begin_with_a_dash(given: str, joined: str) -> None:
+    assert join_dashes(given.split()) == joined.split()
 
 
-def test_help_of_find_loads_nothing_that_reads_a_store() -> None:
-    assert loaded("find", "--help") & {*SLOW, *STORES} == set()
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ConfigError("is wrong", "--x"), 2, "sipdump-read: --x: is wrong\n"),
+        (StorageError("list", "/x", "is gone"), 1, "sipdump-read: list /x: is gone\n"),
+        (OSError(28, "No space left on device"), 1, "sipdump-read: [Errno 28] No space left on device\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(find, "find", fail)
+    assert run(capsys, "find", "--folder", "/tmp") == (code, "", said)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command_loads_nothing_slow(command: str) -> None:
-    assert loaded(command, "--help") & SLOW == set()
+@pytest.mark.parametrize("args", [[], ["nosuch"], ["find", "x"], ["show"], ["export"]])
+def test_wrong_use(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
+    code, out, err = run(capsys, *args)
+    assert (code, out) == (2, "")
+    assert "usage: sipdump-read" in err
+
+
+@pytest.mark.parametrize("command", ["find", "show", "export", "tail", "stats"])
+def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert out.startswith(f"usage: sipdump-read {command} ")
+    assert "--folder DIR" in out
+    assert out.splitlines()[0].count("[") <= 6  # the groups below have the rest
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--version")
+    assert code == 0
+    assert out.startswith("sipdump ")

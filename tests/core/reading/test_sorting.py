@@ -1,11 +1,14 @@
 """Sorting more than fits into memory."""
 
+import errno
 import random
 import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sipdump_core.errors import StorageError
 from sipdump_core.reading.sorting import RecordSorter, Sorter
 from sipdump_core.record import Flow, Record
 
@@ -54,3 +57,12 @@ def test_memory_is_bounded_whatever_is_sorted_and_however_many_flows_there_are()
         assert tracemalloc.get_traced_memory()[1] < 40 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with Sorter(run_bytes=1) as sorter, pytest.raises(StorageError, match=r"sort in .*: No space left on device"):
+        sorter.add(1, "x", 1)
