@@ -25,6 +25,7 @@ from bench import (
 BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "kamailio": writer.against_kamailio,
     "raw": writer.against_raw,
+    "sync": writer.with_sync,
     "hep": hep.end_to_end,
     "stages": hep.stages,
     "decode": decode.against_plain,
@@ -35,7 +36,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "calls": tracking.cost,
     "import": importing.cost,
     "parquet": parquet.cost,
-    "reading-parquet": reading_parquet.questions,
+    "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
 }
 

@@ -24,12 +24,15 @@ from bench.search import tshark
 from bench.table import Row, compare
 from sipdump_core.drivers.base import Backend, NoOptions, Site
 from sipdump_core.segment import Segment
+from sipdump_parquet import ParquetBackend
+from sipdump_parquet.options import ParquetOptions
 from sipdump_pcap import PcapBackend
 from sipdump_text import TextBackend
 
 STORES: dict[str, Callable[[Site], Backend]] = {
     "text": lambda site: TextBackend(NoOptions(), site),
     "pcap": lambda site: PcapBackend(NoOptions(), site),
+    "parquet": lambda site: ParquetBackend(ParquetOptions(), site),
 }
 """Backends by the name of their folder."""
 BATCH = 1000
@@ -37,6 +40,8 @@ SEGMENTS = 10
 ROUNDS = 7
 AIM = 1.2
 """Times grep."""
+PARQUET_AIM = 0.3
+"""Seconds."""
 TSHARK_AIM = 100
 """Times faster than tshark."""
 MEMORY_AIM = 200
@@ -85,7 +90,9 @@ def by_call_id(filled: Filled) -> list[Row]:
         compare(f"{what}, {name}", best[name], best["grep"], AIM, other_is="grep -F over the .data", unit="s")
         for name in STORES
     ]
-    rows += [_peak(f"peak memory of that, {name}", ways[name]) for name in STORES]
+    met = best["parquet"] <= PARQUET_AIM
+    rows.append(Row(f"{what}, parquet", f"{best['parquet']:.2f} s", aim=f"at most {PARQUET_AIM} s", met=met))
+    rows += [peak(f"peak memory of that, {name}", ways[name]) for name in STORES]
     if shutil.which("tshark"):
         start = time.perf_counter()
         tshark(filled.part.parent, filled.wanted)
@@ -107,12 +114,12 @@ def by_call_id(filled: Filled) -> list[Row]:
 def by_time(filled: Filled) -> list[Row]:
     """Look for the calls of one second, which is found by halving."""
     second = calls.START_US // 1_000_000 + filled.total * calls.STEP_US // 2_000_000
-    span = [f"--since={_iso(second)}", f"--until={_iso(second + 1)}", "--around=1s", "--jsonl", "--limit=0"]
+    span = [f"--since={iso(second)}", f"--until={iso(second + 1)}", "--around=1s", "--jsonl", "--limit=0"]
     ways = {name: _command(filled, name, "find", *span) for name in STORES}
     best = _best(filled, ways)
     what = f"find all calls of one second in {filled.total:,} records, its start included"
     rows = [Row(f"{what}, {name}", f"{took:.2f} s") for name, took in best.items()]
-    return rows + [_peak(f"peak memory of that, {name}", ways[name]) for name in STORES]
+    return rows + [peak(f"peak memory of that, {name}", ways[name]) for name in STORES]
 
 
 QUESTIONS: Sequence[Callable[[Filled], list[Row]]] = (by_call_id, by_time)
@@ -162,7 +169,8 @@ def _best(filled: Filled, ways: dict[str, list[str]]) -> dict[str, float]:
     return {name: min(times) for name, times in took.items()}
 
 
-def _peak(what: str, argv: Sequence[str]) -> Row:
+def peak(what: str, argv: Sequence[str]) -> Row:
+    """Return the row of a command's peak memory."""
     peak = _peak_mb(argv)
     return Row(what, f"{peak:.0f} MB", "", "", f"at most {MEMORY_AIM} MB", peak <= MEMORY_AIM)
 
@@ -177,5 +185,6 @@ def _env() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
-def _iso(second: int) -> str:
+def iso(second: int) -> str:
+    """Return a time, seconds since the epoch, as the command reads it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))

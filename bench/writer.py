@@ -116,6 +116,26 @@ def against_raw(folder: Path, quick: bool) -> list[Row]:
     return rows
 
 
+def with_sync(folder: Path, quick: bool) -> list[Row]:
+    """Measure (c): what it costs to sync the files every second, at full speed, and at 20,000 records/s."""
+    items = traffic.records(20_000 if quick else 200_000)
+    rounds, seconds = (1, 1.0) if quick else (3, 4.0)
+    rows = []
+    for mode, name in MODES.items():
+        wall: dict[int, list[float]] = {0: [], 1: []}
+        cpu: dict[int, list[float]] = {0: [], 1: []}
+        for _ in range(rounds):  # alternating, so that a noisy moment hits both
+            for sync, walls in wall.items():
+                walls.append(_pipeline_wall(folder, mode, items, sync))
+                count, spent = _paced_cpu(folder, mode, items, seconds, min(len(items), int(20_000 * seconds)), sync)
+                cpu[sync].append(spent / count / 1000)
+        rows += [
+            compare(f"wall a record, {name}, sync 1", min(wall[1]), min(wall[0]), None, other_is="sync 0"),
+            compare(f"writer CPU a record, {name}, sync 1", min(cpu[1]), min(cpu[0]), None, other_is="sync 0"),
+        ]
+    return rows
+
+
 def backends(mode: int, folder: Path) -> list[FolderBackend]:
     """Make the backends of a mode."""
     site = Site(str(folder), "bench-")
@@ -126,9 +146,11 @@ def backends(mode: int, folder: Path) -> list[FolderBackend]:
     return made
 
 
-def _paced_cpu(folder: Path, mode: int, items: list[Record], seconds: float, count: int) -> tuple[int, int]:
+def _paced_cpu(
+    folder: Path, mode: int, items: list[Record], seconds: float, count: int, sync: int = 1
+) -> tuple[int, int]:
     """Return the count, and the CPU nanoseconds that SipDump's threads take for that many records at a pace."""
-    with running(folder, mode) as dump:
+    with running(folder, mode, sync) as dump:
         before = sum(machine.own_threads().values())
         traffic.paced(count, seconds, lambda first, end: dump.intercept(items[first:end]))
         time.sleep(0.1)
@@ -144,8 +166,8 @@ def _full_speed_cpu(folder: Path, mode: int, items: list[Record]) -> float:
         return (sum(machine.own_threads().values()) - before) / len(items) / 1000
 
 
-def _pipeline_wall(folder: Path, mode: int, items: list[Record]) -> float:
-    with running(folder, mode) as dump:
+def _pipeline_wall(folder: Path, mode: int, items: list[Record], sync: int = 1) -> float:
+    with running(folder, mode, sync) as dump:
         start = time.perf_counter()
         _feed(dump, items)
         return (time.perf_counter() - start) / len(items) * 1e6
@@ -158,11 +180,11 @@ def _feed(dump: SipDump, items: list[Record]) -> None:
 
 
 @contextlib.contextmanager
-def running(folder: Path, mode: int) -> Iterator[SipDump]:
+def running(folder: Path, mode: int, sync: int = 1) -> Iterator[SipDump]:
     place = folder / "ours"
     place.mkdir()
     try:
-        with SipDump(enable=1, mode=mode, folder=place) as dump:
+        with SipDump(enable=1, mode=mode, folder=place, sync=sync) as dump:
             yield dump
             dump.flush()
             for name, lane in dump.stats().backends.items():

@@ -12,6 +12,7 @@
     └── StorageError            a store refused an operation
         ├── PartialWriteError   some records of a batch are not stored, the others are
         ├── SegmentExistsError  the segment's name is taken; nothing is ever overwritten
+        ├── SegmentLostError    the open segment is gone, with what it held
         └── StorageFullError    no space, or over quota: the same write may succeed later
 
 Errors of other libraries (``OSError``, botocore, pyarrow) are translated at one place in each backend,
@@ -30,6 +31,7 @@ __all__ = [
     "RpcError",
     "RpcFault",
     "SegmentExistsError",
+    "SegmentLostError",
     "SipDumpError",
     "StorageError",
     "StorageFullError",
@@ -136,6 +138,22 @@ class PartialWriteError(StorageError):
 
 class SegmentExistsError(StorageError):
     """The segment's name is taken; nothing is ever overwritten."""
+
+
+class SegmentLostError(StorageError):
+    """The open segment is gone: somebody has deleted it, or moved it away.
+
+    Args:
+        operation: what was tried, as ``"write"``.
+        target: the path, the key or the address of the segment.
+        reason: what happened to it.
+        records: how many records it held that no longer count as stored.
+        hint: what the operator can do, if that is known.
+    """
+
+    def __init__(self, operation: str, target: str, reason: str, records: int, hint: str = "") -> None:
+        super().__init__(operation, target, reason, hint)
+        self.records = records
 
 
 class StorageFullError(StorageError):

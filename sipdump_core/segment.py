@@ -10,7 +10,10 @@ from typing import Self
 
 import attrs
 
-__all__ = ["UNREADABLE", "Segment", "StoredSegment"]
+__all__ = ["FOREIGN", "UNREADABLE", "Segment", "StoredSegment"]
+
+FOREIGN = "of another user"
+"""The state of a segment that a stranger may have put there: it can be read, and is never pruned, merged or sealed."""
 
 UNREADABLE = "unreadable"
 """The state of a segment that this user may not read, so that nobody knows whether it is open."""

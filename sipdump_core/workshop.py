@@ -56,6 +56,7 @@ class Workshop:
             meta,
             rotate=params.rotate + (LONGEST_SHIFT if params.rotate_align else 0),
             make=self.backend,
+            sync=params.sync,
         )
 
     def backends(self, site: Site) -> list[Backend]:

@@ -21,7 +21,7 @@ COMMANDS = {
     "recover": ("upkeep", "make segments of what a crash left"),
     "compact": ("upkeep", "merge small segments of an hour into one"),
     "list": ("upkeep", "list the segments of every backend"),
-    "import": ("importing", "store what files of other places hold"),
+    "import": ("importing", "store the messages of other files: captures, .data, Parquet"),
     "enable": ("daemon", "ask whether the daemon stores, or set it"),
     "rpc": ("daemon", "send the daemon a control command"),
     "send": ("send", "send a test message to the daemon, and check that it arrives"),

@@ -16,6 +16,7 @@ from sipdump_core.drivers.capabilities import Lists, Reads, can
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import blaming
 from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.syncing import SYNCER
 from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file
 from sipdump_core.lifecycle.retention import listed
@@ -33,6 +34,8 @@ from sipdump_core.workshop import Workshop
 __all__ = ["add_import", "importing"]
 
 _BATCH = 1000
+_SYNC_WAIT = 30.0
+"""Seconds that the end waits for a slow disk."""
 _META_LIMIT = 1 << 20
 """Characters of a process table."""
 _MARKED = 1000
@@ -190,6 +193,7 @@ class _Importer:
             SipDumpError: it cannot be read, or a backend refuses; what was stored before stays.
         """
         with ExitStack() as started:
+            started.callback(SYNCER.finish, _SYNC_WAIT)
             for backend in self._backends:
                 with blaming(backend, "start"):
                     backend.start()
@@ -225,7 +229,8 @@ class _Importer:
         self._until_us = first.time_us + self._rotate_us
         suffixes = [backend.suffix for backend in self._backends if isinstance(backend, FolderBackend)]
         if suffixes:
-            segment = meta_file.claim(self._site.folder, segment, suffixes, self._meta(segment), self._site.file_mode)
+            text = self._meta(segment)
+            segment = meta_file.claim(attrs.evolve(self._site, meta=lambda: text), segment, suffixes)
         for backend in self._backends:
             self._open(backend, segment)
         self._segment = segment

@@ -83,7 +83,7 @@ class Summary:
     ended_by: str | None
     """Who sent the BYE: ``caller`` or ``callee``."""
     codecs: list[str]
-    """The codecs of the last SDP answer, else of the offer."""
+    """The codecs of the SDP answer to the initial INVITE, else of the offer."""
     media: list[str]
     """The addresses of all session descriptions, as ``192.0.2.1:4000``."""
     legs: list[Leg]

@@ -54,6 +54,8 @@ class Site:
 
     It raises :class:`~sipdump_core.errors.ConfigError` if there is none of that name.
     """
+    sync: float = 0.0
+    """Seconds between two syncs of an open file to the disk; 0: left to the kernel."""
 
 
 class Backend:
@@ -133,6 +135,14 @@ class Backend:
 
     def flush(self) -> None:
         """Make what was written visible to readers."""
+
+    def check(self) -> None:
+        """Look whether the open segment is still good; called twice a second while one is open, between other calls.
+
+        Raises:
+            SegmentLostError: it is gone; what it held no longer counts as stored.
+            StorageError: what follows must go into another segment.
+        """
 
     @needs("close")
     def close(self) -> None:

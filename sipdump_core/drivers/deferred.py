@@ -62,6 +62,10 @@ class DeferredBackend(Backend):
         """Flush the backend."""
         self.backend.flush()
 
+    def check(self) -> None:
+        """Let the backend check its segment."""
+        self.backend.check()
+
     def close(self) -> None:
         """Close the backend's segment."""
         self.backend.close()

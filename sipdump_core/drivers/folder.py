@@ -1,20 +1,24 @@
 """The base of backends whose segments are files in a folder: everything but the encoding."""
 
 import contextlib
-import fcntl
+import errno
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import needs
-from sipdump_core.errors import ClosedError, StorageError
+from sipdump_core.drivers.syncing import SYNCER, SyncedFile
+from sipdump_core.errors import ClosedError, SegmentLostError, StorageError
+from sipdump_core.locks import in_use, release, take
 from sipdump_core.log import Event, log
+from sipdump_core.ownership import owners
 from sipdump_core.record import Record
-from sipdump_core.segment import UNREADABLE, Segment, StoredSegment
+from sipdump_core.segment import FOREIGN, UNREADABLE, Segment, StoredSegment
 
-__all__ = ["CANNOT_READ", "DISORDER_XATTR", "RECORDS_XATTR", "FolderBackend", "disorder"]
+__all__ = ["CANNOT_READ", "DISORDER_XATTR", "RECORDS_XATTR", "FolderBackend", "disorder", "open_regular", "remove"]
 
 RECORDS_XATTR = "user.sipdump.records"
 """The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""
@@ -30,15 +34,23 @@ _UNKNOWN = 1 << 62
 CANNOT_READ = "segment cannot be read; taken for open"
 """The event that is logged for a file that cannot be opened; its field ``error`` says which, and why."""
 
+_MADE = stat.S_ISVTX
+"""Marks a file from its creation until it has a lock; on files Linux gives this bit no other meaning."""
+_LOCK_TRIES = 1000
+
 
 class FolderBackend(Backend):
     """A backend of segment files. A subclass writes ``encode``, and ``preamble`` and ``decode`` if it has them.
 
-    An advisory lock (flock) marks the open segment; the kernel drops it with the writer, however that ends. Nothing is
-    buffered here: once ``write`` has returned, readers see the batch.
+    An advisory lock marks the open segment; the kernel drops it with the writer, however that ends. Nothing is buffered
+    here: once ``write`` has returned, readers see the batch. With ``site.sync`` the file is synced in the background.
     """
 
     _fd = -1
+    _synced: SyncedFile | None = None
+    """The open file, if it is synced."""
+    _sync_late: StorageError | None = None
+    """Why an earlier file could not be synced after its end."""
     _newest = 0
     _disorder = -1
 
@@ -62,10 +74,10 @@ class FolderBackend(Backend):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             while self._fd < 0:
-                self._fd = os.open(self._path, flags, self.site.file_mode)
+                # for its owner alone, so that nobody else can have it locked
+                self._fd = os.open(self._path, flags, stat.S_IRUSR | stat.S_IWUSR | _MADE)
+                self._take_lock()
                 os.fchmod(self._fd, self.site.file_mode)  # exactly that, whatever the umask
-                with contextlib.suppress(OSError):  # not every file system has locks
-                    fcntl.flock(self._fd, fcntl.LOCK_EX)  # a lister holds its lock for a moment only
                 if not os.fstat(self._fd).st_nlink:  # deleted before the lock: it was taken for sealed
                     os.close(self._fd)
                     self._fd = -1
@@ -75,6 +87,8 @@ class FolderBackend(Backend):
         self._size = self._records = 0
         self._newest, self._disorder = 0, -1
         try:
+            if self.site.sync:
+                self._synced = SYNCER.watch(self._fd, self._path, self.site.sync, self._not_synced)
             self._append(self.preamble())
         except StorageError:
             self._abandon()
@@ -84,35 +98,59 @@ class FolderBackend(Backend):
         """Append a batch; if that fails, the file ends with the batch before it."""
         if self._fd < 0:
             raise ClosedError(f"write to the backend {self.name}: no segment is open")
+        self._check_sync()
         data = self.encode(batch)
         self._note_times(batch, data)
         self._append(data)
         self._records += len(batch)
 
+    def check(self) -> None:
+        """Look whether the open file is where it was made, and could be synced."""
+        if self._fd >= 0:
+            self._check_place()
+            self._check_sync()
+
     def close(self) -> None:
-        """Seal: drop the lock; the file never changes again. A file without any record is removed."""
+        """Seal: drop the lock; the file never changes again. A file without any record is removed.
+
+        Raises:
+            SegmentLostError: somebody has deleted the file, or moved it away.
+            StorageError: its last data may be lost.
+        """
         if self._fd < 0:
             return
+        try:
+            if self._records:
+                self._check_place()
+        except SegmentLostError:
+            self._abandon()
+            raise
         if not self._records:
             self._abandon()
             return
         fd, self._fd = self._fd, -1
+        file, self._synced = self._synced, None
+        with contextlib.suppress(OSError):  # not every file system has extended attributes
+            os.setxattr(fd, RECORDS_XATTR, str(self._records).encode())
+        release(fd)
+        if file:
+            if file.error and not file.reported:
+                self._sync_late = file.error
+            SYNCER.complete(file)
+            return
         try:
-            with contextlib.suppress(OSError):  # not every file system has extended attributes
-                os.setxattr(fd, RECORDS_XATTR, str(self._records).encode())
-            with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child may still have the file open
-        finally:
-            try:
-                os.close(fd)
-            except OSError as error:
-                raise StorageError.from_os("close", self._path, error) from error
+            os.close(fd)
+        except OSError as error:
+            raise StorageError.from_os("close", self._path, error) from error
+
+    def health(self) -> str:
+        """Report what keeps files from being synced."""
+        return SYNCER.health() if self.site.sync else ""
 
     def forget(self) -> None:
         """Let go of the open segment, which belongs to the process that this one was forked from."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            self._shut()
 
     def segments(self) -> Iterable[StoredSegment]:
         """List the files of this prefix and suffix, oldest first; links and whatever is no file don't count."""
@@ -131,25 +169,30 @@ class FolderBackend(Backend):
         """Read a file's records again, in order, up to a torn tail."""
         path = os.path.join(self.site.folder, stored.segment.name)
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 yield from self.decode(file)
         except OSError as error:
             raise StorageError.from_os("read", path, error) from error
 
     def delete(self, stored: StoredSegment) -> None:
-        """Delete a sealed file."""
+        """Delete a sealed file of this user, of root or of the folder's owner."""
         path = os.path.join(self.site.folder, stored.segment.name)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(path)
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    raise StorageError("delete", path, "it is no regular file")
+                if status.st_uid not in owners(self.site.folder):
+                    hint = "run this as that user"
+                    raise StorageError("delete", path, f"it belongs to another user ({status.st_uid})", hint)
+                if in_use(fd, alone=True):
+                    raise StorageError("delete", path, "it is in use: open for writing, or being listed")
+                remove(path, status.st_mode)
             finally:
                 os.close(fd)
         except FileNotFoundError:
             pass
-        except BlockingIOError as error:
-            raise StorageError("delete", path, "it is in use: open for writing, or being listed") from error
         except OSError as error:
             raise StorageError.from_os("delete", path, error) from error
 
@@ -181,19 +224,56 @@ class FolderBackend(Backend):
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return None
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                sealed = True
-            except BlockingIOError:
-                sealed = False
-            except OSError:  # not every file system has locks
-                sealed = True
+            ours = status.st_uid in owners(self.site.folder)
+            sealed = ours and not in_use(fd)
             records = None
             with contextlib.suppress(OSError, ValueError):
                 records = int(os.getxattr(fd, RECORDS_XATTR))
         finally:
             os.close(fd)
-        return StoredSegment(segment, status.st_size, status.st_mtime, sealed, records, path)
+        pending = "" if ours else FOREIGN
+        return StoredSegment(segment, status.st_size, status.st_mtime, sealed, records, path, pending)
+
+    def _take_lock(self) -> None:
+        """Lock the file that was made; one who takes it for a sealed one, and deletes it, has it for a moment."""
+        for _ in range(_LOCK_TRIES):
+            if take(self._fd):
+                return
+            time.sleep(0.001)
+        raise OSError(errno.EAGAIN, "another process of this user keeps it locked")
+
+    def _check_place(self) -> None:
+        """Look whether the open file still has its name.
+
+        Raises:
+            SegmentLostError: it has not; it is raised once.
+        """
+        own = os.fstat(self._fd)
+        try:
+            if os.path.samestat(own, os.lstat(self._path)):
+                return
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:  # nothing is known of it
+            return
+        reason = "the open file was moved away" if own.st_nlink else "the open file was deleted"
+        lost, self._records = self._records, 0
+        hint = "rotate, and take sealed files only"
+        raise SegmentLostError("write", self._path, reason, lost, hint)
+
+    def _check_sync(self) -> None:
+        """Raise why the open file, or one before it, could not be synced."""
+        file = self._synced
+        if file and file.error:
+            file.reported = True
+            raise file.error
+        late, self._sync_late = self._sync_late, None
+        if late:
+            raise late
+
+    def _not_synced(self, file: SyncedFile, error: StorageError) -> None:
+        if file is not self._synced and not file.reported:
+            self._sync_late = error
 
     def _note_times(self, batch: Sequence[Record], data: bytes) -> None:
         """Keep the newest time and the disorder, before a batch is written; see :data:`DISORDER_XATTR`.
@@ -239,13 +319,64 @@ class FolderBackend(Backend):
                 os.lseek(self._fd, self._size, os.SEEK_SET)
             raise StorageError.from_os("write", self._path, error) from error
         self._size += len(data)
+        if self._synced:
+            self._synced.dirty = True
 
     def _abandon(self) -> None:
         if self._fd >= 0:
             with contextlib.suppress(OSError):
-                os.unlink(self._path)
+                if os.path.samestat(os.fstat(self._fd), os.lstat(self._path)):
+                    os.unlink(self._path)
+            release(self._fd)
+            self._shut()
+
+    def _shut(self) -> None:
+        """Close the open file as it is."""
+        if self._synced:
+            SYNCER.drop(self._synced)
+        else:
             os.close(self._fd)
-            self._fd = -1
+        self._fd, self._synced = -1, None
+
+
+def remove(path: str, mode: int) -> None:
+    """Delete a file that no process has locked.
+
+    Args:
+        path: the file.
+        mode: of the file, from before the look at its lock.
+
+    Raises:
+        BlockingIOError: its writer has made it only just now.
+        OSError: it cannot be deleted.
+    """
+    if not mode & _MADE:
+        os.unlink(path)
+        return
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not take(fd):  # so that its writer finds out
+            raise BlockingIOError(errno.EAGAIN, "it is in use: open for writing", path)
+        os.unlink(path)
+    finally:
+        os.close(fd)
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open a file for reading; what a stranger has put there instead, a pipe say, is not waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    return open(path, "rb", opener=_opened)
+
+
+def _opened(path: str, flags: int) -> int:
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "it is no regular file", path)
 
 
 def disorder(fd: int) -> int | None:

@@ -12,7 +12,6 @@ A store supplies the single steps, as :class:`Compaction` names them.
 """
 
 import contextlib
-import fcntl
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -23,12 +22,15 @@ import attrs
 
 from sipdump_core.drivers.capabilities import Compacted
 from sipdump_core.errors import SipDumpError, StorageError
+from sipdump_core.locks import claimed
 from sipdump_core.log import Event, log
 from sipdump_core.segment import StoredSegment
 
 __all__ = ["Candidate", "Compaction", "Contents", "Draft", "is_within", "packs"]
 
 T = TypeVar("T")
+
+_LOCK = ".sipdump-compact.lock"
 
 
 @attrs.frozen
@@ -254,12 +256,9 @@ def _alone(folder: str) -> Iterator[None]:
     except OSError as error:
         raise StorageError.from_os("compact", folder, error) from error
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError("compact", folder, "another compaction of this folder is under way") from error
-        except OSError:
-            pass  # not every file system has locks
-        yield
+        with claimed(fd, os.path.join(folder, _LOCK)) as alone:
+            if not alone:
+                raise StorageError("compact", folder, "another compaction of this folder is under way")
+            yield
     finally:
         os.close(fd)

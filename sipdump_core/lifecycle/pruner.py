@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import ClosedError
 from sipdump_core.lifecycle.retention import Pruned, log_pruned, prune_all
 from sipdump_core.log import Limit
+from sipdump_core.threads import lasting
 
 __all__ = ["PRUNE_INTERVAL", "Pruner"]
 
@@ -33,7 +35,7 @@ class Pruner:
 
     def start(self) -> None:
         """Begin the first round now."""
-        threading.Thread(target=self._run, name="sipdump-prune", daemon=True).start()
+        lasting(self._run, "sipdump-prune").start()
 
     def stop(self) -> None:
         """Delete no more; a deletion that is under way is not waited for."""
@@ -42,11 +44,15 @@ class Pruner:
     def _run(self) -> None:
         running: dict[str, threading.Thread] = {}
         while True:
-            for backend in self._backends():
-                if backend.name not in running or not running[backend.name].is_alive():
-                    thread = threading.Thread(target=self._prune, args=(backend,), daemon=True)
-                    running[backend.name] = thread
-                    thread.start()
+            with Guard() as guard:
+                for backend in self._backends():
+                    if backend.name not in running or not running[backend.name].is_alive():
+                        name = f"sipdump-prune-{backend.name}"
+                        thread = threading.Thread(target=self._prune, args=(backend,), name=name, daemon=True)
+                        thread.start()
+                        running[backend.name] = thread
+            if guard.error:  # no thread can be had, say: the next round may do better
+                self._log.warn("round", "prune failed", error=guard.text)
             if self._stopped.wait(PRUNE_INTERVAL):
                 return
 
@@ -56,6 +62,10 @@ class Pruner:
             if self._stopped.is_set():
                 raise ClosedError("sipdump is closed: the rest is pruned at the next start")
 
-        for summary in prune_all([backend], self._fage, each, now=self._clock.time()):
-            if summary.errors and not self._stopped.is_set():
-                self._log.warn("prune", "prune failed", backend=backend.name, error=summary.errors[-1])
+        error: object = None
+        with Guard() as guard:
+            for summary in prune_all([backend], self._fage, each, now=self._clock.time()):
+                error = summary.errors[-1] if summary.errors else None
+        error = guard.text or error
+        if error and not self._stopped.is_set():
+            self._log.warn("prune", "prune failed", backend=backend.name, error=error)

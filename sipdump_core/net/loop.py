@@ -10,7 +10,6 @@ import itertools
 import math
 import selectors
 import socket
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 from sipdump_core.errors import ClosedError
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.net.unix_socket import UnixSocket, remove_if_ours
+from sipdump_core.threads import lasting
 
 __all__ = ["READ", "WRITE", "Connection", "Loop"]
 
@@ -137,7 +137,7 @@ class Loop:
         self._wake.setblocking(False)
         self._woken.setblocking(False)
         self.watch(self._woken, self._drain_wake)
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = lasting(self._run, name)
 
     # What it serves
 
@@ -249,7 +249,7 @@ class Loop:
             action()
         except ClosedError:  # what it brings records to has been closed
             self.stopping = True
-        except Exception:  # noqa: BLE001 - nothing that comes in may end the thread
+        except BaseException:  # noqa: BLE001 - nothing that comes in may end the thread, SystemExit neither
             log.exception(Event(f"{self.what} receiver failed; this is a bug in sipdump, please report it"))
 
     def _drain_wake(self) -> None:

@@ -2,16 +2,15 @@
 
 import contextlib
 import errno
-import fcntl
 import grp
 import os
 import pwd
 import socket
 import stat
-import time
 from collections.abc import Iterator
 
 from sipdump_core.errors import ConfigError
+from sipdump_core.locks import claimed
 
 __all__ = ["UnixSocket", "bind_unix", "folder_locked", "number_of", "remove_if_ours"]
 
@@ -80,18 +79,13 @@ def remove_if_ours(sock: UnixSocket) -> None:
 @contextlib.contextmanager
 def folder_locked(path: str, place: str) -> Iterator[None]:
     """Keep out others that are starting: the second to find a stale socket would remove the first one's new one."""
-    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.path.dirname(path) or "."
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        end = time.monotonic() + _LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise ConfigError(f"cannot listen on {path}: its folder stays locked", place) from None
-                time.sleep(0.01)
-        yield
+        with claimed(fd, os.path.join(folder, f".{os.path.basename(path)}.lock"), _LOCK_TIMEOUT) as alone:
+            if not alone:
+                raise ConfigError(f"cannot listen on {path}: its folder stays locked", place)
+            yield
     finally:
         os.close(fd)
 

@@ -19,6 +19,7 @@ from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import (
     PartialWriteError,
     SegmentExistsError,
+    SegmentLostError,
     SipDumpError,
     StorageError,
     StorageFullError,
@@ -29,7 +30,7 @@ from sipdump_core.log import Event, Limit, log
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 
-__all__ = ["BACKOFF", "Delivery", "LaneStats", "Writer"]
+__all__ = ["BACKOFF", "CHECK_EVERY", "Delivery", "LaneStats", "Writer"]
 
 ATTEMPTS = 5
 """How often a batch is tried if what it raises is no StorageError."""
@@ -37,6 +38,8 @@ BACKOFF = (0.1, 10.0)
 """Seconds before the second try, and at most."""
 STALL = 5.0
 """Seconds that one call may take before nobody waits for this backend any more, and stats call it stalled."""
+CHECK_EVERY = 0.5
+"""Seconds between two looks whether the open segment is still good."""
 _ANSWER = 1.0
 """Seconds that a caller of ``snapshot`` waits for the backend's own numbers."""
 _NAMES = 1000
@@ -87,6 +90,9 @@ class Writer(Protocol):
     def flush(self) -> None:
         """Make what was written visible."""
 
+    def check(self) -> None:
+        """Raise if the open segment is no longer good."""
+
     def close(self) -> None:
         """Seal the open segment."""
 
@@ -112,6 +118,8 @@ class Delivery:
     def __init__(self, backend: Backend, clock: Clock, writer: Writer | None = None) -> None:
         self.backend = backend
         self.started = False
+        self.losses = 0
+        """How many segments were lost while they were open."""
         self._writer: Writer = writer or backend
         self._clock = clock
         site = getattr(backend, "site", None)
@@ -121,6 +129,7 @@ class Delivery:
         self._segment: Segment | None = None
         self._opened = False
         self._dirty = False
+        self._checked = 0.0
         self._busy_since: float | None = None
         self._failing: set[str] = set()
         self._ill_since = 0.0
@@ -151,6 +160,7 @@ class Delivery:
         attempt = 0
         while True:
             lasting = True  # what is raised before a record was looked at is no record's fault
+            self.check()
             error = self._prepare()
             if error is None:
                 attempt += 1
@@ -179,6 +189,19 @@ class Delivery:
         """Make visible what was stored since the last flush."""
         if self._dirty:
             self._dirty = self._call("flush") is not None
+
+    @property
+    def opened(self) -> bool:
+        """Whether a segment is open."""
+        return self._opened
+
+    def check(self) -> None:
+        """Look, every ``CHECK_EVERY`` seconds, whether the open segment is still good; seal it if it is not."""
+        now = self._clock.monotonic()
+        if self._opened and now - self._checked >= CHECK_EVERY:
+            self._checked = now
+            if self._call("check") is not None:
+                self.seal()
 
     def seal(self) -> None:
         """Close the open segment."""
@@ -272,13 +295,16 @@ class Delivery:
         self.watch()
         asking = self._asking
         if asking is None or not asking.is_alive():
-            asking = self._asking = threading.Thread(
-                target=self._ask, name=f"sipdump-{self.backend.name}-ask", daemon=True
-            )
-            asking.start()
-        asking.join(_ANSWER)
+            asking = threading.Thread(target=self._ask, name=f"sipdump-{self.backend.name}-ask", daemon=True)
+            with Guard() as guard:
+                asking.start()
+            self._asking = None if guard.error else asking
+        if self._asking:
+            asking.join(_ANSWER)
         illness, counters = self._answer
-        if asking.is_alive():
+        if not self._asking:
+            illness = "no thread can be started to ask for health() and stats()"
+        elif asking.is_alive():
             illness = "health() or stats() does not return"
         with self._lock:
             self._ill_since = (self._ill_since or self._clock.time()) if illness else 0.0
@@ -291,6 +317,9 @@ class Delivery:
 
     def failed(self, operation: str, error: BaseException) -> None:
         """Note and log what was raised."""
+        if isinstance(error, SegmentLostError):
+            self._lost(error)
+            return
         text = kind_and_text(error)
         with self._lock:
             self._failing.add(operation)
@@ -302,6 +331,17 @@ class Delivery:
             last = traceback.extract_tb(error.__traceback__)[-1]
             fields["at"] = f"{last.filename}:{last.lineno}"
         self._log.warn(operation, "backend failed", **fields)
+
+    def _lost(self, error: SegmentLostError) -> None:
+        """Count what a segment held that is gone; what follows goes into the next one."""
+        with self._lock:
+            self.losses += 1
+            self._stats.stored -= min(error.records, self._stats.stored)
+            self._stats.dropped[error.reason] += error.records
+        if self._segment:
+            self._segment = self._segment.next()
+        fields = {"backend": self.backend.name, "path": error.target, "records": error.records}
+        log.warning(Event("open segment is gone, what it held counts as dropped", **fields, reason=error.reason))
 
     def _worked(self, operation: str) -> None:
         """Note that a call succeeded: the backend works again, unless another one still fails."""

@@ -11,10 +11,12 @@ from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import Guard
+from sipdump_core.drivers.syncing import SYNCER
 from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.rotation import Rotation
 from sipdump_core.log import Limit
+from sipdump_core.pipeline.delivery import STALL
 from sipdump_core.pipeline.lane import Lane
 from sipdump_core.pipeline.spool import delivery_to
 from sipdump_core.process_table import ProcessTable
@@ -67,6 +69,7 @@ class Dispatcher:
         )
         self._segment: Segment | None = None
         self._last: Segment | None = None
+        self._losses = 0
         self._meta_claimed = False
         self._meta_changes = -1
         self._meta_time = 0.0
@@ -95,7 +98,11 @@ class Dispatcher:
         if self._segment is None:
             return
         now = self._clock.monotonic()
-        if self._rotation.due(now, self._clock.time()) <= 0:
+        losses = sum([lane.losses for lane in self.lanes])
+        if losses != self._losses:  # somebody clears the folder: whatever belongs to this name may be gone
+            self._losses = losses
+            self.rotate()
+        elif self._rotation.due(now, self._clock.time()) <= 0:
             self.rotate()
         elif self._meta_changes != self._table.changes and now - self._meta_time >= _META_EVERY:
             self._write_meta(self._segment)
@@ -141,6 +148,8 @@ class Dispatcher:
             lane.stop()
         end = self._clock.monotonic() + timeout
         ended = [lane.join(max(0.0, end - self._clock.monotonic())) for lane in self.lanes]
+        if not SYNCER.finish(max(0.0, min(STALL, end - self._clock.monotonic()))):
+            self._log.warn("sync", "files could not be synced in time", error=SYNCER.health())
         return all(ended)
 
     def _open(self) -> None:
@@ -152,9 +161,7 @@ class Dispatcher:
         self._table.begin_segment()
         if self._suffixes:
             try:
-                segment = meta.claim(
-                    self._site.folder, segment, self._suffixes, self._site.meta(), self._site.file_mode
-                )
+                segment = meta.claim(self._site, segment, self._suffixes)
                 self._meta_claimed = True
                 self._meta_changes = self._table.changes
             except StorageError as error:
@@ -176,7 +183,7 @@ class Dispatcher:
         try:
             # what was not claimed may belong to another segment, and is never overwritten
             write = meta.rewrite if self._meta_claimed else meta.create
-            write(self._site.folder, segment, self._site.meta(), self._site.file_mode)
+            write(self._site, segment)
             self._meta_claimed = True
             self._meta_changes = changes
         except SegmentExistsError:

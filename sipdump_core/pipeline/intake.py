@@ -9,6 +9,7 @@ from sipdump_core.errors import ClosedError
 from sipdump_core.log import Event, log
 from sipdump_core.pipeline.dispatcher import Dispatcher
 from sipdump_core.record import Record
+from sipdump_core.threads import lasting
 
 __all__ = ["Intake", "in_order"]
 
@@ -42,7 +43,7 @@ class Intake:
         lock = threading.Lock()
         self._work = threading.Condition(lock)
         self._room = threading.Condition(lock)
-        self._thread = threading.Thread(target=self._run, name="sipdump-writer", daemon=True)
+        self._thread = lasting(self._run, "sipdump-writer")
         self._thread.start()
 
     def put(self, records: Sequence[Record], *, block: bool) -> int:

@@ -47,12 +47,22 @@ FRAME_RECORDS = 8192
 FRAME_BYTES = 1 << 25
 """A batch with more records, or more bytes of messages, is divided: a reader holds one frame in memory."""
 
+FRAME_LIMIT = 1 << 27
+"""Bytes that a frame may take at most: a longer message is refused, and whatever claims to be longer is damage."""
+_IDS_LIMIT = FRAME_BYTES // 2 + (1 << 16)
+_ID_WEIGHT = 12
+"""How much of ``FRAME_BYTES`` a character of a correlation id takes, as it has up to six bytes in JSON."""
+_SALTS = 10_000
+"""So many different salts are counted in a file whose header is damaged."""
+
 _MAGIC = b"SIPDJNL1"
 _MARK = b"\xf5SJ1"
 _SALT = 8
 _FILE_HEADER = len(_MAGIC) + _SALT
 _HEAD = struct.Struct("<4s8sBxxxIIII")
 _SUM = struct.Struct("<I")
+_COLUMNS = 8 + 4 + 4
+"""Bytes of a record's time, index and length."""
 _CHUNK = 1 << 20
 _BLOCK = 4096
 _KEPT = 1 << 22
@@ -134,6 +144,8 @@ class Frame:
             raise ValueError("the payload is too short")
         (flows_length,) = struct.unpack_from("<I", view)
         at = 4 + flows_length
+        if at + _COLUMNS * self.count > len(view) or self.payload.count(b"\n", 4, at) > self.count:
+            raise ValueError("the payload does not hold what it claims")  # found out before memory is taken for it
         lines = str(view[4:at], "utf-8").split("\n")[:-1]
         flows = [parse_flow(line) for line in lines]
         columns = []
@@ -149,7 +161,12 @@ class Frame:
         base = len(view) - sum(lengths)
         if len(lengths) != self.count or base < at or max(indexes, default=0) >= len(lines):
             raise ValueError("the columns do not fit together")
-        ids = json.loads(bytes(view[at:base])) if base > at else []
+        if base - at > _IDS_LIMIT:
+            raise ValueError("the correlation ids are too long")
+        try:
+            ids = json.loads(bytes(view[at:base])) if base > at else []
+        except RecursionError as error:
+            raise ValueError("the correlation ids are nested") from error
         if base > at and not (isinstance(ids, list) and [type(each) for each in ids] == [str] * self.count):
             raise ValueError("the correlation ids do not fit the records")
         return Columns(flows, lines, times, indexes, lengths, self.payload, base, ids)
@@ -211,6 +228,7 @@ class Journal(FolderBackend):
         """Append a batch; if that fails, the file ends with the batch before it."""
         if self._fd < 0:
             raise ClosedError(f"write to the backend {self.name}: no segment is open")
+        self._check_sync()
         # Memory fresh from the system costs more than what is done in it, so the buffer is used again.
         with self._frames(batch, self._buffer) as frames:
             self._append(frames)
@@ -253,7 +271,11 @@ class Journal(FolderBackend):
         messages = [record.buf for record in batch]
         lengths = list(map(len, messages))
         buffer.seek(0)
-        for cut in _cuts(lengths):
+        ids = [len(record.correlation_id) for record in batch]
+        weights = lengths
+        if any(ids):
+            weights = [length + _ID_WEIGHT * more for length, more in zip(lengths, ids, strict=True)]
+        for cut in _cuts(weights):
             self._frame(batch[cut], messages[cut], lengths[cut], buffer)
         with buffer.getbuffer() as view:
             return view[: buffer.tell()]
@@ -282,6 +304,8 @@ class Journal(FolderBackend):
         buffer.write(bytes(_HEAD.size))
         buffer.writelines([_SUM.pack(len(lines)), lines, *columns, *messages])
         end = buffer.tell()
+        if end - begin - _HEAD.size > FRAME_LIMIT:
+            raise ValueError(f"a message of {max(map(len, messages))} bytes is too long to be stored")
         with buffer.getbuffer() as view, view[begin + _HEAD.size : end] as payload:
             head = _head(self._salt, RECORDS, len(batch), payload)
         buffer.seek(begin)
@@ -372,8 +396,11 @@ def _read_frame(
         return Damage(at, at + len(head), torn=head.startswith(mark) or mark.startswith(head))
     _, _, kind, count, length, crc, head_crc = _HEAD.unpack(head)
     begin = at + _HEAD.size
-    if not head.startswith(mark) or zlib.crc32(head[: -_SUM.size]) != head_crc:
+    if not head.startswith(mark) or zlib.crc32(head[: -_SUM.size]) != head_crc or length > FRAME_LIMIT:
         return Damage(at, begin, torn=False)
+    size = os.fstat(fd).st_size
+    if begin + length > size:  # found out before memory is taken for it
+        return Damage(at, size, torn=True)
     payload = _pread(fd, length, begin)
     if len(payload) < length:
         return Damage(at, begin + len(payload), torn=True)
@@ -405,6 +432,7 @@ def _pread(fd: int, length: int, at: int) -> bytes:
 
 def _find(fd: int, mark: bytes, at: int) -> int:
     while True:
+        at = _data(fd, at)
         chunk = _pread(fd, _CHUNK, at)
         found = chunk.find(mark)
         if found >= 0:
@@ -414,11 +442,19 @@ def _find(fd: int, mark: bytes, at: int) -> int:
         at += len(chunk) - len(mark) + 1
 
 
+def _data(fd: int, at: int) -> int:
+    """Return where a file goes on behind a hole: one of a terabyte takes no disk, and would take an hour to read."""
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:  # there is nothing more; or the file system knows no holes
+        return os.fstat(fd).st_size if error.errno == errno.ENXIO else at
+
+
 def _guess_salt(fd: int) -> bytes:
     """Find the salt of a file whose header is damaged: what follows most of the marks."""
     marks: Counter[bytes] = Counter()
     at = 0
-    while chunk := _pread(fd, _CHUNK, at):
+    while len(marks) < _SALTS and (chunk := _pread(fd, _CHUNK, at := _data(fd, at))):
         marks.update(re.findall(re.escape(_MARK) + rb"(.{8})", chunk, re.DOTALL))
         if len(chunk) < _CHUNK:
             break

@@ -10,16 +10,19 @@ from typing import Any, Literal
 
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
-from sipdump_core.pipeline.delivery import BACKOFF, STALL, Delivery, LaneStats
+from sipdump_core.drivers.guard import Guard
+from sipdump_core.log import Event, log
+from sipdump_core.pipeline.delivery import BACKOFF, CHECK_EVERY, STALL, Delivery, LaneStats
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
+from sipdump_core.threads import lasting
 
 __all__ = ["Lane"]
 
 _FLUSH_EVERY = 0.05
 _WATCH_EVERY = 0.5
 
-_Command = tuple[Literal["open", "write", "seal", "flush", "start", "stop"], Any]
+_Command = tuple[Literal["open", "write", "seal", "flush", "check", "start", "stop"], Any]
 
 
 class Lane:
@@ -42,13 +45,18 @@ class Lane:
         self._commands: deque[_Command] = deque([("start", None)])
         self._changed = threading.Condition()
         self._last_flush = 0.0
-        self._thread = threading.Thread(target=self._run, name=f"sipdump-{self.backend.name}", daemon=True)
+        self._thread = lasting(self._run, f"sipdump-{self.backend.name}")
         self._thread.start()
 
     @property
     def backend(self) -> Backend:
         """The backend."""
         return self._delivery.backend
+
+    @property
+    def losses(self) -> int:
+        """How many segments were lost while they were open."""
+        return self._delivery.losses
 
     def sizes(self, records: Sequence[Record]) -> Sequence[int]:
         """Return how many bytes each record will take in this backend's segment."""
@@ -135,34 +143,54 @@ class Lane:
         verb = ""
         while verb != "stop":
             verb, argument, idle = self._next()
+            with Guard() as guard:
+                self._do(verb, argument)
+            if guard.error:  # not the backend's, which the delivery has caught
+                what = "lane failed; this is a bug in sipdump, please report it"
+                log.error(Event(what, backend=self.backend.name, operation=verb), exc_info=guard.error)
+                if verb == "write":
+                    self._drop(len(argument[0]), type(guard.error).__name__)
             if verb == "write":
-                rest = self._delivery.deliver(argument[0])
-                self._drop(len(rest))
                 self._delivered(*argument, idle=idle)
             elif verb == "flush":
-                self._delivery.flush()
                 argument.set()
-            elif verb == "start":
-                self._delivery.start()
-            elif verb == "open":
-                self._delivery.begin(argument)
-            elif verb == "seal":
-                self._delivery.seal()
-            else:
-                self._delivery.end()
             with self._changed:
                 # not before it has caught up, or it would hold the others up at once again
                 if self._backlog <= self._limit // 2:
                     self._delivery.caught_up()
                 self._changed.notify_all()
 
+    def _do(self, verb: str, argument: Any) -> None:
+        if verb == "write":
+            rest = self._delivery.deliver(argument[0])
+            self._drop(len(rest))
+        elif verb == "flush":
+            self._delivery.flush()
+        elif verb == "start":
+            self._delivery.start()
+        elif verb == "open":
+            self._delivery.begin(argument)
+        elif verb == "seal":
+            self._delivery.seal()
+        elif verb == "check":
+            self._delivery.check()
+        else:
+            self._delivery.end()
+
     def _next(self) -> tuple[str, Any, bool]:
-        """Wait for a command; return it, and whether it was the last. Meanwhile, a start that failed is tried again."""
+        """Wait for a command; return it, and whether it was the last.
+
+        Meanwhile, a start that failed is tried again, and the open segment is looked after.
+        """
+        delivery = self._delivery
         with self._changed:
             while not self._commands:
-                self._changed.wait(None if self._delivery.started else BACKOFF[1])
-                if not self._delivery.started and not self._commands:
+                idle = CHECK_EVERY if delivery.opened else None
+                self._changed.wait(idle if delivery.started else BACKOFF[1])
+                if not delivery.started and not self._commands:
                     self._commands.append(("start", None))
+                elif delivery.opened and not self._commands:
+                    self._commands.append(("check", None))
             verb, argument = self._commands.popleft()
             return verb, argument, not self._commands
 

@@ -9,6 +9,7 @@ frame: what was accepted last before a crash may be delivered once more.
 import contextlib
 import fcntl
 import os
+import stat
 import struct
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,17 @@ import attrs
 
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
-from sipdump_core.errors import ClosedError, SegmentExistsError, StorageError, StorageFullError
+from sipdump_core.drivers.guard import Guard
+from sipdump_core.drivers.syncing import sync_folder
+from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError, StorageFullError
 from sipdump_core.log import Event, log
-from sipdump_core.pipeline.delivery import BACKOFF, Delivery, LaneStats
+from sipdump_core.ownership import require_private
+from sipdump_core.pipeline.delivery import BACKOFF, CHECK_EVERY, Delivery, LaneStats
 from sipdump_core.pipeline.journal import NOTE, Damage, Frame, Journal, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.settings.options import at_least, option
+from sipdump_core.threads import lasting
 
 __all__ = ["SpoolOptions", "delivery_to"]
 
@@ -112,6 +117,8 @@ class Spool:
         """The journal that is being written, whatever its lock says: set before the file is there."""
         self._feeding: Segment | None = None
         self._reading: Segment | None = None
+        self._taken = 0
+        """How many records of the journal that is being read were delivered, or given up, in this run."""
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -127,10 +134,13 @@ class Spool:
         self._feeding = self._reading = None
         self.bytes = sum(stored.size for stored in self._journal.segments())
         self._work.set()
-        self._thread = threading.Thread(
-            target=self._run, args=(self._delivery, lock), name=f"sipdump-{self._name}-spool", daemon=True
-        )
-        self._thread.start()
+        self._lock = lock
+        self._thread = lasting(self._run, f"sipdump-{self._name}-spool")
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no more threads can be had
+            os.close(lock)
+            raise StorageError("open the spool", self._folder, str(error)) from error
 
     def stop(self) -> None:
         """Deliver what there is, within ``STOP_WAIT`` seconds; the rest stays in the folder."""
@@ -172,6 +182,19 @@ class Spool:
         self._count_journal()
         self._work.set()
 
+    def check(self) -> None:
+        """Look whether the journal is still good; go on in a fresh one if it is not."""
+        try:
+            self._journal.check()
+        except SegmentLostError as error:
+            if self._reading == self._live:  # what was delivered from there is not lost
+                error.records = max(0, error.records - self._taken)
+            self._abandon_journal()
+            raise
+        except StorageError:
+            self._close_journal()
+            raise
+
     def close(self) -> None:
         """Seal the segment after what it was given."""
         if self._journal.fileno() >= 0:
@@ -183,8 +206,11 @@ class Spool:
         """Do nothing: what was written is on its way."""
 
     def health(self) -> str:
-        """Return nothing: ``snapshot`` says how the backend is."""
-        return ""
+        """Report what is wrong with the spool; ``snapshot`` says how the backend is."""
+        thread = self._thread
+        if thread and not thread.is_alive() and not self._delivery.hurried:
+            return "the thread that delivers from the spool has ended"
+        return self._journal.health()
 
     def stats(self) -> Mapping[str, int]:
         """Return nothing: ``snapshot`` has the numbers."""
@@ -220,6 +246,13 @@ class Spool:
         self._journal.close()
         self._live = None
 
+    def _abandon_journal(self) -> None:
+        """Let go of a journal whose file is gone."""
+        self._journal.close()
+        self._live = None
+        self._count(-self._counted)
+        self._counted = 0
+
     def _count_journal(self) -> None:
         """Count what the open journal has grown by."""
         self._count(self._journal.size - self._counted)
@@ -228,7 +261,10 @@ class Spool:
     def _take_folder(self) -> int:
         path = os.path.join(self._folder, f".{self._prefix}{self._name}.lock")
         try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            if not os.path.isdir(self._folder):
+                os.makedirs(self._folder, mode=0o700, exist_ok=True)
+                sync_folder(os.path.dirname(os.path.abspath(self._folder)))
+            require_private(self._folder)
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StorageError.from_os("open the spool", path, error) from error
@@ -240,26 +276,34 @@ class Spool:
             raise StorageError("open the spool", path, "another process works on it", hint) from error
         return lock
 
-    def _run(self, delivery: Delivery, lock: int) -> None:
-        try:
-            delivery.start()
-            stopping = False
-            while not stopping:
-                stopping = delivery.hurried  # looked at before: what came until then is still delivered
-                self._work.clear()
-                try:
-                    self._drain(delivery)
-                except StorageError as error:  # of the spool's own files
-                    delivery.failed("read the spool", error)
-                    delivery.pause(BACKOFF[1])
-                if delivery.hurried:
-                    continue
-                self._work.wait(None if delivery.started else BACKOFF[1])
-                if not delivery.started:
-                    delivery.start()
+    def _run(self) -> None:
+        delivery, lock = self._delivery, self._lock
+        delivery.start()
+        stopping = False
+        while not stopping:
+            stopping = delivery.hurried  # looked at before: what came until then is still delivered
+            self._work.clear()
+            with Guard() as guard:
+                self._drain(delivery)
+            if guard.error:  # of the spool's own files
+                delivery.failed("read the spool", guard.error)
+                delivery.pause(BACKOFF[1])
+            if delivery.hurried:
+                continue
+            self._wait(delivery)
+            if not delivery.started:
+                delivery.start()
+        with Guard():  # the delivery reports what it raises
             delivery.end()
-        finally:
-            os.close(lock)
+        os.close(lock)
+
+    def _wait(self, delivery: Delivery) -> None:
+        """Wait for something to deliver, or for the next try of what failed; meanwhile, look after the segment."""
+        if not delivery.started:
+            self._work.wait(BACKOFF[1])
+            return
+        while not self._work.wait(CHECK_EVERY if delivery.opened else None):
+            delivery.check()
 
     def _drain(self, delivery: Delivery) -> None:
         """Deliver all that the folder holds, up to the end of the journal that is being written."""
@@ -273,10 +317,13 @@ class Spool:
         sealed = stored.sealed and stored.segment != self._live
         try:
             with open(stored.location, "rb") as file, _Place(stored.location) as place:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise StorageError("read the spool", stored.location, "it is no regular file")
                 if self._reading != stored.segment:  # its first note names the segment, wherever the place is
+                    self._taken = 0
                     first = next(scan(file), None)
                     if isinstance(first, Frame) and first.kind == NOTE:
-                        self._turn(delivery, first.text())
+                        self._turn(delivery, first)
                     self._reading = stored.segment
                 for item in scan(file, place.read()):
                     if isinstance(item, Damage):
@@ -286,7 +333,7 @@ class Spool:
                         whole = whole and item.torn
                         continue
                     if item.kind == NOTE:
-                        self._turn(delivery, item.text())
+                        whole = self._turn(delivery, item) and whole
                     else:
                         try:
                             batch = list(item.columns().records())
@@ -295,6 +342,7 @@ class Spool:
                             whole, batch = False, []
                         if batch and not self._deliver(delivery, batch):
                             return False
+                        self._taken += len(batch)
                     place.write(item.end)
             delivery.flush()
             if sealed:
@@ -303,18 +351,26 @@ class Spool:
             raise StorageError.from_os("read the spool", stored.location, error) from error
         return True
 
-    def _turn(self, delivery: Delivery, note: str) -> None:
-        """Do what a note in a journal says: seal, or go on in the segment that it names."""
+    def _turn(self, delivery: Delivery, frame: Frame) -> bool:
+        """Do what a note in a journal says: seal, or go on in the segment that it names.
+
+        Returns:
+            False if it says nothing that is known here: its sum is right, but it is not of its form.
+        """
+        try:
+            note = frame.text()
+            segment = None if note == _SEAL else Segment.parse(_stem_of(note, self._prefix), self._prefix, "")
+        except ValueError:
+            return False
         if note == _SEAL:
             delivery.seal()
             self._feeding = None
-            return
-        stamp, sequence = note.split(" ")
-        segment = Segment(self._prefix, stamp, int(sequence))
-        if self._feeding != segment:
+            return True
+        if segment and self._feeding != segment:
             delivery.seal()
             delivery.begin(segment)
             self._feeding = segment
+        return segment is not None
 
     def _deliver(self, delivery: Delivery, batch: Sequence[Record]) -> bool:
         if delivery.hurried and self._clock.monotonic() > self._deadline:
@@ -358,6 +414,16 @@ class _Place:
 
     def write(self, place: int) -> None:
         os.pwrite(self._fd, _PLACE.pack(place), 0)
+
+
+def _stem_of(note: str, prefix: str) -> str:
+    """Return the stem of the segment that a note names as ``<stamp> <sequence>``.
+
+    Raises:
+        ValueError: it does not name one.
+    """
+    stamp, sequence = note.split(" ")
+    return Segment(prefix, stamp, int(sequence)).stem
 
 
 def _warn_of(stored: StoredSegment, damage: Damage) -> None:

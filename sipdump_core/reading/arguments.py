@@ -20,7 +20,9 @@ __all__ = ["add_filters", "add_legs", "add_span", "add_store", "query_of", "rule
 
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add what says where to read. Each may be repeated."""
-    group = parser.add_argument_group("the store", "by default that of /etc/sipdump/sipdumpd.cfg; each may be repeated")
+    group = parser.add_argument_group(
+        "the store", "By default, that of /etc/sipdump/sipdumpd.cfg. Options can be given several times."
+    )
 
     def several(name: str, dest: str, metavar: str, help_: str) -> None:
         group.add_argument(name, dest=dest, action="append", default=[], metavar=metavar, help=help_)
@@ -28,14 +30,16 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     several("-f", "configs", "CONFIG", "a daemon's configuration")
     several("-A", "defines", "NAME[=VALUE]", "define NAME for the configurations")
     several("--folder", "folders", "DIR", "a folder of segments")
-    group.add_argument("--fprefix", metavar="PREFIX", help="how names of segments in DIR begin (default: in any way)")
-    several("--file", "files", "FILE", "a file by itself")
-    several("--store", "urls", "s3://BUCKET/PREFIX", "a bucket, with what all nodes stored below PREFIX")
+    group.add_argument("--fprefix", metavar="PREFIX", help="how the names of segments in DIR begin (default: any)")
+    several("--file", "files", "FILE", "a single file: a segment, or a pcap or pcapng capture")
+    several("--store", "urls", "s3://BUCKET/PREFIX", "a bucket: everything below PREFIX, of all nodes")
 
 
 def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> None:
     """Add the filters. One that is repeated takes any of its values; all filters must be met."""
-    group = parser.add_argument_group("filters", "repeated, one takes any of its values; all of them must be met")
+    group = parser.add_argument_group(
+        "filters", "A filter given several times accepts any of its values. All filters must match."
+    )
 
     def several(name: str, dest: str, metavar: str, help_: str, kind: Callable[[str], Any] = str, **more: Any) -> None:
         group.add_argument(
@@ -44,49 +48,51 @@ def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> No
 
     if call_ids:
         several("--call-id", "call_ids", "ID", "a Call-ID")
-    several("--user", "users", "USER", "a user in From, To or the request URI; * stands for any characters", _user)
+    several("--user", "users", "USER", "a user in From, To or the request URI; * matches any characters", _user)
     several("--from", "from_users", "USER", "a user in From", _user)
     several("--to", "to_users", "USER", "a user in To or the request URI", _user)
     several("--ip", "endpoints", "ADDRESS[:PORT]", "an address or a network, source or destination", parse_endpoint)
     several("--method", "methods", "METHOD", "a request's method")
-    several("--status", "statuses", "STATUS", "the deciding answer: 503, 4xx, 400-499", parse_status)
+    several("--status", "statuses", "STATUS", "the final answer of a call, or a reply: 503, 4xx, 400-499", parse_status)
     several("--state", "states", "STATE", f"what became of a call: {', '.join(CALL_STATES)}", _state)
     several("--ua", "agents", "TEXT", "a part of User-Agent or Server")
     several("--node", "nodes", "NODE", "a capture node")
     several("--tag", "tags", "TAG", "rcv, snd or another tag")
     several("--proto", "protos", "PROTO", f"a transport: {', '.join(PROTOS)}", _proto)
-    several("--grep", "greps", "TEXT", "a text anywhere in a message, or /an RE2 expression/", parse_grep)
+    several("--grep", "greps", "TEXT", "a text anywhere in a message, or an /RE2 expression/", parse_grep)
     span = add_span(parser)
     span.add_argument(
         "--around",
         type=_typed(parse_span),
         default=int(AROUND),
         metavar="SPAN",
-        help="how far before and after the span the rest of a call is looked for (default: 10m)",
+        help="how far outside the span to look for the rest of a call (default: 10m)",
     )
 
 
 def add_span(parser: argparse.ArgumentParser) -> Any:
     """Add the span of time, and return its group of arguments."""
-    span = parser.add_argument_group("the span", 'as "10:32", "yesterday 10:30", "-15m", "2026-11-27T10:32:00Z", "now"')
-    span.add_argument("--since", metavar="TIME", help="not before")
-    span.add_argument("--until", metavar="TIME", help="before")
-    span.add_argument("--last", type=_typed(parse_span), metavar="SPAN", help="as 15m: the same as --since -15m")
+    span = parser.add_argument_group(
+        "the span", 'TIME: "10:32", "yesterday 10:30", "-15m", "2026-11-27T10:32:00Z", "now".'
+    )
+    span.add_argument("--since", metavar="TIME", help="messages from this time on")
+    span.add_argument("--until", metavar="TIME", help="messages before this time")
+    span.add_argument("--last", type=_typed(parse_span), metavar="SPAN", help="as 15m or 2h: the same as --since -15m")
     return span
 
 
 def add_legs(parser: argparse.ArgumentParser) -> None:
     """Add what links the legs of a call beside what is known."""
     group = parser.add_argument_group(
-        "other legs of a call", "beside those that X-CID, X-Call-ID, Session-ID, icid-value or a suffix link"
+        "other legs of a call", "Besides those linked by X-CID, X-Call-ID, Session-ID, icid-value or a suffix."
     )
 
     def several(name: str, dest: str, metavar: str, help_: str) -> None:
         group.add_argument(name, dest=dest, action="append", default=[], metavar=metavar, help=help_)
 
-    several("--leg-header", "leg_headers", "NAME", "a header whose value legs have in common")
-    several("--leg-regex", "leg_patterns", "RE2", "an expression whose first group is such a value")
-    group.add_argument("--leg-guess", action="store_true", help="also the same users within a second on one node")
+    several("--leg-header", "leg_headers", "NAME", "a header that has the same value in all legs")
+    several("--leg-regex", "leg_patterns", "RE2", "an expression whose first group is the same in all legs")
+    group.add_argument("--leg-guess", action="store_true", help="guess, too: same users within a second on one node")
 
 
 def query_of(args: argparse.Namespace, now: datetime) -> Query:

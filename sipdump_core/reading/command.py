@@ -18,10 +18,10 @@ __all__ = ["main"]
 COMMANDS = {
     "find": ("find", "list the calls that match"),
     "show": ("show", "draw the ladder of a call"),
-    "export": ("export", "write calls into a file: pcap, pcapng, .data, Parquet, JSON lines, HTML"),
-    "tail": ("tail", "print messages as they come, a line each"),
+    "export": ("export", "write calls to a file: pcap, pcapng, .data, Parquet, JSON lines, HTML"),
+    "tail": ("tail", "print messages as they arrive, one line each"),
     "stats": ("stats", "count messages and calls, and measure response times"),
-    "sql": ("sql", "ask in SQL, with DuckDB"),
+    "sql": ("sql", "query messages and calls in SQL, with DuckDB"),
 }
 """The module and the one-line help of each command."""
 FOUND, NOTHING, WRONG = 0, 1, 2

@@ -44,10 +44,12 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``export``."""
     parser.usage = "%(prog)s (CALL-ID ... | FILTERS) [STORE] [--legs] -o FILE"
     parser.add_argument("call_ids", nargs="*", metavar="CALL-ID", help="default: all calls that match the filters")
-    parser.add_argument("-o", dest="output", required=True, metavar="FILE", help="which must not be there yet")
-    help_form = "a format, or the name of a backend of files (default: as FILE ends)"
+    parser.add_argument(
+        "-o", dest="output", required=True, metavar="FILE", help="the file to write; it must not exist yet"
+    )
+    help_form = "the format, or any backend of files (default: by the ending of FILE)"
     parser.add_argument("--format", dest="form", metavar="NAME", help=help_form)
-    parser.add_argument("--legs", action="store_true", help="with the other legs of the calls")
+    parser.add_argument("--legs", action="store_true", help="export the other legs of the calls too")
     parser.add_argument(
         "--ksr-header", action="store_true", help="put P-KSR-SIPDump into the messages of a pcap, as mode 8 does"
     )

@@ -40,14 +40,14 @@ def add_find(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_const", dest="form", const="json", help="print one JSON array")
     form.add_argument("--jsonl", action="store_const", dest="form", const="jsonl", help="print a JSON object a line")
     form.add_argument("--csv", action="store_const", dest="form", const="csv", help="print CSV")
-    fields = f"by one of: {', '.join(SORTS)}; -FIELD: downwards (default: began)"
+    fields = f"by one of: {', '.join(SORTS)}; -FIELD: descending (default: began)"
     parser.add_argument("--sort", default="began", type=_sort, metavar="FIELD", help=fields)
     parser.add_argument(
         "--limit",
         default=LIMIT,
         type=whole_number,
         metavar="N",
-        help=f"print N calls at most; 0: all (default: {LIMIT})",
+        help=f"print at most N calls; 0: all (default: {LIMIT})",
     )
     parser.set_defaults(run=find)
 

@@ -25,18 +25,18 @@ def add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("call_id", metavar="CALL-ID", help="the call")
     add_store(parser)
     add_legs(parser)
-    parser.add_argument("--legs", action="store_true", help="draw the other legs of the call, too")
+    parser.add_argument("--legs", action="store_true", help="draw the other legs of the call too")
     messages = parser.add_mutually_exclusive_group()
     messages.add_argument("--headers", action="store_const", dest="messages", const="headers", default="",
-                          help="print the headers of each message, too")  # fmt: skip
+                          help="also print the headers of each message")  # fmt: skip
     messages.add_argument(
-        "--raw", action="store_const", dest="messages", const="raw", help="print each message as it was, too"
+        "--raw", action="store_const", dest="messages", const="raw", help="also print each message in full"
     )
     help_name = "a name for an address, as 10.0.0.5=proxy"
     parser.add_argument("--name", dest="names", action="append", default=[], metavar="ADDRESS=NAME", help=help_name)
-    parser.add_argument("--format", dest="form", choices=FORMATS, help="default: text, or as FILE ends")
-    parser.add_argument("--width", type=int, metavar="COLUMNS", help="of the text, from 80 (default: the terminal's)")
-    parser.add_argument("-o", dest="output", metavar="FILE", help="write a file, which must not be there yet")
+    parser.add_argument("--format", dest="form", choices=FORMATS, help="default: by the ending of FILE, else text")
+    parser.add_argument("--width", type=int, metavar="COLUMNS", help="of text, at least 80 (default: the terminal's)")
+    parser.add_argument("-o", dest="output", metavar="FILE", help="write to FILE, which must not exist yet")
     parser.set_defaults(run=show)
 
 

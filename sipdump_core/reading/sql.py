@@ -59,7 +59,7 @@ class Answer:
 
 def add_sql(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``sql``."""
-    parser.add_argument("statement", metavar="STATEMENT", help="SQL, in which messages and calls are tables")
+    parser.add_argument("statement", metavar="STATEMENT", help="SQL; messages and calls are its tables")
     add_store(parser)
     add_span(parser)
     parser.add_argument(
@@ -67,7 +67,7 @@ def add_sql(parser: argparse.ArgumentParser) -> None:
         type=_size,
         default=_size(_CONVERT),
         metavar="SIZE",
-        help="convert at most SIZE bytes of messages that are not in sealed Parquet files, as 500m; 0: any number "
+        help="convert at most SIZE of messages that are not in sealed Parquet files, as 500m; 0: no limit "
         f"(default: {_CONVERT})",
     )
     form = parser.add_mutually_exclusive_group()

@@ -42,8 +42,8 @@ def add_stats(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [STORE] [FILTERS] [--by FIELD] [--top N] [--json]"
     add_store(parser)
     add_filters(parser)
-    parser.add_argument("--by", choices=BY, help="count for each method, status, User-Agent, caller, destination, hour")
-    help_top = f"the N most frequent; 0: all (default: {_TOP})"
+    parser.add_argument("--by", choices=BY, help="also count by this")
+    help_top = f"show the N most frequent; 0: all (default: {_TOP})"
     parser.add_argument("--top", type=whole_number, default=_TOP, metavar="N", help=help_top)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=stats)

@@ -153,7 +153,12 @@ class Store:
             asked: fields of a record that are needed beside those of the question.
         """
         found = units(self.shelved(searched), {*query.asked, *asked})
-        return [unit for unit in found if _may_hold(unit, query)]
+        wanted = [unit for unit in found if _may_hold(unit, query)]
+        lost = {(one.backend.name, field) for unit in wanted for one in unit.holdings for field in one.backend.loses}
+        for name, field in sorted(lost):
+            if field in query.asked:
+                searched.note(f"{name} may not keep the {field}: messages that only it has may be missing")
+        return wanted
 
     def unsorted(
         self, query: Query, searched: Searched | None = None, chosen: Sequence[Unit[Shelved]] | None = None

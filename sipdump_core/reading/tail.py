@@ -38,10 +38,10 @@ def add_tail(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_filters(parser)
     parser.usage = "%(prog)s [STORE] [FILTERS] [-n N] [--raw] [--once]"
-    help_count = "begin with the last N (default: 20)"
+    help_count = "start with the last N messages (default: 20)"
     parser.add_argument("-n", dest="count", type=whole_number, default=20, metavar="N", help=help_count)
-    parser.add_argument("--raw", action="store_true", help="print each message as it was, too")
-    parser.add_argument("--once", action="store_true", help="print the last messages, and end")
+    parser.add_argument("--raw", action="store_true", help="also print each message in full")
+    parser.add_argument("--once", action="store_true", help="print the last messages and exit")
     parser.set_defaults(run=tail)
 
 

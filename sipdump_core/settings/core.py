@@ -87,6 +87,12 @@ class Params:
         "by default the in-process API blocks and the daemon drops, with a count",
         check=one_of("", "block", "drop"),
     )
+    sync: int = option(
+        1,
+        unit="seconds",
+        help="between two fdatasync calls on the files that are being written; 0: left to the kernel",
+        check=in_range(0, _MAX),
+    )
     file_mode: int = option(
         0o640,
         unit="permission bits, 0640 is octal",

@@ -90,12 +90,12 @@ class Direction:
             self._learn(sender, (host, port))
         shared = owns_src and owns_dst
         # on one host, the kernel chooses the address that HEP comes from by that of the daemon
-        near = self._hosts if shared and (_is_loopback(host) or self._is_ours(host)) else {*self._hosts, host}
+        near = "" if shared and (_is_loopback(host) or self._is_ours(host)) else host
         steps = (
             (src in self._endpoints, dst in self._endpoints),
             (src[0] in _WILDCARDS, dst[0] in _WILDCARDS),
             (owns_src and src[1] == port, owns_dst and dst[1] == port),
-            (src[0] in near, dst[0] in near),
+            (src[0] == near or src[0] in self._hosts, dst[0] == near or dst[0] in self._hosts),
             (owns_src, owns_dst),
             (src[1] == port, dst[1] == port),
         )

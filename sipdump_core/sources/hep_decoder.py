@@ -6,7 +6,6 @@ heplify really send.
 
 import hmac
 import re
-import socket
 import struct
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from sipdump_core.record import Flow, Record
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.sources.compression import inflate, is_compressed
 from sipdump_core.sources.direction import Direction, Endpoint, Question, Sender
+from sipdump_core.sources.hep_addresses import one_family, read_address
 from sipdump_core.sources.sip_stream import begins_message, is_usual, split_messages
 from sipdump_core.sources.top_via import websocket
 
@@ -31,8 +31,6 @@ FRAME_MAX = 65535
 
 _MAGICS = (b"HEP3", b"EEP3")
 _CHUNK = struct.Struct(">HHH")
-_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, section 2.5.5.2
-_UNSPECIFIED = ("", "0.0.0.0", "::")  # noqa: S104 - nobody listens there
 _TLS = re.compile(rb"\x16(?:\x03[\x00-\x04]|\xfe[\xfd-\xff])")  # a handshake of TLS or DTLS
 _MAX_AGENTS = 10_000
 _TYPE_UNKNOWN, _TYPE_SIP = 0, 1
@@ -336,7 +334,7 @@ class HepDecoder:
         key = (peer, self._epochs.get(peer), data[2:plain], agent)
         flow = self._flows.get(key)
         if flow is None:
-            src, dst = (_address(data[at : at + size], v6=size == 16) for at in (8, 8 + size))
+            src, dst = (read_address(data[at : at + size], v6=size == 16) for at in (8, 8 + size))
             flow = self._flow(peer, proto, (src, sport), (dst, dport), agent, "", v6=size == 16)
             self._flows.keep(key, flow)
         time_us = now_us if version == 1 else self._time(seconds, micros, peer, now_us)
@@ -372,7 +370,7 @@ class HepDecoder:
         tag = self._direction.of_flow(sender, src, dst, datagrams=proto not in _STREAMS)
         question = tag if isinstance(tag, Question) else None
         shown = (tag.known or self._options.tag) if isinstance(tag, Question) else tag
-        hosts = _one_family(src[0], dst[0], v6=v6)
+        hosts = one_family(src[0], dst[0], v6=v6)
         af = "ipv6" if ":" in hosts[0] else "ipv4"
         flow = Flow(shown, 0, 0, proto, af, hosts[0], src[1], hosts[1], dst[1], node)
         return _Open(flow, question) if question or proto in _STREAMS else flow
@@ -441,29 +439,13 @@ def _chunks(data: bytes) -> dict[int, bytes]:
 
 
 def _end(chunks: dict[int, bytes], kinds: tuple[int, int]) -> tuple[str, bool]:
-    """Read an endpoint's address from the first of these chunks that has it; say whether there is none that has not."""
-    found = [_address(chunks[kind], v6=kind in (_SRC6, _DST6)) for kind in kinds if kind in chunks]
-    return next(filter(None, found), ""), all(found)
-
-
-def _address(raw: bytes, *, v6: bool) -> str:
-    """Read an address of 4 or 16 bytes; one that is mapped into IPv6 is IPv4; empty where its size makes no sense."""
-    if len(raw) == 16:
-        return socket.inet_ntoa(raw[12:]) if raw.startswith(_MAPPED) else socket.inet_ntop(socket.AF_INET6, raw)
-    return socket.inet_ntoa(raw) if len(raw) == 4 and not v6 else ""
-
-
-def _one_family(src: str, dst: str, *, v6: bool) -> tuple[str, str]:
-    """Return both addresses in one family; a missing or unspecified one takes the other's."""
-    known = [host for host in (src, dst) if host not in _UNSPECIFIED]
-    v6 = any(":" in host for host in known) if known else v6
-
-    def shown(host: str) -> str:
-        if host in _UNSPECIFIED:
-            return _UNSPECIFIED[1 + v6]
-        return f"::ffff:{host}" if v6 and ":" not in host else host
-
-    return shown(src), shown(dst)
+    """Read an address from the first of these chunks that has one; return it, and whether none was unreadable."""
+    address, whole = "", True
+    for kind in kinds:
+        if not address and kind in chunks:
+            address = read_address(chunks[kind], v6=kind in (_SRC6, _DST6))
+            whole = whole and address != ""
+    return address, whole
 
 
 def _is_keepalive(buf: bytes) -> bool:

@@ -8,6 +8,7 @@ from sipdump_core.errors import FormatError, RpcError
 from sipdump_core.log import Limit
 from sipdump_core.net.address import Address
 from sipdump_core.process_table import ProcessTable
+from sipdump_core.threads import lasting
 
 __all__ = ["KamailioProcesses", "parse_ps"]
 
@@ -53,7 +54,7 @@ class KamailioProcesses:
         self.failures = 0
         """How often a Kamailio did not answer."""
         self._log = Limit()
-        self._thread = threading.Thread(target=self._run, name="sipdump-ksr-ps", daemon=True)
+        self._thread = lasting(self._run, "sipdump-ksr-ps")
         if addresses:
             self._thread.start()
 

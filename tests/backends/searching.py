@@ -31,6 +31,7 @@ def limits(*, chunk: int, window: int, near: int, **others: int) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sipdump_core.drivers.scan._WINDOW", window)
         patch.setattr("sipdump_core.drivers.search._NEAR", near)
+        patch.setattr("sipdump_core.drivers.search._CLOSE", near // 8)
         patch.setattr("sipdump_core.drivers.search._STEP_AROUND_HIT", chunk)
         patch.setattr("sipdump_core.drivers.search._STEP", chunk)
         for name, value in others.items():

@@ -18,8 +18,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 NAMES = {
     "API_VERSION", "Backend", "ClosedError", "Config", "ConfigError", "DROP", "DriverError", "Flow", "FolderBackend",
     "FormatError", "Given", "NoOptions", "PartialWriteError", "Query", "Record", "RouteBlock", "Segment",
-    "SegmentExistsError", "SipDump", "SipDumpError", "Site", "SpoolOptions", "Stats", "StorageError",
-    "StorageFullError", "Store",
+    "SegmentExistsError", "SegmentLostError", "SipDump", "SipDumpError", "Site", "SpoolOptions", "Stats",
+    "StorageError", "StorageFullError", "Store",
     "StoredSegment", "Transform", "__version__", "at_least", "in_range", "one_of", "option", "read_config",
     "tap_datagram", "tap_streams",
 }  # fmt: skip
@@ -28,6 +28,7 @@ METHODS = {
     "Backend": {
         "__init__": "(self, options, site)",
         "bufs": "(self, batch)",
+        "check": "(self)",
         "close": "(self)",
         "delete": "(self, stored)",
         "delete_many": "(self, chunk)",
@@ -45,11 +46,13 @@ METHODS = {
         "write": "(self, batch)",
     },
     "FolderBackend": {
+        "check": "(self)",
         "close": "(self)",
         "decode": "(self, file)",
         "delete": "(self, stored)",
         "encode": "(self, batch)",
         "forget": "(self)",
+        "health": "(self)",
         "merge": "(self, paths, target)",
         "open": "(self, segment)",
         "preamble": "(self)",
@@ -62,6 +65,7 @@ METHODS = {
         "__init__": "(self, operation, target, reason, hint='')",
         "from_os": "(operation, target, error)",
     },
+    "SegmentLostError": {"__init__": "(self, operation, target, reason, records, hint='')"},
     "PartialWriteError": {"__init__": "(self, operation, target, reason, failed, hint='')"},
 }
 ATTRIBUTES = {
@@ -72,7 +76,7 @@ ATTRIBUTES = {
     "Transform": {"api": 1, "flag": 0, "name": "", "options": sipdump_core.NoOptions},
 }  # fmt: skip
 FIELDS = {
-    "Site": ["folder", "prefix", "file_mode", "meta", "transforms", "rotate", "distribution", "make"],
+    "Site": ["folder", "prefix", "file_mode", "meta", "transforms", "rotate", "distribution", "make", "sync"],
     "StoredSegment": ["segment", "size", "modified", "sealed", "records", "location", "pending"],
     "Segment": ["prefix", "stamp", "sequence", "suffix"],
     "Flow": ["tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node"],

@@ -27,7 +27,21 @@ ORDER = (
     ("flows",),
     ("net",),
     ("calls",),
-    ("posix_regex", "process_table", "segment", "record", "sip", "log", "cache", "clock", "errors", "version"),
+    (
+        "posix_regex",
+        "process_table",
+        "ownership",
+        "threads",
+        "locks",
+        "segment",
+        "record",
+        "sip",
+        "log",
+        "cache",
+        "clock",
+        "errors",
+        "version",
+    ),
 )
 """The rooms from the top down, those of one line side by side; the last line is the ground, itself ordered."""
 

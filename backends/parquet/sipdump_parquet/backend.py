@@ -16,15 +16,16 @@ import attrs
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.capabilities import Compacted, Recovered
-from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.drivers.folder import FolderBackend, open_regular
 from sipdump_core.drivers.query import Query
-from sipdump_core.errors import ClosedError, SegmentExistsError, StorageError
+from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError
+from sipdump_core.log import Event, log
+from sipdump_core.ownership import is_ours
 from sipdump_core.pipeline.journal import Journal
 from sipdump_core.record import Record
-from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.segment import FOREIGN, Segment, StoredSegment
 from sipdump_parquet import wal
 from sipdump_parquet.options import NAME, WAL_SUFFIX, ParquetOptions
-from sipdump_parquet.sync import Syncer
 
 if TYPE_CHECKING:
     from sipdump_parquet.sealer import Sealer
@@ -49,10 +50,11 @@ class ParquetBackend(FolderBackend):
 
     def __init__(self, options: ParquetOptions, site: Site) -> None:
         options.check()
+        if options.sync >= 0:
+            site = attrs.evolve(site, sync=options.sync)
         super().__init__(options, site)
         self._journal = Journal(site, WAL_SUFFIX)
         self._sealer: Sealer | None = None
-        self._syncer: Syncer | None = None
         self._footers: Cache[object, Footer] = Cache(_FOOTERS)
         self._marks: Cache[tuple[str, int], wal.Mark] = Cache(_FOOTERS)
         """How far write-ahead files were followed, by path and inode."""
@@ -62,23 +64,18 @@ class ParquetBackend(FolderBackend):
         from sipdump_parquet.sealer import Sealer
 
         self.stop()
-        self._sealer = Sealer(self.opts, self.site, [stored.segment for stored in self._waiting()])
-        if self.opts.sync:
-            self._syncer = Syncer(self.opts.sync)
+        self._sealer = Sealer(self.opts, self.site, self._left())
 
     def stop(self) -> None:
         """Seal what is closed, and stop; what cannot be sealed now is left for the next start."""
-        if self._syncer:
-            self._syncer.stop()
-            self._syncer = None
         if self._sealer:
             self._sealer.stop()
             self._sealer = None
 
     def health(self) -> str:
-        """Report what keeps closed segments from being sealed."""
+        """Report what keeps closed segments from being sealed, or files from being synced."""
         sealer = self._sealer
-        return sealer.health() if sealer else ""
+        return (sealer.health() if sealer else "") or super().health()
 
     def open(self, segment: Segment) -> None:
         """Start a write-ahead file, unless there is one already, or a Parquet file of that name."""
@@ -96,31 +93,36 @@ class ParquetBackend(FolderBackend):
         except StorageError:
             self._journal.close()  # which removes it, as it has no records
             raise
-        if self._syncer:
-            self._syncer.watch(self._journal.fileno(), self._journal.path)
 
     def write(self, batch: Sequence[Record]) -> None:
         """Append a batch to the write-ahead file."""
         if self._journal.fileno() < 0:
             raise ClosedError(f"write to the backend {self.name}: no segment is open")
-        if self._syncer:
-            self._syncer.check()
         self._journal.write(batch)
         self._written = True
         if self._sealer:
             self._sealer.grown(self._journal.path, self._journal.size)
 
+    def check(self) -> None:
+        """Look whether the write-ahead file is where it was made, and could be synced."""
+        try:
+            self._journal.check()
+        except SegmentLostError:
+            self._written = False  # there is nothing to seal
+            raise
+
     def close(self) -> None:
         """Close the write-ahead file; it becomes a Parquet file in the background."""
         if self._journal.fileno() < 0:
             return
-        if self._syncer:
-            self._syncer.release()
         if self._written:
             with contextlib.suppress(StorageError):  # the process table as of the open is there
                 self._note()
         try:
             self._journal.close()
+        except SegmentLostError:
+            self._written = False  # there is nothing to seal
+            raise
         finally:
             if self._written and self._sealer:
                 self._sealer.closed(self._segment)
@@ -128,7 +130,7 @@ class ParquetBackend(FolderBackend):
     def forget(self) -> None:
         """Drop the open segment and the threads: they belong to the process that this one was forked from."""
         self._journal.forget()
-        self._sealer = self._syncer = None
+        self._sealer = None
 
     def segments(self) -> Iterable[StoredSegment]:
         """List the Parquet files, and as open segments the write-ahead files that have none yet."""
@@ -196,7 +198,7 @@ class ParquetBackend(FolderBackend):
 
     def delete(self, stored: StoredSegment) -> None:
         """Delete a sealed file."""
-        if os.path.lexists(self._wal(stored.segment)):  # the records would come back with it
+        if is_ours(self._wal(stored.segment)):  # the records would come back with it
             raise StorageError("delete", self._wal(stored.segment), "it is not sealed yet")
         super().delete(stored)
 
@@ -206,7 +208,7 @@ class ParquetBackend(FolderBackend):
         Raises:
             StorageError: the folder cannot be listed.
         """
-        left = [stored.segment for stored in self._waiting()]
+        left = self._left()
         if not left:  # so that pyarrow need not be installed
             return iter(())
         from sipdump_parquet.conversion import recover
@@ -297,11 +299,12 @@ class ParquetBackend(FolderBackend):
         waiting = self._wal(stored.segment)
         try:
             with contextlib.ExitStack() as stack:
-                for name in (path, waiting):
+                # whatever else has the name of a Parquet file is in nobody's way
+                for name in (path, waiting) if os.path.isfile(path) else (waiting, path):
                     with contextlib.suppress(FileNotFoundError):
-                        yield stack.enter_context(open(name, "rb")), name == path
+                        yield stack.enter_context(open_regular(name)), name == path
                         return
-                yield stack.enter_context(open(path, "rb")), True  # sealed meanwhile
+                yield stack.enter_context(open_regular(path)), True  # sealed meanwhile
         except OSError as error:
             raise StorageError.from_os("read", path, error) from error
 
@@ -323,9 +326,20 @@ class ParquetBackend(FolderBackend):
     def _wal(self, segment: Segment) -> str:
         return os.path.join(self.site.folder, segment.stem + WAL_SUFFIX)
 
+    def _left(self) -> list[Segment]:
+        """List what is to be sealed; what belongs to others is not."""
+        left = []
+        for stored in self._waiting():
+            if stored.pending == FOREIGN:
+                hint = "run sipdump-admin recover as that user"
+                log.warning(Event("write-ahead file of another user is left alone", path=stored.location, hint=hint))
+            else:
+                left.append(stored.segment)
+        return left
+
     def _waiting(self) -> Iterator[StoredSegment]:
         """List the write-ahead files; one that no process has open is pending until its Parquet file is made."""
         for stored in self._journal.segments():
             segment = attrs.evolve(stored.segment, suffix=self.suffix)
-            pending = "unsealed" if stored.sealed else stored.pending
+            pending = stored.pending or ("unsealed" if stored.sealed else "")
             yield attrs.evolve(stored, segment=segment, sealed=False, pending=pending)

@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.syncing import sync_folder
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle import compaction
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.compaction import Candidate, Contents, Draft
+from sipdump_core.ownership import is_ours
 from sipdump_core.segment import Segment
 from sipdump_parquet.files import (
     CORRELATE,
@@ -27,6 +29,7 @@ from sipdump_parquet.files import (
     Rows,
     batches,
     columns,
+    free_draft,
     make,
     pairs,
     publish,
@@ -34,7 +37,6 @@ from sipdump_parquet.files import (
 )  # fmt: skip
 from sipdump_parquet.options import FIRST_COLUMNS, WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
-from sipdump_parquet.sync import sync_folder
 from sipdump_parquet.table import Builder
 
 if TYPE_CHECKING:
@@ -180,7 +182,7 @@ class Compaction(compaction.Compaction[Candidate]):
         """
         for stored in self._files.segments():
             segment = stored.segment
-            if stored.sealed and not os.path.lexists(self._path(segment.stem + WAL_SUFFIX)):
+            if stored.sealed and not is_ours(self._path(segment.stem + WAL_SUFFIX)):
                 hour = time.strftime("date=%Y-%m-%d/hour=%H", time.gmtime(segment.start))
                 yield Candidate(stored, hour, segment.name)
 
@@ -206,7 +208,7 @@ class Compaction(compaction.Compaction[Candidate]):
     @contextlib.contextmanager
     def draft(self, pack: Sequence[Candidate]) -> Iterator[Draft]:
         """Merge into a file without the suffix of a segment."""
-        path = self._path(f".{pack[-1].stored.segment.stem}{_DRAFT_SUFFIX}")
+        path = free_draft(self._path(f".{pack[-1].stored.segment.stem}{_DRAFT_SUFFIX}"))
         records = self._files.merge([each.stored.location for each in pack], path)
         try:
             yield Draft(path, records, partial(self._publish, path, pack[-1].stored.segment.next()))
@@ -229,7 +231,11 @@ class Compaction(compaction.Compaction[Candidate]):
         """Remove files with the suffix of a draft."""
         with translated("compact", self.folder):
             for file in os.listdir(self.folder):
-                if file.startswith(f".{self._files.site.prefix}") and file.endswith(_DRAFT_SUFFIX):
+                if (
+                    file.startswith(f".{self._files.site.prefix}")
+                    and _DRAFT_SUFFIX in file
+                    and is_ours(self._path(file))
+                ):
                     os.unlink(self._path(file))
 
     def _publish(self, path: str, segment: Segment) -> str:

@@ -9,23 +9,25 @@ The order of steps makes a crash at any moment harmless::
 """
 
 import contextlib
-import fcntl
 import itertools
 import os
-import time
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.capabilities import Recovered
+from sipdump_core.drivers.folder import open_regular, remove
+from sipdump_core.drivers.syncing import sync_folder
 from sipdump_core.errors import StorageError
+from sipdump_core.locks import claimed, has_locks, in_use
 from sipdump_core.log import Event, log
+from sipdump_core.ownership import is_ours, owners
 from sipdump_core.pipeline.journal import NOTE, RECORDS, Columns, Damage, scan
 from sipdump_core.segment import Segment
-from sipdump_parquet.files import make, metadata, publish, translated
+from sipdump_parquet.files import free_draft, make, metadata, publish, translated
 from sipdump_parquet.options import NAME, WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
-from sipdump_parquet.sync import sync_folder
 from sipdump_parquet.table import Builder
 
 __all__ = ["BusyError", "Conversion", "keep_aside", "recover", "seal", "wal_path"]
@@ -59,7 +61,7 @@ class Conversion:
         self.damages: list[Damage] = []
         self.sorter = Sorter(options.keys, options.memory, folder)
         self._builder = Builder(options)
-        self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed by close()
+        self._file: BinaryIO = open_regular(path)
 
     def take(self, limit: int | None = None) -> None:
         """Read on.
@@ -123,7 +125,7 @@ def seal(
         What became of it; None if it is gone already.
 
     Raises:
-        BusyError: a process has it open.
+        BusyError: a process has it open, or seals it.
         ContentError: no Parquet file can be made of its contents.
         StorageError: it cannot be read, or the folder cannot be written.
     """
@@ -132,17 +134,21 @@ def seal(
         if conversion:
             stack.callback(conversion.close)
         stack.enter_context(translated("seal", path))
-        held = stack.enter_context(_held(path, own=own))
-        if held is None:
+        opened = stack.enter_context(_held(path, site, own=own))
+        if opened is None:
+            return None
+        held, mode = opened
+        if not stack.enter_context(claimed(held.fileno(), _hidden(segment, site, "lock"))):
+            raise BusyError("seal", path, "another process writes or seals it")
+        if not _is_at(path, held.fileno()):  # that one has sealed it
             return None
         with contextlib.suppress(OSError):  # what can be read is the best there is
             os.fdatasync(held.fileno())
         identity = os.pread(held.fileno(), _IDENTITY.stop, 0)[_IDENTITY].hex()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_draft(segment, site))  # left by a crash: nobody else has the write-ahead file
+        draft = free_draft(_hidden(segment, site, "tmp"))  # so that what a crash has left is gone
         known = _published(segment, site, identity)
         if known:
-            os.unlink(path)
+            remove(path, mode)
             return Recovered(NAME, path, known[0], known[1])
         if conversion is None:
             conversion = Conversion(path, options, site.folder)
@@ -151,8 +157,8 @@ def seal(
         damages = [damage for damage in conversion.damages if not damage.torn]
         # before the file is published: after a crash behind that, nobody looks for damage again
         kept = keep_aside(path) if damages else ""
-        location = _publish(conversion, segment, options, site, identity) if conversion.sorter.rows else ""
-        os.unlink(path)
+        location = _publish(draft, conversion, segment, options, site, identity) if conversion.sorter.rows else ""
+        remove(path, mode)
         _log_damages(conversion, kept)
         lost = sum(damage.end - damage.offset for damage in damages)
         return Recovered(NAME, path, location, conversion.sorter.rows, len(damages), lost, kept)
@@ -174,44 +180,31 @@ def wal_path(segment: Segment, site: Site) -> str:
     return os.path.join(site.folder, segment.stem + WAL_SUFFIX)
 
 
-def _draft(segment: Segment, site: Site) -> str:
-    return os.path.join(site.folder, f".{segment.stem}.parquet.tmp")
+def _hidden(segment: Segment, site: Site, suffix: str) -> str:
+    return os.path.join(site.folder, f".{segment.stem}.parquet.{suffix}")
 
 
 @contextlib.contextmanager
-def _held(path: str, *, own: bool) -> Iterator[BinaryIO | None]:
-    """Open a write-ahead file and lock it; None if it is gone."""
+def _held(path: str, site: Site, *, own: bool) -> Iterator[tuple[BinaryIO, int] | None]:
+    """Open a write-ahead file that nobody writes; return it with its mode, None if it is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         yield None
         return
     with open(fd, "rb") as file:
-        try:
-            _lock(fd)
-        except BlockingIOError as error:
-            raise BusyError("seal", path, "another process writes or seals it") from error
-        except OSError as error:  # not every file system has locks
-            if not own:
-                why = f"whether it is in use cannot be found out: {error.strerror}"
-                hint = "stop whatever writes it, move it to a file system with locks, and recover it there"
-                raise BusyError("seal", path, why, hint) from error
-        yield file if _is_at(path, fd) else None  # the process that had it open has sealed it
-
-
-def _lock(fd: int) -> None:
-    """Take the lock of a write-ahead file that nobody writes; whoever lists the folder holds it for a moment.
-
-    Raises:
-        BlockingIOError: another process has it.
-        OSError: the file system has no locks.
-    """
-    for pause in (0.001, 0.01, 0.1):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(pause)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise StorageError("seal", path, "it is no regular file")
+        if not own and status.st_uid not in owners(site.folder):
+            hint = "run sipdump-admin recover as that user"
+            raise StorageError("seal", path, f"it belongs to another user ({status.st_uid})", hint)
+        if in_use(fd):
+            raise BusyError("seal", path, "another process writes it")
+        if not (own or has_locks(fd)):
+            hint = "stop whatever writes it, move it to a file system with locks, and recover it there"
+            raise BusyError("seal", path, "the file system has no locks that say whether it is in use", hint)
+        yield file, status.st_mode
 
 
 def _is_at(path: str, fd: int) -> bool:
@@ -238,29 +231,34 @@ def _published(segment: Segment, site: Site, identity: str) -> tuple[str, int] |
         path = os.path.join(site.folder, segment.name)
         if not os.path.lexists(path):
             return None
-        with contextlib.suppress(OSError, ValueError):  # not ours, whatever it is
-            rows, extra = metadata(path)
-            if extra.get("sipdump.wal") == identity:
-                return path, rows
+        if is_ours(path):  # a stranger could name our write-ahead file in it, so that we delete that
+            with contextlib.suppress(OSError, ValueError):  # whatever it is
+                rows, extra = metadata(path)
+                if extra.get("sipdump.wal") == identity:
+                    return path, rows
         segment = segment.next()
 
 
-def _publish(conversion: Conversion, segment: Segment, options: ParquetOptions, site: Site, identity: str) -> str:
+def _publish(
+    draft: str, conversion: Conversion, segment: Segment, options: ParquetOptions, site: Site, identity: str
+) -> str:
     """Write the Parquet file under its name, or under the next one that is free.
 
     Returns:
         Its path.
     """
-    draft = _draft(segment, site)
+    written = os.stat(conversion.path)
     make(
         draft,
         conversion.sorter,
         options,
         {"sipdump.wal": identity, "sipdump.meta": conversion.meta},
         mode=site.file_mode,
-        modified_ns=os.stat(conversion.path).st_mtime_ns,
+        modified_ns=written.st_mtime_ns,
     )
     try:
+        if os.geteuid() == 0:  # whose records they are can read them still, where root has sealed them
+            os.chown(draft, written.st_uid, written.st_gid, follow_symlinks=False)
         path = publish(draft, segment, site, own=True)
     finally:
         os.unlink(draft)

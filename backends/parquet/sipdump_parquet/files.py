@@ -1,6 +1,7 @@
 """Parquet files: how one is written, checked, published, and read."""
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sipdump_core.drivers.base import Site
-from sipdump_core.drivers.folder import RECORDS_XATTR
+from sipdump_core.drivers.folder import RECORDS_XATTR, open_regular
 from sipdump_core.errors import StorageError
+from sipdump_core.ownership import is_ours
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.version import VERSION
@@ -20,8 +22,8 @@ from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import TYPES, file_schema, finished, records, run_schema
 
 __all__ = [
-    "CORRELATE", "HEADERS", "SCHEMA", "ContentError", "batches", "check_columns", "columns", "decode", "make",
-    "metadata", "newest", "pairs", "publish", "translated",
+    "CORRELATE", "HEADERS", "SCHEMA", "ContentError", "batches", "check_columns", "columns", "decode", "free_draft",
+    "make", "metadata", "newest", "pairs", "publish", "translated",
 ]  # fmt: skip
 
 SCHEMA, HEADERS, CORRELATE = "sipdump.schema", "sipdump.headers", "sipdump.correlate"
@@ -106,6 +108,17 @@ def make(
         raise
 
 
+def free_draft(path: str) -> str:
+    """Remove what a crash has left of a draft, and return its path, or the next one that no stranger has taken."""
+    for number in itertools.count():
+        draft = path + (f"-{number}" if number else "")
+        if is_ours(draft):
+            os.unlink(draft)
+        if not os.path.lexists(draft):
+            return draft
+    raise AssertionError  # count() does not end
+
+
 def metadata(path: str) -> tuple[int, dict[str, str]]:
     """Read from a file's end how many rows it has, and its key-value metadata.
 
@@ -113,7 +126,7 @@ def metadata(path: str) -> tuple[int, dict[str, str]]:
         OSError: it cannot be read.
         ValueError: it is no Parquet file.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         found = pq.read_metadata(file)
     return found.num_rows, pairs(found)
 
@@ -154,7 +167,7 @@ def publish(draft: str, segment: Segment, site: Site, *, own: bool = False) -> s
         path = os.path.join(site.folder, segment.name)
         try:
             os.link(draft, path)
-            if own or not os.path.lexists(os.path.join(site.folder, segment.stem + WAL_SUFFIX)):
+            if own or not is_ours(os.path.join(site.folder, segment.stem + WAL_SUFFIX)):
                 return path
             os.unlink(path)  # another process writes a segment of this name
         except FileExistsError:

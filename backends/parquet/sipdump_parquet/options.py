@@ -73,10 +73,10 @@ class ParquetOptions:
         check=in_range(1 << 22, 1 << 29),
     )
     sync: int = option(
-        1,
+        -1,
         unit="seconds",
-        help="between two fdatasync calls on the write-ahead file; 0: left to the kernel",
-        check=at_least(0),
+        help="between two fdatasync calls on the write-ahead file; 0: left to the kernel, -1: as for all backends",
+        check=at_least(-1),
     )
 
     header: tuple[str, ...] = option(

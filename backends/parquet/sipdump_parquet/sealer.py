@@ -12,6 +12,7 @@ from sipdump_core.drivers.base import Site
 from sipdump_core.errors import StorageError
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.segment import Segment
+from sipdump_core.threads import lasting
 from sipdump_parquet.conversion import BusyError, Conversion, keep_aside, seal, wal_path
 from sipdump_parquet.files import ContentError
 from sipdump_parquet.options import ParquetOptions
@@ -57,7 +58,7 @@ class Sealer:
         self._stopping = False
         self._changed = threading.Condition()
         self._log = Limit()
-        self._thread = threading.Thread(target=self._run, name="sipdump-parquet-seal", daemon=True)
+        self._thread = lasting(self._run, "sipdump-parquet-seal")
         self._thread.start()
 
     def stop(self) -> None:
@@ -155,6 +156,8 @@ class Sealer:
         if recovered:
             fields = {"records": recovered.records, "seconds": round(time.monotonic() - start, 3)}
             log.info(Event("parquet file written", path=recovered.location, recovered=job.left, **fields))
+        elif not error and not job.left:
+            log.warning(Event("write-ahead file is gone, and was not sealed", path=path))
         if error:
             self._failed(job, path, error)
         with self._changed:

@@ -29,6 +29,8 @@ _FRAME = re.compile(
     rb"\0\0\0\0\0\0\0\0\0\0\0\0(?:\x08\0\x45\0(..)\0[\0\1]\0\0\x80\x11|\x86\xdd\x60\0\0[\0\1](..)\x11\0)", re.DOTALL
 )
 """A frame of ours, up to the protocol, with IP's length; see :mod:`sipdump_pcap.decode` for the one that may be a 1."""
+_FRAME_SIZE = 24
+"""Bytes of what ``_FRAME`` matches, at most."""
 _CHUNK = 1 << 20
 _TRIES = 4
 """How often an earlier place is tried, where one is not certain."""
@@ -49,7 +51,7 @@ class PcapSearch(FileSearch):
     def place(self, low: int, at: int) -> int:
         """See :meth:`FileSearch.place`."""
         if self._ours:
-            upto = at
+            upto = min(at, self.scan.size - 1)
             for _ in range(_TRIES):
                 if upto - _LONGEST <= low:
                     break
@@ -110,6 +112,8 @@ class PcapSearch(FileSearch):
                 owners[packet] = start + packet
             elif behind in owners:
                 owners[packet] = owners[behind]
+            elif start + behind > self.scan.size - _HEAD - _FRAME_SIZE:  # what is left at the end shows no frame
+                owners[packet] = start + behind
         return {*owners.values()}
 
     def _step(self, low: int, at: int) -> int:
@@ -118,6 +122,7 @@ class PcapSearch(FileSearch):
             return low
         unpack = self._kind.header.unpack_from
         place = low
+        at = min(at, self.scan.size)  # a packet that is torn is not stepped over
         while True:
             data = self.scan.read(place, min(place + _CHUNK, at + _HEAD))
             start, last = place, place + len(data) - _HEAD

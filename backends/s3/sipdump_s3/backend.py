@@ -187,6 +187,10 @@ class S3Backend(Backend):
         """Make what was written visible to readers."""
         self.inner.flush()
 
+    def check(self) -> None:
+        """Look whether the open file is where it was made, and could be synced."""
+        self.inner.check()
+
     def close(self) -> None:
         """Seal the segment; it is uploaded as soon as possible."""
         self._segment = self._following = None

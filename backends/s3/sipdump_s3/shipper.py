@@ -16,6 +16,7 @@ from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.segment import StoredSegment
+from sipdump_core.threads import lasting
 from sipdump_core.version import VERSION
 from sipdump_s3.bucket import Bucket
 from sipdump_s3.errors import S3Error
@@ -70,7 +71,7 @@ class Shipper:
         self._log = Limit()
         self._tidied = False
         self._lend = lend
-        self._thread = threading.Thread(target=self._run, name="sipdump-s3-shipper", daemon=True)
+        self._thread = lasting(self._run, "sipdump-s3-shipper")
 
     def start(self) -> None:
         """Start shipping."""
@@ -111,10 +112,20 @@ class Shipper:
                 self._wait(self._stopping, _IDLE)
                 if self._stopping.is_set():
                     return
-            with self._lend() as self._bucket:
-                self._ship_for_ever()
+            while not self._ship_until_stopped():
+                self._wait(self._stopping, _FIRST_DELAY)
         finally:
             self._spool.unlock()
+
+    def _ship_until_stopped(self) -> bool:
+        """Ship; return False if that could not even begin, and is to be tried again."""
+        try:
+            with self._lend() as self._bucket:
+                self._ship_for_ever()
+        except _FAULTS as error:  # no client can be made, say
+            self._ill(_with_state(error))
+            return self._stopping.is_set()
+        return True
 
     def _lock(self) -> bool:
         try:

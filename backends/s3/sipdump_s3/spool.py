@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import stat
 import sys
 import threading
 import time
@@ -12,8 +11,10 @@ from collections.abc import Iterator
 import attrs
 
 from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.drivers.syncing import sync_folder
 from sipdump_core.errors import SipDumpError, StorageError, StorageFullError
 from sipdump_core.log import Event, Limit, log
+from sipdump_core.ownership import require_private
 from sipdump_core.segment import Segment, StoredSegment
 
 __all__ = ["Counts", "Spool"]
@@ -76,12 +77,8 @@ class Spool:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self.folder, 0o700)
-            for status in (os.lstat(self.folder), os.stat(self.folder)):
-                if status.st_uid not in (0, os.geteuid()) or (
-                    stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_IWOTH
-                ):
-                    hint = "the spool must belong to the daemon's user, and nobody else may write there"
-                    raise StorageError("open spool", self.folder, "others could put segments there", hint)
+                sync_folder(os.path.dirname(os.path.abspath(self.folder)))
+            require_private(self.folder)
         except OSError as error:
             raise StorageError.from_os("open spool", self.folder, error) from error
 

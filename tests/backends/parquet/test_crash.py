@@ -116,11 +116,11 @@ print(list(ParquetBackend(ParquetOptions(), Site(folder, "t-")).recover()))
         ("fsync", 1, "after"),
         ("link", 1, "before"),
         ("link", 1, "after"),
+        ("unlink", 1, "before"),
+        ("unlink", 1, "after"),
+        ("fsync", 2, "after"),
         ("unlink", 2, "before"),
         ("unlink", 2, "after"),
-        ("fsync", 2, "after"),
-        ("unlink", 3, "before"),
-        ("unlink", 3, "after"),
     ],
 )
 def test_a_crash_at_each_step_of_sealing(tmp_path: Path, step: str, number: int, after: str, *, damaged: bool) -> None:

@@ -74,7 +74,7 @@ def test_the_wrong_one_of_several_has_its_place(name: str, value: str, why: str)
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("compression", "brotli"), ("level", 23), ("memory", 1000), ("sync", -1), ("row_group_records", 0)],
+    [("compression", "brotli"), ("level", 23), ("memory", 1000), ("sync", -2), ("row_group_records", 0)],
 )
 def test_values_out_of_range(name: str, value: int | str) -> None:
     with pytest.raises(ConfigError, match=name):

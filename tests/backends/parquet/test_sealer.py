@@ -198,9 +198,7 @@ def test_a_disk_that_cannot_sync_ends_the_segment(tmp_path: Path, monkeypatch: p
     backend.start()
     backend.open(SEGMENT)
     backend.write([record(b"first")])
-    wait_for(lambda: synced)
-
-    wait_for(lambda: backend._syncer and backend._syncer._error)  # it is set a moment after
+    wait_for(lambda: backend._journal._synced and backend._journal._synced.error)
     count = len(synced)
     with pytest.raises(StorageError, match="I/O error"):
         backend.write([record(b"second")])

@@ -1,5 +1,6 @@
 """Questions to a bucket: only what is needed is fetched, of all collectors, while objects come and go."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -11,6 +12,7 @@ import pytest
 from sipdump_core.drivers.capabilities import Searches, Spans, Unites, can
 from sipdump_core.drivers.query import Query, parse_grep
 from sipdump_core.errors import StorageError
+from sipdump_core.reading.command import main
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import BackendShelf, open_shelves
 from sipdump_core.reading.store import Store
@@ -286,3 +288,18 @@ def test_an_object_that_is_refused_is_named(
     searched = Searched()
     assert not list(Store([BackendShelf(backend)]).unsorted(Query(users=["alice"]), searched))
     assert len(searched.problems) == 1
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_command_finds_calls_of_two_collectors(
+    s3_server: Server, s3_bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored_in(collector(s3_server, s3_bucket, tmp_path, "n1", format="parquet"), call(1))
+    stored_in(collector(s3_server, s3_bucket, tmp_path, "n2", format="parquet"), call(2))
+    assert main(["find", "--store", f"s3://{s3_bucket}/sip", "--user", "alice", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["call_id"], each["messages"], each["status"]) for each in found] == [
+        ("call-1@h", 2, 200),
+        ("call-2@h", 2, 200),
+    ]
+    assert main(["find", "--store", f"s3://{s3_bucket}/sip", "--user", "nobody"]) == 1

@@ -90,7 +90,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 SMALL = {"sipdump_text__search__BODY_LIMIT": 1500, "sipdump_text__decode__BODY_LIMIT": 1500,
          "sipdump_text__search___AHEAD": 300}  # fmt: skip
-several = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+several = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @several

@@ -246,7 +246,7 @@ def test_into_a_third_partys_backend(
     from sipdump_core.drivers import discovery
 
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "examples" / "sipdump-jsonl"))
-    import sipdump_jsonl  # type: ignore[import-not-found]  # not installed
+    import sipdump_jsonl
 
     known = discovery.discover()
     driver = discovery.Driver("jsonl", "sipdump-jsonl", "1", sipdump_jsonl.JsonlBackend)

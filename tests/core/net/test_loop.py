@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sipdump_core import threads
 from sipdump_core.errors import ClosedError
 from sipdump_core.net.loop import Connection, Loop
 from tests.support import wait_for
@@ -209,3 +210,38 @@ def test_a_peer_that_goes_on_sending_does_not_hold_up_the_end(bench: Bench) -> N
     began = time.monotonic()
     bench.loop.stop(0.3)
     assert 0.2 <= time.monotonic() - began < 5
+
+
+def test_a_fault_of_the_selector_is_survived(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(threads, "_PAUSES", (0.001, 0.01))
+    loop = Loop("test", "sipdump-test", 10)
+    real, faults = loop._selector.select, [OSError(9, "Bad file descriptor"), MemoryError()]
+
+    def select(timeout: float | None = None) -> Any:
+        if faults:
+            raise faults.pop()
+        return real(timeout)
+
+    monkeypatch.setattr(loop._selector, "select", select)
+    done = threading.Event()
+    loop.start()
+    loop.call_soon(done.set)
+    assert done.wait(10)
+    loop.stop()
+    loop.close()
+    assert caplog.text.count("thread=test error=") == 2
+
+
+def test_nothing_that_a_callback_raises_ends_the_thread() -> None:
+    loop = Loop("test", "sipdump-test", 10)
+    done = threading.Event()
+    loop.start()
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    loop.call_soon(leave)
+    loop.call_soon(done.set)
+    assert done.wait(10)
+    loop.stop()
+    loop.close()

@@ -1,13 +1,16 @@
 """Unix sockets to listen on."""
 
+import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from sipdump_core.errors import ConfigError
 from sipdump_core.net.unix_socket import bind_unix, remove_if_ours
+from tests.strangers import needs_root, open_to_all, stranger_locks
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
@@ -43,3 +46,16 @@ def test_sockets_that_cannot_be_made(tmp_path: Path, path: str, user: str, group
         bind_unix(str(tmp_path / path), socket.SOCK_STREAM, 0o600, user, group, place="a.cfg:1:1")
     assert str(raised.value).startswith("a.cfg:1:1: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_root
+@pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX])
+def test_a_stranger_s_lock_on_the_folder_is_not_waited_for(tmp_path: Path, kind: int) -> None:
+    path = str(open_to_all(tmp_path) / "s")
+    start = time.monotonic()
+    with stranger_locks(tmp_path, kind):
+        sock = bind_unix(path, socket.SOCK_STREAM)
+    assert time.monotonic() - start < 2
+    remove_if_ours(sock)
+    sock.close()
+    assert os.listdir(tmp_path) == []

@@ -3,7 +3,10 @@
 import errno
 import os
 import random
+import struct
 import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import attrs
@@ -228,3 +231,77 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, drawn: list[list[t
     if batches:
         path = write(tmp_path_factory.mktemp("j"), *batches)
         assert records(path) == [r for batch in batches for r in batch]
+
+
+def forge(path: Path, count: int, length: int, payload: bytes = b"", kind: int = journal.RECORDS) -> None:
+    """Append a frame whose head claims what it likes; its sums are right."""
+    data = path.read_bytes()
+    head = journal._HEAD.pack(journal._MARK, data[8:16], kind, count, length, zlib.crc32(payload), 0)[:-4]
+    path.write_bytes(data + head + journal._SUM.pack(zlib.crc32(head)) + payload)
+
+
+@pytest.mark.parametrize("length", [1 << 20, 1 << 27, (1 << 27) + 1, (1 << 32) - 1])
+@pytest.mark.parametrize("hole", [False, True])
+def test_what_a_frame_claims_takes_no_memory(tmp_path: Path, length: int, *, hole: bool) -> None:
+    path = write(tmp_path, *BATCHES[:1])
+    forge(path, 1 << 31, length)
+    if hole:
+        os.truncate(path, 1 << 40)
+    tracemalloc.start()
+    assert records(path) == BATCHES[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * journal.FRAME_LIMIT if hole and length <= journal.FRAME_LIMIT else peak < 8 << 20
+
+
+@pytest.mark.parametrize(
+    ("count", "payload"),
+    [
+        (1 << 31, struct.pack("<I", 0)),
+        (8, struct.pack("<I", 1 << 22) + b"\n" * (1 << 22) + bytes(8 * 16)),
+        (8, struct.pack("<I", (1 << 32) - 1) + bytes(8 * 16)),
+        (1, struct.pack("<I", 2) + b"x\n" + bytes(16) + b"[" * 100_000),
+        (1, struct.pack("<I", 2) + b"x\n" + bytes(16) + b"[" + b"0," * (1 << 24) + b"0]"),
+    ],
+)
+def test_a_payload_that_does_not_hold_what_it_claims(tmp_path: Path, count: int, payload: bytes) -> None:
+    path = write(tmp_path, *BATCHES[:1])
+    forge(path, count, len(payload), payload)
+    (_, forged) = frames(path)
+    assert isinstance(forged, Frame)
+    journal.parse_flow.cache_clear()
+    tracemalloc.start()
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever it says
+        forged.columns()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20 or peak < 3 * len(payload)
+
+
+def test_a_file_of_marks_does_not_fill_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / SEGMENT.name
+    path.write_bytes(b"x" * 16 + b"".join(journal._MARK + os.urandom(8) for _ in range(1 << 20)))
+    tracemalloc.start()
+    assert records(path) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 << 20
+
+
+def test_long_correlation_ids_are_divided_too(tmp_path: Path) -> None:
+    batch = [record(b"m%d" % n, correlation_id="☎" * 50_000) for n in range(200)]
+    path = write(tmp_path, batch)
+    assert len(frames(path)) > 1
+    assert records(path) == batch
+
+
+def test_a_message_that_no_frame_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "FRAME_LIMIT", 10_000)
+    log = Journal(Site(str(tmp_path), "t-"))
+    log.open(SEGMENT)
+    log.write([record(b"1")])
+    with pytest.raises(ValueError, match="too long to be stored"):
+        log.write([record(b"x" * 20_000)])
+    log.write([record(b"2")])
+    log.close()
+    assert [one.buf for one in records(Path(log.path))] == [b"1", b"2"]

@@ -16,7 +16,7 @@ import pytest
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.discovery import Driver
 from sipdump_core.errors import StorageError
-from sipdump_core.pipeline import delivery, lane, spool
+from sipdump_core.pipeline import delivery, journal, lane, spool
 from sipdump_core.pipeline.spool import SpoolOptions
 from sipdump_core.plan import make_plan
 from sipdump_core.record import Record
@@ -303,3 +303,47 @@ def test_the_records_of_a_driver_that_cannot_be_used_wait_in_its_spool(
 def test_the_options_are_there_for_an_author(tmp_path: Path) -> None:
     backend = Remote(RemoteOptions(), Site(str(tmp_path), ""))
     assert (backend.opts.spool, backend.opts.spool_max_bytes) == ("", 1 << 30)
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o777, 0o1777])
+def test_a_spool_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool").chmod(mode)
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"1")])
+        error = wait_for(lambda: dump.stats().backends["remote"].error)
+        assert "chmod go-w" in error
+        (tmp_path / "spool").chmod(0o755)
+        wait_for(lambda: Remote.stored == [b"1"])
+
+
+def test_a_journal_that_is_deleted_is_not_counted_as_spooled(tmp_path: Path) -> None:
+    Remote.away = True
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"%d" % n) for n in range(3)])
+        wait_for(lambda: dump.stats().backends["remote"].counters["spooled"] == 3)
+        for path in (tmp_path / "spool").glob("*.spool*"):
+            path.unlink()
+        wait_for(lambda: dump.stats().backends["remote"].dropped == {"the open file was deleted": 3})
+        Remote.away = False
+        dump.intercept([record(b"after")])
+        wait_for(lambda: Remote.stored[-1:] == [b"after"])
+        wait_for(lambda: dump.stats().backends["remote"].counters["spool_bytes"] == 0 or left(tmp_path))
+
+
+@pytest.mark.parametrize("note", ["", "no segment", "2026-11-22--00-00-00", "2026-11-22--00-00-00 x", "99 99"])
+def test_a_note_of_no_form_costs_nothing_else(tmp_path: Path, note: str) -> None:
+    """Its sum is right, but another program wrote it."""
+    (tmp_path / "spool").mkdir(0o700)
+    log = journal.Journal(Site(str(tmp_path / "spool"), "kamailio-sipdump-"), ".remote.spool")
+    log.open(Segment("kamailio-sipdump-", "2026-11-22--00-00-00", 0, ".remote.spool"))
+    log.note("2026-11-22--00-00-00 0")
+    log.write([record(b"before")])
+    log.note(note)
+    log.write([record(b"behind")])
+    log.close()
+    with start(tmp_path) as dump:
+        wait_for(lambda: Remote.stored == [b"before", b"behind"])
+        dump.intercept([record(b"after")])
+        wait_for(lambda: Remote.stored == [b"before", b"behind", b"after"])
+    assert [name[-8:] for name in left(tmp_path)] == [".damaged"]

@@ -135,6 +135,20 @@ def test_nothing_to_look_at(folder: Path, tmp_path: Path, capsys: pytest.Capture
     assert str(folder) in err
 
 
+def test_what_a_format_does_not_keep_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pcap has no tags: no message can match, which does not mean that there was none."""
+    note = "note: pcap may not keep the tag: messages that only it has may be missing"
+    for name in ("only", "both"):
+        (tmp_path / name).mkdir()
+    only = store(tmp_path / "only", call(SHORT, at("10:00:10")), backends=["pcap"])
+    code, _, err = run(capsys, "find", "--folder", only, "--tag", "snd")
+    assert code == 1
+    assert note in err
+    both = store(tmp_path / "both", call(SHORT, at("10:00:10")), backends=["pcap", "text"])
+    assert "note:" not in run(capsys, "find", "--folder", both, "--tag", "snd")[2]
+    assert "note:" not in run(capsys, "find", "--folder", only, "--user", "alice")[2]
+
+
 HOSTILE = "\x1b]0;owned\x07\x9b31m\u202eevil"
 
 

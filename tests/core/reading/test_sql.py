@@ -164,8 +164,9 @@ def test_segments_in_a_bucket(
         f'modparam("sipdump", "fprefix", "{backend.site.prefix}")\n'
         + "".join(f'modparam("sipdump_s3", "{name}", "{value}")\n' for name, value in lines.items())
     )
-    assert main(["sql", NUMBERS, "-f", str(config), "--json"]) == 0
-    assert numbers(json.loads(capsys.readouterr().out)) == [1, 2]
+    for more in ([], ["--store", f"s3://{s3_bucket}"]):  # the second time it is named twice, and read once
+        assert main(["sql", NUMBERS, "-f", str(config), "--json", *more]) == 0
+        assert numbers(json.loads(capsys.readouterr().out)) == [1, 2]
 
 
 def test_a_column_of_its_own_is_there(folder: Path, ask: Ask) -> None:
