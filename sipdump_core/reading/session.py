@@ -12,6 +12,7 @@ from typing import Any, Self
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.log import warnings_to
 from sipdump_core.reading.lines import counted
+from sipdump_core.reading.progress import Bar
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.when import zone
 
@@ -50,9 +51,9 @@ class Session:
         )
         self.now = datetime.now().astimezone()
         self.searched = Searched(problems=problems)
-        self.store = Store(shelves, rules=rules, progress=self._step)
+        self._bar = Bar()
+        self.store = Store(shelves, rules=rules, progress=self._bar.step)
         self._stack = contextlib.ExitStack()
-        self._bar: Any = None
         self._before: Any = None
 
     def __enter__(self) -> Self:
@@ -65,7 +66,7 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close_bar()
+        self._bar.close()
         self._stack.close()
         gc.set_threshold(*self._thresholds)
         if self._before is not None:
@@ -77,7 +78,7 @@ class Session:
         Returns:
             The exit status: 0 when something was found, else 1.
         """
-        self._close_bar()
+        self._bar.close()
         searched = self.searched
         for problem in searched.problems:
             print(f"sipdump-read: {problem}", file=sys.stderr)
@@ -100,22 +101,6 @@ class Session:
 
     def _shown(self, time_s: float) -> str:
         return datetime.fromtimestamp(time_s, self.now.tzinfo).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-    def _step(self, done: int, total: int) -> None:
-        if self._bar is None:
-            if total < 2 or not sys.stderr.isatty():
-                return
-            from tqdm import tqdm  # noqa: PLC0415 - only a terminal needs it
-
-            self._bar = tqdm(desc="reading", unit=" segments", total=total, leave=False, delay=1)
-        self._bar.total = total
-        self._bar.n = done
-        self._bar.refresh()
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if self.store.interrupted:

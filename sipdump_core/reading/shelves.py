@@ -106,11 +106,11 @@ class BackendShelf:
     def segments(self) -> Iterator[Shelved]:
         """List them, see :meth:`Shelf.segments`."""
         backend = self.backend
+        place = os.path.realpath(backend.site.folder)
         if self.all_nodes and can(backend, Spans):
             for node, stored in each_of(self.backend, "list", backend.segments_of_all):
-                yield self._shelved(stored, node)
+                yield self._shelved(stored, node or place)
             return
-        place = os.path.realpath(backend.site.folder)
         for stored in listed(backend):
             yield self._shelved(stored, place)
 
@@ -241,7 +241,7 @@ def open_shelves(
         from sipdump_core.config.reader import read_config  # noqa: PLC0415 - its grammar takes long to load
     for config in configs:
         given = read_config(config, defines).settings
-        settings += [setting for setting in given if setting.module == "sipdump_s3"]
+        settings += [each for each in given if each.module == "sipdump_s3" or each.name == "folder"]
         plan = make_plan(given, to_start=False)
         window = plan.modules["sipdump_hep"].time_window
         slack = max(window, 60) if window else None

@@ -181,20 +181,23 @@ class Store:
         seen: set[int] = set()
         newest = self._newest or 0
         moves = Moves(searched)
-        for unit in wanted:
-            for shelved in unit.holdings:
-                location = shelved.stored.location
-                if (again and location not in self._hits) or moves.has(shelved):
-                    continue
-                for record in self._until_interrupted(self._read(shelved, unit, query, searched, seen, moves)):
-                    if record.time_us > newest:
-                        newest = self._newest = record.time_us
-                    self._hits.add(location)
-                    yield record
-                if self.interrupted and not again:
-                    return
-                done += 1
-                self._progress(done, count)
+        try:
+            for unit in wanted:
+                for shelved in unit.holdings:
+                    self._progress(done, count)
+                    done += 1
+                    location = shelved.stored.location
+                    if (again and location not in self._hits) or moves.has(shelved):
+                        continue
+                    for record in self._until_interrupted(self._read(shelved, unit, query, searched, seen, moves)):
+                        if record.time_us > newest:
+                            newest = self._newest = record.time_us
+                        self._hits.add(location)
+                        yield record
+                    if self.interrupted and not again:
+                        return
+        finally:
+            self._progress(count, count)
         self._newest_is_known |= chosen is None and not again and query == Query()
 
     def find(

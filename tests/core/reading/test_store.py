@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +128,25 @@ def test_files_of_one_second_are_all_read(tmp_path: Path, capsys: pytest.Capture
         backend.close()
     files = [part for path in tmp_path.glob("*.data") for part in ("--file", path)]
     assert found(capsys, *files) == found(capsys, "--folder", tmp_path) == ["0@a", "1@a", "2@a"]
+
+
+def test_names_of_another_zone_exclude_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name has the local time of the collector; who reads may be anywhere."""
+    for number, zone in enumerate(("Pacific/Kiritimati", "UTC", "Etc/GMT+12")):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        store(tmp_path, call(f"{number}@a"), backends=("text",))
+    days = {path.name[17:27] for path in tmp_path.glob("*.data")}
+    assert len(days) == 3
+    for path in tmp_path.iterdir():
+        os.utime(path, (at("11:00:00") / 1e6,) * 2)
+    for zone in ("Etc/GMT+12", "UTC", "Pacific/Kiritimati"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        span = ("--since", "2026-11-22T10:30Z", "--until", "2026-11-22T10:33Z")
+        assert found(capsys, "--folder", tmp_path, *span) == ["0@a", "1@a", "2@a"]
 
 
 def test_a_sealed_and_an_open_segment_are_one_store(tmp_path: Path) -> None:
