@@ -48,8 +48,9 @@ class SearchChecks(Kit):
         inner = b"".join(_content(self.store(backend, [one], second=n)) for n, one in enumerate(first[:3]))
         stored = self.store(backend, first, [record(with_body(inner[:60_000])), *first[:50]], second=5)
         reader: Any = self.reader(backend)
+        there = self.read(reader, stored)
         for query in _queries(first):
-            self.finds(reader, stored, query)
+            self.finds(reader, stored, query, there)
 
     @promise
     def test_search_sees_an_open_segment(self, backend: Backend) -> None:
@@ -141,10 +142,11 @@ class SearchChecks(Kit):
         """Return the stems of the segments that a segment holds."""
         return [segment.stem for segment in backend.united(stored)]
 
-    def finds(self, backend: Any, stored: StoredSegment, query: Query) -> None:
-        """Fail unless a search finds what reading and a filter find."""
+    def finds(self, backend: Any, stored: StoredSegment, query: Query, there: Sequence[Record] | None = None) -> None:
+        """Fail unless a search finds what reading and a filter find; ``there`` is what reading finds, if known."""
         __tracebackhide__ = True
-        wanted = [one for one in self.read(backend, stored) if query.matches(one)]
+        there = self.read(backend, stored) if there is None else there
+        wanted = [one for one in there if query.matches(one)]
         found = _drain(backend, stored, query)
         missing, extra = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
         said = f"asked for {_asked(query)}, search() finds {len(found)} records, reading {len(wanted)}"
