@@ -2,12 +2,13 @@
 
 Every backend in ``STORES`` holds the same records of generated calls, in segments as a daemon would make them. The
 call that is looked for is in the middle. All files are in the page cache when they are read; in each round every
-program runs once, and the best round of each counts. To measure another backend, add it to ``STORES``; to ask another
+program runs once, and the best of each counts. To measure another backend, add it to ``STORES``; to ask another
 question, add a function that returns rows to ``QUESTIONS``.
 """
 
 import compileall
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -86,12 +87,17 @@ def by_call_id(filled: Filled) -> list[Row]:
     }
     best = _best(filled, ways)
     what = f"find one call in {filled.total:,} records, its start included"
+    other_is = "grep -F over the .data"
+    grepped = best["grep"]
     rows = [
-        compare(f"{what}, {name}", best[name], best["grep"], AIM, other_is="grep -F over the .data", unit="s")
+        compare(f"{what}, {name}", best[name].wall, grepped.wall, AIM, other_is=other_is, unit="s") for name in STORES
+    ]
+    rows += [
+        compare(f"CPU of that, {name}", best[name].cpu, grepped.cpu, None, other_is=other_is, unit="s")
         for name in STORES
     ]
-    met = best["parquet"] <= PARQUET_AIM
-    rows.append(Row(f"{what}, parquet", f"{best['parquet']:.2f} s", aim=f"at most {PARQUET_AIM} s", met=met))
+    met = best["parquet"].wall <= PARQUET_AIM
+    rows.append(Row(f"{what}, parquet", f"{best['parquet'].wall:.2f} s", aim=f"at most {PARQUET_AIM} s", met=met))
     rows += [peak(f"peak memory of that, {name}", ways[name]) for name in STORES]
     if shutil.which("tshark"):
         start = time.perf_counter()
@@ -100,11 +106,11 @@ def by_call_id(filled: Filled) -> list[Row]:
         rows += [
             Row(
                 f"{what}, {name}, against tshark",
-                f"{best[name]:.2f} s",
+                f"{best[name].wall:.2f} s",
                 f"{whole:.0f} s, tshark over {filled.part_records:,} packets, scaled up",
-                f"{whole / best[name]:.0f} times faster",
+                f"{whole / best[name].wall:.0f} times faster",
                 f"at least {TSHARK_AIM}",
-                whole / best[name] >= TSHARK_AIM,
+                whole / best[name].wall >= TSHARK_AIM,
             )
             for name in STORES
         ]
@@ -118,7 +124,7 @@ def by_time(filled: Filled) -> list[Row]:
     ways = {name: _command(filled, name, "find", *span) for name in STORES}
     best = _best(filled, ways)
     what = f"find all calls of one second in {filled.total:,} records, its start included"
-    rows = [Row(f"{what}, {name}", f"{took:.2f} s") for name, took in best.items()]
+    rows = [Row(f"{what}, {name}", f"{took.wall:.2f} s, {took.cpu:.2f} s of CPU") for name, took in best.items()]
     return rows + [peak(f"peak memory of that, {name}", ways[name]) for name in STORES]
 
 
@@ -156,17 +162,29 @@ def _command(filled: Filled, name: str, *args: str) -> list[str]:
     return [sys.executable, "-m", "sipdump_core.reading", *args, "--folder", str(filled.folder / name)]
 
 
-def _best(filled: Filled, ways: dict[str, list[str]]) -> dict[str, float]:
-    """Run each command in turn, several times; return for each the seconds of its best round."""
-    took: dict[str, list[float]] = {name: [] for name in ways}
+@attrs.frozen
+class Took:
+    """What a command took; the wall time counts."""
+
+    wall: float
+    """Seconds."""
+    cpu: float
+    """Seconds, user and system, which other programs on the machine disturb less."""
+
+
+def _best(filled: Filled, ways: dict[str, list[str]]) -> dict[str, Took]:
+    """Run each command in turn, several times; return the best round of each."""
+    took: dict[str, list[Took]] = {name: [] for name in ways}
     for _ in range(filled.rounds):
         for name, argv in ways.items():
-            start = time.perf_counter()
+            before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
             done = subprocess.run(argv, stdout=subprocess.PIPE, env=_env(), check=True)
-            took[name].append(time.perf_counter() - start)
+            wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            took[name].append(Took(wall, cpu))
             if not done.stdout:
                 raise RuntimeError(f"{argv} found nothing")
-    return {name: min(times) for name, times in took.items()}
+    return {name: Took(min(each.wall for each in all_), min(each.cpu for each in all_)) for name, all_ in took.items()}
 
 
 def peak(what: str, argv: Sequence[str]) -> Row:

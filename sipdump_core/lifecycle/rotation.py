@@ -94,7 +94,8 @@ def next_on_the_clock(time_s: float, interval: int) -> int:
 
     Multiples are counted from the start of 1970 by the local clock, so that those of an interval which divides the day
     are the same every day: an hour ends on the hour, 24 hours end at midnight. When daylight saving time begins, the
-    clock may jump over a multiple; then the next one counts, so an interval may be an hour longer, at most.
+    clock may jump over a multiple of an interval that does not divide the day; then the next one counts, and
+    :class:`Rotation` ends the segment an hour late, at most.
 
     Args:
         time_s: seconds since the epoch.

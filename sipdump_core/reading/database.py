@@ -1,7 +1,7 @@
 """The DuckDB database that ``sipdump-read sql`` asks."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Self, TypeVar
 
 import duckdb
@@ -41,6 +41,7 @@ class Database:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end(self._worker.submit(lambda: None))  # an exception may have left a statement running
         self._worker.shutdown()
         self._connection.close()
 
@@ -66,12 +67,18 @@ class Database:
     def _wait_for(self, call: Callable[[], T]) -> T:
         running = self._worker.submit(call)
         try:
+            # a signal may be delivered to another thread, and then ends no wait of this one
+            while not wait([running], timeout=0.2).done:
+                pass
             return running.result()
         except duckdb.OperationalError as error:
             raise StorageError("run", "the statement", str(error)) from None
         except duckdb.Error as error:
             raise ConfigError(str(error)) from None
         finally:
-            while not running.done():
-                self._connection.interrupt()
-                wait([running], timeout=0.05)
+            self._end(running)
+
+    def _end(self, running: Future[Any]) -> None:
+        while not running.done():
+            self._connection.interrupt()
+            wait([running], timeout=0.05)

@@ -301,7 +301,7 @@ def _open_file(path: str, node: str, known: dict[tuple[str, str], Sequence[Backe
             return FileShelf(backend, path)
     suffixes = ", ".join(sorted(backend.suffix for backend in made if can(backend, Reads)))
     faults = "".join(f"; {error}" for error in errors)
-    raise ConfigError(f"no backend reads such a file; there are: {suffixes}{faults}", f"--file {path}")
+    raise ConfigError(f"no backend reads such a file; names end in {suffixes}{faults}", f"--file {path}")
 
 
 def _open_url(url: str, settings: Sequence[Setting]) -> Shelf:

@@ -97,8 +97,8 @@ def sql(args: argparse.Namespace) -> int:
                 views.make_messages(args.convert)
             if _names("calls", args.statement):
                 views.make_calls()
-            if session.store.interrupted:  # an answer about a part would look like one about all
-                raise KeyboardInterrupt
+        if session.store.interrupted:  # an answer about a part would look like one about all
+            raise KeyboardInterrupt
         columns = database.execute(args.statement)
         rows = _rows(database)
         first = next(rows, None)

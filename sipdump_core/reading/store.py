@@ -235,13 +235,18 @@ class Store:
         return found + finder.others(found)
 
     def shelved(self, searched: Searched) -> list[Shelved]:
-        """List all segments; a store that cannot be listed is a problem, and hides no other."""
+        """List all segments, each once; a store that cannot be listed is a problem, and hides no other."""
         found: list[Shelved] = []
+        known: set[str] = set()
         for shelf in self.shelves:
+            here: list[Shelved] = []
             try:
-                found += shelf.segments()
+                # a bucket may be named twice: by a configuration, and by its address
+                here += (shelved for shelved in shelf.segments() if shelved.stored.location not in known)
             except SipDumpError as error:
                 searched.problem(str(error))
+            found += here
+            known |= {shelved.stored.location for shelved in here if shelved.stored.location}
         return found
 
     def now_us(self) -> int:

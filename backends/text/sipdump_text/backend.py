@@ -33,6 +33,7 @@ from sipdump_text.search import TextSearch
 
 __all__ = ["TextBackend"]
 
+_BAR = ord("|")  # as a number it is found by memchr
 # The parts of a record whose length never varies: the fraction with its dot, the date's line, the trailer.
 _FIXED = len(".000000") + len("\ndate: Sun Nov 22 22:27:11 2026\n") + len(TRAILER)
 
@@ -73,10 +74,10 @@ class TextBackend(SearchedFolderBackend):
 
     def _note_times(self, batch: Sequence[Record], data: bytes) -> None:
         """Keep how the times are ordered, unless a message has a trailer in it, and may be read as other records."""
-        if data.count(TRAILER) == len(batch):
-            super()._note_times(batch, data)
-        else:
+        if any(TRAILER in buf for buf in [record.buf for record in batch if _BAR in record.buf]):
             self._forget_times()
+        else:
+            super()._note_times(batch, data)
 
     def record_size(self, record: Record) -> int:
         """Return the record's exact size in bytes."""

@@ -298,8 +298,5 @@ def test_the_command_finds_calls_of_two_collectors(
     stored_in(collector(s3_server, s3_bucket, tmp_path, "n2", format="parquet"), call(2))
     assert main(["find", "--store", f"s3://{s3_bucket}/sip", "--user", "alice", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [(each["call_id"], each["messages"], each["status"]) for each in found] == [
-        ("call-1@h", 2, 200),
-        ("call-2@h", 2, 200),
-    ]
+    assert [(each["call_id"], each["messages"]) for each in found] == [("call-1@h", 2), ("call-2@h", 2)]
     assert main(["find", "--store", f"s3://{s3_bucket}/sip", "--user", "nobody"]) == 1

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sipdump_core.lifecycle.rotation import LONGEST_SHIFT, Rotation, next_on_the_clock
@@ -125,12 +125,16 @@ def test_a_shift_of_half_an_hour(zone: Callable[[str], None]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.floats(1_767_000_000, 1_830_000_000), st.integers(1, 3 * DAY), st.sampled_from(["Europe/Berlin", "UTC"]))
+@example(1_774_732_120.0, 14_020, "Europe/Berlin")  # a multiple in the hour that daylight saving time leaves out
 def test_an_end_is_a_multiple_and_not_far(start: float, interval: int, name: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TZ", name)
         time.tzset()
         end = next_on_the_clock(start, interval)
-        assert start < end <= start + interval + LONGEST_SHIFT
+        assert start < end <= start + 2 * interval + LONGEST_SHIFT
+        rotation = Rotation(interval, align=True)
+        rotation.begin(0.0, start)
+        assert 0 < rotation.due(0.0, start) <= interval + LONGEST_SHIFT
         assert (end + time.localtime(end).tm_gmtoff) % interval == 0
     time.tzset()
 
