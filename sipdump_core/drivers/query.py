@@ -248,7 +248,9 @@ def parse_endpoint(text: str) -> Endpoint:
     except ValueError:
         network = None
     if network is None or (port or 0) > 65535:
-        raise ValueError(f'{text!r} is no address: write it as "10.0.0.5", "10.0.0.0/8:5060" or "[2001:db8::1]:5060"')
+        raise ValueError(
+            f'{text!r} is not an address: write it as "10.0.0.5", "10.0.0.0/8:5060" or "[2001:db8::1]:5060"'
+        )
     return Endpoint(network, port)
 
 
@@ -262,7 +264,7 @@ def parse_status(text: str) -> frozenset[int]:
     for part in text.split(","):
         found = _STATUS.fullmatch(part.strip())
         if not found:
-            raise ValueError(f'{part!r} is no status: write it as "503", "4xx" or "400-499"')
+            raise ValueError(f'{part!r} is not a status: write it as "503", "4xx" or "400-499"')
         first = int(found[1]) * 100 if found[1] else int(found[2])
         codes.update(range(first, (first + 99 if found[1] else int(found[3] or found[2])) + 1))
     return frozenset(codes)

@@ -30,6 +30,8 @@ _STEP = 1 << 20
 _FOLLOWED = 1 << 22
 """Bytes of records that one call of ``follow`` returns, about."""
 
+_EVERYTHING = Query()
+
 
 class FileSearch(ABC):
     """One file that is looked through.
@@ -175,6 +177,9 @@ class SearchedFolderBackend(FolderBackend):
         A span of time is found by halving, exactly: the file says how far it is out of order
         (:data:`~sipdump_core.drivers.folder.DISORDER_XATTR`), or that is found out once.
         """
+        if query == _EVERYTHING:  # who reads all of a file reports what of it is damaged
+            yield from self.read(stored)
+            return
         path = self._path_of(stored)
         try:
             with FileScan(path) as scan:

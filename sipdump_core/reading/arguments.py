@@ -136,7 +136,7 @@ def rules_of(args: argparse.Namespace) -> LegRules:
 def whole_number(text: str) -> int:
     """Read a number of calls or messages, for argparse."""
     if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
 
 
@@ -175,11 +175,11 @@ def _user(text: str) -> str:
 
 def _state(text: str) -> str:
     if text.lower() not in CALL_STATES:
-        raise ValueError(f"{text!r} is no state; there are: {', '.join(CALL_STATES)}")
+        raise ValueError(f"{text!r} is not a state; choose from {', '.join(CALL_STATES)}")
     return text.lower()
 
 
 def _proto(text: str) -> str:
     if text.lower() not in PROTOS:
-        raise ValueError(f"{text!r} is no transport; there are: {', '.join(PROTOS)}")
+        raise ValueError(f"{text!r} is not a transport; choose from {', '.join(PROTOS)}")
     return text.lower()

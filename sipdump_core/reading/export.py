@@ -155,7 +155,7 @@ def _write_by_backend(folder: str, name: str, records: Iterator[Record], *, head
     workshop = Workshop(make_plan(settings, to_start=False))
     backend: Backend = workshop.backend(name, workshop.site(folder, "export-"))
     if not isinstance(backend, FolderBackend):
-        raise ConfigError(f"{name} is no backend of files", place)
+        raise ConfigError(f"{name} does not store files", place)
     first = next(records)
     segment = attrs.evolve(Segment.starting("export-", first.time_us / 1e6), suffix=backend.suffix)
     backend.start()

@@ -195,7 +195,7 @@ def _shown(value: Any) -> str:
 
 def _sort(text: str) -> str:
     if text.removeprefix("-") not in SORTS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no field to sort by; there are: {', '.join(SORTS)}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a field to sort by; choose from {', '.join(SORTS)}")
     return text
 
 

@@ -22,7 +22,7 @@ __all__ = ["Finder", "Found"]
 _MANY = 50_000
 """Call-IDs; with more, all that is stored within the span is read once instead."""
 _LEGS_OF_CALLS = 10_000
-_LEGS_OF_BYTES = 32 << 20
+_LEGS_OF_BYTES = 16 << 20
 """What is held in memory to look for other legs; of more, they are not looked for."""
 _ROUNDS = 100
 """How many steps other legs are followed; each one asks the store again, and a call seldom has three."""

@@ -26,7 +26,6 @@ DEFAULT_CONFIG = "/etc/sipdump/sipdumpd.cfg"
 _PREFIX = re.compile(r"(.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?\.", re.DOTALL)
 _SLACK = 86400.0
 """Seconds by which a message's time may be off its segment's: the default of sipdump_hep's ``time_window``."""
-_EVERYTHING = Query()
 _S3_URL = re.compile(r"s3://([^/]+)(?:/(.*))?")
 
 
@@ -69,8 +68,6 @@ class Shelved(Holding):
             DriverError: its driver raises anything else.
         """
         backend, stored = self.backend, self.stored
-        if query == _EVERYTHING and can(backend, Reads):  # what is damaged is reported only by who reads all of it
-            return each_of(self.backend, "read", lambda: backend.read(stored))
         if can(backend, Searches):
             return each_of(self.backend, "search", lambda: backend.search(stored, query))
         return filter(query.matches, each_of(backend, "read", lambda: backend.read(stored)))
@@ -301,7 +298,7 @@ def _open_file(path: str, node: str, known: dict[tuple[str, str], Sequence[Backe
             return FileShelf(backend, path)
     suffixes = ", ".join(sorted(backend.suffix for backend in made if can(backend, Reads)))
     faults = "".join(f"; {error}" for error in errors)
-    raise ConfigError(f"no backend reads such a file; there are: {suffixes}{faults}", f"--file {path}")
+    raise ConfigError(f"no backend reads such a file; names end in {suffixes}{faults}", f"--file {path}")
 
 
 def _open_url(url: str, settings: Sequence[Setting]) -> Shelf:

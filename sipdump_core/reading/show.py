@@ -82,7 +82,7 @@ def names_of(values: list[str]) -> dict[str, str]:
     for value in values:
         address, equals, name = value.partition("=")
         if not (address and equals and name):
-            raise ConfigError(f'{value!r} is no name for an address: write it as "10.0.0.5=proxy"', "--name")
+            raise ConfigError(f'{value!r} does not name an address: write it as "10.0.0.5=proxy"', "--name")
         names[address] = name
     return names
 
@@ -90,7 +90,9 @@ def names_of(values: list[str]) -> dict[str, str]:
 def _form_of(output: str | None) -> str:
     ending = os.path.splitext(output or "")[1].lower()
     if ending in (".pcap", ".pcapng", ".data", ".parquet", ".jsonl"):
-        raise ConfigError(f"a ladder is no {ending} file: sipdump-read export writes the messages into one", "-o")
+        raise ConfigError(
+            f"a ladder cannot be a {ending} file; to write the messages into one, use sipdump-read export", "-o"
+        )
     return {".svg": "svg", ".html": "html", ".htm": "html", ".mmd": "mermaid", ".json": "json", ".md": "markdown"}.get(
         ending, "text"
     )

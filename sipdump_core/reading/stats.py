@@ -30,7 +30,7 @@ BY = ("method", "status", "ua", "from", "dst", "hour")
 _TOP = 20
 _MANY_KEYS = 100_000
 _CHALLENGED = frozenset((401, 402, 407))
-"""RFC 6076, section 4.3.2: these are no failures."""
+"""RFC 6076, section 4.3.2: these are not failures."""
 _REACHED = frozenset((480, 486, 600, 603))
 """Section 4.7: these show that the callee was reached."""
 _INEFFECTIVE = frozenset((408, 500, 503, 504))

@@ -51,7 +51,7 @@ def parse_when(text: str, now: datetime, *, after: datetime | None = None) -> da
         try:
             return now - timedelta(seconds=parse_span(text[1:]))
         except (ValueError, OverflowError):
-            raise ValueError(f'{text!r} is no span of time: write it as "-15m" or "-1d12h"') from None
+            raise ValueError(f'{text!r} is not a span of time: write it as "-15m" or "-1d12h"') from None
     if text.startswith("@"):
         try:
             return datetime.fromtimestamp(float(text[1:]), now.tzinfo)
@@ -70,7 +70,7 @@ def parse_when(text: str, now: datetime, *, after: datetime | None = None) -> da
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no time: write it {_FORMS}") from None
+        raise ValueError(f"{text!r} is not a time: write it {_FORMS}") from None
     return parsed if parsed.tzinfo else _zoned(parsed, now)
 
 
@@ -83,7 +83,7 @@ def zone(now: datetime) -> str:
 def _at(date: datetime, clock: str, text: str) -> datetime:
     found = _CLOCK.fullmatch(clock)
     if not found:
-        raise ValueError(f"{text!r} is no time: write it {_FORMS}")
+        raise ValueError(f"{text!r} is not a time: write it {_FORMS}")
     hour, minute, second, fraction = found.groups()
     micro = int((fraction or "0").ljust(6, "0"))
     naive = date.replace(hour=int(hour), minute=int(minute), second=int(second or 0), microsecond=micro, tzinfo=None)

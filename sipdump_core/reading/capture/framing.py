@@ -1,6 +1,6 @@
 """SIP messages in a stream of bytes: cut by Content-Length, or taken out of WebSocket frames.
 
-What is no SIP is passed over, up to what looks like a start line. Nothing raises on any input, and all of it is read in
+What is not SIP is skipped, up to what looks like a start line. Nothing raises on any input, and all of it is read in
 linear time: what has to wait for more bytes is not looked at again before they are there.
 
 Sources: RFC 3261 sections 7.5 and 18.3 (framing), RFC 6455 and 7118 (WebSocket, SIP over it).
@@ -133,7 +133,7 @@ class Framing:
         return end
 
     def _pass_over(self) -> None:
-        """Drop what is no SIP: up to a start line, or but for a line that may become one."""
+        """Drop what is not SIP: up to a start line, or all but a line that may become one."""
         buffer = self._buffer
         found = _START_OF_LINE.search(buffer)
         if found:

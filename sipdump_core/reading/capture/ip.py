@@ -54,7 +54,7 @@ class Segment(NamedTuple):
 
 
 def network(linktype: int, frame: bytes) -> tuple[int, int]:
-    """Return EtherType and offset of what a frame carries; EtherType 0 where that is no IP."""
+    """Return EtherType and offset of what a frame carries; EtherType 0 where that is not IP."""
     try:
         return _network(linktype, frame)
     except (IndexError, struct.error):
@@ -103,7 +103,7 @@ class Reassembler:
             time_us: when it was captured.
 
         Returns:
-            What it carries, or what it makes whole; None where more fragments have to come, and for what is no IP.
+            What it carries, or what it makes whole; None where more fragments have to come, and for what is not IP.
         """
         try:
             return self._take(ethertype, packet[at:], time_us, 0)

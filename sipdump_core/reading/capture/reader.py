@@ -29,7 +29,7 @@ class CaptureCounts:
     packets: int = 0
     records: int = 0
     other: int = 0
-    """Packets that are no SIP over UDP or TCP, and no part of it."""
+    """Packets that hold no SIP over UDP or TCP, nor a part of it."""
     truncated: int = 0
     """Messages of which the capture has only the beginning."""
     unreadable: int = 0

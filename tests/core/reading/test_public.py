@@ -101,5 +101,5 @@ def test_texts_among_other_values() -> None:
     assert query.statuses == {503, 600, 601, 602, 603}
     assert query.endpoints == {parse_endpoint("192.0.2.1"), parse_endpoint("2001:db8::/32")}
     assert attrs.evolve(query, statuses=404).statuses == {404}
-    with pytest.raises(ValueError, match="no address"):
+    with pytest.raises(ValueError, match="not an address"):
         Query(endpoints="nowhere")

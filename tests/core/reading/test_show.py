@@ -45,7 +45,7 @@ def test_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "show", "alone@a", "--folder", folder, "--name", "phone")
     assert (code, err) == (
         2,
-        "sipdump-read: --name: 'phone' is no name for an address: write it as \"10.0.0.5=proxy\"\n",
+        "sipdump-read: --name: 'phone' does not name an address: write it as \"10.0.0.5=proxy\"\n",
     )
 
 

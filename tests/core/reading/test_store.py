@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -213,37 +214,44 @@ def test_a_damaged_segment_is_read_from_another_backend(tmp_path: Path, capsys: 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("what", ["segment", "folder"])
-def test_permission_denied(tmp_path: Path, what: str) -> None:
+def test_permission_denied(what: str) -> None:
     """In a child process, which gives up root."""
-    shown, hidden = tmp_path / "shown", tmp_path / "hidden"
-    for place in (shown, hidden):
-        place.mkdir()
-    store(shown, call("one@a"))
-    store(hidden, call("two@a"))
-    for path in (tmp_path, shown, *shown.iterdir()):
-        path.chmod(0o755)
-    (segment,) = hidden.glob("*.parquet")
-    segment.chmod(0o600 if what == "segment" else 0o644)
-    hidden.chmod(0o700 if what == "folder" else 0o755)
-    os.chmod(tmp_path.parent, 0o755)
-    os.chmod(tmp_path.parent.parent, 0o755)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        shown, hidden = place / "shown", place / "hidden"
+        for folder in (shown, hidden):
+            folder.mkdir(mode=0o755)
+            store(folder, call(f"{folder.name}@a"))
+        (segment,) = shown.glob("*.parquet")
+        segment.chmod(0o644)
+        (segment,) = hidden.glob("*.parquet")
+        segment.chmod(0o600)
+        if what == "folder":
+            hidden.chmod(0o700)
+        said = as_nobody("find", "--folder", str(shown), "--folder", str(hidden), "--jsonl")
+        assert str(segment if what == "segment" else hidden) in said
+    assert "Permission denied" in said
+    assert '"shown@a"' in said
+    assert "exit 0" in said
+
+
+def as_nobody(*args: str) -> str:
+    """Run sipdump-read in a child process that gives up root, and return what it prints."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         with open(writer, "w", encoding="utf-8") as said_here:
             sys.stdout = sys.stderr = said_here
             os.setuid(NOBODY)
-            code = main(["find", "--folder", str(shown), "--folder", str(hidden), "--jsonl"])
+            code = main(args)
             print(f"exit {code}")
         os._exit(0)
     os.close(writer)
     with open(reader, encoding="utf-8") as file:
         said = file.read()
     os.waitpid(child, 0)
-    assert str(segment if what == "segment" else hidden) in said
-    assert "Permission denied" in said
-    assert '"one@a"' in said
-    assert "exit 0" in said
+    return said
 
 
 def test_a_folder_that_vanishes(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_message_of_a_far_future(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for args, message in (("-n x", "'x' is no whole number"), ("--since foo", "is no time")):
+    for args, message in (("-n x", "'x' is not a whole number"), ("--since foo", "is not a time")):
         code, _, err = run(capsys, "tail", "--folder", tmp_path, *args.split())
         assert code == 2
         assert message in err
