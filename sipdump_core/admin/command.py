@@ -4,14 +4,12 @@ Each command is in a module for its group, which has two functions for it: ``add
 and ``NAME`` runs it. A module is loaded only when one of its commands is: ``--help`` must answer at once.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from sipdump_core.admin.output import Output
 from sipdump_core.errors import SipDumpError
-from sipdump_core.version import VERSION
+from sipdump_core.subcommands import command_parser
 
 __all__ = ["main"]
 
@@ -38,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when all was done, 1 when something was not, 2 for a wrong command line.
     """
     argv = sys.argv[1:] if argv is None else argv
-    args = _parser(argv).parse_args(argv)
+    parser = command_parser(
+        "sipdump-admin", "Look after what sipdump has stored.", "sipdump_core.admin", COMMANDS, argv
+    )
+    args = parser.parse_args(argv)
     try:
         return int(args.run(args, Output(getattr(args, "json", False))))
     except SipDumpError as error:
@@ -47,17 +48,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away, as head(1) does
         return 1
-
-
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser for a command line: all commands are in it, and the arguments of the one that is named."""
-    parser = argparse.ArgumentParser(prog="sipdump-admin", description="Look after what sipdump has stored.")
-    parser.add_argument("-v", "--version", action="version", version=f"sipdump {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    named = next((each for each in argv if not each.startswith("-")), "")
-    for name, (module, help_) in COMMANDS.items():
-        command = commands.add_parser(name, help=help_, description=f"{help_[0].upper()}{help_[1:]}.")
-        if name == named:
-            add = getattr(import_module(f"sipdump_core.admin.{module}"), f"add_{name.replace('-', '_')}")
-            add(command)
-    return parser

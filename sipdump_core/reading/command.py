@@ -4,14 +4,12 @@ Each command is in a module for its group, which has two functions for it: ``add
 and ``NAME`` runs it. A module is loaded only when one of its commands is: ``--help`` must answer at once.
 """
 
-import argparse
 import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
-from sipdump_core.version import VERSION
+from sipdump_core.subcommands import command_parser
 
 __all__ = ["main"]
 
@@ -40,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale, no character of a message ends the command
             stream.reconfigure(errors="backslashreplace")
     argv = join_dashes(argv)
-    args = _parser(argv).parse_args(argv)
+    parser = command_parser(
+        "sipdump-read", "Find calls in what sipdump has stored.", "sipdump_core.reading", COMMANDS, argv
+    )
+    args = parser.parse_args(argv)
     from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415
 
     try:
@@ -57,16 +58,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOTHING
     except KeyboardInterrupt:
         return 130
-
-
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser for a command line: all commands are in it, and the arguments of the one that is named."""
-    parser = argparse.ArgumentParser(prog="sipdump-read", description="Find calls in what sipdump has stored.")
-    parser.add_argument("-v", "--version", action="version", version=f"sipdump {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    named = next((each for each in argv if not each.startswith("-")), "")
-    for name, (module, help_) in COMMANDS.items():
-        command = commands.add_parser(name, help=help_, description=f"{help_[0].upper()}{help_[1:]}.")
-        if name == named:
-            getattr(import_module(f"sipdump_core.reading.{module}"), f"add_{name}")(command)
-    return parser

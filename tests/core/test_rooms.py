@@ -40,6 +40,7 @@ ORDER = (
         "cache",
         "clock",
         "errors",
+        "subcommands",
         "version",
     ),
 )
