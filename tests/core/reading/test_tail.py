@@ -178,7 +178,9 @@ def test_segments_that_are_pruned_while_they_are_followed(dump: SipDump, tmp_pat
     feed(dump, 1, 1)
     stems = {path.name.partition(".")[0] for path in tmp_path.iterdir()} - {""}
     stamped = len("kamailio-sipdump-2026-11-27--10-32-00")  # behind it the second one of a second has -1
-    for path in tmp_path.glob(f"{min(stems, key=lambda stem: (stem[:stamped], len(stem)))}.*"):
+    older = min(stems, key=lambda stem: (stem[:stamped], len(stem)))
+    wait_for(lambda: not (tmp_path / f"{older}.parquet.wal").exists())  # what is being sealed is not pruned
+    for path in tmp_path.glob(f"{older}.*"):
         path.unlink(missing_ok=True)
     assert followed(following, 1) == expected(1, 1)
 
