@@ -1,0 +1,103 @@
+"""What a driver declares, and what making one does: nothing."""
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.capabilities import Deletes, can
+from sipdump_core.drivers.discovery import is_suffix, unusable
+from sipdump_core.errors import ConfigError
+from sipdump_core.record import Flow
+from sipdump_core.settings.options import Setting, build, describe
+from sipdump_core.testing.kit import Kit
+from sipdump_core.testing.promise import promise
+from sipdump_core.testing.samples import record
+
+__all__ = ["DriverChecks", "check_numbers"]
+
+
+class DriverChecks(Kit):
+    """The checks of a driver before it works."""
+
+    @promise
+    def test_the_driver_is_declared(self, site: Site) -> None:
+        """A driver declares name, flag, suffix, version of the interface and options as sipdump needs them."""
+        cls = type(self.make_backend(site))
+        why = unusable(cls)
+        assert not why, f"{cls.__qualname__} {why}"
+        suffix = self.make_backend(site).suffix
+        assert is_suffix(suffix), f"suffix {suffix!r} of an instance cannot end a file name like '.data'"
+        if cls.has_lifecycle():
+            assert can(cls, Deletes), "it has segments() without delete(): pruning always fails"
+        unknown = set(cls.loses) - {*(field.name for field in attrs.fields(Flow)), "time_us"}
+        assert not unknown, f"loses contains names that are not fields that may be lost: {sorted(unknown)}"
+
+    @promise
+    def test_options_round_trip(self, site: Site) -> None:
+        """Every option has a type, a default and a line of help, and what an operator sets arrives in opts."""
+        cls = type(self.make_backend(site))
+        assert attrs.has(cls.options), f"options must be an attrs class, not {cls.options!r}"
+        module = f"sipdump_{cls.name}"
+        for told in describe(cls.options):
+            assert told["help"], f"the option {told['name']} has no help"
+            default = told["default"]
+            for value in _others(told):
+                try:
+                    options = build(cls.options, [Setting(module, told["name"], value)])
+                except ConfigError as error:
+                    if value == default:
+                        raise AssertionError(f"the default of the option {told['name']} is refused: {error}") from error
+                    continue  # its check refuses this value
+                set_to = getattr(options, told["name"])
+                assert set_to in (value, (value,)), f"the option {told['name']} set to {value!r} is {set_to!r}"
+                try:
+                    backend = cls(options, site)
+                except ConfigError:
+                    continue  # it contradicts the other options' defaults
+                assert attrs.asdict(backend.opts) == attrs.asdict(options), (
+                    f"opts has not the {told['name']} {value!r} that was set"
+                )
+
+    @promise
+    def test_the_constructor_touches_nothing(self, site: Site, tmp_path: Any) -> None:
+        """Making an instance opens, creates and starts nothing: configurations are checked with it."""
+        missing = tmp_path / "missing"
+        threads, opened = threading.enumerate(), len(os.listdir("/proc/self/fd"))
+        made = [self.make_backend(attrs.evolve(site, folder=str(missing))), self.make_backend(site)]
+        assert not missing.exists(), "the constructor makes the folder"
+        left = sorted(path.name for path in tmp_path.rglob("*") if path.name != "store")
+        assert not left, f"the constructor leaves {left}"
+        assert not set(threading.enumerate()) - set(threads), "the constructor starts a thread"
+        assert len(os.listdir("/proc/self/fd")) <= opened, "the constructor opens a file or a connection"
+        assert all(backend.opts is not None and backend.site is not None for backend in made)
+
+    @promise
+    def test_health_and_stats_are_of_their_type(self, backend: Backend) -> None:
+        """health() returns one line of text, empty while all is well, and stats() a mapping of names to integers."""
+        fresh = self.reader(backend)
+        for one, when in ((fresh, "before start()"), (backend, "after start()")):
+            check_numbers(one, when)
+        self.write(backend, [record()])
+        check_numbers(backend, "after close()")
+
+
+def _others(told: Mapping[str, Any]) -> list[Any]:
+    """Return values to try for an option: its default unless a tuple, and others."""
+    default = told["default"]
+    if told["type"] == "int":
+        return [default, default + 1, default - 1, 2 * default + 1, 0, 1]
+    return [*([default] if isinstance(default, str) else []), "x", "/tmp/x", "ü ☎", ""]  # noqa: S108 - nothing is opened
+
+
+def check_numbers(backend: Backend, when: str) -> None:
+    """Fail unless health and stats are of their types and say that all is well."""
+    health, stats = backend.health(), backend.stats()
+    assert isinstance(health, str), f"health() {when} returns {health!r}"
+    assert not health, f"health() {when} says that something is wrong: {health}"
+    assert isinstance(stats, Mapping), f"stats() {when} returns {stats!r}"
+    wrong = {key: value for key, value in stats.items() if type(key) is not str or type(value) is not int}
+    assert not wrong, f"stats() {when} has {wrong}"

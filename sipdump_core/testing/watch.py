@@ -1,0 +1,157 @@
+"""Looks at what a call does: what it touches outside of Python, and what may happen in the midst of it."""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import attrs
+
+__all__ = ["CLOSE", "Touch", "at_step", "called", "closed_once", "steps", "touching"]
+
+_WATCHED = (
+    "open", "socket.", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "os.link", "os.symlink",
+    "os.rmdir", "os.truncate", "os.chmod", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen",
+    "sqlite3.connect", "tempfile.", "shutil.", "mmap.__new__", "pickle.find_class", "marshal.loads",
+)  # fmt: skip
+_IMPORTS = ("importlib", "<frozen importlib", "zipimport")
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CLOSE = "close"
+
+
+@attrs.frozen
+class Touch:
+    """Something outside of Python that was touched: an audit event (docs.python.org, "Audit events table")."""
+
+    event: str
+    what: str
+    writes: bool
+    """Whether it may change something, or reaches another machine; what only reads a file does not."""
+
+    def __str__(self) -> str:
+        return f"{self.event} {self.what}"
+
+
+_recorders: list[tuple[int, list[Touch]]] = []
+_hooked = threading.Lock()
+
+
+@contextlib.contextmanager
+def touching() -> Iterator[list[Touch]]:
+    """Record what this thread touches meanwhile, except what the import of a module does."""
+    if _hooked.acquire(blocking=False):  # once in a process: a hook cannot be removed
+        sys.addaudithook(_audit)
+    recorder: tuple[int, list[Touch]] = threading.get_ident(), []
+    _recorders.append(recorder)
+    try:
+        yield recorder[1]
+    finally:
+        _recorders.remove(recorder)
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if not _recorders or not event.startswith(_WATCHED):
+        return
+    own = [found for thread, found in _recorders if thread == threading.get_ident()]
+    if not own or _importing(sys._getframe(1)):
+        return
+    writes = event != "open" or bool(len(args) > 2 and isinstance(args[2], int) and args[2] & _WRITES)
+    writes = writes and event not in ("os.listdir", "os.scandir")
+    for found in own:
+        found.append(Touch(event, " ".join(str(arg) for arg in args[:2] if arg is not None), writes))
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame:
+        if frame.f_code.co_filename.startswith(_IMPORTS) or "importlib" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def steps(call: Callable[[], Any]) -> int:
+    """Count the calls of C code that a call makes in this thread; whatever it raises is passed on."""
+    count = 0
+
+    def count_it(_: FrameType, event: str, __: Any) -> None:
+        nonlocal count
+        count += event in ("c_return", "c_exception")
+
+    with _profiled(count_it):
+        call()
+    return count
+
+
+def at_step(number: int, call: Callable[[], Any], act: Callable[[], None]) -> None:
+    """Do something in the midst of a call, as another thread or process might.
+
+    Args:
+        number: after which of the calls of C code, from 1.
+        call: whatever it raises is passed on.
+        act: is called once; not at all, if there are fewer calls.
+    """
+    count = 0
+
+    def look(_: FrameType, event: str, __: Any) -> None:
+        nonlocal count
+        count += event in ("c_return", "c_exception")
+        if count == number and event in ("c_return", "c_exception"):
+            sys.setprofile(None)
+            act()
+            sys.setprofile(look)
+
+    with _profiled(look):
+        call()
+
+
+@contextlib.contextmanager
+def called(*names: tuple[str, str]) -> Iterator[list[str]]:
+    """Record the calls of C functions that have one of the names.
+
+    Args:
+        names: the function's module, or the module of the class that it is a method of, and its own name.
+    """
+    found: list[str] = []
+
+    def look(frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_call" and (_module(function), function.__name__) in names and not _importing(frame):
+            found.append(f"{_module(function).lstrip('_')}.{function.__name__}")
+
+    with _profiled(look):
+        yield found
+
+
+@contextlib.contextmanager
+def closed_once(decoy: Callable[[], int]) -> Iterator[None]:
+    """Give the number of each descriptor to another file as soon as it is closed.
+
+    Args:
+        decoy: opens a file.
+    """
+
+    def look(_: FrameType, event: str, function: Any) -> None:
+        if event == "c_return" and function.__name__ == CLOSE:
+            sys.setprofile(None)
+            decoy()
+            sys.setprofile(look)
+
+    with _profiled(look):
+        yield
+
+
+@contextlib.contextmanager
+def _profiled(look: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+
+
+def _module(function: Any) -> str:
+    owner = getattr(function, "__self__", None)
+    return str(function.__module__ or type(owner).__module__)
