@@ -184,8 +184,7 @@ class Kit:
             batch: the records.
             fault: is called between the first open and write.
         """
-        number = self.__dict__["_deliveries"] = self.__dict__.get("_deliveries", -1) + 1
-        segment = self.segment(backend, number)
+        segment = self.next_segment(backend)
         for attempt in range(_TRIES):
             time.sleep(min(0.01 * attempt, 0.1))
             try:
@@ -207,6 +206,11 @@ class Kit:
         for end in (backend.flush, backend.close):  # what they raise is about what is stored already
             with contextlib.suppress(StorageError, OSError):
                 end()
+
+    def next_segment(self, backend: Backend) -> Segment:
+        """Name a segment behind all that this named before."""
+        number = self.__dict__["_named"] = self.__dict__.get("_named", -1) + 1
+        return self.segment(backend, number)
 
     def store(self, backend: Backend, *batches: Sequence[Record], second: int = 0) -> StoredSegment:
         """Write a segment, and return it as the store lists it once it is sealed."""

@@ -64,7 +64,7 @@ class NetworkChecks(Kit):
         with self.started(site) as backend:
             deliver = _Deliveries(self, backend, proxy)
             deliver()
-            backend.open(self.segment(backend, 59))
+            backend.open(self.next_segment(backend))
             batch = deliver.next_batch()
             guard, written = Guard(), threading.Event()
 
