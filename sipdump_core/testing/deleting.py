@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import prune
 from sipdump_core.segment import Segment
@@ -43,7 +44,7 @@ class DeleteChecks(Kit):
         """delete_many() reports each segment once, as gone or with the reason why not, and goes on with the next."""
         stored = [self.store(backend, numbered(2, 2 * n), second=n) for n in range(4)]
         backend.open(self.segment(backend, 5))
-        backend.write([record()])
+        backend.write(Batch([record()]))
         backend.flush()
         (opened,) = (one for one in self.segments(backend) if not one.sealed)
         backend.delete(stored[0])
@@ -80,13 +81,13 @@ class DeleteChecks(Kit):
         """delete() of an open segment raises StorageError, from any instance, and its writer goes on."""
         self.needs_segments(backend)
         backend.open(self.segment(backend))
-        backend.write([record(b"one")])
+        backend.write(Batch([record(b"one")]))
         backend.flush()
         (stored,) = self.segments(backend)
         for one in (backend, self.reader(backend)):
             with pytest.raises(StorageError):
                 one.delete(stored)
-        backend.write([record(b"two")])
+        backend.write(Batch([record(b"two")]))
         backend.close()
         self.settle(backend)
         self.holds(backend, [record(b"one"), record(b"two")])
@@ -100,7 +101,7 @@ class DeleteChecks(Kit):
             return
         stored = [self.store(backend, numbered(2), second=n) for n in range(2)]
         backend.open(self.segment(backend, 5))
-        backend.write([record()])
+        backend.write(Batch([record()]))
         backend.flush()
         day, soon = 86400.0, time.time() + 43200.0
         assert not [*prune([self.reader(backend)], day, now=soon)], "what is half a day old is pruned at fage of a day"

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.record import Record
 from sipdump_core.testing.driver import check_numbers
 from sipdump_core.testing.kit import Kit
@@ -30,7 +31,7 @@ class FailureChecks(Kit):
             steps: list[Callable[[], Any]] = [
                 backend.start,
                 lambda: backend.open(self.segment(backend, 1)),
-                lambda: backend.write([record(b"after")]),
+                lambda: backend.write(Batch([record(b"after")])),
                 backend.flush,
                 backend.close,
             ]
@@ -53,11 +54,11 @@ class FailureChecks(Kit):
             if not starts:
                 backend.start()
             backend.open(self.segment(backend))
-            backend.write([record(b"before")])
+            backend.write(Batch([record(b"before")]))
             backend.flush()
             todo = [record(b"meanwhile")]
             with self.outage(backend):
-                if not self.raises_storage_error(lambda: backend.write(todo)):
+                if not self.raises_storage_error(lambda: backend.write(Batch(todo))):
                     todo = []
                     self.raises_storage_error(backend.flush)
                 self.raises_storage_error(backend.close)
@@ -77,7 +78,7 @@ class FailureChecks(Kit):
 
     def _open_and_write(self, backend: Backend, batch: Sequence[Record], second: int) -> None:
         backend.open(self.segment(backend, second))
-        backend.write(batch)
+        backend.write(Batch(batch))
 
     @promise
     def test_write_after_stop_loses_nothing_in_silence(self, backend: Backend) -> None:
@@ -85,7 +86,7 @@ class FailureChecks(Kit):
         self.write(backend, [record(b"one")])
         backend.stop()
         todo = [record(b"two")]
-        if self.raises_storage_error(lambda: backend.write(todo)):
+        if self.raises_storage_error(lambda: backend.write(Batch(todo))):
             todo = []
         backend.start()
         self.settle(backend)

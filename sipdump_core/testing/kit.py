@@ -15,10 +15,11 @@ import attrs
 import pytest
 
 from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.capabilities import Opens, Reads, can
 from sipdump_core.drivers.discovery import discover
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.errors import ConfigError, PartialWriteError, SipDumpError, StorageError
+from sipdump_core.errors import ConfigError, PartialWriteError, RecordError, SipDumpError, StorageError
 from sipdump_core.record import Flow, Record
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.testing.promise import does_not_apply, not_checked
@@ -172,40 +173,53 @@ class Kit:
         segment = self.segment(backend, second)
         backend.open(segment)
         for batch in batches:
-            backend.write(batch)
+            backend.write(Batch(batch))
         backend.close()
         return segment
 
-    def deliver(self, backend: Backend, batch: Sequence[Record], fault: Callable[[], None] | None = None) -> None:
+    def deliver(
+        self, backend: Backend, batch: Sequence[Record], fault: Callable[[], None] | None = None
+    ) -> list[Record]:
         """Store a batch in a segment of its own as sipdump does it: a batch that fails comes again, in a fresh one.
 
         Args:
             backend: it is started.
             batch: the records.
             fault: is called between the first open and write.
+
+        Returns:
+            The records that the store refuses: a RecordError named them.
+
+        Raises:
+            AssertionError: it still fails after some tries.
         """
-        segment = self.next_segment(backend)
+        segment, todo, refused = self.next_segment(backend), Batch(batch), list[Record]()
         for attempt in range(_TRIES):
             time.sleep(min(0.01 * attempt, 0.1))
             try:
                 backend.open(segment)
                 if fault and not attempt:
                     fault()
-                backend.write(batch)
+                if todo:
+                    backend.write(todo)
+                break
+            except RecordError as error:
+                bad = [at for at, one in enumerate(todo) if at in error.refused or one in error.refused]
+                refused += [todo[at] for at in bad]
+                todo = _without(todo, range(len(todo)) if error.others_stored else bad)
             except PartialWriteError as error:
-                batch = [record for at, record in enumerate(batch) if at in error.failed]
+                todo = _without(todo, [at for at in range(len(todo)) if at not in error.failed])
             except (StorageError, OSError) as error:
                 reason = error
-            else:
-                break
             segment = segment.next()
             with contextlib.suppress(StorageError, OSError):
                 backend.close()
         else:
-            raise AssertionError(f"the store works again, and after {_TRIES} tries it still fails: {reason}")
+            raise AssertionError(f"nothing is wrong with the store, and after {_TRIES} tries it still fails: {reason}")
         for end in (backend.flush, backend.close):  # what they raise is about what is stored already
             with contextlib.suppress(StorageError, OSError):
                 end()
+        return refused
 
     def next_segment(self, backend: Backend) -> Segment:
         """Name a segment behind all that this named before."""
@@ -296,6 +310,11 @@ class Kit:
         except Exception as error:
             raise AssertionError(f"{type(error).__name__} is not an error of sipdump_core: {error}") from error
         return False
+
+
+def _without(batch: Batch, places: Iterable[int]) -> Batch:
+    left = sorted({*range(len(batch))} - {*places})
+    return batch.part(left) if left else Batch()
 
 
 @contextlib.contextmanager

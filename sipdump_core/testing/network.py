@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.record import Record
@@ -70,7 +71,7 @@ class NetworkChecks(Kit):
 
             def write() -> None:
                 with guard:
-                    backend.write(batch)
+                    backend.write(Batch(batch))
                     written.set()
                     backend.flush()
 
