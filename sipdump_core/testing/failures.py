@@ -1,18 +1,27 @@
 """What a backend promises when its store fails: errors of sipdump, nothing lost, nothing left behind."""
 
+import contextlib
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.batch import Batch
+from sipdump_core.drivers.guard import Guard
+from sipdump_core.errors import SipDumpError
 from sipdump_core.record import Record
 from sipdump_core.testing.driver import check_numbers
 from sipdump_core.testing.kit import Kit
 from sipdump_core.testing.promise import promise
-from sipdump_core.testing.samples import record
+from sipdump_core.testing.samples import EXTREMES, numbered, record
+from sipdump_core.testing.watch import left_after, possessions, resident
 
 __all__ = ["FailureChecks"]
+
+_OUTAGES = 6
+_PILE, _PILE_RECORDS = 800, 20
+"""Batches, and records in each, that are written while the store is away: 16 MiB."""
 
 
 class FailureChecks(Kit):
@@ -91,3 +100,83 @@ class FailureChecks(Kit):
         backend.start()
         self.settle(backend)
         self.holds(backend, [record(b"one"), *todo])
+
+    @promise
+    def test_outages_leave_nothing_open(self, site: Site) -> None:
+        """However many outages there were, no thread, file descriptor or child process is left of them."""
+        with self.started(site) as backend:
+
+            def fail() -> None:
+                other = self.make_backend(site)
+                backend.open(self.next_segment(backend))
+                backend.write(Batch(numbered(1)))
+                calls: list[Callable[[], object]] = [
+                    *(other.start, other.start, other.stop),
+                    *(partial(backend.write, Batch(numbered(1))), backend.flush, backend.close),
+                    *(partial(backend.open, self.next_segment(backend)) for _ in range(2)),
+                ]
+                with self.outage(backend):
+                    for call in calls:
+                        with contextlib.suppress(SipDumpError, OSError):  # another check tests what it raises
+                            call()
+                with contextlib.suppress(SipDumpError, OSError):
+                    backend.close()
+                self.deliver(backend, numbered(1))
+
+            for _ in range(2):  # what a library opens once and keeps is no leak
+                fail()
+            before = possessions()
+            for _ in range(_OUTAGES):
+                fail()
+            more = left_after(before, self.patience, spare=_OUTAGES - 1)
+            assert not more, f"{_OUTAGES} outages later there are more: {more}"
+
+    @promise
+    def test_nothing_piles_up_during_an_outage(self, site: Site) -> None:
+        """What cannot be stored is refused by write(), or kept on disk: it does not pile up in the driver's memory."""
+        with self.started(site) as backend:
+            self.deliver(backend, [record()])
+            segment = self.next_segment(backend)
+            batches, refused = 0, False
+            with self.outage(backend):
+                with contextlib.suppress(SipDumpError, OSError):
+                    backend.open(segment)
+                before = resident()
+                while batches < _PILE and not refused:
+                    batch = Batch(record(os.urandom(1024)) for _ in range(_PILE_RECORDS))
+                    with Guard() as guard:
+                        backend.write(batch)
+                        backend.flush()
+                    refused = guard.error is not None
+                    batches += 1
+                    del batch
+                grown = resident() - before
+            wrote = batches * _PILE_RECORDS * 1024
+            assert refused or grown < wrote / 2, (
+                f"{batches * _PILE_RECORDS} records of 1 KiB later none was refused, and the process has grown by "
+                f"{grown >> 20} MiB; raise a StorageError, sipdump has a backlog with a bound"
+            )
+
+    @promise
+    def test_a_refused_record_holds_up_no_other(self, site: Site) -> None:
+        """A record that the store refuses raises RecordError, which names it: what else is in the batch is stored."""
+        stored: list[Record] = []
+        tries = [*EXTREMES.items(), *((f"poison[{n}]", bad) for n, bad in enumerate(self.poison))]
+        with self.started(site) as backend:
+            for number, (name, bad) in enumerate(tries):
+                first, last = numbered(2, 2 * number)
+                with Guard() as guard:
+                    refused = self.deliver(backend, [first, bad, last])
+                assert not isinstance(guard.error, AssertionError), (
+                    f"{name} is refused for ever, and all that follows waits; raise RecordError: {guard.error}"
+                )
+                if guard.error:  # sipdump tries the records one by one
+                    refused = [bad]
+                    self.raises_any(partial(self.deliver, backend, [bad]))
+                    self.deliver(backend, [first])
+                    self.deliver(backend, [last])
+                assert refused in ([], [bad]), f"it refuses {len(refused)} records, at fault is one: {name!r}"
+                assert refused or name in EXTREMES, f"the record {name} of poison is not refused"
+                stored += [first, last] if refused else [first, bad, last]
+            self.settle(backend)
+            self.holds(backend, stored)

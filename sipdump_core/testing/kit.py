@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import attrs
 import pytest
@@ -19,6 +19,7 @@ from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.capabilities import Opens, Reads, can
 from sipdump_core.drivers.discovery import discover
 from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import ConfigError, PartialWriteError, RecordError, SipDumpError, StorageError
 from sipdump_core.record import Flow, Record
 from sipdump_core.segment import Segment, StoredSegment
@@ -194,6 +195,7 @@ class Kit:
             AssertionError: it still fails after some tries.
         """
         segment, todo, refused = self.next_segment(backend), Batch(batch), list[Record]()
+        reason: object = ""
         for attempt in range(_TRIES):
             time.sleep(min(0.01 * attempt, 0.1))
             try:
@@ -204,10 +206,12 @@ class Kit:
                     backend.write(todo)
                 break
             except RecordError as error:
+                reason = error
                 bad = [at for at, one in enumerate(todo) if at in error.refused or one in error.refused]
                 refused += [todo[at] for at in bad]
                 todo = _without(todo, range(len(todo)) if error.others_stored else bad)
             except PartialWriteError as error:
+                reason = error
                 todo = _without(todo, [at for at in range(len(todo)) if at not in error.failed])
             except (StorageError, OSError) as error:
                 reason = error
@@ -249,6 +253,12 @@ class Kit:
         """Skip the check if the backend lists no segments."""
         if not backend.has_lifecycle():
             does_not_apply("the backend has no segments(): what it stored is neither listed nor pruned")
+
+    def is_not_full(self, backend: Backend, why: str) -> NoReturn:
+        """Skip a check of full disks because nothing failed: a backend of files should have."""
+        if isinstance(backend, FolderBackend):
+            not_checked(why)
+        does_not_apply(f"the store is not in the folder: {why}")
 
     def needs_open(self, backend: Backend) -> None:
         """Skip the check if the backend has no segments to open and close."""
@@ -310,6 +320,13 @@ class Kit:
         except Exception as error:
             raise AssertionError(f"{type(error).__name__} is not an error of sipdump_core: {error}") from error
         return False
+
+    @staticmethod
+    def raises_any(call: Callable[[], Any]) -> bool:
+        """Return whether a call raises, whatever it is."""
+        with Guard() as guard:
+            call()
+        return guard.error is not None
 
 
 def _without(batch: Batch, places: Iterable[int]) -> Batch:

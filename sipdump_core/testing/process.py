@@ -1,10 +1,7 @@
 """What a backend promises about its surroundings: crashes, full disks, forks, time zones, nothing left behind."""
 
 import contextlib
-import gc
 import json
-import os
-import threading
 import time
 
 import attrs
@@ -14,8 +11,9 @@ from sipdump_core.drivers.batch import Batch
 from sipdump_core.segment import Segment
 from sipdump_core.testing.child import BATCH, Child, crash, fork, full, live, surroundings
 from sipdump_core.testing.kit import CLOCKS_APART, Kit, names, zone
-from sipdump_core.testing.promise import not_checked, promise
+from sipdump_core.testing.promise import promise
 from sipdump_core.testing.samples import noise, numbered, record
+from sipdump_core.testing.watch import left_after, possessions
 
 __all__ = ["ProcessChecks"]
 
@@ -66,7 +64,7 @@ class ProcessChecks(Kit):
             self.settle(backend)
             self.holds(backend, noise(told["stored"]))
         if not told["errors"]:
-            not_checked("no write failed with a file size limit of 512 KiB")
+            self.is_not_full(maker, "no write failed with a file size limit of 512 KiB")
 
     @promise
     def test_a_forked_child_leaves_the_segment_alone(self, site: Site) -> None:
@@ -101,16 +99,10 @@ class ProcessChecks(Kit):
                 backend.stop()
 
         live(0)  # what a library opens once and keeps is no leak
-        before = _possessions()
+        before = possessions()
         for second in range(1, 4):
             live(second)
-        end = time.monotonic() + self.patience
-        while True:
-            gc.collect()
-            more = {kind: now - before[kind] for kind, now in _possessions().items() if now > before[kind]}
-            if not more or time.monotonic() > end:
-                break
-            time.sleep(0.02)  # a thread or a peer's connection may be about to end
+        more = left_after(before, self.patience)
         assert not more, f"three instances later there are more: {more}"
 
     @promise
@@ -179,16 +171,3 @@ class ProcessChecks(Kit):
             for stored in listed:
                 backend.delete(stored)
             assert not self.segments(backend), f"after their delete there are {names(self.segments(backend))}"
-
-
-def _possessions() -> dict[str, int]:
-    tasks = "/proc/self/task"
-    children = 0
-    for task in os.listdir(tasks):
-        with contextlib.suppress(OSError), open(f"{tasks}/{task}/children") as file:  # a thread may end meanwhile
-            children += len(file.read().split())
-    return {
-        "threads": threading.active_count(),
-        "file descriptors": len(os.listdir("/proc/self/fd")),
-        "child processes": children,
-    }

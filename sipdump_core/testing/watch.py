@@ -1,16 +1,29 @@
 """Looks at what a call does: what it touches outside of Python, and what may happen in the midst of it."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import attrs
 
-__all__ = ["CLOSE", "Touch", "at_step", "called", "closed_once", "steps", "touching"]
+__all__ = [
+    "Touch",
+    "at_step",
+    "called",
+    "closed_once",
+    "left_after",
+    "possessions",
+    "resident",
+    "steps",
+    "touching",
+]
 
 _WATCHED = (
     "open", "socket.", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "os.link", "os.symlink",
@@ -19,7 +32,6 @@ _WATCHED = (
 )  # fmt: skip
 _IMPORTS = ("importlib", "<frozen importlib", "zipimport")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-CLOSE = "close"
 
 
 @attrs.frozen
@@ -133,13 +145,53 @@ def closed_once(decoy: Callable[[], int]) -> Iterator[None]:
     """
 
     def look(_: FrameType, event: str, function: Any) -> None:
-        if event == "c_return" and function.__name__ == CLOSE:
+        if event == "c_return" and function.__name__ == "close":
             sys.setprofile(None)
             decoy()
             sys.setprofile(look)
 
     with _profiled(look):
         yield
+
+
+def possessions() -> dict[str, int]:
+    """Count what this process has that has to be given back."""
+    tasks = "/proc/self/task"
+    children = 0
+    for task in os.listdir(tasks):
+        with contextlib.suppress(OSError), open(f"{tasks}/{task}/children") as file:  # a thread may end meanwhile
+            children += len(file.read().split())
+    return {
+        "threads": threading.active_count(),
+        "file descriptors": len(os.listdir("/proc/self/fd")),
+        "child processes": children,
+    }
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process has, when what is garbage is given back."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def left_after(before: dict[str, int], patience: float, spare: int = 0) -> dict[str, int]:
+    """Return what there is more than before, when it has had time to end.
+
+    Args:
+        before: what ``possessions`` returned.
+        patience: seconds to wait.
+        spare: how many more of each kind do not count.
+    """
+    end = time.monotonic() + patience
+    while True:
+        gc.collect()
+        more = {kind: now - before[kind] for kind, now in possessions().items() if now > before[kind] + spare}
+        if not more or time.monotonic() > end:
+            return more
+        time.sleep(0.02)  # a thread or a peer's connection may be about to end
 
 
 @contextlib.contextmanager
