@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -29,11 +30,12 @@ from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import StorageError, StorageFullError
+from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.testing.promise import not_checked
-from sipdump_core.testing.samples import noise, numbered
+from sipdump_core.testing.samples import called, noise, numbered, record
 
-__all__ = ["Child", "crash", "fork", "full", "live", "surroundings"]
+__all__ = ["Child", "crash", "fork", "full", "grow", "live", "surroundings"]
 
 LIMITS = (1 << 19, (1 << 20) + 20_000, 3 * (1 << 19) + 40_000)
 """File size limits for ``full``, one after the other: they cut batches at different places."""
@@ -184,6 +186,51 @@ def live(backend: Backend, segment: Segment) -> Iterator[str]:
     yield json.dumps([what for what, value in surroundings().items() if value != before[what]])
 
 
+def grow(backend: Backend, segment: Segment) -> Iterator[str]:
+    """Store in one segment, and then in others. Yields the bytes of memory a record that stay each time."""
+    tracemalloc.start()
+    count = 0
+
+    def store(batches: int) -> int:
+        nonlocal count
+        for _ in range(batches):
+            backend.write(Batch(_large(BATCH, count)))
+            backend.flush()
+            count += BATCH
+        return _traced()
+
+    backend.start()
+    backend.open(segment)
+    before = store(5)
+    opened = (store(15) - before) / (15 * BATCH)
+    backend.close()
+    kept = []
+    for _ in range(8):
+        segment = segment.next()
+        backend.open(segment)
+        store(3)
+        backend.close()
+        backend.stop()
+        backend.start()
+        kept.append(_traced())
+    backend.stop()
+    yield json.dumps([opened, (kept[-1] - kept[1]) / (6 * 3 * BATCH)])
+
+
+_FLOWS = [record(src_port=1024 + n).flow for n in range(50)]
+
+
+def _traced() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def _large(count: int, first: int) -> list[Record]:
+    """Return records of 1,000 bytes, each with a Call-ID of its own."""
+    messages = (called(b"%d@192.0.2.1" % n, n).ljust(1000, b"x") for n in range(first, first + count))
+    return [Record(1_795_386_431_000_000 + first + n, _FLOWS[n % len(_FLOWS)], buf) for n, buf in enumerate(messages)]
+
+
 def surroundings() -> dict[str, Any]:
     """Return the state that everything in a process shares."""
     umask = os.umask(0o022)
@@ -208,6 +255,11 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+_SCRIPTS: dict[str, Callable[..., Iterator[str]]] = {
+    script.__name__: script for script in (crash, full, fork, live, grow)
+}
+
+
 def main() -> None:
     """Read a job from stdin and run it."""
     begin = json.loads(sys.stdin.buffer.readline())
@@ -224,7 +276,9 @@ def main() -> None:
         module = sys.modules[begin["module"]] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     script, cls, options, site, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
-    for line in {"crash": crash, "full": full, "fork": fork, "live": live}[script](cls(options, site), *args):
+    for line in {"crash": crash, "full": full, "fork": fork, "live": live, "grow": grow}[script](
+        cls(options, site), *args
+    ):
         print(line, flush=True)
 
 

@@ -1,12 +1,16 @@
 """What a backend promises about deleting: all of a segment, and nothing else."""
 
+import contextlib
+import itertools
 import os
 import time
+from functools import partial
 from pathlib import Path
 
+import attrs
 import pytest
 
-from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.batch import Batch
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import prune
@@ -14,6 +18,7 @@ from sipdump_core.segment import Segment
 from sipdump_core.testing.kit import Kit, names, tree
 from sipdump_core.testing.promise import promise
 from sipdump_core.testing.samples import numbered, record
+from sipdump_core.testing.watch import at_step, steps
 
 __all__ = ["DeleteChecks"]
 
@@ -130,3 +135,58 @@ class DeleteChecks(Kit):
         pruned = len([*prune([self.reader(backend)], 1.0, now=time.time() + 1e6)])
         assert pruned == len(wrote), f"{len(wrote)} were due, {pruned} were pruned"
         assert not self.segments(backend), f"left are {names(self.segments(backend))}"
+
+    @promise
+    def test_delete_many_takes_its_own_only(self, site: Site) -> None:
+        """delete_many() takes the named segments, and none whose name or prefix begins like theirs."""
+        prefixes = [f"{site.prefix}{more}" for more in ("a", "a-", "ab", "A", "a_", "a%", "a-2", "a-2026-")]
+        sites = [attrs.evolve(site, prefix=prefix) for prefix in prefixes]
+        kept: dict[str, list[Segment]] = {}
+        try:
+            for own in sites:
+                with self.started(own) as backend:
+                    self.needs_segments(backend)
+                    segment = self.segment(backend)
+                    kept[own.prefix] = [attrs.evolve(segment, sequence=sequence) for sequence in (0, 1, 2, 10)]
+                    for one in kept[own.prefix]:
+                        backend.open(one)
+                        backend.write(Batch([record(one.name.encode())]))
+                        backend.close()
+                    self.settle(backend)
+            for own, at in itertools.product(sites, (1, 0)):
+                backend = self.make_backend(own)
+                gone = self.find(backend, kept[own.prefix].pop(at))
+                refused = [str(error) for _, error in backend.delete_many([gone]) if error]
+                assert not refused, f"{gone.segment.name} is not deleted: {refused}"
+                for other in sites:
+                    left = sorted(stored.segment for stored in self.segments(self.make_backend(other)))
+                    assert left == kept[other.prefix], f"after the delete of {gone.segment.name} there are {left}"
+            for own in sites:
+                self.holds(self.make_backend(own), [record(one.name.encode()) for one in kept[own.prefix]])
+        finally:
+            for own in sites:
+                with contextlib.suppress(Exception):  # as in site
+                    self.clean(self.make_backend(own))
+
+    @promise
+    def test_listing_goes_on_while_others_delete(self, backend: Backend) -> None:
+        """While others delete, segments() raises nothing, and lists each segment that was not deleted."""
+        stays = [self.store(backend, [record()], second=second).segment for second in (0, 1000)]
+        goes = self.store(backend, [record()], second=1)
+        reader, other = self.reader(backend), self.reader(backend)
+        count = steps(lambda: self.segments(reader))
+        end = time.monotonic() + 3  # enough for each step of a folder, for some of a remote store
+        for second, number in enumerate(sorted({*range(1, min(count, 30)), *range(1, count, max(1, count // 30))}), 2):
+            listed = at_step(number, partial(self.segments, reader), partial(other.delete, goes))
+            found = [one.segment for one in listed if one.segment != goes.segment]
+            assert found == stays, f"while {goes.segment.name} was deleted, listed were {names(listed)}"
+            if time.monotonic() > end:
+                break
+            other.delete(goes)  # if it was not, because there were fewer steps this time
+            goes = self.store(backend, [record()], second=second)
+        lazy = iter(reader.segments())
+        first = next(lazy)
+        for stored in self.segments(other):
+            other.delete(stored)
+        listed = [first, *lazy]
+        assert {one.segment for one in listed} <= {*stays, goes.segment}, f"listed are {names(listed)}"

@@ -10,14 +10,19 @@ import attrs
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.capabilities import Deletes, can
 from sipdump_core.drivers.discovery import is_suffix, unusable
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ConfigError
 from sipdump_core.record import Flow
 from sipdump_core.settings.options import Setting, build, describe
-from sipdump_core.testing.kit import Kit
-from sipdump_core.testing.promise import promise
+from sipdump_core.testing.kit import Kit, drivers
+from sipdump_core.testing.promise import does_not_apply, promise
 from sipdump_core.testing.samples import record
+from sipdump_core.testing.watch import touching
 
 __all__ = ["DriverChecks", "check_numbers"]
+
+OWN_SUFFIXES = (".meta", ".dead", ".log")
+"""What sipdump's own files beside segments end in."""
 
 
 class DriverChecks(Kit):
@@ -63,11 +68,35 @@ class DriverChecks(Kit):
                 )
 
     @promise
+    def test_the_suffix_is_its_own(self, site: Site) -> None:
+        """No other installed driver's segments end in the same suffix: one would list, read and delete the other's."""
+        backend = self.make_backend(site)
+        if not isinstance(backend, FolderBackend):
+            with self.started(site) as writer:
+                segment = self.write(writer, [record()])
+            if not os.path.exists(os.path.join(site.folder, segment.name)):
+                does_not_apply("the segments are no files in the folder")
+        assert backend.suffix, "files need a suffix"
+        taken = dict.fromkeys(OWN_SUFFIXES, "sipdump itself")
+        for other in drivers():
+            if other.name != backend.name and other.cls and issubclass(other.cls, FolderBackend):
+                taken[other.cls.suffix] = f"{other.name} of {other.origin}"
+        whose = taken.get(backend.suffix)
+        assert not whose, f"the suffix {backend.suffix!r} is that of {whose}"
+
+    @promise
     def test_the_constructor_touches_nothing(self, site: Site, tmp_path: Any) -> None:
-        """Making an instance opens, creates and starts nothing: configurations are checked with it."""
+        """Making an instance opens, asks, creates and starts nothing: configurations are checked with it."""
         missing = tmp_path / "missing"
         threads, opened = threading.enumerate(), len(os.listdir("/proc/self/fd"))
-        made = [self.make_backend(attrs.evolve(site, folder=str(missing))), self.make_backend(site)]
+        with touching() as first:
+            made = [self.make_backend(attrs.evolve(site, folder=str(missing)))]
+        with touching() as again:  # what a library reads once is read
+            made.append(self.make_backend(site))
+        touched = [str(one) for one in first if one.writes] + [str(one) for one in again]
+        assert not touched, f"the constructor touches {touched[0]}" + (
+            f" and {len(touched) - 1} more" * (len(touched) > 1)
+        )
         assert not missing.exists(), "the constructor makes the folder"
         left = sorted(path.name for path in tmp_path.rglob("*") if path.name != "store")
         assert not left, f"the constructor leaves {left}"

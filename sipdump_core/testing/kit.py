@@ -26,7 +26,7 @@ from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.testing.promise import does_not_apply, not_checked
 from sipdump_core.testing.proxy import FaultProxy
 
-__all__ = ["CLOCKS_APART", "Kit", "content", "installed", "names", "tree", "zone"]
+__all__ = ["CLOCKS_APART", "Kit", "content", "drivers", "installed", "names", "tree", "zone"]
 
 CLOCKS_APART = 300.0
 """Seconds that a store's clock may be off; local time taken for UTC, or milliseconds for seconds, is more."""
@@ -35,7 +35,7 @@ CLOCKS_APART = 300.0
 _MOST = 300_000
 _TRIES = 10
 _FLOW_FIELDS = tuple(field.name for field in attrs.fields(Flow))
-_drivers = functools.cache(discover)  # they stay the same while the checks run, which make hundreds of backends
+drivers = functools.cache(discover)  # they stay the same while the checks run, which make hundreds of backends
 
 
 def installed(name: str, site: Site) -> Backend:
@@ -44,7 +44,7 @@ def installed(name: str, site: Site) -> Backend:
     Raises:
         ConfigError: there is none of that name.
     """
-    for driver in _drivers():
+    for driver in drivers():
         if driver.name == name and driver.cls and issubclass(driver.cls, Backend):
             return driver.cls(driver.cls.options(), site)
     raise ConfigError(f"no backend {name!r} is installed")

@@ -17,9 +17,16 @@ from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.testing.kit import CLOCKS_APART, Kit, content, names, tree
 from sipdump_core.testing.promise import promise
-from sipdump_core.testing.samples import numbered, record
+from sipdump_core.testing.samples import mixed, numbered, record
+from sipdump_core.testing.watch import called, touching
 
 __all__ = ["StoreChecks"]
+
+_RUNS_CODE = [
+    *((module, name) for module in ("_pickle", "marshal") for name in ("load", "loads")),
+    *(("builtins", name) for name in ("eval", "exec", "compile")),
+]
+"""C functions, with their modules, that run what they are given."""
 
 
 class StoreChecks(Kit):
@@ -284,6 +291,17 @@ class StoreChecks(Kit):
         pairs = list(zip(one, two, strict=True))
         for found in zip(*pairs, strict=True):
             self.same(backend, numbered(20), found)
+
+    @promise
+    def test_reading_runs_no_code(self, backend: Backend) -> None:
+        """Reading unpickles and evaluates nothing: who can write a file there must not run code here."""
+        stored = self.store(backend, mixed(20, seed=3))
+        reader = self.reader(backend)
+        self.read(reader, stored)  # what is imported only now is no code of a segment
+        with touching() as touched, called(*_RUNS_CODE) as calls:
+            self.read(reader, stored)
+        calls += [one.event for one in touched if one.event.startswith(("pickle", "marshal"))]
+        assert not calls, f"it calls {calls[0]}; a segment is data, decode it with json or struct"
 
     @promise
     def test_reading_what_is_gone_is_a_storage_error(self, backend: Backend) -> None:

@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
 
 import attrs
 
 __all__ = [
+    "Decoys",
     "Touch",
     "at_step",
     "called",
@@ -25,6 +27,7 @@ __all__ = [
     "touching",
 ]
 
+T = TypeVar("T")
 _WATCHED = (
     "open", "socket.", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "os.link", "os.symlink",
     "os.rmdir", "os.truncate", "os.chmod", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen",
@@ -97,7 +100,7 @@ def steps(call: Callable[[], Any]) -> int:
     return count
 
 
-def at_step(number: int, call: Callable[[], Any], act: Callable[[], None]) -> None:
+def at_step(number: int, call: Callable[[], T], act: Callable[[], None]) -> T:
     """Do something in the midst of a call, as another thread or process might.
 
     Args:
@@ -116,7 +119,7 @@ def at_step(number: int, call: Callable[[], Any], act: Callable[[], None]) -> No
             sys.setprofile(look)
 
     with _profiled(look):
-        call()
+        return call()
 
 
 @contextlib.contextmanager
@@ -152,6 +155,49 @@ def closed_once(decoy: Callable[[], int]) -> Iterator[None]:
 
     with _profiled(look):
         yield
+
+
+class Decoys:
+    """Files that take the numbers of descriptors as they become free, to see whether somebody closes those.
+
+    Args:
+        path: a file to make.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open: list[int] = []
+        self.count = 0
+        """How many files were opened."""
+
+    def __enter__(self) -> Self:
+        self._path.touch()
+        self._status = os.stat(self._path)
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        while self.open() < highest:  # so that the next number to become free is the next to be given
+            pass
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for fd in self._open:
+            if self._is_there(fd):
+                os.close(fd)
+
+    def open(self) -> int:
+        """Open one more."""
+        self._open.append(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+        self.count += 1
+        return self._open[-1]
+
+    def gone(self) -> int:
+        """Count those that are closed, though not by this."""
+        return sum(not self._is_there(fd) for fd in self._open)
+
+    def _is_there(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), self._status)
+        except OSError:
+            return False
 
 
 def possessions() -> dict[str, int]:

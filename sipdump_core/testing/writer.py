@@ -1,5 +1,6 @@
 """What a backend promises about writing: every byte of every record, once, in order, or an error."""
 
+import contextlib
 import copy
 import gc
 import itertools
@@ -7,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,12 +16,15 @@ import pytest
 
 from sipdump_core.drivers.base import Backend, Site, Transform
 from sipdump_core.drivers.batch import Batch
+from sipdump_core.drivers.capabilities import Searches, can
 from sipdump_core.drivers.guard import Guard
+from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ClosedError
 from sipdump_core.record import Record
 from sipdump_core.testing.kit import Kit
 from sipdump_core.testing.promise import does_not_apply, promise
-from sipdump_core.testing.samples import FIELDS, MESSAGES, mixed, numbered, record
+from sipdump_core.testing.samples import CALL_IDS, FIELDS, MESSAGES, called, mixed, numbered, record
+from sipdump_core.testing.watch import Decoys, closed_once
 
 __all__ = ["WriterChecks"]
 
@@ -82,7 +87,52 @@ class WriterChecks(Kit):
         self.holds(backend, numbered(3))
         _in_thread(backend.stop)
 
+    @promise
+    def test_no_descriptor_is_closed_twice(self, site: Site, tmp_path: Path) -> None:
+        """A descriptor is closed once: a moment later its number is that of somebody else's file."""
+        with Decoys(tmp_path / "decoy") as decoys:
+            with closed_once(decoys.open):
+                backend = self.make_backend(site)
+                for second in range(2):
+                    backend.start()
+                    segment = self.write(backend, [record()], second=second)
+                    backend.flush()
+                    backend.close()
+                    with contextlib.suppress(Exception):  # another check tests whether the name is refused
+                        backend.open(segment)
+                    backend.close()
+                    if backend.has_lifecycle() and self.can_read(backend):
+                        for stored in [*backend.segments()]:
+                            [*backend.read(stored)]
+                    backend.stop()
+                del backend
+                gc.collect()
+            gone = decoys.gone()
+        assert not gone, f"of {decoys.count} files of others it has closed {gone}"
+
     # ---- every byte, every field ----
+
+    @promise
+    def test_every_call_id_is_kept(self, backend: Backend) -> None:
+        """A Call-ID may hold any byte, be folded and of any length: its messages are kept, and found by it."""
+        batch = [record(called(call_id, n)) for n, call_id in enumerate(CALL_IDS.values())]
+        batch += [record(called(call_id, 1000, b"i")) for call_id in CALL_IDS.values()]
+        backend.open(self.segment(backend))
+        for one in batch:
+            try:
+                backend.write(Batch([one, one]))
+            except Exception as error:
+                raise AssertionError(f"the Call-ID {one.call_id!r:.40} is refused: {error}") from error
+        backend.close()
+        self.settle(backend)
+        twice = [one for one in batch for _ in range(2)]
+        self.holds(backend, twice)
+        reader: Any = self.reader(backend)
+        if can(reader, Searches) and self.can_read(backend):
+            (stored,) = self.segments(backend)
+            for call_id in {one.call_id for one in batch if one.call_id}:
+                found = [*reader.search(stored, Query(call_ids=[call_id]))]
+                self.same(backend, [one for one in twice if one.call_id == call_id], found)
 
     @promise
     def test_every_byte_is_kept(self, backend: Backend) -> None:
