@@ -172,7 +172,9 @@ def test_two_daemons_do_not_share_a_spool(tmp_path: Path) -> None:
         wait_for(lambda: Remote.stored == [b"one"])
         with start(tmp_path) as two:
             wait_for(lambda: "another process works on it" in two.stats().backends["remote"].error)
-        wait_for(lambda: Remote.stored == [b"one"])
+        one.intercept([record(b"two")])
+        wait_for(lambda: len(Remote.stored) > 1)
+    assert Remote.stored == [b"one", b"two"]
 
 
 def test_a_hanging_store_is_seen_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
