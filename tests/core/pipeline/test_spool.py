@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -190,6 +191,68 @@ def test_a_hanging_store_is_seen_and_stops_nobody(tmp_path: Path, monkeypatch: p
     assert time.monotonic() - begin < 5
     assert [name for name in left(tmp_path) if name.endswith(".spool")]
     free.set()
+
+
+def test_a_journal_stays_until_the_store_has_flushed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may hold in memory what it was given; the flush that fails is tried again, though nothing more comes."""
+    waiting: list[list[str]] = []
+    failures = [StorageError("flush", "remote", "away")] * 3
+
+    def flush(_: Remote) -> None:
+        waiting.append([name for name in left(tmp_path) if name.endswith(".spool")])
+        if failures:
+            raise failures.pop()
+
+    Remote.away = True
+    with start(tmp_path) as dump:  # so that the journal is complete when it is delivered
+        dump.intercept([record(b"1")])
+        assert dump.flush(10)
+    monkeypatch.setattr(Remote, "flush", flush)
+    Remote.away = False
+    with start(tmp_path) as dump:
+        wait_for(lambda: left(tmp_path) == [])
+        wait_for(lambda: dump.stats().backends["remote"].state == "ok")
+    assert Remote.stored == [b"1"]
+    assert [len(names) for names in waiting[:4]] == [1] * 4
+
+
+def test_what_a_spool_makes_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(spool, "sync_folder", synced.append)
+    Remote.away = True
+    umask = os.umask(0)
+    try:
+        with start(tmp_path) as dump:
+            dump.intercept([record(b"1")])
+            wait_for(lambda: any(name.endswith(".place") for name in left(tmp_path)))
+    finally:
+        os.umask(umask)
+    folder = tmp_path / "spool"
+    modes = {path.name.rpartition(".")[2]: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes == {"lock": 0o600, "place": 0o600, "spool": 0o640}  # file_mode
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert synced == [str(tmp_path)]  # the name of a spool that was made
+
+
+@pytest.mark.parametrize("kind", ["lock", "place"])
+def test_a_link_in_a_spool_is_not_followed(tmp_path: Path, kind: str) -> None:
+    """What is in its way is said, and all goes on when it is gone, without any traffic."""
+    Remote.away = True
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"1")])
+        wait_for(lambda: any(name.endswith(".place") for name in left(tmp_path)))
+    (path,) = (tmp_path / "spool").glob(f"*.{kind}")
+    path.unlink()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path.symlink_to(victim)
+    Remote.away = False
+    with start(tmp_path) as dump:
+        assert "symbolic links" in wait_for(lambda: dump.stats().backends["remote"].error)
+        path.unlink()
+        wait_for(lambda: Remote.stored == [b"1"])
+        wait_for(lambda: left(tmp_path) == [])
+    assert victim.read_text() == "precious"
 
 
 def test_damage_is_told_and_kept_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
