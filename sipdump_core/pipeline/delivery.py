@@ -191,6 +191,11 @@ class Delivery:
             self._dirty = self._call("flush") is not None
 
     @property
+    def flushed(self) -> bool:
+        """Whether all that was stored has been flushed."""
+        return not self._dirty
+
+    @property
     def opened(self) -> bool:
         """Whether a segment is open."""
         return self._opened
