@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sipdump_core.pipeline import delivery, lane
+from sipdump_core.pipeline import delivery
 from sipdump_core.pipeline.delivery import LaneStats
 from sipdump_core.sipdump import SipDump
 from tests.core.support import A, B, files, read
@@ -24,7 +24,7 @@ def _looked_after_often(monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     """Look after the open segment more often than a user waits for; one test sees how often that is."""
     if request.function is not test_deleted_files:
         monkeypatch.setattr(delivery, "CHECK_EVERY", 0.02)
-        monkeypatch.setattr(lane, "CHECK_EVERY", 0.02)
+        monkeypatch.setattr("sipdump_core.pipeline.lane.CHECK_EVERY", 0.02)
 
 
 @pytest.fixture(params=MODES)
