@@ -2,7 +2,7 @@
 
 import pytest
 
-from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.query import Query, parse_endpoint
 from sipdump_core.record import Record
 
 
@@ -29,3 +29,9 @@ def test_bytes_of_a_command_line_are_found() -> None:
     assert Query(users=typed.partition("@")[0]).matches(record(b"x", b"ab\x9bcdefghijkl"))
     assert Query(greps=typed).matches(record(b"ab\x9bcdefghijkl@h"))
     assert not Query(call_ids=typed).matches(record(b"ab\x9ccdefghijkl@h"))
+
+
+def test_a_mapped_address_is_ipv4() -> None:
+    assert parse_endpoint("::ffff:192.0.2.1") == parse_endpoint("192.0.2.1")
+    assert parse_endpoint("[::FFFF:192.0.2.1]:5060") == parse_endpoint("192.0.2.1:5060")
+    assert parse_endpoint("::ffff:0:0/96").network.version == 6
