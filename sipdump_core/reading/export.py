@@ -72,7 +72,8 @@ def export(args: argparse.Namespace) -> int:
         query = query_of(args, session.now)
         missing = set(query.call_ids)
         found = _crossed_off(
-            session.store.find(query, session.searched, around=args.around, legs=args.legs, with_legs=args.legs), missing
+            session.store.find(query, session.searched, around=args.around, legs=args.legs, with_legs=args.legs),
+            missing,
         )
         if form == "html":
             count = _export_page(found, args.output, names, session)
