@@ -13,7 +13,7 @@ from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.errors import SipDumpError
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.log import Event, log
-from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.segment import Segment, StoredSegment, read_stamp
 
 __all__ = ["PruneSummary", "Pruned", "counted", "listed", "log_pruned", "prune", "prune_all"]
 
@@ -51,10 +51,7 @@ def listed(backend: Backend) -> Iterator[StoredSegment]:
         StorageError: the store cannot be listed.
         DriverError: the driver raises anything else, or yields what is no segment.
     """
-    for stored in each_of(backend, "list", backend.segments):
-        with blaming(backend, "list"):
-            _check_stored(stored)
-        yield stored
+    return each_of(backend, "list", lambda: map(_checked, backend.segments()))
 
 
 def counted(backend: Backend, stored: StoredSegment) -> int:
@@ -153,8 +150,8 @@ def _delete(backend: Backend, chunk: Sequence[StoredSegment]) -> Iterator[tuple[
         yield stored, error
 
 
-def _check_stored(stored: Any) -> None:
-    """Check that what a driver lists is a segment.
+def _checked(stored: Any) -> StoredSegment:
+    """Return what a driver lists, if it is a segment.
 
     Raises:
         TypeError: it, or a field of it, is of another type.
@@ -170,4 +167,5 @@ def _check_stored(stored: Any) -> None:
         and isinstance(stored.pending, str)
     ):
         raise TypeError(f"segments() yielded {stored!r}")
-    _ = stored.segment.start
+    read_stamp(stored.segment.stamp)
+    return stored
