@@ -13,7 +13,7 @@ from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Uni
 from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
-from sipdump_core.lifecycle.retention import listed
+from sipdump_core.lifecycle.retention import PATIENCE, listed
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.units import Holding
 from sipdump_core.record import Record
@@ -111,7 +111,7 @@ class BackendShelf:
             for node, stored in each_of(self.backend, "list", backend.segments_of_all):
                 yield self._shelved(stored, node or place)
             return
-        for stored in listed(backend):
+        for stored in listed(backend, PATIENCE):
             yield self._shelved(stored, place)
 
     def _shelved(self, stored: StoredSegment, node: str) -> Shelved:
