@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -12,9 +13,17 @@ from sipdump_core.log import log
 from tests.s3_server import Server, moto_server
 
 # On a CI machine the same examples each time: a change is judged by what it changes. Elsewhere, new ones.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# Nowhere is an example too slow: the machine may be busy. What must be quick has a test of its own.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("here", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+# Programs that tests start keep what they compile, whatever the environment says: it takes half of their start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A shell's background job ignores Ctrl-C, and so would the programs that tests send it to.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

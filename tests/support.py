@@ -1,13 +1,16 @@
 """Helpers of the tests."""
 
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sipdump_core.clock import Clock
 from sipdump_core.testing.samples import OPTIONS, record
 
-__all__ = ["OPTIONS", "FakeClock", "record", "wait_for"]
+__all__ = ["OPTIONS", "FakeClock", "memory_limit", "record", "wait_for"]
 
 
 class FakeClock(Clock):
@@ -38,3 +41,15 @@ def wait_for(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
         if time.monotonic() > end:
             raise AssertionError(f"not within {timeout} s: {condition}")
         time.sleep(0.005)
+
+
+@contextmanager
+def memory_limit(size: int) -> Iterator[None]:
+    """What needs so many bytes more than this process has now gets a MemoryError. Unlike tracing, it costs no time."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -149,6 +149,8 @@ class SearchChecks(Kit):
         there = self.read(backend, stored) if there is None else there
         wanted = [one for one in there if query.matches(one)]
         found = _drain(backend, stored, query)
+        if found == wanted:
+            return
         missing, extra = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
         said = f"asked for {_asked(query)}, search() finds {len(found)} records, reading {len(wanted)}"
         assert not missing, f"{said}; {missing.total()} are missing, as {next(iter(missing))!r:.300}"

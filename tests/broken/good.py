@@ -17,6 +17,12 @@ _HEAD = struct.Struct(">II")
 _flow = lru_cache(1000)(Flow)
 
 
+@lru_cache(1 << 14)  # the check of searching reads a segment as often as it asks
+def _record(head: bytes, buf: bytes) -> Record:
+    time_us, *flow = json.loads(head)
+    return Record(time_us, _flow(*flow), buf)
+
+
 class Good(FolderBackend):
     """Files of frames: the fields as JSON, and the message, each behind its length."""
 
@@ -28,8 +34,7 @@ class Good(FolderBackend):
         return _HEAD.pack(len(head), len(record.buf)) + head + record.buf
 
     def unframe(self, head: bytes, buf: bytes) -> Record:
-        time_us, *flow = json.loads(head)
-        return Record(time_us, _flow(*flow), buf)
+        return _record(head, buf)
 
     def encode(self, batch: Sequence[Record]) -> bytes:
         return b"".join(map(self.frame, batch))

@@ -37,11 +37,16 @@ def test_rotation_by_size(tmp_path: Path) -> None:
 
 
 def test_a_stale_segment_is_sealed_without_traffic(tmp_path: Path) -> None:
-    with SipDump(enable=1, folder=tmp_path, rotate=1) as dump:
+    clock = FakeClock()
+    with SipDump(enable=1, folder=tmp_path, rotate=1, clock=clock) as dump:
         dump.received(b"a", A, B)
+        assert dump.flush(10)
+        clock.advance(0.95)
+        dump.received(b"0.05 s before it is stale", A, B)
         assert dump.flush(10)
         backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
         assert [s.sealed for s in backend.segments()] == [False]
+        clock.advance(0.05)
         wait_for(lambda: [s.sealed for s in backend.segments()] == [True])
         dump.received(b"b", A, B)
         assert dump.flush(10)
@@ -104,13 +109,17 @@ def test_a_link_at_the_name_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_meta_is_brought_up_to_date_while_the_segment_is_open(tmp_path: Path) -> None:
-    with SipDump(enable=1, folder=tmp_path) as dump:
+    clock = FakeClock()
+    with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
         dump.received(b"a", A, B)
         assert dump.flush(10)
         (meta,) = files(tmp_path, ".meta")
-        assert "agent" not in meta.read_text()
+        clock.advance(0.95)
         dump.table.add(1, 0, "HEP agent id=77")
         dump.received(b"b", A, B)
+        assert dump.flush(10)
+        assert "agent" not in meta.read_text()
+        clock.advance(0.05)
         wait_for(lambda: "process: 1 0 HEP agent id=77" in meta.read_text())
         assert len(list(tmp_path.iterdir())) == 2
 
