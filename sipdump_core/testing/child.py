@@ -201,11 +201,11 @@ def grow(backend: Backend, segment: Segment) -> Iterator[str]:
 
     backend.start()
     backend.open(segment)
-    before = store(5)
-    opened = (store(15) - before) / (15 * BATCH)
+    before = store(4)
+    opened = (store(10) - before) / (10 * BATCH)
     backend.close()
     kept = []
-    for _ in range(8):
+    for _ in range(5):
         segment = segment.next()
         backend.open(segment)
         store(3)
@@ -214,7 +214,7 @@ def grow(backend: Backend, segment: Segment) -> Iterator[str]:
         backend.start()
         kept.append(_traced())
     backend.stop()
-    yield json.dumps([opened, (kept[-1] - kept[1]) / (6 * 3 * BATCH)])
+    yield json.dumps([opened, (kept[-1] - kept[1]) / (3 * 3 * BATCH)])
 
 
 _FLOWS = [record(src_port=1024 + n).flow for n in range(50)]
