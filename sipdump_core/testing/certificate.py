@@ -4,7 +4,6 @@ import json
 import platform
 import sys
 import time
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 
 from sipdump_core.drivers.base import API_VERSION, Backend
-from sipdump_core.drivers.discovery import discover
 from sipdump_core.testing.contract import Contract, checks
+from sipdump_core.testing.kit import drivers
 from sipdump_core.testing.plugin import CHOSEN, NOT_CHECKED, told
 from sipdump_core.version import VERSION
 
@@ -48,7 +47,7 @@ class Certificate:
         check = item.name.partition("[")[0]
         own = check in checks() and getattr(cls, check) is not getattr(Contract, check)
         chosen = item.config.stash.get(CHOSEN, None)
-        backend: type[Backend] = chosen.cls if chosen and cls.backend_class is Backend else cls.backend_class
+        backend = chosen.cls if chosen and cls.backend_class is Backend else cls.backend_class
         item.user_properties.append((_SUBJECT, (cls.__name__, _described(backend), own)))
 
     @pytest.hookimpl
@@ -117,9 +116,8 @@ def _finished(suite: dict[str, Any]) -> dict[str, Any]:
     return {"suite": suite["suite"], "backend": suite["backend"], "kept": kept, "counts": counts, "checks": listed}
 
 
-@cache
 def _described(cls: type[Backend]) -> dict[str, Any]:
-    driver = next((one for one in discover() if one.cls is cls), None)
+    driver = next((one for one in drivers() if one.cls is cls), None)
     return {
         "class": f"{cls.__module__}.{cls.__qualname__}",
         "name": cls.name,

@@ -49,16 +49,17 @@ class DriverChecks(Kit):
         module = f"sipdump_{cls.name}"
         for told in describe(cls.options):
             assert told["help"], f"the option {told['name']} has no help"
-            default = told["default"]
-            for value in _others(told):
+            arrived = False
+            for value, meant in _others(cls.options, told):
                 try:
                     options = build(cls.options, [Setting(module, told["name"], value)])
                 except ConfigError as error:
-                    if value == default:
+                    if meant == told["default"]:
                         raise AssertionError(f"the default of the option {told['name']} is refused: {error}") from error
                     continue  # its check refuses this value
                 set_to = getattr(options, told["name"])
-                assert set_to in (value, (value,)), f"the option {told['name']} set to {value!r} is {set_to!r}"
+                assert set_to in (meant, (meant,)), f"the option {told['name']} set to {value!r} is {set_to!r}"
+                arrived = True
                 try:
                     backend = cls(options, site)
                 except ConfigError:
@@ -66,6 +67,7 @@ class DriverChecks(Kit):
                 assert attrs.asdict(backend.opts) == attrs.asdict(options), (
                     f"opts has not the {told['name']} {value!r} that was set"
                 )
+            assert arrived or "repeatable" in told["type"], f"no value of the option {told['name']} is taken"
 
     @promise
     def test_the_suffix_is_its_own(self, site: Site) -> None:
@@ -114,12 +116,18 @@ class DriverChecks(Kit):
         check_numbers(backend, "after close()")
 
 
-def _others(told: Mapping[str, Any]) -> list[Any]:
-    """Return values to try for an option: its default unless a tuple, and others."""
-    default = told["default"]
-    if told["type"] == "int":
-        return [default, default + 1, default - 1, 2 * default + 1, 0, 1]
-    return [*([default] if isinstance(default, str) else []), "x", "/tmp/x", "ü ☎", ""]  # noqa: S108 - nothing is opened
+def _others(options: type[Any], told: Mapping[str, Any]) -> list[tuple[int | str, Any]]:
+    """Return values to try for an option, as a configuration has them and as they arrive; first its default."""
+    default = getattr(options(), told["name"])
+    match told["type"]:
+        case "int":
+            return [(n, n) for n in (default, default + 1, default - 1, 2 * default + 1, 0, 1)]
+        case "bool":
+            return [(int(default), default), (1, True), (0, False)]
+        case "float":
+            return [(f"{default:f}", default), ("0.5", 0.5), ("1.25", 1.25), (2, 2.0)]
+    texts = [*([default] if isinstance(default, str) else []), "x", "/tmp/x", "ü ☎", ""]  # noqa: S108 - none is opened
+    return [(text, text) for text in texts]
 
 
 def check_numbers(backend: Backend, when: str) -> None:

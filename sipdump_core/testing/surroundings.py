@@ -7,7 +7,6 @@ import gc
 import locale
 import logging
 import os
-import random
 import resource
 import signal
 import socket
@@ -70,7 +69,6 @@ def surroundings() -> dict[str, Any]:
             for name in names
         },
         "the asyncio policy": type(asyncio.get_event_loop_policy()),
-        "the state of random": random.getstate(),
     }
 
 

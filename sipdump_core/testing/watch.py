@@ -166,7 +166,8 @@ class Decoys:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._open: list[int] = []
+        self._open: set[int] = set()
+        self._gone = 0
         self.count = 0
         """How many files were opened."""
 
@@ -185,13 +186,15 @@ class Decoys:
 
     def open(self) -> int:
         """Open one more."""
-        self._open.append(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._gone += fd in self._open  # it has a number that another one should have
+        self._open.add(fd)
         self.count += 1
-        return self._open[-1]
+        return fd
 
     def gone(self) -> int:
         """Count those that are closed, though not by this."""
-        return sum(not self._is_there(fd) for fd in self._open)
+        return self._gone + sum(not self._is_there(fd) for fd in self._open)
 
     def _is_there(self, fd: int) -> bool:
         try:
