@@ -77,6 +77,8 @@ class Store:
         for backend in self.backends:
             if can(backend, Located):
                 output.note(f"segments of {backend.name} are {backend.where()}")
+        for notice in plan.notices:
+            output.note(f"warning: {notice}")
         for error in errors:
             output.error(error)
 
