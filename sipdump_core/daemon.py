@@ -88,7 +88,8 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     names = ", ".join(driver.name for driver in plan.chosen) or "event route only"
     log.info(Event("sipdumpd started", version=VERSION, pid=os.getpid(), mode=plan.params.mode, backends=names))
     for notice in known:
-        log.warning(notice.event())
+        if notice not in plan.notices:  # those it has logged itself
+            log.warning(notice.event())
     dump.start_pruning()
     _notify("READY=1")
     while (received := signals.recv(1)[0]) not in _STOP:

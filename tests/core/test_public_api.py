@@ -71,7 +71,8 @@ METHODS = {
 ATTRIBUTES = {
     "Backend": {
         "api": 1, "flag": 0, "forgeable": False, "longest": 0, "loses": (), "name": "",
-        "options": sipdump_core.NoOptions, "remote": False, "requires": (), "suffix": "", "transformed": False,
+        "options": sipdump_core.NoOptions, "remote": False, "requires": (), "stop_seconds": 5.0, "suffix": "",
+        "transformed": False,
     },
     "Transform": {"api": 1, "flag": 0, "name": "", "options": sipdump_core.NoOptions},
 }  # fmt: skip
