@@ -115,7 +115,7 @@ def test_a_backend_that_was_stalled_is_well_when_it_has_caught_up_by_half(bench:
 def test_the_end_waits_only_a_while_for_a_backend_that_is_stalled(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "STALL", 0.01)
+    monkeypatch.setattr(delivery, "STALL", 0.01)
     bench.write(3)
     bench.write(4)
     wait_for(lambda: bench.began == 1)
