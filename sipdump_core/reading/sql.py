@@ -21,7 +21,7 @@ import attrs
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError
 from sipdump_core.reading.arguments import add_span, add_store, span_of
-from sipdump_core.reading.lines import printable
+from sipdump_core.reading.lines import as_json, printable
 from sipdump_core.reading.session import Session
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _print_json(answer: Answer) -> None:
     names = _unique(answer.names)
     for row in answer.rows:
         fields = {name: _json(value) for name, value in zip(names, row, strict=True)}
-        print(separator, json.dumps(fields, ensure_ascii=False), sep="", end="")
+        print(separator, as_json(fields), sep="", end="")
         separator = ",\n"
     print("\n]" if separator != "[\n" else "[]")
 
