@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args, Output(getattr(args, "json", False))))
     except SipDumpError as error:
-        print(f"sipdump-admin: {error}", file=sys.stderr)
+        Output().error(error)
         return 1
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away, as head(1) does

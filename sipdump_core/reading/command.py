@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415
+    from sipdump_core.log import KEPT, escaped  # noqa: PLC0415
 
     try:
         return int(args.run(args))
@@ -56,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FOUND
     except ConfigError as error:
-        print(f"sipdump-read: {error}", file=sys.stderr)
+        print(f"sipdump-read: {escaped(str(error), KEPT)}", file=sys.stderr)
         return WRONG
     except (SipDumpError, OSError) as error:
-        print(f"sipdump-read: {error}", file=sys.stderr)
+        print(f"sipdump-read: {escaped(str(error), KEPT)}", file=sys.stderr)
         return NOTHING
     except KeyboardInterrupt:
         return 130

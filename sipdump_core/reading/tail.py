@@ -14,6 +14,7 @@ from sipdump_core.drivers.capabilities import Follows, Reads, can
 from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
+from sipdump_core.log import escaped
 from sipdump_core.reading.arguments import add_filters, add_store, query_of, whole_number
 from sipdump_core.reading.lines import message_line, message_text
 from sipdump_core.reading.searched import Searched
@@ -61,7 +62,7 @@ def tail(args: argparse.Namespace) -> int:
         pause = threading.Event()
         while not session.store.interrupted:
             for problem in follower.problems():
-                print(f"sipdump-read: {problem}", file=sys.stderr)
+                print(f"sipdump-read: {escaped(str(problem))}", file=sys.stderr)
             for record in follower.fresh():
                 _print(record, raw=args.raw)
                 if session.store.interrupted:
