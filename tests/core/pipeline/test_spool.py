@@ -307,6 +307,28 @@ def test_an_empty_spool_takes_a_batch_larger_than_its_bound(tmp_path: Path) -> N
         assert dump.stats().backends["remote"].dropped == {}
 
 
+def test_the_store_seals_its_segment_at_a_rotation_though_nothing_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = threading.Event()
+    monkeypatch.setattr(Remote, "close", lambda _: closed.set())
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"1")])
+        wait_for(lambda: Remote.stored == [b"1"])
+        assert not closed.is_set()
+        dump.rotate()
+        assert closed.wait(10)
+
+
+def test_what_waits_is_in_several_journals_so_that_room_is_made_bit_by_bit(tmp_path: Path) -> None:
+    Remote.away = True
+    with start(tmp_path, spool_max_bytes=32_000) as dump:
+        for _ in range(9):
+            dump.intercept([record(b"x" * 2000)])
+            assert dump.flush(10)
+        assert len(list((tmp_path / "spool").glob("*.spool"))) == 9
+
+
 def test_the_end_waits_no_longer_than_it_may_for_a_store_that_is_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
