@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sipdump_core.drivers.base import NoOptions, Site
+from sipdump_core.drivers.folder import free_name
 from sipdump_core.errors import StorageFullError
 from sipdump_core.segment import Segment
 from sipdump_text import TextBackend
@@ -36,3 +37,11 @@ def test_a_write_error_takes_the_torn_part_back(tmp_path: Path, monkeypatch: pyt
     backend.write([record(b"third")])
     backend.close()
     assert [one.buf for one in read(tmp_path, "p-")] == [b"first", b"third"]
+
+
+def test_a_free_name_is_nobodys_not_even_a_links(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    assert free_name(str(path)) == str(path)
+    path.symlink_to("nowhere")
+    (tmp_path / "f-1").touch()
+    assert free_name(str(path)) == f"{path}-2"

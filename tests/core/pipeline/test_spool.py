@@ -264,13 +264,18 @@ def test_damage_is_told_and_kept_aside(tmp_path: Path, caplog: pytest.LogCapture
             assert dump.flush(10)
     (path,) = (tmp_path / "spool").glob("*.spool")
     data = path.read_bytes()
-    path.write_bytes(data.replace(b"message 1", b"massage 1"))
+    damaged = data.replace(b"message 1", b"massage 1")
+    path.write_bytes(damaged)
+    earlier = Path(f"{path}.damaged")
+    earlier.write_bytes(b"of an earlier time")
     Remote.away = False
     with start(tmp_path):
         wait_for(lambda: len(Remote.stored) == 2)
     assert Remote.stored == [b"message 0", b"message 2"]
     assert "spool is not whole" in caplog.text
-    assert [Path(name).suffix for name in left(tmp_path)] == [".damaged"]
+    assert sorted(left(tmp_path)) == [earlier.name, f"{earlier.name}-1"]
+    assert earlier.read_bytes() == b"of an earlier time"
+    assert Path(f"{earlier}-1").read_bytes() == damaged
 
 
 def test_a_torn_end_is_no_damage(tmp_path: Path) -> None:
