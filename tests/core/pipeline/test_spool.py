@@ -225,7 +225,7 @@ def test_what_a_spool_makes_is_for_its_owner_alone(tmp_path: Path, monkeypatch: 
     try:
         with start(tmp_path) as dump:
             dump.intercept([record(b"1")])
-            wait_for(lambda: any(name.endswith(".place") for name in left(tmp_path)))
+            wait_for(lambda: list((tmp_path / "spool").glob("*.place")))
     finally:
         os.umask(umask)
     made = tmp_path / "spool"
@@ -241,7 +241,7 @@ def test_a_link_in_a_spool_is_not_followed(tmp_path: Path, kind: str) -> None:
     Remote.away = True
     with start(tmp_path) as dump:
         dump.intercept([record(b"1")])
-        wait_for(lambda: any(name.endswith(".place") for name in left(tmp_path)))
+        wait_for(lambda: list((tmp_path / "spool").glob("*.place")))
     (path,) = (tmp_path / "spool").glob(f"*.{kind}")
     path.unlink()
     victim = tmp_path / "victim"
@@ -338,7 +338,8 @@ def test_the_end_waits_no_longer_than_it_may_for_a_store_that_is_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool, "STOP_WAIT", 0.0)
-    hurry, hurried, begun = delivery.Delivery.hurry, threading.Event(), threading.Event()
+    hurry = delivery.Delivery.hurry
+    hurried, begun, closed = threading.Event(), threading.Event(), threading.Event()
 
     def hurrying(made: delivery.Delivery) -> None:
         hurry(made)
@@ -359,9 +360,11 @@ def test_the_end_waits_no_longer_than_it_may_for_a_store_that_is_slow(
     with monkeypatch.context() as patch:
         patch.setattr(delivery.Delivery, "hurry", hurrying)
         patch.setattr(Remote, "write", write)
+        patch.setattr(Remote, "close", lambda _: closed.set())
         dump = start(tmp_path)
         assert begun.wait(10)
         assert dump.close()
+        assert closed.wait(10), "what the store has is sealed"
     assert Remote.stored == [b"0"]
     with start(tmp_path):
         wait_for(lambda: Remote.stored == [b"%d" % n for n in range(10)])
