@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sipdump_core.admin.output import Output
 from sipdump_core.errors import SipDumpError
-from sipdump_core.subcommands import command_parser
+from sipdump_core.subcommands import command_parser, open_streams
 
 __all__ = ["main"]
 
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when all was done, 1 when something was not, 2 for a wrong command line.
     """
     argv = sys.argv[1:] if argv is None else argv
+    open_streams()
     parser = command_parser(
         "sipdump-admin", "Look after what sipdump has stored.", "sipdump_core.admin", COMMANDS, argv
     )

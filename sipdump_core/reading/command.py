@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sipdump_core.subcommands import command_parser
+from sipdump_core.subcommands import command_parser, open_streams
 
 __all__ = ["main"]
 
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     from sipdump_core.reading.dashes import join_dashes  # noqa: PLC0415 - see the module's docstring
 
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale, no character of a message ends the command
             stream.reconfigure(errors="backslashreplace")

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from sipdump_core.admin.command import main as admin
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.reading import find
-from sipdump_core.reading.command import COMMANDS
+from sipdump_core.reading.command import COMMANDS, main
 from sipdump_core.reading.dashes import join_dashes
 from tests.core.reading.run import run
 
@@ -49,6 +51,14 @@ def test_errors(
 
     monkeypatch.setattr(find, "find", fail)
     assert run(capsys, "find", "--folder", "/tmp") == (code, "", said)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_closed_streams(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setattr(sys, name, None)  # as Python has it after a shell's >&-
+    assert main(["find", "--folder", str(tmp_path)]) == 1
+    assert admin(["list", "--folder", str(tmp_path)]) == 0
+    getattr(sys, name).close()
 
 
 @pytest.mark.parametrize("args", [[], ["nosuch"], ["find", "x"], ["show"], ["export"]])
