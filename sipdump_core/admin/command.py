@@ -33,15 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0 when all was done, 1 when something was not, 2 for a wrong command line.
+        0 when all was done, 1 when something was not, 2 for a wrong command line, 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
     open_streams()
-    parser = command_parser(
-        "sipdump-admin", "Look after what sipdump has stored.", "sipdump_core.admin", COMMANDS, argv
-    )
-    args = parser.parse_args(argv)
     try:
+        parser = command_parser(
+            "sipdump-admin", "Look after what sipdump has stored.", "sipdump_core.admin", COMMANDS, argv
+        )
+        args = parser.parse_args(argv)
         return int(args.run(args, Output(getattr(args, "json", False))))
     except SipDumpError as error:
         print(f"sipdump-admin: {error}", file=sys.stderr)
@@ -49,3 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away, as head(1) does
         return 1
+    except KeyboardInterrupt:
+        print("sipdump-admin: interrupted: what was done so far stays", file=sys.stderr)
+        return 130

@@ -32,21 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when something was found, 1 when nothing was, or not all could be read, 2 for wrong use.
     """
     argv = sys.argv[1:] if argv is None else argv
-    from sipdump_core.reading.dashes import join_dashes  # noqa: PLC0415 - see the module's docstring
-
-    open_streams()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # whatever the locale, no character of a message ends the command
-            stream.reconfigure(errors="backslashreplace")
-    argv = join_dashes(argv)
-    parser = command_parser(
-        "sipdump-read", "Find calls in what sipdump has stored.", "sipdump_core.reading", COMMANDS, argv
-    )
-    args = parser.parse_args(argv)
-    from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415
+    from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415 - see the module's docstring
 
     try:
-        return int(args.run(args))
+        return _run(argv)
     except BrokenPipeError:
         # the reader went away, as head(1) does; what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,3 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOTHING
     except KeyboardInterrupt:
         return 130
+
+
+def _run(argv: Sequence[str]) -> int:
+    from sipdump_core.reading.dashes import join_dashes  # noqa: PLC0415 - see the module's docstring
+
+    open_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale, no character of a message ends the command
+            stream.reconfigure(errors="backslashreplace")
+    argv = join_dashes(argv)
+    parser = command_parser(
+        "sipdump-read", "Find calls in what sipdump has stored.", "sipdump_core.reading", COMMANDS, argv
+    )
+    args = parser.parse_args(argv)
+    return int(args.run(args))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sipdump_core import subcommands
 from sipdump_core.admin.command import main as admin
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.reading import find
@@ -51,6 +52,16 @@ def test_errors(
 
     monkeypatch.setattr(find, "find", fail)
     assert run(capsys, "find", "--folder", "/tmp") == (code, "", said)
+
+
+def test_ctrl_c_while_a_command_is_loaded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subcommands, "import_module", interrupted)
+    assert run(capsys, "find", "--folder", "/tmp") == (130, "", "")
+    assert admin(["import"]) == 130
+    assert capsys.readouterr().err == "sipdump-admin: interrupted: what was done so far stays\n"
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
