@@ -4,7 +4,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -26,18 +27,47 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Each process lives in another zone, so that local time is never UTC by chance: "TZ=UTC make test" sets one for all.
+_ZONES = ("Asia/Kathmandu", "America/St_Johns", "Europe/Berlin", "Australia/Lord_Howe")
+_ZONE = os.environ.get("TZ") or _ZONES[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % len(_ZONES)]
+
+
+def pytest_configure() -> None:
+    if not Path("/usr/share/zoneinfo", _ZONE).exists():
+        raise pytest.UsageError(f"the time zone {_ZONE} is not known: install tzdata, or set TZ to one that is")
+    _live_in(_ZONE)
+
+
+def pytest_report_header() -> str:
+    return f"time zone: {_ZONE}"
+
+
+def _live_in(zone: str) -> None:
+    os.environ["TZ"] = zone
+    time.tzset()
+
+
 @pytest.fixture(autouse=True)
 def _own_time_zone_and_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees another one's time zone or log handlers."""
     yield
     monkeypatch.undo()
-    os.environ.setdefault("TZ", "")
-    if not os.environ["TZ"]:
-        del os.environ["TZ"]
-    time.tzset()
+    _live_in(_ZONE)
     log.handlers.clear()
     log.propagate = True
     log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def live_in() -> Callable[[str], None]:
+    """Lets a test live in a time zone, until its end."""
+    return _live_in
+
+
+@pytest.fixture
+def utc() -> None:
+    """Lets a test live in UTC."""
+    _live_in("UTC")
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,15 @@ from sipdump_core.record import Record
 from sipdump_core.segment import FOREIGN, UNREADABLE, Segment, StoredSegment
 
 __all__ = [
-    "CANNOT_READ", "DISORDER_XATTR", "RECORDS_XATTR", "FolderBackend", "disorder", "free_name", "open_regular", "remove",
-]  # fmt: skip
+    "CANNOT_READ",
+    "DISORDER_XATTR",
+    "RECORDS_XATTR",
+    "FolderBackend",
+    "disorder",
+    "free_name",
+    "open_regular",
+    "remove",
+]
 
 RECORDS_XATTR = "user.sipdump.records"
 """The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""

@@ -173,9 +173,7 @@ def test_a_parquet_file_of_the_same_name_is_no_reason_to_lose_another_write_ahea
     assert sorted(everything(tmp_path)) == [1, 2]
 
 
-def test_a_segment_that_is_sealed_while_it_is_listed_is_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_segment_that_is_sealed_while_it_is_listed_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(tmp_path, [record(b"1")])
     backend = make(tmp_path)
     listed = Journal.segments

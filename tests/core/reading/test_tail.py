@@ -187,14 +187,15 @@ def test_segments_that_are_pruned_while_they_are_followed(dump: SipDump, tmp_pat
     assert followed(following, 1) == expected(1, 1)
 
 
-def test_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], live_in: Callable[[str], None]) -> None:
+    live_in("Asia/Kathmandu")
     store(tmp_path, call("one@a"), call("two@a", at("10:32:01"), status=486))
     code, out, err = run(capsys, "tail", "--folder", tmp_path, "--once", "-n", 3)
-    assert (code, err) == (0, "sipdump-read: times are UTC (+00:00)\n")
+    assert (code, err) == (0, "sipdump-read: times are +0545 (+05:45)\n")
     assert [line.split("  ")[:5] for line in out.splitlines()] == [
-        ["2026-11-22 10:32:03.010000", "rcv", "udp", "192.0.2.10:5060 > 203.0.113.1:5060", "ACK"],
-        ["2026-11-22 10:32:32.000000", "rcv", "udp", "192.0.2.10:5060 > 203.0.113.1:5060", "BYE"],
-        ["2026-11-22 10:32:32.020000", "snd", "udp", "203.0.113.1:5060 > 192.0.2.10:5060", "200 OK (BYE)"],
+        ["2026-11-22 16:17:03.010000", "rcv", "udp", "192.0.2.10:5060 > 203.0.113.1:5060", "ACK"],
+        ["2026-11-22 16:17:32.000000", "rcv", "udp", "192.0.2.10:5060 > 203.0.113.1:5060", "BYE"],
+        ["2026-11-22 16:17:32.020000", "snd", "udp", "203.0.113.1:5060 > 192.0.2.10:5060", "200 OK (BYE)"],
     ]
     assert out.splitlines()[1].endswith("alice > bob  one@a  fra-1")
     code, out, _ = run(capsys, "tail", "--folder", tmp_path, "--once", "-n", 100)
