@@ -31,8 +31,8 @@ class FakeClock(Clock):
         self.ticks += seconds
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
-    """Wait until a condition gives something true, and give that."""
+def wait_for(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+    """Wait until a condition gives something true, and give that; only a failing test waits so long."""
     end = time.monotonic() + timeout
     while True:
         found = condition()

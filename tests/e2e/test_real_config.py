@@ -48,7 +48,7 @@ def kamailio(config: Path, defines: Sequence[str] = ()) -> tuple[bool, list[tupl
     options = [part for define in defines for part in ("-A", define)]
     env = {**os.environ, "SIPDUMP_TEST": "12"}
     done = subprocess.run(
-        [*argv, *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, env=env, check=False
+        [*argv, *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, env=env, check=False
     )
     found = [(name, kind.decode()) for name, kind in _UNKNOWN.findall(done.stderr)]
     return done.returncode == 0, found, done.stderr.decode(errors="backslashreplace")
@@ -114,7 +114,7 @@ def test_the_daemon_takes_debians_configuration(tmp_path: Path) -> None:
         (["-A", "WITH_NAT", "-A", "MODE=0"], 1, 'modparam("sipdump", "mode", 0)'),
         (["-A", "FLT_ACC"], 1, "FLT_ACC is already defined; in: #!define FLT_ACC 1"),
     ]:
-        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
 
 
