@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --ignore=tests/engines
+	$(BIN)/python -m pytest -n auto --dist worksteal --ignore=tests/engines
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -24,6 +25,14 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# They take longest; at the end, one worker would wait for another.
+_FIRST = ("tests/e2e/test_third_party.py", "tests/core/testing/", "tests/core/scaffold/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_FIRST))
+
 
 @pytest.fixture(autouse=True)
 def _own_time_zone_and_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -37,6 +46,12 @@ def _own_time_zone_and_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     log.handlers.clear()
     log.propagate = True
     log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What mypy knows of the standard library and of sipdump, for all tests of this process that run it."""
+    return tmp_path_factory.mktemp("mypy")
 
 
 @pytest.fixture(scope="session")

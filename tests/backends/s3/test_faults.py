@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import attrs
 import pytest
 
 from sipdump_core.drivers.folder import RECORDS_XATTR
@@ -31,7 +32,7 @@ BIG = os.urandom(1 << 20) * 11
 
 @pytest.fixture
 def backend(proxy: FaultProxy, s3_bucket: str, tmp_path: Path) -> S3Backend:
-    return backend_of(proxy.endpoint, s3_bucket, tmp_path, timeout=1, part_bytes=PART)
+    return backend_of(proxy.endpoint, s3_bucket, tmp_path, part_bytes=PART)
 
 
 @pytest.fixture
@@ -151,7 +152,9 @@ def test_every_trouble_has_a_state_and_a_hint_and_ends_by_itself(
 ) -> None:
     proxy.on("PUT", "", fault)
     path = spool(backend, buf)
-    (result,) = backend.ship()
+    timeout = 1 if fault is stall else 60
+    given = attrs.evolve(backend.opts, timeout=timeout)
+    (result,) = S3Backend(given, backend.site).ship()
     assert isinstance(result.error, S3Error)
     assert (result.error.state, result.location) == (state, "")
     assert hint in result.error.hint
@@ -602,7 +605,7 @@ def test_the_spool_drops_its_oldest_with_a_count(
 
 def test_a_segment_on_its_way_is_not_dropped(proxy: FaultProxy, s3_bucket: str, tmp_path: Path) -> None:
     proxy.on("PUT", "31-00.data", stall)
-    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, spool_max_bytes=1 << 20, timeout=30)
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, spool_max_bytes=1 << 20)
     backend.start()
     try:
         spool(backend, b"a" * 400_000, second=0)
@@ -621,7 +624,7 @@ def test_a_segment_that_has_just_come_is_not_dropped_while_uploads_work(
 ) -> None:
     """It waits for its turn, and the records for it; when that takes too long, it is the oldest that goes."""
     proxy.on("PUT", "31-00.data", stall)
-    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, spool_max_bytes=1 << 20, timeout=30)
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, spool_max_bytes=1 << 20)
     backend.start()
     try:
         spool(backend, b"a" * 400_000, second=0)
@@ -929,7 +932,7 @@ def test_a_second_one_at_the_same_spool_waits_and_says_for_whom(
 def test_the_end_waits_for_a_silent_server_no_longer_than_it_may(
     proxy: FaultProxy, s3_bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, stop_wait=0, timeout=30)
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, stop_wait=0)
     proxy.on("PUT", "", stall, times=99)
     backend.start()
     spool(backend, b"one")
@@ -985,7 +988,7 @@ def test_two_hours_of_outage(backend: S3Backend, proxy: FaultProxy, caplog: pyte
 
 def test_writing_never_waits_for_the_network(proxy: FaultProxy, s3_bucket: str, tmp_path: Path) -> None:
     """While the server is silent, records come in by the thousand."""
-    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, timeout=30, stop_wait=5)
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, stop_wait=60)
     proxy.on(".*", "", stall, times=99)
     backend.start()
     spool(backend)
