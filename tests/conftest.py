@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from sipdump_core.log import log
 from tests.s3_server import Server, moto_server
 
-# On a CI machine the same examples each time: a change is judged by what it changes. Elsewhere, new ones.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# On a CI machine the same examples each time: a change is judged by what it changes. Elsewhere, new ones. How long one
+# takes says more of the machine than of the code.
+settings.register_profile(
+    "sipdump", derandomize="CI" in os.environ, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("sipdump")
 
 # Programs that tests start keep what they compile, whatever the environment says: it takes half of their start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -20,6 +20,7 @@ from sipdump_core.config.reader import read_config
 from sipdump_core.errors import ConfigError, SipDumpError
 from sipdump_core.plan import make_plan
 from tests.e2e.peers import Stage, need, program, sipdumpd_command
+from tests.support import examples
 
 pytestmark = pytest.mark.peer
 
@@ -266,7 +267,7 @@ RULES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rules=RULES, literals=st.lists(LITERALS, min_size=1, max_size=30))
 def test_strings_have_the_same_value(rules: list[str], literals: list[str], tmp_path: Path) -> None:
     need("kamailio")

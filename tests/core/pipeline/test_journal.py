@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.drivers.base import Site
@@ -20,7 +20,7 @@ from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Columns, Damage, Frame, Journal, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
-from tests.support import record
+from tests.support import examples, record
 
 SEGMENT = Segment("t-", "2026-11-22--23-31-00", 0, ".wal")
 
@@ -214,7 +214,7 @@ def test_a_batch_is_divided_by_count_and_by_size(tmp_path: Path, monkeypatch: py
     assert all(f.count <= 7 for f in frames(path) if isinstance(f, Frame))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.binary(max_size=400), st.integers(0, 3))
 def test_any_bytes_can_be_scanned(tmp_path_factory: pytest.TempPathFactory, data: bytes, head: int) -> None:
     path = tmp_path_factory.mktemp("j") / "x.wal"
@@ -224,7 +224,7 @@ def test_any_bytes_can_be_scanned(tmp_path_factory: pytest.TempPathFactory, data
         assert 0 <= found.offset < found.end <= path.stat().st_size
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.lists(st.tuples(st.binary(max_size=200), st.integers(1, 5)), min_size=1, max_size=8), max_size=5))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, drawn: list[list[tuple[bytes, int]]]) -> None:
     batches = [[record(buf, src_port=port, tag="pröf☎") for buf, port in batch] for batch in drawn]
