@@ -15,6 +15,7 @@ from sipdump_core.control.server import Ctl
 from sipdump_core.errors import SipDumpError
 from sipdump_core.log import Event, log, setup
 from sipdump_core.plan import Plan, make_plan
+from sipdump_core.program import as_program
 from sipdump_core.settings.options import Notice
 from sipdump_core.sipdump import SipDump
 from sipdump_core.sources.hep import HepSource
@@ -36,9 +37,14 @@ _STOP_TIMEOUT = 30.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
+    Args:
+        argv: the arguments; None: those of this process, which ends afterwards.
+
     Returns:
         0 after an orderly end (or a good check), 1 if it could not start, or could not store everything at its end.
     """
+    if argv is None:
+        return as_program("sipdumpd", lambda: main(sys.argv[1:]))
     args = _parser().parse_args(argv)
     setup(args.log_format, args.log_level)
     try:
@@ -67,6 +73,7 @@ def _check(plan: Plan, config: Config) -> int:
 def _run(plan: Plan, known: Sequence[Notice]) -> int:
     signals = _listen_for_signals()
     dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
+    _handle_signals()  # again: constructors of drivers have run
     with ExitStack() as started:  # if one thing cannot start, those before it are closed again
         started.callback(dump.close)
         source = HepSource(plan.modules["sipdump_hep"], dump)
@@ -109,9 +116,13 @@ def _listen_for_signals() -> socket.socket:
     signals, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     signal.set_wakeup_fd(wakeup.detach())
+    _handle_signals()
+    return signals
+
+
+def _handle_signals() -> None:
     for number in (*_STOP, signal.SIGHUP, *_HARMLESS):
         signal.signal(number, lambda *_: None)
-    return signals
 
 
 def _name_of(number: int) -> str:

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, settings
 from sipdump_core.log import log
 from tests.s3_server import Server, moto_server
 
-# On a CI machine the same examples each time: a change is judged by what it changes. Elsewhere, new ones. How long one
-# takes says more of the machine than of the code.
+# On a CI machine the same examples each time: a change is judged by what it changes. Elsewhere, new ones.
+# Nowhere is an example too slow: the machine may be busy. What must be quick has a test of its own.
 settings.register_profile(
     "sipdump", derandomize="CI" in os.environ, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sipdump_core.admin.output import Output
 from sipdump_core.errors import SipDumpError
+from sipdump_core.program import as_program
 from sipdump_core.subcommands import command_parser
 
 __all__ = ["main"]
@@ -32,10 +33,14 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
+    Args:
+        argv: the arguments; None: those of this process, which ends afterwards.
+
     Returns:
         0 when all was done, 1 when something was not, 2 for a wrong command line.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        return as_program("sipdump-admin", lambda: main(sys.argv[1:]))
     parser = command_parser(
         "sipdump-admin", "Look after what sipdump has stored.", "sipdump_core.admin", COMMANDS, argv
     )

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from sipdump_core.program import as_program
 from sipdump_core.subcommands import command_parser
 
 __all__ = ["main"]
@@ -28,10 +29,14 @@ FOUND, NOTHING, WRONG = 0, 1, 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
+    Args:
+        argv: the arguments; None: those of this process, which ends afterwards.
+
     Returns:
         0 when something was found, 1 when nothing was, or not all could be read, 2 for wrong use.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        return as_program("sipdump-read", lambda: main(sys.argv[1:]))
     from sipdump_core.reading.dashes import join_dashes  # noqa: PLC0415 - see the module's docstring
 
     for stream in (sys.stdout, sys.stderr):

@@ -54,9 +54,9 @@ class HepOptions:
         512, help="how many TCP connections may be open; one more closes the longest idle", check=at_least(1)
     )
     idle_timeout: int = option(
-        0,
+        3600,
         unit="seconds",
-        help="a TCP connection that brings nothing for so long is closed; 0: never",
+        help="a TCP connection that brings nothing good for so long is closed; 0: never",
         check=in_range(0, 2**31 - 1),
     )
 

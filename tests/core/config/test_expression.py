@@ -113,4 +113,6 @@ _WORDS = [
 @given(st.lists(st.sampled_from(_WORDS), max_size=12).map("".join) | st.text(max_size=20))
 def test_any_text_has_a_value_or_is_refused(text: str) -> None:
     with suppress(ValueError):
-        printed(evaluate_expression(text, DEFINES))
+        value = evaluate_expression(text, DEFINES)
+        assert isinstance(value, (int, float, str))
+        assert isinstance(value, str) or 0 <= int(printed(value)) < 2**64

@@ -14,7 +14,7 @@ from tests.support import examples, memory_limit
 MODE = 'modparam("sipdump", "mode", {})\n'
 
 
-def modes(text: str, *defines: str) -> list[int | str]:
+def modes(text: str, *defines: str) -> list[int | float | str]:
     return [s.value for s in parse_config(text, "k.cfg", defines).settings if s.name == "mode"]
 
 

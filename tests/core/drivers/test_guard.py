@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import cast
 
 import pytest
 
@@ -74,6 +75,7 @@ def test_what_a_call_yields_comes_until_it_raises() -> None:
 
 
 def test_an_end_before_the_last_item_is_no_error() -> None:
-    for item in each_of(BACKEND, "read", lambda: iter([1, 2])):
-        assert item == 1
-        break
+    items = each_of(BACKEND, "read", lambda: iter([1, 2]))
+    assert next(items) == 1
+    cast(Generator[int, None, None], items).close()
+    assert list(items) == []

@@ -118,6 +118,46 @@ def test_a_full_store_goes_on_in_the_same_segment(dump: SipDump, monkeypatch: py
     assert [call for call in probe(dump).calls if call != "flush"] == ["open", "write"]
 
 
+def test_after_any_other_error_of_the_store_a_fresh_segment_is_begun(
+    dump: SipDump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the open one has is good; behind the failure it may not be."""
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
+    failures = iter([True])
+
+    def fail() -> None:
+        if next(failures, False):
+            probe(dump).calls.append("failure")
+            raise StorageError("write", "x", "Input/output error")
+
+    dump.received(b"a", A, B)
+    assert dump.flush(60)
+    probe(dump).on_write = fail
+    dump.received(b"b", A, B)
+    assert dump.flush(60)
+    calls = [call for call in probe(dump).calls if call != "flush"]
+    assert calls == ["open", "write", "failure", "close", "open", "write"]
+
+
+def test_a_flush_that_failed_is_tried_again(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump.received(b"a", A, B)
+    assert dump.flush(60)
+    failures = [StorageError("flush", "x", "away")] * 2
+    flushes = []
+
+    def flush() -> None:
+        flushes.append(1)
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(probe(dump), "flush", flush)
+    dump.received(b"b", A, B)
+    for _ in range(4):
+        assert dump.flush(60)
+    assert len(flushes) == 3, "and no more often than until it has worked"
+    assert dump.stats().backends["probe"].state == "ok"
+
+
 def test_a_folder_that_goes_away_is_survived_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -268,7 +268,7 @@ def test_a_constructor_that_is_wrong_stops_nobody(
         name = "unmade"
 
     setattr(Unmade, method, value)
-    monkeypatch.setattr("sipdump_core.workshop.reload", lambda _: Driver("unmade", "sipdump-bad", "1.5", Unmade))
+    monkeypatch.setattr("sipdump_core.workshop.reload", lambda *_: Driver("unmade", "sipdump-bad", "1.5", Unmade))
     with start(tmp_path, Unmade, mode=1) as dump:
         dump.intercept([record()])
         wait_for(lambda: len(text_of(tmp_path)) == 1)
@@ -352,7 +352,7 @@ def test_a_driver_that_could_not_be_loaded_works_when_it_is_mended(
         assert "the backend late of sipdump-late 1.5 cannot be used: ModuleNotFoundError" in caplog.text
         dump.intercept([record(b"a")])
         wait_for(lambda: len(text_of(folder)) == 1)
-        assert "nosuchmodule" in dump.stats().backends["late"].error
+        wait_for(lambda: "nosuchmodule" in dump.stats().backends["late"].error)
         (error,) = dump.workshop.keepers(prefix="p-")[1]
         assert "the backend late of sipdump-late 1.5 cannot be used" in str(error)  # so a prune says it
         stored = packages / "stored"
