@@ -458,7 +458,7 @@ def config_of(folder: Path, bucket: str, endpoint: str) -> Path:
         f'modparam("sipdump", "mode", 33)\nmodparam("sipdump", "folder", "{folder}")\n'
         f'modparam("sipdump_s3", "bucket", "{bucket}")\nmodparam("sipdump_s3", "endpoint_url", "{endpoint}")\n'
         f'modparam("sipdump_s3", "format", "text")\nmodparam("sipdump_s3", "node", "n1")\n'
-        f'modparam("sipdump_s3", "timeout", 5)\n'
+        f'modparam("sipdump_s3", "timeout", 60)\n'
     )
     return path
 

@@ -52,7 +52,7 @@ def dump(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SipDump]:
 
 def feed(dump: SipDump, first: int, count: int) -> None:
     dump.intercept(numbered(first, count))
-    assert dump.flush(10)
+    assert dump.flush(60)
 
 
 def follower(folder: Path, query: Query | None = None) -> Follower:
@@ -119,7 +119,7 @@ def test_rotations_lose_nothing_and_repeat_nothing(dump: SipDump, tmp_path: Path
         if draw.random() < 0.6:
             dump.rotate()
     dump.intercept(numbered(first, 1))
-    assert dump.flush(10)
+    assert dump.flush(60)
     found += followed(following, first + 1 - 3 - len(found))
     assert sorted(found, key=lambda each: int(each[:-2])) == expected(3, first + 1 - 3)
 
@@ -145,7 +145,7 @@ def test_the_same_bytes_at_the_same_moment_are_two_messages(dump: SipDump, tmp_p
     following = follower(tmp_path)
     (one,) = numbered(0, 1)
     dump.intercept([one, one])
-    assert dump.flush(10)
+    assert dump.flush(60)
     assert followed(following, 2) == ["0@a", "0@a"]
 
 
