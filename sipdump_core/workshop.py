@@ -1,6 +1,7 @@
 """The workshop: makes a plan's backends, and knows which of its drivers can be used by now."""
 
 import os
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -62,6 +63,7 @@ class Workshop:
             rotate=params.rotate + (LONGEST_SHIFT if params.rotate_align else 0),
             make=self.backend,
             sync=params.sync,
+            node=params.node or socket.gethostname(),
         )
 
     def backends(self, site: Site) -> list[Backend]:

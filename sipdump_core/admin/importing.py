@@ -12,6 +12,7 @@ from sipdump_core.admin.arguments import add_json, add_store
 from sipdump_core.admin.output import Output, Progress
 from sipdump_core.config.reader import override, read_config
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.capabilities import Lists, Reads, can
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import blaming
@@ -210,7 +211,7 @@ class _Importer:
                 count = next((n for n, record in enumerate(batch) if record.time_us >= self._until_us), len(batch))
                 for backend in self._backends:
                     with blaming(backend, "write"):
-                        backend.write(batch[:count])
+                        backend.write(Batch(batch[:count]))
                 self.records += count
                 self._progress.step(count)
                 batch = batch[count:]  # noqa: PLW2901 - the rest is of the next segment

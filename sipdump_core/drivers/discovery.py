@@ -369,7 +369,7 @@ def unusable(cls: Any) -> str:
 def _unusable(cls: Any) -> str:
     if not (isinstance(cls, type) and issubclass(cls, (Backend, Transform))):
         return "is no subclass of sipdump_core.Backend or sipdump_core.Transform"
-    if cls.api != API_VERSION:
+    if type(cls.api) is not int or not 1 <= cls.api <= API_VERSION:
         newer = isinstance(cls.api, int) and cls.api > API_VERSION
         return (
             f"was made for version {cls.api!r} of the backend interface, sipdump {VERSION} has version {API_VERSION}; "

@@ -14,7 +14,7 @@ from sipdump_core.drivers.metadata import OURS
 from sipdump_core.errors import SipDumpError
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.log import Event, log
-from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.segment import Segment, StoredSegment, read_stamp
 
 __all__ = ["PATIENCE", "PruneSummary", "Pruned", "answers", "counted", "listed", "log_pruned", "prune", "prune_all"]
 
@@ -64,10 +64,7 @@ def listed(backend: Backend, patience: float | None = None) -> Iterator[StoredSe
         StorageError: the store cannot be listed.
         DriverError: the driver raises anything else, yields what is no segment, or does not answer.
     """
-    for stored in answers(backend, "list", backend.segments, patience):
-        with blaming(backend, "list"):
-            _check_stored(stored)
-        yield stored
+    return answers(backend, "list", lambda: map(_checked, backend.segments()), patience)
 
 
 def counted(backend: Backend, stored: StoredSegment, patience: float | None = None) -> int:
@@ -191,8 +188,8 @@ def _delete(
         yield stored, error
 
 
-def _check_stored(stored: Any) -> None:
-    """Check that what a driver lists is a segment.
+def _checked(stored: Any) -> StoredSegment:
+    """Return what a driver lists, if it is a segment.
 
     Raises:
         TypeError: it, or a field of it, is of another type.
@@ -208,4 +205,5 @@ def _check_stored(stored: Any) -> None:
         and isinstance(stored.pending, str)
     ):
         raise TypeError(f"segments() yielded {stored!r}")
-    _ = stored.segment.start
+    read_stamp(stored.segment.stamp)
+    return stored

@@ -15,6 +15,7 @@ import attrs
 
 from sipdump_core.clock import Clock, local_iso
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.guard import Guard, labelled
 from sipdump_core.errors import (
     PartialWriteError,
@@ -84,7 +85,7 @@ class Writer(Protocol):
     def open(self, segment: Segment) -> None:
         """Begin a segment."""
 
-    def write(self, batch: Sequence[Record]) -> None:
+    def write(self, batch: Batch) -> None:
         """Store a batch."""
 
     def flush(self) -> None:
@@ -149,13 +150,14 @@ class Delivery:
         """Store what follows in a segment of this name, with the backend's own suffix."""
         self._segment = segment
 
-    def deliver(self, batch: Sequence[Record]) -> Sequence[Record]:
+    def deliver(self, records: Sequence[Record]) -> Sequence[Record]:
         """Store a batch, however often that must be tried.
 
         Returns:
             What is not stored because of ``hurry``; another try may store it. What the backend cannot digest is
             dropped, and not among it.
         """
+        batch = records if isinstance(records, Batch) else Batch(records)
         delay, ceiling = BACKOFF
         attempt = 0
         while True:
@@ -170,7 +172,7 @@ class Delivery:
                 lasting = isinstance(error, (StorageError, OSError))
                 if isinstance(error, PartialWriteError):
                     failed = _failed(error, len(batch))
-                    batch = [record for at, record in enumerate(batch) if at in failed]
+                    batch = batch.part(sorted(failed))
                     lasting = False
                 elif lasting and not isinstance(error, StorageFullError):
                     self.seal()  # what the segment has is good; go on in a fresh one
@@ -189,6 +191,11 @@ class Delivery:
         """Make visible what was stored since the last flush."""
         if self._dirty:
             self._dirty = self._call("flush") is not None
+
+    @property
+    def flushed(self) -> bool:
+        """Whether all that was stored has been flushed."""
+        return not self._dirty
 
     @property
     def opened(self) -> bool:
@@ -434,7 +441,7 @@ class Delivery:
                 return
         raise StorageError("open", segment.name, f"this name is taken, and {_NAMES - 1} before it")
 
-    def _write(self, batch: Sequence[Record]) -> BaseException | None:
+    def _write(self, batch: Batch) -> BaseException | None:
         with self._calling() as guard:
             self._named("write")(batch)
         error = guard.error
@@ -448,10 +455,10 @@ class Delivery:
         self._worked("write")
         return None
 
-    def _sift(self, batch: Sequence[Record]) -> None:
+    def _sift(self, batch: Batch) -> None:
         """Store what can be stored of a batch that raises: halves of it, down to the record at fault."""
         half = len(batch) // 2
-        for part in (batch[:half], batch[half:]) if half else (batch,):
+        for part in (batch.part(range(half)), batch.part(range(half, len(batch)))) if half else (batch,):
             error = self._prepare() or self._write(part)
             if error is not None and len(part) > 1:
                 self._sift(part)

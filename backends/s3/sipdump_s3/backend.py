@@ -84,7 +84,7 @@ class S3Backend(Backend):
         self.suffix = self.inner.suffix
         self.loses = self.inner.loses  # type: ignore[misc]  # an instance's own
         self.longest = self.inner.longest  # type: ignore[misc]  # an instance's own
-        node = options.node or socket.gethostname()
+        node = options.node or site.node or socket.gethostname()
         self.keys = Keys(options.prefix, options.key, node, site.prefix, self.suffix)
         refusal = check_node(node)
         if refusal:

@@ -277,8 +277,8 @@ def test_a_package_may_make_a_sipdump_with_a_backend_of_its_own_while_it_is_impo
         (GOOD.format(name="bad", flag=300), "declares the flag 300, which is no power of two"),
         (GOOD.format(name="bad", flag=128), "declares the flag 128; third parties take 256 or more"),
         (
-            GOOD.format(name="bad", flag=256) + "    api = 2\n",
-            f"was made for version 2 of the backend interface, sipdump {VERSION} has version 1; "
+            GOOD.format(name="bad", flag=256) + "    api = 3\n",
+            f"was made for version 3 of the backend interface, sipdump {VERSION} has version 2; "
             "install a newer sipdump, or an older release of the driver",
         ),
         (
@@ -294,10 +294,10 @@ def test_a_package_may_make_a_sipdump_with_a_backend_of_its_own_while_it_is_impo
             "has options that cannot be used: TypeError",
         ),
         (
-            "import attrs\n@attrs.frozen\nclass O:\n    x: float = 0.5\n"
+            "import attrs\n@attrs.frozen\nclass O:\n    x: bytes = b'x'\n"
             + GOOD.format(name="bad", flag=256)
             + "    options = O\n",
-            "x is annotated <class 'float'>; an option is int, str or tuple[str, ...]",
+            "x is annotated <class 'bytes'>; an option is int, float, bool, str or tuple[str, ...]",
         ),
         (
             "import attrs\n@attrs.frozen\nclass O:\n    x: int = None\n"
@@ -324,10 +324,10 @@ def test_a_package_may_make_a_sipdump_with_a_backend_of_its_own_while_it_is_impo
         (GOOD.format(name="bad", flag=256) + "    requires = (1,)\n", "declares that it requires (1,)"),
         (GOOD.format(name="bad", flag=256) + "    has_lifecycle = True\n", "overrides has_lifecycle()"),
         (
-            "class E:\n    def __eq__(self, other): raise RuntimeError('eq')\n"
+            "class E(int):\n    def __repr__(self): raise RuntimeError\n"
             + GOOD.format(name="bad", flag=256)
             + "    api = E()\n",
-            "cannot be looked at: RuntimeError: eq",
+            "cannot be looked at: RuntimeError",
         ),
         ("class X(BaseException): pass\nraise X('gone')", "X: gone"),
         ("class X(Exception):\n    def __str__(self): raise RuntimeError\nraise X", "X ("),

@@ -34,7 +34,7 @@ def check(folder: Path, *command: str) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "stream"])
 def test_what_it_writes_passes_its_own_tests_and_checks(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, mypy_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "kafka"
     assert admin.main(["new-backend", "kafka", "--kind", kind, "--dir", str(folder)]) == 0
@@ -46,7 +46,7 @@ def test_what_it_writes_passes_its_own_tests_and_checks(
     assert project["entry-points"]["sipdump.backends"] == {"kafka": "sipdump_kafka:KafkaBackend"}
     check(folder, "ruff", "check")
     check(folder, "ruff", "format", "--check")
-    check(folder, "mypy")
+    check(folder, "mypy", "--cache-dir", str(mypy_cache))
     check(folder, "pytest", "-q", "-p", "no:cacheprovider")
 
 

@@ -54,6 +54,7 @@ def test_good_streams_pass() -> None:
     assert caught([Fault(GoodStreamWithSegments, ["test_write_after_close_is_refused", "test_order_is_kept"])]) == {}
 
 
+@pytest.mark.timeout(600)  # it runs the whole kit for some fifty backends
 @pytest.mark.parametrize("module", [contents, segments, processes, searches], ids=lambda module: module.__name__)
 def test_every_broken_backend_is_caught(module: ModuleType) -> None:
     faults = [fault for fault in FAULTS if fault.backend.__module__ == module.__name__]
