@@ -1,5 +1,6 @@
 """Helpers of the tests."""
 
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -7,10 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hypothesis import settings
+
 from sipdump_core.clock import Clock
 from sipdump_core.testing.samples import OPTIONS, record
 
-__all__ = ["OPTIONS", "FakeClock", "memory_limit", "record", "wait_for"]
+__all__ = ["OPTIONS", "FakeClock", "examples", "memory_limit", "record", "wait_for"]
+
+_TIMES = int(os.environ.get("SIPDUMP_EXAMPLES", "1"))
+
+
+def examples(count: int) -> settings:
+    """Have Hypothesis try so many examples, or ``SIPDUMP_EXAMPLES`` times as many."""
+    return settings(max_examples=count * _TIMES)
 
 
 class FakeClock(Clock):
@@ -31,8 +41,8 @@ class FakeClock(Clock):
         self.ticks += seconds
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
-    """Wait until a condition gives something true, and give that."""
+def wait_for(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+    """Wait until a condition gives something true, and give that; only a failing test waits so long."""
     end = time.monotonic() + timeout
     while True:
         found = condition()

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.discovery import discover
+from sipdump_core.drivers.discovery import load, take_stock
 from sipdump_core.errors import SipDumpError
 from sipdump_core.settings.options import Setting, build, describe
 from sipdump_core.testing.proxy import FaultProxy
@@ -92,11 +92,12 @@ def choose(name: str, given: Sequence[str], proxied: str) -> Chosen:
 
 
 def _find(name: str) -> type[Backend]:
-    drivers = discover()
+    drivers = take_stock().drivers
     driver = next((driver for driver in drivers if driver.name == name), None)
     if driver is None:
         known = ", ".join(driver.name for driver in drivers if driver.kind != "transform")
         raise pytest.UsageError(f"--sipdump-backend: no backend {name} is installed; there are: {known}")
+    driver = load(driver)
     if driver.error:
         raise pytest.UsageError(f"--sipdump-backend: {name} of {driver.distribution}: {driver.error}")
     if not (driver.cls and issubclass(driver.cls, Backend)):

@@ -23,6 +23,11 @@ def _record(head: bytes, buf: bytes) -> Record:
     return Record(time_us, _flow(*flow), buf)
 
 
+@lru_cache(1000)
+def _fields(flow: Flow) -> bytes:
+    return json.dumps(attrs.astuple(flow)).removeprefix("[").encode()
+
+
 class Good(FolderBackend):
     """Files of frames: the fields as JSON, and the message, each behind its length."""
 
@@ -30,7 +35,7 @@ class Good(FolderBackend):
     suffix = ".good"
 
     def frame(self, record: Record) -> bytes:
-        head = json.dumps([record.time_us, *attrs.astuple(record.flow)]).encode()
+        head = b"[%d, %b" % (record.time_us, _fields(record.flow))
         return _HEAD.pack(len(head), len(record.buf)) + head + record.buf
 
     def unframe(self, head: bytes, buf: bytes) -> Record:

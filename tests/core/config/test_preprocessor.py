@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.config.reader import Config, parse_config, read_config
 from sipdump_core.errors import ConfigError
-from tests.support import memory_limit
+from tests.support import examples, memory_limit
 
 MODE = 'modparam("sipdump", "mode", {})\n'
 
@@ -352,7 +352,7 @@ PARTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(300)
 @given(st.lists(st.sampled_from(PARTS) | st.text(max_size=4), max_size=40).map("".join))
 def test_any_text_gives_a_config_or_a_config_error(text: str) -> None:
     config: Config | ConfigError
@@ -372,7 +372,7 @@ def test_any_text_gives_a_config_or_a_config_error(text: str) -> None:
             block.line(offset)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40), st.booleans())
 def test_any_string_can_be_said(value: str, define: bool) -> None:
     literal = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -381,7 +381,7 @@ def test_any_string_can_be_said(value: str, define: bool) -> None:
     assert modes(MODE.format(literal)) == [value]
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(st.lists(st.sampled_from([" ", "\n", "/* } */", "# }\n", '"}"', "'{'", "x", "$(a{b})", "{", "}", "1"])))
 def test_a_route_is_what_stands_between_its_braces(parts: list[str]) -> None:
     depth = 0

@@ -34,7 +34,7 @@ def dump(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SipDump]:
     with SipDump(enable=1, folder=folder, mode=request.param) as made:
         for n in range(3):
             made.received(b"%d" % n, A, B)
-        assert made.flush(10)
+        assert made.flush(60)
         yield made
 
 
@@ -54,7 +54,7 @@ def go_on(dump: SipDump, tmp_path: Path) -> None:
     """Store one record more, and see that it is where it belongs, and is all that counts."""
     suffixes = MODES[dump.workshop.plan.params.mode]
     dump.received(b"after", A, B)
-    assert dump.flush(10)
+    assert dump.flush(60)
     for lane in lanes(dump):
         assert (lane.state, lane.stored, sum(lane.dropped.values())) == ("ok", 1, 3)
     assert len(end(tmp_path / "dump", suffixes)) == len(suffixes)
@@ -111,7 +111,7 @@ def test_another_file_in_its_place(tmp_path: Path, dump: SipDump) -> None:
         path.write_bytes(b"another one's")
     wait_for(lambda: lost(dump))
     dump.received(b"after", A, B)
-    assert dump.flush(10)
+    assert dump.flush(60)
     dump.close()
     assert [path.read_bytes() for path in others if path.exists()] == [b"another one's"] * len(others)
 
@@ -130,7 +130,7 @@ def test_under_load_nothing_counts_twice(tmp_path: Path) -> None:
         for n in range(20):
             for m in range(100):
                 dump.received(b"%d %d" % (n, m), A, B)
-            assert dump.flush(10)
+            assert dump.flush(60)
             if n % 7 == 3:
                 before = sum(lanes(dump)[0].dropped.values())
                 for path in files(tmp_path, ".data"):
@@ -192,11 +192,11 @@ class TestSync:
                 dump.received(b"%d" % count, A, B)
                 count += 1
                 time.sleep(0.002)
-            assert dump.flush(10)
+            assert dump.flush(60)
             wait_for(lambda: all(lane.state == "ok" for lane in lanes(dump)))
             dump.received(b"%d" % count, A, B)
             dump.rotate()
-            assert dump.flush(10)
+            assert dump.flush(60)
         assert all((lane.stored, lane.dropped) == (count + 1, {}) for lane in lanes(dump))
         assert len(files(tmp_path, ".data")) >= 2, "the file that failed is written no more"
         assert sorted(int(one.buf) for one in read(tmp_path)) == list(range(count + 1))
