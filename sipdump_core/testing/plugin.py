@@ -13,13 +13,13 @@ import pytest
 if TYPE_CHECKING:
     from sipdump_core.testing.chosen import Chosen
 
-__all__ = ["CHOSEN", "NOT_CHECKED", "told"]
+__all__ = ["CHOSEN", "DOES_NOT_APPLY", "NOT_CHECKED", "told"]
 
 CHOSEN: "pytest.StashKey[Chosen]" = pytest.StashKey()
 """The backend and its options, if one was chosen on the command line."""
 
-NOT_CHECKED = "not checked: "
-"""What the reason for a skip begins with, if the check should have run."""
+NOT_CHECKED, DOES_NOT_APPLY = "not checked: ", "does not apply: "
+"""What the reason for a skip begins with, if the check should have run and if it need not."""
 
 _SUITE = str(Path(__file__).with_name("suite.py"))
 _PROMISE = "sipdump_promise"
@@ -108,21 +108,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List each broken promise once, and what was not checked."""
     broken = dict(_by_check(terminalreporter.getreports("failed") + terminalreporter.getreports("error")))
     passed_over: dict[str, list[str]] = {}
-    for check, (_, told) in _by_check(terminalreporter.getreports("skipped")):
-        passed_over.setdefault(next(iter(told.values())), []).append(check)
+    for check, (_, cases) in _by_check(terminalreporter.getreports("skipped")):
+        why = next(iter(cases.values()))
+        known = why.startswith((NOT_CHECKED, DOES_NOT_APPLY))
+        passed_over.setdefault(why if known else f"{NOT_CHECKED}{why}", []).append(check)
     if broken:
         terminalreporter.section("broken promises")
-        for check, (sentence, told) in broken.items():
+        for check, (sentence, cases) in broken.items():
             terminalreporter.line(f"{check}: {sentence}", red=True)
-            for case, text in list(told.items())[:5]:
+            for case, text in list(cases.items())[:5]:
                 terminalreporter.line(f"    {case}{text}")
-            if len(told) > 5:
-                terminalreporter.line(f"    ... and {len(told) - 5} more")
-    if passed_over:
-        terminalreporter.section("not checked")
-        for why, those in passed_over.items():
+            if len(cases) > 5:
+                terminalreporter.line(f"    ... and {len(cases) - 5} more")
+    for section, begin in (("not checked", NOT_CHECKED), ("does not apply", DOES_NOT_APPLY)):
+        those = {why.removeprefix(begin): found for why, found in passed_over.items() if why.startswith(begin)}
+        if those:
+            terminalreporter.section(section)
+        for why, found in those.items():
             terminalreporter.line(f"{why}:")
-            for check in those:
+            for check in found:
                 terminalreporter.line(f"    {check}")
 
 
@@ -149,7 +153,7 @@ def _by_check(reports: list[Any]) -> Iterator[tuple[str, tuple[str, dict[str, st
 def told(report: Any) -> str:
     """Return one line of a report: the detail after a broken promise, or the reason for a skip."""
     if isinstance(report.longrepr, tuple):
-        return str(report.longrepr[2]).removeprefix("Skipped: ").removeprefix("not checked: ")
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
     message = getattr(getattr(report.longrepr, "reprcrash", None), "message", "") or str(report.longrepr)
     lines = [line for line in message.splitlines() if line.strip()]
     return lines[1] if len(lines) > 1 else lines[0] if lines else ""
