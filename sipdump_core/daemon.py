@@ -15,6 +15,7 @@ from sipdump_core.control.server import Ctl
 from sipdump_core.errors import SipDumpError
 from sipdump_core.log import KEPT, Event, escaped, log, setup
 from sipdump_core.plan import Plan, make_plan
+from sipdump_core.program import as_program
 from sipdump_core.settings.options import Notice
 from sipdump_core.sipdump import SipDump
 from sipdump_core.sources.hep import HepSource
@@ -36,9 +37,14 @@ _STOP_TIMEOUT = 30.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
+    Args:
+        argv: the arguments; None: those of this process, which ends afterwards.
+
     Returns:
         0 after an orderly end (or a good check), 1 if it could not start, or could not store everything at its end.
     """
+    if argv is None:
+        return as_program("sipdumpd", lambda: main(sys.argv[1:]))
     args = _parser().parse_args(argv)
     setup(args.log_format, args.log_level)
     try:
@@ -69,6 +75,7 @@ def _check(plan: Plan, config: Config) -> int:
 def _run(plan: Plan, known: Sequence[Notice]) -> int:
     signals = _listen_for_signals()
     dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
+    _handle_signals()  # again: constructors of drivers have run
     with ExitStack() as started:  # if one thing cannot start, those before it are closed again
         started.callback(dump.close)
         source = HepSource(plan.modules["sipdump_hep"], dump)
@@ -83,7 +90,8 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     names = ", ".join(driver.name for driver in plan.chosen) or "event route only"
     log.info(Event("sipdumpd started", version=VERSION, pid=os.getpid(), mode=plan.params.mode, backends=names))
     for notice in known:
-        log.warning(notice.event())
+        if notice not in plan.notices:  # those it has logged itself
+            log.warning(notice.event())
     dump.start_pruning()
     _notify("READY=1")
     while (received := signals.recv(1)[0]) not in _STOP:
@@ -111,9 +119,13 @@ def _listen_for_signals() -> socket.socket:
     signals, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     signal.set_wakeup_fd(wakeup.detach())
+    _handle_signals()
+    return signals
+
+
+def _handle_signals() -> None:
     for number in (*_STOP, signal.SIGHUP, *_HARMLESS):
         signal.signal(number, lambda *_: None)
-    return signals
 
 
 def _name_of(number: int) -> str:

@@ -50,8 +50,8 @@ class Output:
         """Print some columns of rows for a person."""
         lines = [columns, *(["-" if row[name] is None else str(row[name]) for name in columns] for row in rows)]
         widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
-        for line in lines:
-            self.say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+        self.say("\n".join(line.rstrip() for line in padded))
 
     def value(self, value: Any) -> None:
         """Print a value as kamcmd prints it."""

@@ -159,7 +159,7 @@ def _print_json(answer: Answer) -> None:
 
 def _print_csv(answer: Answer) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(answer.names)
+    writer.writerow(map(printable, answer.names))
     for row in answer.rows:
         writer.writerow(map(_csv, row))
 
@@ -195,8 +195,11 @@ def _cell(value: Any) -> str:
 
 
 def _csv(value: Any) -> Any:
+    """Return a value for CSV: as JSON has it, lists as JSON; of a text, what a terminal would obey is escaped."""
     value = _json(value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool) else value
+    if isinstance(value, str):
+        return "".join(one if one in "\t\r\n" else printable(one) for one in re.split(r"([\t\r\n])", value))
+    return as_json(value) if isinstance(value, list | dict | bool) else value
 
 
 def _json(value: Any) -> Any:

@@ -26,10 +26,10 @@ def packet(method: str, *args: Any) -> bytes:
 def connect(where: Address) -> socket.socket:
     if where.path:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect(where.path)
         return sock
-    return socket.create_connection((where.host, where.port), 10)
+    return socket.create_connection((where.host, where.port), 60)
 
 
 def read_all(sock: socket.socket) -> bytes:

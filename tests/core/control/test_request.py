@@ -15,7 +15,7 @@ from tests.core.control.clients import Start, connect, fifo_call, packet, post, 
 
 def test_a_slow_command_holds_up_nobody(start: Start, rpc: Rpc, tmp_path: Path) -> None:
     go = threading.Event()
-    rpc.methods["slow"] = Method(lambda _: [go.wait(10)], "waits", slow=True)
+    rpc.methods["slow"] = Method(lambda _: [go.wait(60)], "waits", slow=True)
     ctl = start(binrpc=(f"unix:{tmp_path}/ctl",), request_timeout=1, idle_timeout=1)
     socks = [connect(ctl.addresses[0]) for _ in range(10)]
     try:

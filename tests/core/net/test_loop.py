@@ -58,7 +58,7 @@ class Bench:
         return self.made[-1]
 
     def connect(self) -> socket.socket:
-        self.socks.append(socket.create_connection(self.listener.getsockname(), 10))
+        self.socks.append(socket.create_connection(self.listener.getsockname(), 60))
         return self.socks[-1]
 
     def close(self) -> None:
@@ -231,7 +231,7 @@ def test_a_peer_that_goes_on_sending_does_not_hold_up_the_end(bench: Bench) -> N
 
     began = time.monotonic()
     bench.loop.stop(0.3)
-    assert 0.2 <= time.monotonic() - began < 5
+    assert 0.2 <= time.monotonic() - began < 30
 
 
 def test_a_fault_of_the_selector_is_survived(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -248,7 +248,7 @@ def test_a_fault_of_the_selector_is_survived(monkeypatch: pytest.MonkeyPatch, ca
     done = threading.Event()
     loop.start()
     loop.call_soon(done.set)
-    assert done.wait(10)
+    assert done.wait(60)
     loop.stop()
     loop.close()
     assert caplog.text.count("thread=test error=") == 2
@@ -264,6 +264,6 @@ def test_nothing_that_a_callback_raises_ends_the_thread() -> None:
 
     loop.call_soon(leave)
     loop.call_soon(done.set)
-    assert done.wait(10)
+    assert done.wait(60)
     loop.stop()
     loop.close()

@@ -51,7 +51,7 @@ class Bench:
 
     def stored(self, count: int) -> list[Record]:
         wait_for(lambda: self.source.stats().get("records", 0) >= count)
-        assert self.dump.flush(10)
+        assert self.dump.flush(60)
         backend = TextBackend(NoOptions(), Site(str(self.folder), "kamailio-sipdump-"))
         return [record for stored in backend.segments() for record in backend.read(stored)]
 

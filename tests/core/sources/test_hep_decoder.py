@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.errors import FormatError
@@ -20,6 +20,7 @@ from sipdump_core.sources import hep_decoder
 from sipdump_core.sources.compression import inflate
 from sipdump_core.sources.hep_decoder import HepDecoder
 from tests.hep import SIP, chunk, frame, hep3, hep12
+from tests.support import examples
 
 PEER = ("192.0.2.1", 5060)
 NOW = 1_795_386_432_000_000
@@ -493,7 +494,7 @@ def test_a_malformed_packet_is_a_format_error(data: bytes) -> None:
         decoder().decode(data, PEER, NOW)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(200)
 @given(st.data())
 def test_any_bytes_give_a_record_nothing_or_a_format_error(data: st.DataObject) -> None:
     base = data.draw(st.sampled_from([hep3(), hep12(1), hep12(2), gzip.compress(hep3(), mtime=0), b""]))
@@ -602,7 +603,7 @@ variations = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(st.lists(variations, min_size=1, max_size=12), st.sampled_from(["", "sekret"]), st.integers(-3, 3))
 def test_what_came_before_changes_nothing(drawn: list[dict[str, Any]], key: str, cut: int) -> None:
     """The decoder remembers layouts; each packet must decode as by a decoder that has seen none."""

@@ -307,7 +307,7 @@ def test_the_script_without_sipdumpd_keeps_a_mebibyte_then_drops_and_counts(
     start = time.monotonic()
     for number in range(300):
         worker.message(b"%08d" % number * 1000)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
     assert worker.slowest < 0.1
     lines = "".join(ksr.log)
     assert "cannot connect" in lines
@@ -332,7 +332,7 @@ def test_a_reader_that_does_not_read_blocks_nothing(tmp_path: Path, worker: Work
     dropped = sum(worker.object._dropped.values())
     assert dropped > 0
     sock, _ = listener.accept()
-    sock.settimeout(10)
+    sock.settimeout(60)
     received, messages, reported = bytearray(), 0, 0
     while reported < dropped:  # it goes on where it was, with whole frames
         received += sock.recv(1 << 20)
@@ -359,7 +359,7 @@ def test_a_full_backlog_blocks_nothing(tmp_path: Path, worker: Worker, ksr: Fake
                 other.connect(str(tmp_path / "ksr"))
         start = time.monotonic()
         worker.message()
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5
         assert "cannot connect" in ksr.log[0]
 
 
@@ -402,7 +402,7 @@ def test_a_forked_worker_connects_for_itself(bench: Bench, worker: Worker) -> No
         "if pid: os.waitpid(pid, 0)\n"
         "else: os._exit(0)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     wait_for(lambda: len(bench.records) == 4)
     others = [record for record in bench.records if record.buf != b"parent"]
     assert all(int(record.buf) == record.pid for record in others)
