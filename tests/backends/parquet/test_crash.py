@@ -1,5 +1,6 @@
 """Crashes and damage: what was taken is there exactly once, whatever moment the writer ends at."""
 
+import fcntl
 import logging
 import os
 import random
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sipdump_core.drivers.capabilities import Recovered
+from sipdump_core.locks import take
 from sipdump_core.log import Event
 from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Damage, Journal, scan
@@ -173,9 +175,7 @@ def test_a_parquet_file_of_the_same_name_is_no_reason_to_lose_another_write_ahea
     assert sorted(everything(tmp_path)) == [1, 2]
 
 
-def test_a_segment_that_is_sealed_while_it_is_listed_is_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_segment_that_is_sealed_while_it_is_listed_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(tmp_path, [record(b"1")])
     backend = make(tmp_path)
     listed = Journal.segments
@@ -281,6 +281,19 @@ def test_what_a_living_process_writes_is_left_to_it(tmp_path: Path) -> None:
     writer.close()
     writer.stop()
     assert everything(tmp_path) == [1, 2]
+
+
+def test_one_kind_of_lock_is_enough_to_be_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wal = leave(tmp_path, [record(b"1")])
+    with wal.open("r+b") as file:
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "flock", lambda *_: None)
+            assert take(file.fileno())
+        (done,) = make(tmp_path).recover()
+        assert done.in_use
+        assert wal.exists()
+    (done,) = make(tmp_path).recover()
+    assert done.records == 1
 
 
 def test_a_start_takes_up_what_was_left(tmp_path: Path) -> None:
