@@ -19,6 +19,7 @@ from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Damage, Journal, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
+from sipdump_parquet import conversion
 from sipdump_parquet.options import WAL_SUFFIX
 from tests.backends.parquet.support import SEGMENT, leave, make, read, sealed, write
 from tests.support import record
@@ -294,6 +295,18 @@ def test_one_kind_of_lock_is_enough_to_be_left_alone(tmp_path: Path, monkeypatch
         assert wal.exists()
     (done,) = make(tmp_path).recover()
     assert done.records == 1
+
+
+def test_where_files_have_no_locks_only_its_writer_seals_a_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = leave(tmp_path, [record(b"1")])
+    monkeypatch.setattr(conversion, "has_locks", lambda _: False)
+    (done,) = make(tmp_path).recover()
+    assert done.in_use
+    assert "has no locks" in str(done.error)
+    assert os.listdir(tmp_path) == [wal.name]
+    assert write(tmp_path, [record(b"2")], segment=SEGMENT.next()).exists()
 
 
 def test_a_start_takes_up_what_was_left(tmp_path: Path) -> None:
