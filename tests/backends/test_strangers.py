@@ -199,6 +199,20 @@ def test_a_write_ahead_file_that_a_stranger_put_there_meanwhile_is_not_sealed(fo
     assert os.listdir(folder) == [wal.name]
 
 
+def test_two_do_not_seal_at_once_what_a_stranger_has_locked(folder: Path) -> None:
+    wal = leave(folder, [record(b"1")])
+    wal.chmod(0o644)
+    lock = folder / f".{SEGMENT.stem}.parquet.lock"
+    lock.touch(0o600)
+    with stranger_locks(wal), lock.open() as other:
+        fcntl.flock(other.fileno(), fcntl.LOCK_EX)
+        (done,) = make(folder).recover()
+        assert done.in_use
+        assert wal.exists()
+    lock.unlink()
+    assert [done.records for done in make(folder).recover()] == [1]
+
+
 def test_a_write_ahead_file_of_a_stranger_beside_our_parquet_file(folder: Path) -> None:
     wal = leave(folder, [record(b"forged")])
     forged = wal.read_bytes()

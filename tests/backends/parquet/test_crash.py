@@ -297,6 +297,21 @@ def test_one_kind_of_lock_is_enough_to_be_left_alone(tmp_path: Path, monkeypatch
     assert done.records == 1
 
 
+def test_a_write_ahead_file_that_another_one_seals_meanwhile_is_his(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, [record(b"1")])
+
+    def looking(_: int) -> bool:
+        monkeypatch.undo()
+        assert len(list(make(tmp_path).recover())) == 1
+        return False
+
+    monkeypatch.setattr(conversion, "in_use", looking)
+    assert list(make(tmp_path).recover()) == []
+    assert os.listdir(tmp_path) == [SEGMENT.name]
+
+
 def test_where_files_have_no_locks_only_its_writer_seals_a_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
