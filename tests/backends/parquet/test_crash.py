@@ -312,6 +312,19 @@ def test_a_write_ahead_file_that_another_one_seals_meanwhile_is_his(
     assert os.listdir(tmp_path) == [SEGMENT.name]
 
 
+def test_a_link_is_not_sealed_wherever_it_leads(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    wal = leave(elsewhere, [record(b"1")])
+    (tmp_path / wal.name).symlink_to(wal)
+    backend = make(tmp_path)
+    assert list(backend.segments()) == []
+    (done,) = conversion.recover([SEGMENT], backend.opts, backend.site)
+    assert "symbolic links" in str(done.error)
+    assert sorted(os.listdir(tmp_path)) == sorted([wal.name, "elsewhere"])
+    assert wal.exists()
+
+
 def test_where_files_have_no_locks_only_its_writer_seals_a_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
