@@ -345,8 +345,8 @@ def test_the_end_waits_no_longer_than_it_may_for_a_store_that_is_slow(
 
     def hurrying(made: delivery.Delivery) -> None:
         hurry(made)
-        if not isinstance(made, spool.SpooledDelivery):
-            hurried.set()
+        if made.backend.name == "remote" and not isinstance(made, spool.SpooledDelivery):
+            hurried.set()  # behind the deadline
 
     def write(_: Remote, batch: Sequence[Record]) -> None:
         begun.set()
@@ -505,6 +505,34 @@ def test_what_was_delivered_from_a_journal_that_is_gone_is_not_lost(tmp_path: Pa
         for path in (tmp_path / "spool").glob("*.spool"):
             path.unlink()
         wait_for(lambda: dump.stats().backends["remote"].dropped == {"the open file was deleted": 2})
+
+
+def test_a_journal_that_cannot_be_synced_costs_the_store_no_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "CHECK_EVERY", 0.001)
+    monkeypatch.setattr(lane, "CHECK_EVERY", 0.001)
+    failures: list[StorageError] = []
+    checked = threading.Event()
+    closed: list[int] = []
+
+    def check(_: journal.Journal) -> None:
+        if failures:
+            checked.set()
+            raise failures.pop()
+
+    monkeypatch.setattr(journal.Journal, "check", check)
+    monkeypatch.setattr(Remote, "close", lambda _: closed.append(1))
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"1")])
+        wait_for(lambda: Remote.stored == [b"1"])
+        failures.append(StorageError("sync", "x", "Input/output error"))
+        assert checked.wait(10)
+        dump.intercept([record(b"2")])
+        wait_for(lambda: Remote.stored == [b"1", b"2"])
+        assert closed == []
+    assert closed == [1]
+    assert len(Remote.segments_seen) == 1
 
 
 @pytest.mark.parametrize("note", ["", "no segment", "2026-11-22--00-00-00", "2026-11-22--00-00-00 x", "99 99"])
