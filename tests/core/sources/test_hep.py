@@ -9,6 +9,7 @@ import termios
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -125,6 +126,41 @@ def test_a_connection_that_brings_nothing_good_is_closed(bench: Bench) -> None:
     wait_for(lambda: bench.count("connections") == 0)
     bench.tcp().sendall(hep3(b"other"))
     assert [r.buf for r in bench.stored(1)] == [b"other"]
+
+
+BAD = b"HEP3\0\x07x"
+
+
+def test_bad_frames_after_good_ones_end_no_connection(bench: Bench) -> None:
+    sock = bench.tcp()
+    for n in range(150):
+        sock.sendall(hep3(b"%d" % n) + BAD)
+    assert len(bench.stored(150)) == 150
+    wait_for(lambda: bench.count("malformed") == 150)
+    sock.sendall(hep3(b"last"))
+    assert bench.stored(151)[-1].buf == b"last"
+
+
+def test_after_a_hundred_bad_frames_nothing_is_taken(bench: Bench) -> None:
+    sock = bench.tcp()
+    with contextlib.suppress(OSError):
+        sock.sendall(hep3(b"good") + BAD * 150 + hep3(b"late"))
+    wait_for(lambda: bench.count("connections") == 0 and bench.count("records"))
+    assert [r.buf for r in bench.stored(1)] == [b"good"]
+    assert bench.count("malformed") == 101
+
+
+def test_a_socket_has_a_bounded_share_of_a_round(bench: Bench) -> None:
+    class Endless:
+        taken = 0
+
+        def recvfrom(self, _: int) -> tuple[bytes, tuple[str, int]]:
+            self.taken += 1
+            assert self.taken <= 512
+            return hep3(b"%d" % self.taken), ("127.0.0.1", 5)
+
+    bench.source._read_datagrams(cast(socket.socket, Endless()))
+    assert len(bench.stored(512)) == 512
 
 
 def test_one_packet_that_breaks_the_decoder_costs_no_other(

@@ -13,6 +13,7 @@ from sipdump_core.errors import FormatError
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
+from sipdump_core.sources import hep_decoder
 from sipdump_core.sources.compression import inflate
 from sipdump_core.sources.hep_decoder import HepDecoder
 from tests.hep import SIP, chunk, frame, hep3, hep12
@@ -37,6 +38,20 @@ def test_a_packet_as_kamailio_sends_it() -> None:
     )  # fmt: skip
     assert (one.src_ip, one.src_port, one.dst_ip, one.dst_port) == ("192.0.2.1", 5060, "192.0.2.2", 5070)
     assert (one.buf, one.node) == (SIP, "77")
+
+
+def test_strangers_fill_neither_the_table_nor_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hep_decoder, "_MAX_AGENTS", 3)
+    table = ProcessTable(0)
+    made = HepDecoder(HepOptions(), table)
+    for number in range(10):
+        made.decode(hep3(extra=(chunk(12, struct.pack(">I", number)),)), (f"192.0.2.{number}", 5060), NOW)
+    assert table.render().count("HEP agent") == 3
+    strict = decoder(auth_key="sekret")
+    for number in range(10):
+        assert not strict.decode(hep3(), (f"192.0.2.{number}", 5060), NOW)
+    assert len(strict.troubles) == 3
+    assert strict.counts["auth_failed"] == 10
 
 
 def test_the_correlation_id_travels_with_each_record() -> None:
