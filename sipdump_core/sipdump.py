@@ -83,7 +83,7 @@ class SipDump:
 
     Raises:
         ConfigError: a parameter is wrong, see :class:`~sipdump_core.settings.core.Params`.
-        DriverError: the installed drivers contradict each other.
+        DriverError: none of the backends can be used.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class SipDump:
         start_pruning: bool = True,
         **params: Any,
     ) -> None:
+        made_here = plan is None
         if plan is None:
             more = [s for name, value in params.items() for s in _settings("sipdump", name, value)]
             for backend, options in (backend_options or {}).items():
@@ -127,7 +128,7 @@ class SipDump:
         self._closing = False
         self._closed = threading.Lock()
         self._forked = False
-        for notice in plan.notices:
+        for notice in plan.notices if made_here else ():  # else whoever made it does that
             log.warning(notice.event())
         if start_pruning:
             self.start_pruning()

@@ -19,6 +19,7 @@ import attrs
 
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.folder import free_name
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.drivers.syncing import sync_folder
 from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError, StorageFullError
@@ -287,6 +288,8 @@ class Spool:
                 self._drain(delivery)
             if guard.error:  # of the spool's own files
                 delivery.failed("read the spool", guard.error)
+            if guard.error or not delivery.flushed:
+                self._work.set()  # it is tried again, whether or not more comes
                 delivery.pause(BACKOFF[1])
             if delivery.hurried:
                 continue
@@ -312,7 +315,7 @@ class Spool:
                 return
 
     def _feed(self, delivery: Delivery, stored: StoredSegment) -> bool:
-        """Deliver what is left of one journal; False when it is time to stop."""
+        """Deliver what is left of one journal; False when those behind it must wait, or it is time to stop."""
         whole = True
         sealed = stored.sealed and stored.segment != self._live
         try:
@@ -345,11 +348,11 @@ class Spool:
                         self._taken += len(batch)
                     place.write(item.end)
             delivery.flush()
-            if sealed:
+            if sealed and delivery.flushed:  # before that, the store may have it in memory alone
                 self._settle(stored, whole=whole)
         except OSError as error:
             raise StorageError.from_os("read the spool", stored.location, error) from error
-        return True
+        return delivery.flushed
 
     def _turn(self, delivery: Delivery, frame: Frame) -> bool:
         """Do what a note in a journal says: seal, or go on in the segment that it names.
@@ -385,8 +388,9 @@ class Spool:
         if whole:
             self._journal.delete(stored)
         else:
-            os.rename(stored.location, stored.location + ".damaged")
-            log.error(Event("damaged spool is kept aside", path=stored.location + ".damaged"))
+            kept = free_name(stored.location + ".damaged")
+            os.rename(stored.location, kept)
+            log.error(Event("damaged spool is kept aside", path=kept))
         self._count(-size)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(stored.location + _PLACE_SUFFIX)

@@ -26,6 +26,7 @@ from typing import Any
 import attrs
 
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import StorageError, StorageFullError
 from sipdump_core.segment import Segment
@@ -104,9 +105,9 @@ def crash(backend: Backend, segment: Segment) -> Iterator[str]:
     backend.start()
     backend.open(segment)
     for n in range(3):
-        backend.write(numbered(BATCH, n * BATCH))
+        backend.write(Batch(numbered(BATCH, n * BATCH)))
         backend.flush()
-    backend.write(numbered(BATCH, 3 * BATCH))
+    backend.write(Batch(numbered(BATCH, 3 * BATCH)))
     yield "flushed"
     sys.stdin.read()
 
@@ -126,7 +127,7 @@ def full(backend: Backend, segment: Segment) -> Iterator[str]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         for _ in range(limit // 300 // BATCH + 2):
             batch = noise(BATCH, count)
-            call: Callable[[], None] = partial(backend.write, batch)
+            call: Callable[[], None] = partial(backend.write, Batch(batch))
             with Guard() as guard:
                 call()
                 call = backend.flush
@@ -154,7 +155,7 @@ def fork(backend: Backend, segment: Segment) -> Iterator[str]:
     """Fork with a segment open, call forget() in the child, and go on. Yields the child's exit status."""
     backend.start()
     backend.open(segment)
-    backend.write(numbered(BATCH))
+    backend.write(Batch(numbered(BATCH)))
     backend.flush()
     pid = os.fork()
     if pid == 0:
@@ -165,7 +166,7 @@ def fork(backend: Backend, segment: Segment) -> Iterator[str]:
         finally:
             os._exit(status)
     _, status = os.waitpid(pid, 0)
-    backend.write(numbered(BATCH, BATCH))
+    backend.write(Batch(numbered(BATCH, BATCH)))
     backend.close()
     backend.stop()
     yield str(status)
@@ -176,7 +177,7 @@ def live(backend: Backend, segment: Segment) -> Iterator[str]:
     before = surroundings()
     backend.start()
     backend.open(segment)
-    backend.write(numbered(BATCH))
+    backend.write(Batch(numbered(BATCH)))
     backend.flush()
     backend.close()
     backend.stop()

@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.capabilities import Opens, Reads, can
 from sipdump_core.drivers.discovery import discover
 from sipdump_core.drivers.folder import FolderBackend
@@ -159,7 +160,7 @@ class Kit:
         segment = self.segment(backend, second)
         backend.open(segment)
         for batch in batches:
-            backend.write(batch)
+            backend.write(Batch(batch))
         backend.close()
         return segment
 

@@ -86,16 +86,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _choose(name: str, given: list[str]) -> "tuple[type[Backend], Any]":
     from sipdump_core.drivers.base import Backend  # noqa: PLC0415 - see above: only when used
-    from sipdump_core.drivers.discovery import discover  # noqa: PLC0415
+    from sipdump_core.drivers.discovery import load, take_stock  # noqa: PLC0415
     from sipdump_core.errors import SipDumpError  # noqa: PLC0415
     from sipdump_core.settings.options import Setting, build, describe  # noqa: PLC0415
 
     try:
-        drivers = discover()
+        drivers = take_stock().drivers
         driver = next((driver for driver in drivers if driver.name == name), None)
         if driver is None:
             known = ", ".join(driver.name for driver in drivers if driver.kind != "transform")
             raise pytest.UsageError(f"--sipdump-backend: no backend {name} is installed; there are: {known}")
+        driver = load(driver)
         if driver.error:
             raise pytest.UsageError(f"--sipdump-backend: {name} of {driver.distribution}: {driver.error}")
         if not (driver.cls and issubclass(driver.cls, Backend)):

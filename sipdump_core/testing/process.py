@@ -10,6 +10,7 @@ import time
 import attrs
 
 from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.segment import Segment
 from sipdump_core.testing.child import BATCH, Child, crash, fork, full, live, surroundings
 from sipdump_core.testing.kit import CLOCKS_APART, Kit, names, zone
@@ -167,7 +168,7 @@ class ProcessChecks(Kit):
                 wanted.append(segment)
                 records.append(record(b"%d" % number, time_us=moment * 1_000_000))
                 backend.open(segment)
-                backend.write(records[-1:])
+                backend.write(Batch(records[-1:]))
                 backend.close()
             self.settle(backend)
             listed = self.segments(backend)

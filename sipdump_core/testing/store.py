@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import SegmentExistsError, SipDumpError, StorageError
@@ -98,7 +99,7 @@ class StoreChecks(Kit):
         wanted = [attrs.evolve(segment, sequence=sequence) for sequence in (0, 1, 2, 10, 11, 100)]
         for number, one in enumerate(wanted):
             backend.open(one)
-            backend.write(numbered(2, 2 * number))
+            backend.write(Batch(numbered(2, 2 * number)))
             backend.close()
         self.settle(backend)
         assert sorted(stored.segment for stored in self.segments(backend)) == wanted, names(self.segments(backend))
@@ -117,7 +118,7 @@ class StoreChecks(Kit):
         except SegmentExistsError:
             self.write(backend, numbered(3, 3), second=1)
         else:
-            backend.write(numbered(3, 3))
+            backend.write(Batch(numbered(3, 3)))
             backend.close()
         self.settle(backend)
         self.holds(backend, numbered(6))
@@ -129,13 +130,13 @@ class StoreChecks(Kit):
             self.needs_segments(one)
             segment = self.segment(one)
             one.open(segment)
-            one.write([record(b"one")])
+            one.write(Batch([record(b"one")]))
             one.flush()
             with pytest.raises(SegmentExistsError):
                 two.open(segment)
             two.open(segment.next())
-            two.write([record(b"two")])
-            one.write([record(b"one more")])
+            two.write(Batch([record(b"two")]))
+            one.write(Batch([record(b"one more")]))
             two.close()
             one.close()
             self.settle(one)
@@ -148,11 +149,11 @@ class StoreChecks(Kit):
         with self.started(site) as one:
             segment = self.segment(one)
             one.open(segment)
-            one.write(numbered(2))
+            one.write(Batch(numbered(2)))
             one.flush()
             with contextlib.suppress(StorageError), self.started(site):  # it may refuse to be the second writer
                 pass
-            one.write(numbered(2, 2))
+            one.write(Batch(numbered(2, 2)))
             one.close()
             self.settle(one)
             self.holds(one, numbered(4))
@@ -168,11 +169,11 @@ class StoreChecks(Kit):
                 one.open(self.segment(one))
                 two.open(self.segment(two, 1))
                 for n in range(3):
-                    one.write([record(b"one %d" % n)])
-                    two.write([record(b"two %d" % n, tag="snd", af="ipv6", src_ip="::1", dst_ip="::2")] * 2)
+                    one.write(Batch([record(b"one %d" % n)]))
+                    two.write(Batch([record(b"two %d" % n, tag="snd", af="ipv6", src_ip="::1", dst_ip="::2")] * 2))
                 two.close()
                 self.settle(two)
-                one.write([record(b"one 3")])
+                one.write(Batch([record(b"one 3")]))
                 one.close()
                 self.settle(one)
                 self.holds(one, [record(b"one %d" % n) for n in range(4)])
@@ -198,7 +199,7 @@ class StoreChecks(Kit):
         backend.open(segment)
         look("after open()")
         for _ in range(2):
-            backend.write(numbered(2))
+            backend.write(Batch(numbered(2)))
             look("after write()")
             backend.flush()
             listed = look("after flush()")
@@ -397,7 +398,7 @@ class StoreChecks(Kit):
         """delete_many() reports each segment once, as gone or with the reason why not, and goes on with the next."""
         stored = [self.store(backend, numbered(2, 2 * n), second=n) for n in range(4)]
         backend.open(self.segment(backend, 5))
-        backend.write([record()])
+        backend.write(Batch([record()]))
         backend.flush()
         (opened,) = (one for one in self.segments(backend) if not one.sealed)
         backend.delete(stored[0])
@@ -434,13 +435,13 @@ class StoreChecks(Kit):
         """delete() of an open segment raises StorageError, from any instance, and its writer goes on."""
         self.needs_segments(backend)
         backend.open(self.segment(backend))
-        backend.write([record(b"one")])
+        backend.write(Batch([record(b"one")]))
         backend.flush()
         (stored,) = self.segments(backend)
         for one in (backend, self.reader(backend)):
             with pytest.raises(StorageError):
                 one.delete(stored)
-        backend.write([record(b"two")])
+        backend.write(Batch([record(b"two")]))
         backend.close()
         self.settle(backend)
         self.holds(backend, [record(b"one"), record(b"two")])
@@ -454,7 +455,7 @@ class StoreChecks(Kit):
             return
         stored = [self.store(backend, numbered(2), second=n) for n in range(2)]
         backend.open(self.segment(backend, 5))
-        backend.write([record()])
+        backend.write(Batch([record()]))
         backend.flush()
         day, soon = 86400.0, time.time() + 43200.0
         assert not [*prune([self.reader(backend)], day, now=soon)], "what is half a day old is pruned at fage of a day"
@@ -521,7 +522,7 @@ class StoreChecks(Kit):
             thread.start()
         try:
             for at in range(0, len(wrote), 50):
-                backend.write(wrote[at : at + 50])
+                backend.write(Batch(wrote[at : at + 50]))
                 backend.flush()
         finally:
             done.set()

@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from sipdump_core.drivers.base import Backend, Site, Transform
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.capabilities import Deletes, can
 from sipdump_core.drivers.discovery import is_suffix, unusable
 from sipdump_core.drivers.guard import Guard
@@ -132,10 +133,10 @@ class WriterChecks(Kit):
         """write() without an open segment raises ClosedError; nothing is lost in silence."""
         self.needs_open(backend)
         with pytest.raises(ClosedError):
-            backend.write([record(b"too early")])
+            backend.write(Batch([record(b"too early")]))
         self.write(backend, [record()])
         with pytest.raises(ClosedError):
-            backend.write([record(b"too late")])
+            backend.write(Batch([record(b"too late")]))
         self.settle(backend)
         self.holds(backend, [record()])
 
@@ -158,7 +159,7 @@ class WriterChecks(Kit):
         backend.open(self.segment(backend))
         for name, batch in batches.items():
             try:
-                backend.write(batch)
+                backend.write(Batch(batch))
             except Exception as error:
                 raise AssertionError(f"the message {name!r} is refused: {type(error).__name__}: {error}") from error
         backend.close()
@@ -201,12 +202,12 @@ class WriterChecks(Kit):
         """Each record keeps its own flow: thousands in turn, and some at the address of one just freed."""
         many = [Record(n, record(src_ip=f"10.0.{n >> 8}.{n & 255}", pid=n % 7).flow, b"%d" % n) for n in range(12_000)]
         backend.open(self.segment(backend))
-        backend.write(many[:6000])
-        backend.write(many[6000:] + many[:10] + many[5995:6005])
+        backend.write(Batch(many[:6000]))
+        backend.write(Batch(many[6000:] + many[:10] + many[5995:6005]))
         wrote = [(r.time_us, r.src_ip, r.pid, r.buf) for r in many + many[:10] + many[5995:6005]]
         many.clear()
         for port in range(300):  # CPython reuses the address, and so the id(), of the previous flow
-            backend.write([record(b"short-lived", time_us=port, src_port=port)])
+            backend.write(Batch([record(b"short-lived", time_us=port, src_port=port)]))
             gc.collect(0)
             wrote.append((port, "127.0.0.1", 2738, b"short-lived"))
         backend.close()
@@ -242,7 +243,7 @@ class WriterChecks(Kit):
         with monkeypatch.context() as patch:
             patch.setattr(time, "time", lambda: clock() - 3600 * next(hours))
             for one in batch:
-                backend.write([one])
+                backend.write(Batch([one]))
                 backend.flush()
         backend.close()
         self.settle(backend)
@@ -290,7 +291,7 @@ class WriterChecks(Kit):
         batch: list[Record] = []
         for first in range(0, 30, 3):
             batch[:] = numbered(3, first)
-            backend.write(batch)
+            backend.write(Batch(batch))
             batch.clear()
         backend.close()
         self.settle(backend)
@@ -313,7 +314,7 @@ class WriterChecks(Kit):
         """What was written before flush() can be read while the segment is open."""
         backend.open(self.segment(backend))
         for first in (0, 3, 6):
-            backend.write(numbered(3, first))
+            backend.write(Batch(numbered(3, first)))
             backend.flush()
             self.holds(backend, numbered(first + 3))
         backend.close()
@@ -335,7 +336,7 @@ class WriterChecks(Kit):
             steps: list[Callable[[], Any]] = [
                 backend.start,
                 lambda: backend.open(self.segment(backend, 1)),
-                lambda: backend.write([record(b"after")]),
+                lambda: backend.write(Batch([record(b"after")])),
                 backend.flush,
                 backend.close,
             ]
@@ -358,11 +359,11 @@ class WriterChecks(Kit):
             if not starts:
                 backend.start()
             backend.open(self.segment(backend))
-            backend.write([record(b"before")])
+            backend.write(Batch([record(b"before")]))
             backend.flush()
             todo = [record(b"meanwhile")]
             with self.outage(backend):
-                if not self.raises_storage_error(lambda: backend.write(todo)):
+                if not self.raises_storage_error(lambda: backend.write(Batch(todo))):
                     todo = []
                     self.raises_storage_error(backend.flush)
                 self.raises_storage_error(backend.close)
@@ -382,7 +383,7 @@ class WriterChecks(Kit):
 
     def _open_and_write(self, backend: Backend, batch: Sequence[Record], second: int) -> None:
         backend.open(self.segment(backend, second))
-        backend.write(batch)
+        backend.write(Batch(batch))
 
     @promise
     def test_write_after_stop_loses_nothing_in_silence(self, backend: Backend) -> None:
@@ -390,7 +391,7 @@ class WriterChecks(Kit):
         self.write(backend, [record(b"one")])
         backend.stop()
         todo = [record(b"two")]
-        if self.raises_storage_error(lambda: backend.write(todo)):
+        if self.raises_storage_error(lambda: backend.write(Batch(todo))):
             todo = []
         backend.start()
         self.settle(backend)

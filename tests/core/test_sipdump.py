@@ -111,7 +111,7 @@ def test_a_time_that_no_format_holds_is_refused(tmp_path: Path) -> None:
 def test_a_forked_child_is_told_and_the_parents_segment_is_sealed(tmp_path: Path) -> None:
     with SipDump(enable=1, folder=tmp_path) as dump:
         dump.received(b"parent", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         out, into = os.pipe()
         child = os.fork()
         if not child:

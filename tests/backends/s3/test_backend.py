@@ -136,6 +136,18 @@ def test_the_zone_of_whoever_uploads_changes_nothing(
         assert metadata["sipdump-start"] == "2026-11-22T23:31:00+00:00"
 
 
+def test_the_times_in_the_metadata_are_utc(backend: S3Backend, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start is that of the name, the end that of the last write."""
+    monkeypatch.setenv("TZ", "XYZ-5:30")
+    time.tzset()
+    path = spool(backend, stamp="2026-11-23--05-01")
+    os.utime(path, (1_795_387_000, 1_795_387_000))
+    sent(backend)
+    metadata = client.head_object(Bucket=backend.opts.bucket, Key=f"{ROOT}.data")["Metadata"]
+    assert metadata["sipdump-start"] == "2026-11-22T23:31:00+00:00"
+    assert metadata["sipdump-end"] == "2026-11-22T22:36:40+00:00"
+
+
 def test_two_collectors_at_once_share_a_bucket(s3_server: Server, s3_bucket: str, tmp_path: Path) -> None:
     backends = []
     for node in ("a", "b"):
@@ -446,7 +458,7 @@ def config_of(folder: Path, bucket: str, endpoint: str) -> Path:
         f'modparam("sipdump", "mode", 33)\nmodparam("sipdump", "folder", "{folder}")\n'
         f'modparam("sipdump_s3", "bucket", "{bucket}")\nmodparam("sipdump_s3", "endpoint_url", "{endpoint}")\n'
         f'modparam("sipdump_s3", "format", "text")\nmodparam("sipdump_s3", "node", "n1")\n'
-        f'modparam("sipdump_s3", "timeout", 5)\n'
+        f'modparam("sipdump_s3", "timeout", 60)\n'
     )
     return path
 

@@ -38,14 +38,19 @@ def test_rotation_by_size(tmp_path: Path) -> None:
 
 
 def test_a_stale_segment_is_sealed_without_traffic(tmp_path: Path) -> None:
-    with SipDump(enable=1, folder=tmp_path, rotate=1) as dump:
+    clock = FakeClock()
+    with SipDump(enable=1, folder=tmp_path, rotate=1, clock=clock) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
+        clock.advance(0.95)
+        dump.received(b"0.05 s before it is stale", A, B)
+        assert dump.flush(60)
         backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
         assert [s.sealed for s in backend.segments()] == [False]
+        clock.advance(0.05)
         wait_for(lambda: [s.sealed for s in backend.segments()] == [True])
         dump.received(b"b", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         assert len(list(backend.segments())) == 2
 
 
@@ -55,13 +60,13 @@ def test_a_stepped_wall_clock_overwrites_and_delays_nothing(tmp_path: Path) -> N
         for step in (0, 0, -3600, 3600):
             clock.now += step
             dump.received(b"%d" % step, A, B)
-            assert dump.flush(10)
+            assert dump.flush(60)
             dump.rotate()
         dump.received(b"young", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         clock.ticks += 99
         dump.received(b"still young", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         clock.now -= 7200  # the wall clock steps back, the interval goes on
         clock.ticks += 1
         dump.received(b"old", A, B)
@@ -105,13 +110,17 @@ def test_a_link_at_the_name_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_meta_is_brought_up_to_date_while_the_segment_is_open(tmp_path: Path) -> None:
-    with SipDump(enable=1, folder=tmp_path) as dump:
+    clock = FakeClock()
+    with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         (meta,) = files(tmp_path, ".meta")
-        assert "agent" not in meta.read_text()
+        clock.advance(0.95)
         dump.table.add(1, 0, "HEP agent id=77")
         dump.received(b"b", A, B)
+        assert dump.flush(60)
+        assert "agent" not in meta.read_text()
+        clock.advance(0.05)
         wait_for(lambda: "process: 1 0 HEP agent id=77" in meta.read_text())
         assert len(list(tmp_path.iterdir())) == 2
 
@@ -188,7 +197,7 @@ def test_a_meta_file_of_another_segment_is_never_overwritten(tmp_path: Path, mon
     monkeypatch.setattr("sipdump_core.lifecycle.meta_file.claim", fail)
     with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         dump.table.add(9, 9, "new row")
         clock.ticks += 5
         dump.received(b"b", A, B)
@@ -214,7 +223,7 @@ def test_segments_end_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for step in (0, 1968, 1, 3600, 59):
             clock.advance(step)
             dump.received(b"%d" % step, A, B)
-            assert dump.flush(10)
+            assert dump.flush(60)
         clock.now += 7200  # the wall clock is set
         dump.received(b"set", A, B)
     monkeypatch.undo()
@@ -227,6 +236,6 @@ def test_segments_end_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_segment_on_the_clock_is_sealed_without_traffic(tmp_path: Path) -> None:
     with SipDump(enable=1, folder=tmp_path, rotate=1, rotate_align=1) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
         wait_for(lambda: [s.sealed for s in backend.segments()] == [True])

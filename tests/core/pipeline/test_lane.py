@@ -9,7 +9,7 @@ import pytest
 
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.errors import StorageFullError
-from sipdump_core.pipeline import delivery, lane
+from sipdump_core.pipeline import delivery
 from sipdump_core.pipeline.delivery import Delivery
 from sipdump_core.pipeline.lane import Lane
 from sipdump_core.segment import Segment
@@ -65,7 +65,7 @@ def dump(tmp_path: Path) -> Iterator[SipDump]:
 
 def test_a_backend_sees_open_write_flush_close(dump: SipDump) -> None:
     dump.received(b"a", A, B)
-    assert dump.flush(10)
+    assert dump.flush(60)
     dump.close()
     assert probe(dump).calls == ["open", "write", "flush", "close"]
 
@@ -112,15 +112,12 @@ def test_a_backend_that_was_stalled_is_well_when_it_has_caught_up_by_half(bench:
     wait_for(lambda: bench.lane.snapshot().state == "ok")
 
 
-def test_the_end_waits_only_a_while_for_a_backend_that_is_stalled(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lane, "STALL", 0.01)
+def test_the_end_waits_only_a_while_for_a_backend_that_is_stalled(bench: Bench) -> None:
     bench.write(3)
     bench.write(4)
     wait_for(lambda: bench.began == 1)
-    bench.clock.advance(6)
     bench.lane.stop()
+    bench.clock.advance(6)
     began = time.monotonic()
     assert not bench.lane.join(60)
     assert time.monotonic() - began < 30
@@ -153,7 +150,7 @@ def test_flush_stays_rare_under_load(tmp_path: Path) -> None:
     with SipDump(plan=plan(tmp_path, Probe)) as made:
         for _ in range(200):
             made.intercept([record()] * 1000)
-        assert made.flush(30)
+        assert made.flush(60)
         calls = probe(made).calls
     assert 200 <= calls.count("write") < 400
     assert calls.count("flush") < 400  # of 200,000 records
@@ -224,5 +221,53 @@ def test_a_slow_backend_is_waited_for_when_blocking(tmp_path: Path) -> None:
         probe(made).on_write = lambda: time.sleep(0.002)
         for n in range(200):
             made.received(b"%d" % n, A, B)
-        assert made.flush(30)
+        assert made.flush(60)
         assert [one.buf for one in probe(made).stored] == [b"%d" % n for n in range(200)]
+
+
+@pytest.mark.parametrize("method", ["close", "stop"])
+@pytest.mark.parametrize("failing", [False, True])
+def test_an_end_that_hangs_is_left_behind_and_makes_close_false(
+    tmp_path: Path, method: str, failing: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(delivery, "STALL", 0.2)
+    monkeypatch.setattr(Probe, "stop_seconds", 0.0)
+    free = threading.Event()
+    monkeypatch.setattr(Probe, method, lambda _: free.wait(30))
+    if failing:  # its state is not "ok" when the end comes
+        monkeypatch.setattr(Probe, "flush", lambda _: 1 / 0)
+    made = SipDump(plan=plan(tmp_path, Probe))
+    made.received(b"a", A, B)
+    assert made.flush(10)
+    start = time.monotonic()
+    assert not made.close(30)
+    assert time.monotonic() - start < 10
+    assert made.stats().backends["text"].stored == 1
+    assert made.stats().backends["probe"].state == "stalled"
+    assert "backend did not stop in time" in caplog.text
+    free.set()
+
+
+def test_two_ends_that_hang_are_waited_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Second(Probe):
+        name = "second"
+        flag = 512
+
+    monkeypatch.setattr(delivery, "STALL", 1.5)
+    monkeypatch.setattr(Probe, "stop_seconds", 0.0)
+    free = threading.Event()
+    monkeypatch.setattr(Probe, "stop", lambda _: free.wait(30))
+    made = SipDump(plan=plan(tmp_path, Probe, Second))
+    start = time.monotonic()
+    assert not made.close(30)
+    assert 1.5 <= time.monotonic() - start < 3
+    free.set()
+
+
+def test_one_that_says_that_its_end_takes_longer_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "STALL", 0.05)
+    monkeypatch.setattr(Probe, "stop_seconds", 20.0)
+    monkeypatch.setattr(Probe, "stop", lambda _: time.sleep(0.5))
+    made = SipDump(plan=plan(tmp_path, Probe))
+    assert made.close(30)
+    assert made.stats().backends["probe"].state == "stopped"

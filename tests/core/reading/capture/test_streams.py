@@ -229,4 +229,5 @@ def test_hostile_bytes_take_linear_time(unit: bytes) -> None:
         return time.process_time() - began
 
     spent(200)
-    assert spent(16_000) < 32 * max(spent(2_000), 0.01)  # quadratic time would be 64 times that
+    # a loaded machine may slow down one of them; where time grows with the square, each time it takes 64 times as long
+    assert any(spent(16_000) < 16 * max(spent(2_000), 0.01) for _ in range(3))
