@@ -46,6 +46,7 @@ def test_a_packet_as_kamailio_sends_it() -> None:
 
 def test_strangers_fill_neither_the_table_nor_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hep_decoder, "_MAX_AGENTS", 3)
+    monkeypatch.setattr(hep_decoder, "_MAX_TROUBLED", 3)
     table = ProcessTable(0)
     made = HepDecoder(HepOptions(), table)
     for number in range(10):
