@@ -25,10 +25,12 @@ def test_a_segment_is_sealed_though_a_forked_child_still_has_it_open(tmp_path: P
     backend.open(Segment("p-", "2026-11-22--00-00-00", 0, ".data"))
     backend.write([record(b"first")])
     with subprocess.Popen(["sleep", "60"], pass_fds=[backend._fd]) as child:
-        assert [stored.sealed for stored in backend.segments()] == [False]
-        backend.close()
-        assert [stored.sealed for stored in backend.segments()] == [True]
-        child.kill()
+        try:
+            assert [stored.sealed for stored in backend.segments()] == [False]
+            backend.close()
+            assert [stored.sealed for stored in backend.segments()] == [True]
+        finally:
+            child.kill()
 
 
 def test_a_write_error_takes_the_torn_part_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
