@@ -1,9 +1,7 @@
 """The spool: nothing is lost while a store is away, over restarts and crashes, within its bound."""
 
 import os
-import signal
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -27,6 +25,7 @@ from sipdump_core.settings.options import Setting
 from sipdump_core.sipdump import SipDump
 from sipdump_text import TextBackend
 from tests.core.drivers.test_discovery import install
+from tests.forks import script
 from tests.support import record, wait_for
 
 
@@ -343,8 +342,6 @@ def test_the_end_waits_no_longer_than_it_may_for_a_store_that_is_slow(
 
 
 CHILD = """
-import sys, time
-sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.core.pipeline import test_spool
 from tests.support import record
@@ -366,18 +363,14 @@ for n in range({first}, {first} + 100000):
 
 
 def test_kill_9_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
-    root = str(Path(__file__).parents[3])
     acknowledged = -1
     for round_ in range(6):
-        values = {"root": root, "folder": str(tmp_path), "store": str(tmp_path / "store"), "first": acknowledged + 1}
-        child = subprocess.Popen([sys.executable, "-c", CHILD.format(**values)], stdout=subprocess.PIPE, text=True)
-        assert child.stdout
-        for _ in range(5 + 7 * round_):
-            acknowledged = int(child.stdout.readline())
-        child.send_signal(signal.SIGKILL)
-        acknowledged = max([acknowledged, *map(int, child.stdout.read().split())])
-        child.wait()
-        child.stdout.close()
+        values = {"folder": str(tmp_path), "store": str(tmp_path / "store"), "first": acknowledged + 1}
+        with script(CHILD.format(**values)) as (child, printed):
+            for _ in range(5 + 7 * round_):
+                acknowledged = int(printed.readline())
+            child.kill()
+            acknowledged = max([acknowledged, *map(int, printed.read().split())])
     with start(tmp_path) as dump:
         wait_for(lambda: not dump.stats().backends["remote"].counters["spool_bytes"])
     delivered = [int(line) for line in (tmp_path / "store").read_text().split()]
