@@ -37,11 +37,12 @@ def stranger_locks(path: Path, kind: int = fcntl.LOCK_EX, *, orphaned: bool = Fa
         try:
             os.close(ended)
             # from within, because pytest closes the folders above to others
-            os.chdir(path if path.is_dir() else path.parent)
+            folder, name = (path, ".") if path.is_dir() else (path.parent, path.name)
+            os.chdir(folder)
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)
-            fd = os.open("." if path.is_dir() else path.name, os.O_RDONLY)
+            fd = os.open(name, os.O_RDONLY)
             fcntl.flock(fd, kind)
             if not orphaned or os.fork() == 0:
                 os.write(told, b"x")
