@@ -13,7 +13,7 @@ from sipdump_core.config.reader import Config, override, parse_modparam_option, 
 from sipdump_core.control.commands import Rpc
 from sipdump_core.control.server import Ctl
 from sipdump_core.errors import SipDumpError
-from sipdump_core.log import Event, log, setup
+from sipdump_core.log import KEPT, Event, escaped, log, setup
 from sipdump_core.plan import Plan, make_plan
 from sipdump_core.program import as_program
 from sipdump_core.settings.options import Notice
@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _check(plan, config)
         return _run(plan, notices(plan, config))
     except SipDumpError as error:
-        print(f"sipdumpd: {error}", file=sys.stderr)  # plain, not as a log line: a person started it
+        print(
+            f"sipdumpd: {escaped(str(error), KEPT)}", file=sys.stderr
+        )  # plain, not as a log line: a person started it
         return 1
 
 
@@ -65,7 +67,7 @@ def _check(plan: Plan, config: Config) -> int:
     for heading, line in in_effect(plan, config.event_routes):
         print(f"{heading:<12} {line}")
     for notice in [*notices(plan, config), *trial(plan)]:
-        print(f"sipdumpd: warning: {notice}", file=sys.stderr)
+        print(f"sipdumpd: warning: {escaped(str(notice), KEPT)}", file=sys.stderr)
     print("config file ok, exiting...", file=sys.stderr)
     return 0
 
@@ -88,7 +90,8 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     names = ", ".join(driver.name for driver in plan.chosen) or "event route only"
     log.info(Event("sipdumpd started", version=VERSION, pid=os.getpid(), mode=plan.params.mode, backends=names))
     for notice in known:
-        log.warning(notice.event())
+        if notice not in plan.notices:  # those it has logged itself
+            log.warning(notice.event())
     dump.start_pruning()
     _notify("READY=1")
     while (received := signals.recv(1)[0]) not in _STOP:

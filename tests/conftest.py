@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,18 +36,52 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(_FIRST))
 
 
+# Each process lives in another zone, so that local time is never UTC by chance: "TZ=UTC make test" sets one for all.
+# Where a machine has no database of time zones, their rules as POSIX writes them do.
+_ZONES = {
+    "Asia/Kathmandu": "<+0545>-5:45",
+    "America/St_Johns": "NST3:30NDT,M3.2.0,M11.1.0",
+    "Europe/Berlin": "CET-1CEST,M3.5.0,M10.5.0/3",
+    "Australia/Lord_Howe": "<+1030>-10:30<+11>-11,M10.1.0,M4.1.0",
+}
+_NAME = list(_ZONES)[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % len(_ZONES)]
+_ZONE = os.environ.get("TZ") or (_NAME if Path("/usr/share/zoneinfo", _NAME).exists() else _ZONES[_NAME])
+
+
+def pytest_configure() -> None:
+    _live_in(_ZONE)
+
+
+def pytest_report_header() -> str:
+    return f"time zone: {_ZONE}"
+
+
+def _live_in(zone: str) -> None:
+    os.environ["TZ"] = zone
+    time.tzset()
+
+
 @pytest.fixture(autouse=True)
 def _own_time_zone_and_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees another one's time zone or log handlers."""
     yield
     monkeypatch.undo()
-    os.environ.setdefault("TZ", "")
-    if not os.environ["TZ"]:
-        del os.environ["TZ"]
-    time.tzset()
+    _live_in(_ZONE)
     log.handlers.clear()
     log.propagate = True
     log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def live_in() -> Callable[[str], None]:
+    """Lets a test live in a time zone, until its end."""
+    return _live_in
+
+
+@pytest.fixture
+def utc() -> None:
+    """Lets a test live in UTC."""
+    _live_in("UTC")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from sipdump_core.clock import local_iso
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Ability, Compacted, Compacts, Recovered, Recovers, Ships
 from sipdump_core.errors import ConfigError, SipDumpError
-from sipdump_core.lifecycle.retention import PATIENCE, Pruned, counted, listed, prune_all
+from sipdump_core.lifecycle.retention import PATIENCE, Pruned, answers, counted, listed, prune_all
 from sipdump_core.segment import UNREADABLE, StoredSegment
 from sipdump_core.settings.options import duration
 
@@ -33,6 +33,8 @@ __all__ = [
 
 Done = TypeVar("Done", Recovered, Compacted)
 A = TypeVar("A", bound=Ability)
+_LONG = 600.0
+"""Seconds that one step of recover or compact may take: it makes a whole segment."""
 _Result = tuple[dict[str, Any], SipDumpError | None, str]
 """A row of JSON, an error, and a line for a person; the line is empty if the error says it all."""
 
@@ -79,9 +81,9 @@ def prune(args: argparse.Namespace, output: Output) -> int:
     return output.result({"fage": fage, "dry_run": args.dry_run, **where, "backends": rows})
 
 
-def _add_timeout(parser: argparse.ArgumentParser) -> None:
-    help_ = f"go on without a backend that answers nothing for so long (default: {PATIENCE:g})"
-    parser.add_argument("--timeout", type=float, default=PATIENCE, metavar="SECONDS", help=help_)
+def _add_timeout(parser: argparse.ArgumentParser, seconds: float = PATIENCE) -> None:
+    help_ = f"go on without a third party's backend that answers nothing for so long (default: {seconds:g})"
+    parser.add_argument("--timeout", type=float, default=seconds, metavar="SECONDS", help=help_)
 
 
 def _fage(args: argparse.Namespace) -> int:
@@ -150,6 +152,7 @@ def add_recover(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``recover``."""
     add_store(parser)
     add_json(parser)
+    _add_timeout(parser, _LONG)
     parser.set_defaults(run=recover)
 
 
@@ -190,6 +193,7 @@ def add_compact(parser: argparse.ArgumentParser) -> None:
         "--target-size", type=int, metavar="BYTES", help="leave larger ones alone, make none larger (default: 128 MiB)"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be merged, and do nothing")
+    _add_timeout(parser, _LONG)
     parser.set_defaults(run=compact)
 
 
@@ -233,7 +237,7 @@ def _each(
     rows = []
     for backend in store.able(ability):
         with store, store.guarded(backend, output.error):
-            for done in run(backend):
+            for done in _run(backend, verb, run, args.timeout):
                 row, error, line = shown(done)
                 rows.append(row)
                 if error:
@@ -243,6 +247,10 @@ def _each(
     if not (rows or output.failed):
         output.say(f"nothing to {verb}")
     return output.result(rows)
+
+
+def _run(backend: A, verb: str, run: Callable[[A], Iterable[Done]], patience: float) -> Iterable[Done]:
+    return answers(backend, verb, lambda: run(backend), patience) if isinstance(backend, Backend) else run(backend)
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:

@@ -7,22 +7,27 @@ is not known before the import.
 
 import ast
 import importlib.util
+import os
+import re
 from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 import attrs
 
+from sipdump_core.cache import Cache
 from sipdump_core.drivers.guard import Guard
 
-__all__ = ["Declared", "Sources"]
+__all__ = ["Declared", "declared"]
 
 _DEPTH = 8
 """How many imports and base classes are followed."""
 _LONGEST = 1 << 20
 """Characters of a module that is read for this."""
 _BASE = "sipdump_core"
+_SET = re.compile(r"\.(\w+)(?:\s*:[^=\n]*)?\s*=[^=]")
 _DEFAULTS: dict[str, Any] = {"flag": 0, "suffix": "", "transformed": False, "is_transform": False}
+_UNKNOWN: dict[str, Any] = dict.fromkeys(_DEFAULTS)
 
 
 @attrs.frozen
@@ -36,65 +41,52 @@ class Declared:
     """Whether it derives from :class:`~sipdump_core.Transform`."""
 
 
-class Sources:
-    """Reads the sources of drivers, each module once."""
+@attrs.frozen
+class _Source:
+    """A module that was read."""
 
-    def __init__(self) -> None:
-        self._trees: dict[str, ast.Module | None] = {}
+    tree: ast.Module
+    set_elsewhere: frozenset[str]
+    """Attributes that some object gets by an assignment, as ``self.suffix = ...``."""
 
-    def declared(self, module: str, attribute: str) -> Declared:
-        """Return what the class of an entry point declares.
 
-        Args:
-            module: the module that would be imported.
-            attribute: the class in it.
-        """
-        found: dict[str, Any] = {}
-        for name, default in _DEFAULTS.items():
-            with Guard():  # a source may be damaged in any way
-                value = self._value(module, attribute, name, _DEPTH)
-                found[name] = value if type(value) is type(default) else None
-        return Declared(**found)
+def declared(module: str, attribute: str) -> Declared:
+    """Return what the class of an entry point declares.
 
-    def _value(self, module: str, cls: str, name: str, depth: int) -> Any:
-        """Return the value of a class's attribute, None if it is not known."""
-        if module.partition(".")[0] == _BASE:
-            return cls == "Transform" if name == "is_transform" else _DEFAULTS[name]
-        tree = self._tree(module)
-        if tree is None or not depth:
-            return None
-        bound = _binding(tree.body, cls)
-        if isinstance(bound, ast.ImportFrom):
-            original = next(each.name for each in bound.names if (each.asname or each.name) == cls)
-            return self._value(_absolute(module, bound), original, name, depth - 1)
-        if not isinstance(bound, ast.ClassDef) or _is_set_elsewhere(tree, bound, name):
-            return None
+    Args:
+        module: the module that would be imported.
+        attribute: the class in it.
+    """
+    values = _UNKNOWN
+    with Guard():  # a source may be damaged in any way
+        values = _values(module, attribute, _DEPTH)
+    return Declared(**{name: value if type(value) is type(_DEFAULTS[name]) else None for name, value in values.items()})
+
+
+def _values(module: str, cls: str, depth: int) -> dict[str, Any]:
+    """Return the values of a class's attributes, None for what is not known."""
+    if module.partition(".")[0] == _BASE:
+        return {**_DEFAULTS, "is_transform": cls == "Transform"}
+    source = _source(module)
+    if source is None or not depth:
+        return _UNKNOWN
+    bound = _binding(source.tree.body, cls)
+    if isinstance(bound, ast.ImportFrom):
+        original = next(each.name for each in bound.names if (each.asname or each.name) == cls)
+        return _values(_absolute(module, bound), original, depth - 1)
+    if not isinstance(bound, ast.ClassDef) or not bound.bases:
+        return _UNKNOWN
+    bases = [_values(module, b.id, depth - 1) if isinstance(b, ast.Name) else _UNKNOWN for b in bound.bases]
+    values: dict[str, Any] = {}
+    for name, default in _DEFAULTS.items():
         own = _binding(bound.body, name)
-        if own is not None:
-            return _literal(tree, own, name)
-        for base in bound.bases:
-            value = self._value(module, base.id, name, depth - 1) if isinstance(base, ast.Name) else None
-            if value is None or value != _DEFAULTS[name]:
-                return value
-        return _DEFAULTS[name] if bound.bases else None
-
-    def _tree(self, module: str) -> ast.Module | None:
-        """Return the syntax tree of a module that is source, None for any other."""
-        if module not in self._trees:
-            self._trees[module] = None  # also where what follows raises
-            spec = _spec(module)
-            get_source = getattr(spec.loader, "get_source", None) if spec else None
-            source = get_source(module) if get_source else None
-            if source and len(source) <= _LONGEST:
-                self._trees[module] = ast.parse(source)
-        return self._trees[module]
-
-
-def _is_set_elsewhere(tree: ast.Module, cls: ast.ClassDef, name: str) -> bool:
-    """Return whether an instance or the class gets the attribute by an assignment, as ``self.suffix = ...``."""
-    within = [each for each in ast.walk(cls) if isinstance(each, ast.Attribute)]
-    after = [each for each in ast.walk(tree) if isinstance(each, ast.Attribute) and _is_name(each.value, cls.name)]
-    return any(each.attr == name and isinstance(each.ctx, ast.Store) for each in (*within, *after))
+        if name in source.set_elsewhere:
+            values[name] = None
+        elif own is not None:
+            values[name] = _literal(source.tree, own, name)
+        else:  # the first base that says something else than the default
+            values[name] = next((base[name] for base in bases if base[name] != default), default)
+    return values
 
 
 def _is_name(node: ast.expr, name: str) -> bool:
@@ -161,6 +153,28 @@ def _absolute(module: str, statement: ast.ImportFrom) -> str:
 def _is_package(module: str) -> bool:
     spec = _spec(module)
     return spec is not None and spec.submodule_search_locations is not None
+
+
+_read: Cache[str, tuple[tuple[int, int], _Source | None]] = Cache(100)
+"""What was read, by its path, with time and size of the file then."""
+
+
+def _source(module: str) -> _Source | None:
+    """Read a module, None if it is not source."""
+    spec = _spec(module)
+    get_source = getattr(spec.loader, "get_source", None) if spec else None
+    if spec is None or get_source is None or not spec.origin:
+        return None
+    status = os.stat(spec.origin) if os.path.exists(spec.origin) else None  # it may be within a zip
+    stamp = (status.st_mtime_ns, status.st_size) if status else (0, 0)
+    known = _read.get(spec.origin)
+    if known and status and known[0] == stamp:
+        return known[1]
+    text = get_source(module)
+    source = None
+    if text and len(text) <= _LONGEST:
+        source = _Source(ast.parse(text), frozenset(_SET.findall(text)))
+    return _read.keep(spec.origin, (stamp, source))[1]
 
 
 def _spec(module: str) -> ModuleSpec | None:

@@ -18,7 +18,7 @@ from stevedore import ExtensionManager
 
 from sipdump_core.drivers.base import API_VERSION, Backend, Transform
 from sipdump_core.drivers.contained import LOAD_TIMEOUT, contained
-from sipdump_core.drivers.declared import Declared, Sources
+from sipdump_core.drivers.declared import Declared, declared
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.drivers.metadata import OURS, Entry, entries, is_object
 from sipdump_core.errors import DriverError
@@ -146,8 +146,7 @@ def take_stock(blocked: Collection[str] = ()) -> Stock:
         blocked: names of drivers, and of distributions, that are not to be used.
     """
     found, notices = entries(NAMESPACE)
-    sources = Sources()
-    drivers = [_of(entry, sources) for entry in found]
+    drivers = [_of(entry) for entry in found]
     drivers = [_blocked(each) if {each.name, each.distribution} & {*blocked} else each for each in drivers]
     drivers = disabled(sorted(drivers, key=lambda driver: (driver.name, not driver.is_ours, bool(driver.error))))
     first: dict[str, Driver] = {}
@@ -178,7 +177,10 @@ def load(driver: Driver, timeout: float = LOAD_TIMEOUT) -> Driver:
     if driver.loaded or entry is None:
         return driver
     with Guard() as guard:
-        manager = contained(driver.name, "import", lambda: _One(entry), timeout)
+        if _is_imported(entry.module):
+            manager = _One(entry)
+        else:
+            manager = contained(driver.name, "import", lambda: _One(entry), timeout)
         if manager.errors:
             raise manager.errors[0]
         return _checked(driver, manager.extensions[0].plugin)
@@ -187,6 +189,21 @@ def load(driver: Driver, timeout: float = LOAD_TIMEOUT) -> Driver:
         return attrs.evolve(driver, error=str(guard.error))
     where = traceback.extract_tb(guard.error.__traceback__)[-1]
     return attrs.evolve(driver, error=f"{guard.text} ({where.filename}:{where.lineno})")
+
+
+def _is_imported(module: str) -> bool:
+    """Return whether nothing is left to import, or an import of its package is what leads here.
+
+    The latter, as where a program's package makes a SipDump with a backend of its own, can go on in this thread alone.
+    """
+    parts = module.split(".")
+    packages = [sys.modules.get(".".join(parts[:count])) for count in range(1, len(parts))]
+    found = sys.modules.get(module)
+    return (found is not None and not _begins(found)) or any(map(_begins, packages))
+
+
+def _begins(module: object) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 def reload(name: str, blocked: Collection[str] = (), timeout: float = LOAD_TIMEOUT) -> Driver:
@@ -259,13 +276,13 @@ def _blocked(driver: Driver) -> Driver:
     return attrs.evolve(driver, blocked=True, error='it is blocked by modparam("sipdump", "block", ...)')
 
 
-def _of(entry: Entry, sources: Sources) -> Driver:
+def _of(entry: Entry) -> Driver:
     """Return the driver of an entry point, with the reason if it can be refused before its import."""
     driver = Driver(entry.name, entry.distribution, entry.version, entry=entry)
     if not is_object(entry.value):
         error = f"its entry point must be module:Class, not {entry.value[:80]!r} ({entry.place})"
         return attrs.evolve(driver, error=error)
-    known = sources.declared(entry.module, entry.attribute)
+    known = declared(entry.module, entry.attribute)
     if known.flag and (known.flag < 0 or known.flag & (known.flag - 1)):
         known = attrs.evolve(known, flag=None)  # it will be refused, and owns none
     driver = attrs.evolve(driver, declared=known)

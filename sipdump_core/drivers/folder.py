@@ -18,7 +18,16 @@ from sipdump_core.ownership import is_trusted
 from sipdump_core.record import Record
 from sipdump_core.segment import FOREIGN, UNREADABLE, Segment, StoredSegment
 
-__all__ = ["CANNOT_READ", "DISORDER_XATTR", "RECORDS_XATTR", "FolderBackend", "disorder", "open_regular", "remove"]
+__all__ = [
+    "CANNOT_READ",
+    "DISORDER_XATTR",
+    "RECORDS_XATTR",
+    "FolderBackend",
+    "disorder",
+    "free_name",
+    "open_regular",
+    "remove",
+]
 
 RECORDS_XATTR = "user.sipdump.records"
 """The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""
@@ -380,6 +389,18 @@ def _opened(path: str, flags: int) -> int:
         return fd
     os.close(fd)
     raise OSError(errno.EINVAL, "it is no regular file", path)
+
+
+def free_name(path: str) -> str:
+    """Return a path or, if it is taken, the first of it with ``-1``, ``-2`` ... behind it that is not.
+
+    It stays free only in a folder where nobody else makes files.
+    """
+    number, found = 0, path
+    while os.path.lexists(found):
+        number += 1
+        found = f"{path}-{number}"
+    return found
 
 
 def disorder(fd: int) -> int | None:

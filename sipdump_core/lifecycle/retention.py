@@ -16,7 +16,7 @@ from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.log import Event, log
 from sipdump_core.segment import Segment, StoredSegment, read_stamp
 
-__all__ = ["PATIENCE", "PruneSummary", "Pruned", "counted", "listed", "log_pruned", "prune", "prune_all"]
+__all__ = ["PATIENCE", "PruneSummary", "Pruned", "answers", "counted", "listed", "log_pruned", "prune", "prune_all"]
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def listed(backend: Backend, patience: float | None = None) -> Iterator[StoredSe
         StorageError: the store cannot be listed.
         DriverError: the driver raises anything else, yields what is no segment, or does not answer.
     """
-    return _answers(backend, "list", lambda: map(_checked, backend.segments()), patience)
+    return answers(backend, "list", lambda: map(_checked, backend.segments()), patience)
 
 
 def counted(backend: Backend, stored: StoredSegment, patience: float | None = None) -> int:
@@ -79,7 +79,7 @@ def counted(backend: Backend, stored: StoredSegment, patience: float | None = No
         StorageError: it cannot be read.
         DriverError: the driver raises anything else, or does not answer.
     """
-    return sum(1 for _ in _answers(backend, "read", lambda: backend.read(stored), patience))
+    return sum(1 for _ in answers(backend, "read", lambda: backend.read(stored), patience))
 
 
 def prune(
@@ -159,7 +159,19 @@ def log_pruned(pruned: Pruned) -> None:
         log.info(Event("segment pruned", backend=pruned.backend, name=stored.segment.name, bytes=stored.size))
 
 
-def _answers(backend: Backend, operation: str, call: Callable[[], Iterable[T]], patience: float | None) -> Iterator[T]:
+def answers(backend: Backend, operation: str, call: Callable[[], Iterable[T]], patience: float | None) -> Iterator[T]:
+    """Yield what a driver's call yields, but do not wait for ever for one of a third party.
+
+    Args:
+        backend: the backend.
+        operation: what is done, for errors.
+        call: does it.
+        patience: seconds without an answer after which it is given up; None: never.
+
+    Raises:
+        SipDumpError: as it was raised.
+        DriverError: the driver raises anything else, or does not answer.
+    """
     if patience is None or backend.site.distribution.startswith(_OURS):
         return each_of(backend, operation, call)
     return timely(backend, operation, call, patience)
@@ -168,7 +180,7 @@ def _answers(backend: Backend, operation: str, call: Callable[[], Iterable[T]], 
 def _delete(
     backend: Backend, chunk: Sequence[StoredSegment], patience: float | None
 ) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
-    for answer in _answers(backend, "delete", lambda: backend.delete_many(chunk), patience):
+    for answer in answers(backend, "delete", lambda: backend.delete_many(chunk), patience):
         with blaming(backend, "delete"):
             stored, error = answer
             if not (isinstance(stored, StoredSegment) and (error is None or isinstance(error, SipDumpError))):

@@ -19,6 +19,7 @@ import attrs
 
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.folder import free_name
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.drivers.syncing import sync_folder
 from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError, StorageFullError
@@ -387,8 +388,9 @@ class Spool:
         if whole:
             self._journal.delete(stored)
         else:
-            os.rename(stored.location, stored.location + ".damaged")
-            log.error(Event("damaged spool is kept aside", path=stored.location + ".damaged"))
+            kept = free_name(stored.location + ".damaged")
+            os.rename(stored.location, kept)
+            log.error(Event("damaged spool is kept aside", path=kept))
         self._count(-size)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(stored.location + _PLACE_SUFFIX)

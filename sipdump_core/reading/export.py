@@ -164,7 +164,7 @@ def _write_by_backend(folder: str, name: str, records: Iterator[Record], *, head
         Setting(CORE, "folder", folder, place),
         Setting(CORE, "mode", _HEADER_FLAG if header else 0, place),
         Setting(CORE, "backend", name, place),
-        Setting(CORE, "sync", 0, place),  # it is a draft, which has its name only as long as it is written
+        Setting(CORE, "sync", 0, place),  # the file is moved at once, and its folder removed
     ]
     workshop = Workshop(make_plan(settings, to_start=False))
     backend: Backend = workshop.backend(name, workshop.site(folder, "export-"))

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, Self
 
 from sipdump_core.calls.legs import LegRules
-from sipdump_core.log import warnings_to
+from sipdump_core.log import escaped, warnings_to
 from sipdump_core.reading.arguments import span_of
 from sipdump_core.reading.lines import counted
 from sipdump_core.reading.progress import Bar
@@ -83,9 +83,9 @@ class Session:
         self._bar.close()
         searched = self.searched
         for problem in searched.problems:
-            print(f"sipdump-read: {problem}", file=sys.stderr)
+            print(f"sipdump-read: {escaped(str(problem))}", file=sys.stderr)
         for note in searched.notes:
-            print(f"sipdump-read: note: {note}", file=sys.stderr)
+            print(f"sipdump-read: note: {escaped(str(note))}", file=sys.stderr)
         if self.store.interrupted:
             print("sipdump-read: interrupted: this is what was found so far", file=sys.stderr)
         if not found:

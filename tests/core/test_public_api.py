@@ -74,8 +74,8 @@ METHODS = {
 ATTRIBUTES = {
     "Backend": {
         "api": 1, "batch_records": 0, "batch_seconds": 0.0, "flag": 0, "forgeable": False, "longest": 0, "loses": (),
-        "name": "",
-        "options": sipdump_core.NoOptions, "remote": False, "requires": (), "suffix": "", "transformed": False,
+        "name": "", "options": sipdump_core.NoOptions, "remote": False, "requires": (), "stop_seconds": 5.0,
+        "suffix": "", "transformed": False,
     },
     "Transform": {"api": 1, "flag": 0, "name": "", "options": sipdump_core.NoOptions},
 }  # fmt: skip

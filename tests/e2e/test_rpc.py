@@ -20,6 +20,7 @@ from sipdump_core.control.binrpc import call, encode_values
 from tests.e2e.peers import Daemon, Stage, free_port, hep3, need, program, request
 
 BINRPC = ("unix", "unixd", "tcp", "udp")
+JSON = "Content-Type: application/json"
 
 
 class Server(NamedTuple):
@@ -301,7 +302,7 @@ REQUESTS = [
 def test_curl(pair: Pair, data: str) -> None:
     need("curl")
     pair.reset()
-    options = ["-s", "--max-time", "10", "-d", data, "-w", "\n%{http_code} %{content_type}\n"]
+    options = ["-s", "--max-time", "10", "-H", JSON, "-d", data, "-w", "\n%{http_code} %{content_type}\n"]
     theirs, ours = (_curl(server, *options) for server in (pair.kamailio, pair.ours))
     same(theirs, ours)
     assert ours[0] == 0
@@ -350,7 +351,9 @@ def test_curl_and_the_trap(pair: Pair) -> None:
     for params in ('["abc"]', "[null]", "[[1]]", "[0.5]", '[""]'):
         pair.reset()
         data = f'{{"jsonrpc":"2.0","method":"sipdump.enable","params":{params},"id":1}}'
-        theirs, ours = (json.loads(_curl(server, "-s", "-d", data)[1]) for server in (pair.kamailio, pair.ours))
+        theirs, ours = (
+            json.loads(_curl(server, "-s", "-H", JSON, "-d", data)[1]) for server in (pair.kamailio, pair.ours)
+        )
         assert theirs["result"] == {"oldval": 1, "newval": 0}
         assert ours["error"]["code"] == 400
         assert call(pair.ours.binrpc["unix"], "sipdump.enable") == [{"oldval": 1, "newval": 1}]

@@ -3,7 +3,7 @@
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +14,7 @@ from sipdump_core.log import Event
 from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Damage, Journal, scan
 from sipdump_core.record import Record
-from sipdump_core.segment import Segment
+from sipdump_core.segment import Segment, StoredSegment
 from sipdump_parquet.options import WAL_SUFFIX
 from tests.backends.parquet.support import SEGMENT, leave, make, read, sealed, write
 from tests.forks import script
@@ -26,7 +26,7 @@ ROUNDS = int(os.environ.get("SIPDUMP_CRASH_ROUNDS", "20"))
 _WRITER = """
 import sys
 from sipdump_core.drivers.base import Site
-from sipdump_core.segment import Segment
+from sipdump_core.segment import Segment, StoredSegment
 from sipdump_parquet import ParquetBackend
 from sipdump_parquet.options import ParquetOptions
 from tests.support import record
@@ -152,6 +152,32 @@ def test_a_segment_that_was_sealed_already_is_not_sealed_again(tmp_path: Path) -
     assert [(done.records, done.location) for done in make(tmp_path).recover()] == [(2, str(tmp_path / SEGMENT.name))]
     assert everything(tmp_path) == [1, 2]
     assert os.listdir(tmp_path) == [SEGMENT.name]
+
+
+def test_a_parquet_file_of_the_same_name_is_no_reason_to_lose_another_write_ahead_file(tmp_path: Path) -> None:
+    """The name may have come twice: in the hour that comes twice, say, or because somebody put a file there."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    earlier = write(elsewhere, [record(b"1")])
+    leave(tmp_path, [record(b"2")])
+    earlier.rename(tmp_path / earlier.name)
+    (done,) = make(tmp_path).recover()
+    assert (done.records, done.location) == (1, str(tmp_path / SEGMENT.next().name))
+    assert sorted(everything(tmp_path)) == [1, 2]
+
+
+def test_a_segment_that_is_sealed_while_it_is_listed_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(tmp_path, [record(b"1")])
+    backend = make(tmp_path)
+    listed = Journal.segments
+
+    def sealing(journal: Journal) -> Iterable[StoredSegment]:
+        monkeypatch.undo()
+        assert list(make(tmp_path).recover())
+        return listed(journal)
+
+    monkeypatch.setattr(Journal, "segments", sealing)
+    assert [stored.segment for stored in backend.segments()] == [SEGMENT]
 
 
 @pytest.mark.parametrize("seed", range(20))

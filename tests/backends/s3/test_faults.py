@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -573,6 +574,17 @@ def test_abandoned_uploads_of_this_collector_are_aborted_and_of_no_other(backend
     assert sorted(left) == sorted(others)
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "other-2026-11-20--10-00-00.data", f"{PREFIX}2026-11-20--10-00-00.pcap"])
+def test_an_upload_of_another_program_below_our_keys_is_left_alone(backend: S3Backend, client: Any, name: str) -> None:
+    bucket = backend.opts.bucket
+    ours = backend.keys.key(Segment(PREFIX, "2026-11-20--10-00-00", 0, ".data"))
+    client.create_multipart_upload(Bucket=bucket, Key=f"{ours.rpartition('/')[0]}/{name}")
+    spool(backend)
+    sent(backend)
+    (left,) = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert left["Key"].endswith(name)
+
+
 def test_who_may_not_list_uploads_ships_all_the_same(backend: S3Backend, proxy: FaultProxy) -> None:
     proxy.on("GET", r"\?uploads", answer(403, "AccessDenied"), times=99)
     spool(backend, b"one")
@@ -882,6 +894,48 @@ def test_what_cannot_be_read_is_set_aside_and_the_others_go(
             assert "set aside" in caplog.text
         finally:
             os.seteuid(0)
+
+
+def test_what_is_set_aside_replaces_nothing_that_was_before(backend: S3Backend) -> None:
+    aside = Path(backend.spool.folder) / "quarantine"
+    for buf in (b"first", b"second", b"third"):
+        path = spool(backend, buf)
+        os.utime(path, (0, 0))
+        backend.spool.quarantine(str(path), "a test")
+        assert not path.exists()
+        backend._names.clear()
+    assert len([path for path in aside.iterdir() if path.name.startswith(PREFIX)]) == 3
+    assert {buf for path in aside.iterdir() for buf in (b"first", b"second", b"third") if buf in path.read_bytes()} == {
+        b"first", b"second", b"third"
+    }  # fmt: skip
+    assert backend.stats()["quarantined"] == 3
+
+
+def test_what_a_spool_makes_is_for_its_owner_alone(backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr("sipdump_s3.spool.sync_folder", synced.append)
+    umask = os.umask(0)
+    try:
+        path = spool(backend)
+        backend.spool.quarantine(str(path), "a test")
+        assert not backend.spool.lock()
+    finally:
+        os.umask(umask)
+    folder = Path(backend.spool.folder)
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in (folder, *folder.iterdir())}
+    assert modes == {folder.name: 0o700, "quarantine": 0o700, ".shipper": 0o600}
+    assert synced == [str(folder.parent)]  # its name
+    backend.spool.unlock()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(backend: S3Backend, tmp_path: Path) -> None:
+    spool(backend)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (Path(backend.spool.folder) / ".shipper").symlink_to(victim)
+    with pytest.raises(StorageError, match="lock spool"):
+        list(backend.ship())
+    assert victim.read_text() == "precious"
 
 
 def test_a_spool_that_others_could_write_to_is_refused(backend: S3Backend) -> None:

@@ -50,6 +50,15 @@ def query(sock: socket.socket, **members: Any) -> Any:
     return json.loads(sock.recv(65536))
 
 
+def post(where: Address, method: str) -> Any:
+    """Call a method by HTTP, and return the answer."""
+    body = json.dumps({"jsonrpc": "2.0", "method": method, "id": 1})
+    head = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
+    with connect(where) as sock:
+        sock.sendall(f"POST /RPC HTTP/1.1\r\n{head}\r\n\r\n{body}".encode())
+        return json.loads(read_all(sock).partition(b"\r\n\r\n")[2])
+
+
 def fifo_call(path: Path, replies: Path, name: str, **members: Any) -> Any:
     os.mkfifo(replies / name)
     reader = os.open(replies / name, os.O_RDONLY | os.O_NONBLOCK)

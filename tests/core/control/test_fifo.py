@@ -3,9 +3,17 @@
 import contextlib
 import json
 import os
+import select
+import stat
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from sipdump_core.control.commands import Rpc
+from sipdump_core.control.fifo import ReplyFifos
+from sipdump_core.net.loop import Loop
+from sipdump_core.settings.ctl import CtlOptions
 from tests.core.control.clients import Start, fifo_call, fifo_call_once, works
 from tests.support import wait_for
 
@@ -79,3 +87,67 @@ def test_a_stale_fifo_is_replaced(start: Start, tmp_path: Path) -> None:
     os.mkfifo(path, 0o666)
     start(jsonrpc=(f"fifo:{path}",), fifo_reply_dir=str(tmp_path))
     assert fifo_call(path, tmp_path, "reply", method="core.version")["result"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_a_reply_fifo_that_is_replaced_while_it_is_opened_gets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """A stranger who may write in the folder looks for the moment between the look and the opening."""
+    outside = tmp_path / "outside"
+    replies = tmp_path / "replies"
+    replies.mkdir()
+    os.mkfifo(replies / "mine")
+    os.mkfifo(outside)
+    reader = os.open(outside, os.O_RDONLY | os.O_NONBLOCK)
+    real = os.open
+
+    def swap(path: str, flags: int, **where: int) -> int:
+        if path == "mine":
+            os.unlink(replies / "mine")
+            if kind == "link":
+                (replies / "mine").symlink_to(outside)
+            else:
+                os.rename(outside, replies / "mine")
+        return real(path, flags, **where)
+
+    loop = Loop("test", "test")
+    sender = ReplyFifos(CtlOptions(fifo_reply_dir=str(replies)), loop, "")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", swap)
+        sender.send("mine", b"secret")
+    assert "the answer was not sent" in caplog.text
+    polled = select.poll()
+    polled.register(reader)
+    if kind == "link":
+        assert polled.poll(0) == [], "it was not even opened"
+    with contextlib.suppress(BlockingIOError):
+        assert os.read(reader, 100) == b""
+    os.close(reader)
+    sender.close()
+    loop.close()
+
+
+def test_a_fifo_is_private_until_it_has_its_owner(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rpc.fifo"
+    steps: list[tuple[Any, ...]] = []
+    make = os.mkfifo
+
+    def mode() -> int:
+        return stat.S_IMODE(path.lstat().st_mode)
+
+    def mkfifo(where: str, wanted: int) -> None:
+        make(where, wanted)
+        steps.append(("mkfifo", mode()))
+
+    monkeypatch.setattr(os, "mkfifo", mkfifo)
+    monkeypatch.setattr(os, "fchown", lambda _, uid, gid: steps.append(("fchown", uid, gid, mode())))
+    umask = os.umask(0)
+    try:
+        start(jsonrpc=(f"fifo:{path}",), fifo_reply_dir=str(tmp_path), mode=0o662, group="123")
+    finally:
+        os.umask(umask)
+    assert steps == [("mkfifo", 0o600), ("fchown", -1, 123, 0o600)]
+    assert mode() == 0o662

@@ -10,6 +10,7 @@ import pytest
 
 from sipdump_core import threads
 from sipdump_core.errors import ClosedError
+from sipdump_core.net import loop as net_loop
 from sipdump_core.net.loop import Connection, Loop
 from tests.support import wait_for
 
@@ -171,6 +172,27 @@ def test_one_that_is_closed_in_a_round_gets_no_event_of_it(bench: Bench) -> None
     assert calls == [b"x"]
     second.close()
     fourth.close()
+
+
+def test_datagrams_have_their_turn_between_connections(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the others take: the kernel drops what nobody takes in time."""
+    monkeypatch.setattr(net_loop, "_DATAGRAMS_EVERY_S", 0.0)
+    calls: list[str] = []
+    one, other = socket.socketpair()
+    bench.loop.receive(one, lambda: calls.append("datagrams"))
+    socks = [bench.connect() for _ in range(3)]
+    bench.loop.start()
+    wait_for(lambda: len(bench.made) == 3)
+    for made in bench.made:
+        monkeypatch.setattr(made, "ready", lambda made=made: calls.append(made.sock.recv(1).decode()))
+    busy = threading.Event()
+    bench.loop.call_soon(busy.wait)
+    for sock in socks:
+        sock.send(b"x")
+    busy.set()
+    wait_for(lambda: calls.count("x") == 3)
+    assert "x x" not in " ".join(calls)
+    other.close()
 
 
 def test_what_is_called_later_is_called_in_time_and_order(bench: Bench) -> None:

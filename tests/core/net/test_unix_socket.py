@@ -3,13 +3,15 @@
 import fcntl
 import os
 import socket
+import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sipdump_core.errors import ConfigError
-from sipdump_core.net.unix_socket import bind_unix, remove_if_ours
+from sipdump_core.net.unix_socket import UnixSocket, bind_unix, remove_if_ours
 from tests.strangers import needs_root, open_to_all, stranger_locks
 
 
@@ -46,6 +48,41 @@ def test_sockets_that_cannot_be_made(tmp_path: Path, path: str, user: str, group
         bind_unix(str(tmp_path / path), socket.SOCK_STREAM, 0o600, user, group, place="a.cfg:1:1")
     assert str(raised.value).startswith("a.cfg:1:1: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_socket_is_private_until_all_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between bind and the end nobody gets in whom its mode keeps out, whatever the umask."""
+    path = tmp_path / "s"
+    steps: list[tuple[Any, ...]] = []
+
+    def mode() -> int:
+        return stat.S_IMODE(path.lstat().st_mode)
+
+    def bind(sock: UnixSocket, address: str) -> None:
+        super(UnixSocket, sock).bind(address)
+        steps.append(("bind", mode()))
+
+    def listen(sock: UnixSocket, backlog: int) -> None:
+        steps.append(("listen", mode()))
+        super(UnixSocket, sock).listen(backlog)
+
+    def chown(where: str, uid: int, gid: int, **how: bool) -> None:
+        steps.append(("chown", where, uid, gid, how, mode()))
+
+    monkeypatch.setattr(UnixSocket, "bind", bind)
+    monkeypatch.setattr(UnixSocket, "listen", listen)
+    monkeypatch.setattr(os, "chown", chown)
+    umask = os.umask(0)
+    try:
+        with bind_unix(str(path), socket.SOCK_STREAM, 0o664, group="123") as sock:
+            remove_if_ours(sock)
+    finally:
+        os.umask(umask)
+    assert steps == [
+        ("bind", 0o600),
+        ("chown", str(path), -1, 123, {"follow_symlinks": False}, 0o600),
+        ("listen", 0o664),
+    ]
 
 
 @needs_root

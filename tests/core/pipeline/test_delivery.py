@@ -1,12 +1,13 @@
 """Deliveries: what backends raise is counted and tried again, and costs no other backend anything."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from sipdump_core.errors import StorageError, StorageFullError
-from sipdump_core.pipeline import delivery
+from sipdump_core.pipeline import delivery, lane
 from sipdump_core.record import Record
 from sipdump_core.sipdump import SipDump
 from tests.core.support import A, B, Broken, Probe, plan, probe, read
@@ -137,6 +138,43 @@ def test_after_any_other_error_of_the_store_a_fresh_segment_is_begun(
     assert dump.flush(60)
     calls = [call for call in probe(dump).calls if call != "flush"]
     assert calls == ["open", "write", "failure", "close", "open", "write"]
+
+
+def test_the_pause_between_two_tries_grows_up_to_its_bound(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF", (1.0, 5.0))
+    pauses: list[float] = []
+    monkeypatch.setattr(delivery.Delivery, "pause", lambda _, seconds: pauses.append(seconds))
+
+    def fail() -> None:
+        if len(pauses) < 5:
+            raise StorageError("write", "x", "away")
+
+    probe(dump).on_write = fail
+    dump.received(b"a", A, B)
+    assert dump.flush(10)
+    assert pauses == [1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+def test_a_segment_that_is_no_longer_good_is_sealed_though_nothing_comes(
+    dump: SipDump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "CHECK_EVERY", 0.001)
+    monkeypatch.setattr(lane, "CHECK_EVERY", 0.001)
+    target = probe(dump)
+    bad = threading.Event()
+
+    def check() -> None:
+        if bad.is_set() and "close" not in target.calls:
+            raise StorageError("sync", "x", "Input/output error")
+
+    monkeypatch.setattr(target, "check", check)
+    dump.received(b"a", A, B)
+    assert dump.flush(10)
+    bad.set()
+    wait_for(lambda: "close" in target.calls)
+    dump.received(b"b", A, B)
+    assert dump.flush(10)
+    assert [call for call in target.calls if call != "flush"] == ["open", "write", "close", "open", "write"]
 
 
 def test_a_flush_that_failed_is_tried_again(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:

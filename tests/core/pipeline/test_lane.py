@@ -223,3 +223,51 @@ def test_a_slow_backend_is_waited_for_when_blocking(tmp_path: Path) -> None:
             made.received(b"%d" % n, A, B)
         assert made.flush(60)
         assert [one.buf for one in probe(made).stored] == [b"%d" % n for n in range(200)]
+
+
+@pytest.mark.parametrize("method", ["close", "stop"])
+@pytest.mark.parametrize("failing", [False, True])
+def test_an_end_that_hangs_is_left_behind_and_makes_close_false(
+    tmp_path: Path, method: str, failing: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(delivery, "STALL", 0.2)
+    monkeypatch.setattr(Probe, "stop_seconds", 0.0)
+    free = threading.Event()
+    monkeypatch.setattr(Probe, method, lambda _: free.wait(30))
+    if failing:  # its state is not "ok" when the end comes
+        monkeypatch.setattr(Probe, "flush", lambda _: 1 / 0)
+    made = SipDump(plan=plan(tmp_path, Probe))
+    made.received(b"a", A, B)
+    assert made.flush(10)
+    start = time.monotonic()
+    assert not made.close(30)
+    assert time.monotonic() - start < 10
+    assert made.stats().backends["text"].stored == 1
+    assert made.stats().backends["probe"].state == "stalled"
+    assert "backend did not stop in time" in caplog.text
+    free.set()
+
+
+def test_two_ends_that_hang_are_waited_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Second(Probe):
+        name = "second"
+        flag = 512
+
+    monkeypatch.setattr(delivery, "STALL", 1.5)
+    monkeypatch.setattr(Probe, "stop_seconds", 0.0)
+    free = threading.Event()
+    monkeypatch.setattr(Probe, "stop", lambda _: free.wait(30))
+    made = SipDump(plan=plan(tmp_path, Probe, Second))
+    start = time.monotonic()
+    assert not made.close(30)
+    assert 1.5 <= time.monotonic() - start < 3
+    free.set()
+
+
+def test_one_that_says_that_its_end_takes_longer_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "STALL", 0.05)
+    monkeypatch.setattr(Probe, "stop_seconds", 20.0)
+    monkeypatch.setattr(Probe, "stop", lambda _: time.sleep(0.5))
+    made = SipDump(plan=plan(tmp_path, Probe))
+    assert made.close(30)
+    assert made.stats().backends["probe"].state == "stopped"

@@ -226,7 +226,7 @@ def test_what_a_spool_makes_is_for_its_owner_alone(tmp_path: Path, monkeypatch: 
     try:
         with start(tmp_path) as dump:
             dump.intercept([record(b"1")])
-            wait_for(lambda: any(name.endswith(".place") for name in left(tmp_path)))
+            wait_for(lambda: list((tmp_path / "spool").glob("*.place")))
     finally:
         os.umask(umask)
     made = tmp_path / "spool"
@@ -242,7 +242,7 @@ def test_a_link_in_a_spool_is_not_followed(tmp_path: Path, kind: str) -> None:
     Remote.away = True
     with start(tmp_path) as dump:
         dump.intercept([record(b"1")])
-        wait_for(lambda: any(name.endswith(".place") for name in left(tmp_path)))
+        wait_for(lambda: list((tmp_path / "spool").glob("*.place")))
     (path,) = (tmp_path / "spool").glob(f"*.{kind}")
     path.unlink()
     victim = tmp_path / "victim"
@@ -265,13 +265,18 @@ def test_damage_is_told_and_kept_aside(tmp_path: Path, caplog: pytest.LogCapture
             assert dump.flush(60)
     (path,) = (tmp_path / "spool").glob("*.spool")
     data = path.read_bytes()
-    path.write_bytes(data.replace(b"message 1", b"massage 1"))
+    damaged = data.replace(b"message 1", b"massage 1")
+    path.write_bytes(damaged)
+    earlier = Path(f"{path}.damaged")
+    earlier.write_bytes(b"of an earlier time")
     Remote.away = False
     with start(tmp_path):
         wait_for(lambda: len(Remote.stored) == 2)
     assert Remote.stored == [b"message 0", b"message 2"]
     assert "spool is not whole" in caplog.text
-    assert [Path(name).suffix for name in left(tmp_path)] == [".damaged"]
+    assert sorted(left(tmp_path)) == [earlier.name, f"{earlier.name}-1"]
+    assert earlier.read_bytes() == b"of an earlier time"
+    assert Path(f"{earlier}-1").read_bytes() == damaged
 
 
 def test_a_torn_end_is_no_damage(tmp_path: Path) -> None:
@@ -308,11 +313,34 @@ def test_an_empty_spool_takes_a_batch_larger_than_its_bound(tmp_path: Path) -> N
         assert dump.stats().backends["remote"].dropped == {}
 
 
+def test_the_store_seals_its_segment_at_a_rotation_though_nothing_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = threading.Event()
+    monkeypatch.setattr(Remote, "close", lambda _: closed.set())
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"1")])
+        wait_for(lambda: Remote.stored == [b"1"])
+        assert not closed.is_set()
+        dump.rotate()
+        assert closed.wait(10)
+
+
+def test_what_waits_is_in_several_journals_so_that_room_is_made_bit_by_bit(tmp_path: Path) -> None:
+    Remote.away = True
+    with start(tmp_path, spool_max_bytes=32_000) as dump:
+        for _ in range(9):
+            dump.intercept([record(b"x" * 2000)])
+            assert dump.flush(10)
+        assert len(list((tmp_path / "spool").glob("*.spool"))) == 9
+
+
 def test_the_end_waits_no_longer_than_it_may_for_a_store_that_is_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool, "STOP_WAIT", 0.0)
-    hurry, hurried, begun = delivery.Delivery.hurry, threading.Event(), threading.Event()
+    hurry = delivery.Delivery.hurry
+    hurried, begun, closed = threading.Event(), threading.Event(), threading.Event()
 
     def hurrying(made: delivery.Delivery) -> None:
         hurry(made)
@@ -333,9 +361,11 @@ def test_the_end_waits_no_longer_than_it_may_for_a_store_that_is_slow(
     with monkeypatch.context() as patch:
         patch.setattr(delivery.Delivery, "hurry", hurrying)
         patch.setattr(Remote, "write", write)
+        patch.setattr(Remote, "close", lambda _: closed.set())
         dump = start(tmp_path)
         assert begun.wait(10)
         assert dump.close()
+        assert closed.wait(10), "what the store has is sealed"
     assert Remote.stored == [b"0"]
     with start(tmp_path):
         wait_for(lambda: Remote.stored == [b"%d" % n for n in range(10)])

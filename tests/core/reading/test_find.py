@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.mark.usefixtures("utc")
 def test_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "find", "--folder", folder)
     assert (code, err) == (0, "")
@@ -122,8 +123,10 @@ def test_nothing_found(folder: Path, capsys: pytest.CaptureFixture[str], form: s
     assert code == 1
     assert out.startswith(expected)
     assert len(out.splitlines()) <= 1
-    assert err.startswith("sipdump-read: nothing was found in 1 segment of parquet, 2026-11-22 10:00:10 to ")
-    assert err.endswith(" UTC (+00:00)\n")
+    begin = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at("10:00:10") / 1e6))
+    assert err.startswith(f"sipdump-read: nothing was found in 1 segment of parquet, {begin} to ")
+    offset = time.strftime("%z")
+    assert err.endswith(f" ({offset[:3]}:{offset[3:]})\n")
 
 
 def test_nothing_to_look_at(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

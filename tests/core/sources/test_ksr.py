@@ -21,6 +21,7 @@ from sipdump_core.errors import ConfigError
 from sipdump_core.net.unix_socket import bind_unix, remove_if_ours
 from sipdump_core.settings.ksr import KsrOptions
 from sipdump_core.settings.options import Setting, build
+from sipdump_core.sources import ksr as ksr_source
 from sipdump_core.sources.ksr import FRAME_MAX
 from tests.core.sources.workers import HEAD, TIME, Bench, closed, frame, hello, message
 from tests.support import OPTIONS, wait_for
@@ -416,3 +417,29 @@ def test_an_error_in_the_script_is_counted_and_hurts_nobody(bench: Bench, worker
     ksr.sipdump.get_tag = lambda: "rcv"
     worker.message()
     wait_for(lambda: bench.source.stats()["dropped_by_kamailio"] == 1)
+
+
+def test_a_worker_of_whose_frames_none_makes_sense_is_closed(bench: Bench) -> None:
+    nonsense = message(head=b"rcv\tudp\tnowhere\t5060\t192.0.2.2\t5061")
+    with bench.connect(hello() + (nonsense * 90 + message()) * 2) as sock:
+        wait_for(lambda: len(bench.records) == 2)
+        sock.sendall(nonsense * 200)
+        assert closed(sock)
+    assert 280 < bench.source.stats()["malformed"] < 290
+
+
+def test_flows_are_bounded_in_bytes_over_all_workers_and_go_with_them(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ksr_source, "_MEMORY", 100_000)
+    bench = make_bench()
+    known = bench.source._flows
+    with contextlib.ExitStack() as stack:
+        for worker in range(20):
+            heads = [b"%s\tudp\t192.0.2.1\t%d\t192.0.2.2\t5061" % (b"t" * 900, port) for port in range(30)]
+            stack.enter_context(bench.connect(hello(pid=worker) + b"".join(message(head=head) for head in heads)))
+            wait_for(lambda worker=worker: len(bench.records) == 30 * (worker + 1))  # type: ignore[misc]
+            assert 0 < known.size <= 100_000
+            assert known.size == sum(each.size for each in known.values())
+        assert {record.pid for record in bench.records} == set(range(20))
+    wait_for(lambda: (len(known), known.size) == (0, 0))
