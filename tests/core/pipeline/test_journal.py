@@ -243,7 +243,7 @@ def test_a_journal_that_cannot_be_synced_takes_no_more(tmp_path: Path, monkeypat
     monkeypatch.setattr(log, "_not_synced", lambda *_: failed.set())
     log.open(SEGMENT)
     log.write([record(b"1")])
-    assert failed.wait(10)
+    assert failed.wait(60)
     with pytest.raises(StorageError, match="Input/output error"):
         log.write([record(b"2")])
     log.close()
