@@ -28,7 +28,7 @@ from tests.e2e.peers import Stage, request
 from tests.e2e.test_daemon import send
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(300)  # they build wheels and install them
+pytestmark = pytest.mark.timeout(600)  # they build wheels and install them
 GUIDE = ROOT / "docs" / "backends.md"
 EXAMPLES = ["jsonl", "sqlite"]
 
