@@ -246,7 +246,9 @@ def _claims(driver: Driver) -> list[str]:
         return []
     claims = [f"the name {driver.name}"]
     claims += [f"the flag {driver.flag}"] if driver.flag else []
-    return claims + ([f"the suffix {driver.suffix}"] if driver.suffix else [])
+    # a file that is on its way to its name is claimed with it
+    suffix = (driver.suffix or "").removesuffix(".wal").removesuffix(".tmp")
+    return claims + ([f"the suffix {suffix}"] if suffix else [])
 
 
 def _disabled(driver: Driver, claims: dict[str, list[Driver]]) -> Driver:

@@ -208,6 +208,7 @@ def test_a_clash_that_shows_only_after_the_import_disables_both(path: Path) -> N
     [
         ("text", 256, "", "claims the name text, which is sipdump's own"),
         ("bad", 256, ".pcap", "claims the suffix .pcap, which is sipdump's own"),
+        ("bad", 256, ".parquet.wal", "claims the suffix .parquet, which is sipdump's own"),
         ("bad", 4, "", "declares the flag 4; third parties take 256 or more"),
     ],
 )
