@@ -16,7 +16,7 @@ from sipdump_core.drivers.query import Query, parse_endpoint, parse_grep, parse_
 from sipdump_core.record import Record
 from sipdump_core.segment import StoredSegment
 from sipdump_core.testing.kit import Kit
-from sipdump_core.testing.promise import not_checked, promise
+from sipdump_core.testing.promise import does_not_apply, promise
 from sipdump_core.testing.samples import MESSAGES, numbered, record, with_body
 
 __all__ = ["SearchChecks"]
@@ -44,7 +44,7 @@ class SearchChecks(Kit):
     def test_search_finds_what_reading_finds(self, backend: Backend) -> None:
         """search() yields exactly the records of a segment that match, those of one Call-ID in read()'s order."""
         if not _able(backend, Searches):
-            not_checked("the backend has no search(): its segments are read, and filtered")
+            does_not_apply("the backend has no search(): its segments are read, and filtered")
         first = _records()
         inner = b"".join(_content(self.store(backend, [one], second=n)) for n, one in enumerate(first[:3]))
         stored = self.store(backend, first, [record(with_body(inner[:60_000])), *first[:50]], second=5)
@@ -57,7 +57,7 @@ class SearchChecks(Kit):
     def test_search_sees_an_open_segment(self, backend: Backend) -> None:
         """search() finds what was written before flush() while the segment is open, and each record once."""
         if not _able(backend, Searches):
-            not_checked("the backend has no search(): its segments are read, and filtered")
+            does_not_apply("the backend has no search(): its segments are read, and filtered")
         self.needs_segments(backend)
         backend.open(self.segment(backend))
         reader: Any = self.reader(backend)
@@ -73,7 +73,7 @@ class SearchChecks(Kit):
     def test_asking_what_is_gone_is_a_storage_error(self, backend: Backend) -> None:
         """Searching or following a segment that was deleted raises StorageError."""
         if not (_able(backend, Searches) or _able(backend, Follows)):
-            not_checked("the backend has no search() and no follow()")
+            does_not_apply("the backend has no search() and no follow()")
         stored = self.store(backend, numbered(5))
         backend.delete(stored)
         reader: Any = self.reader(backend)
@@ -88,7 +88,7 @@ class SearchChecks(Kit):
     def test_follow_goes_on_where_it_ended(self, backend: Backend) -> None:
         """follow() returns each record once, in order, while a segment grows and when it is sealed."""
         if not _able(backend, Follows):
-            not_checked("the backend has no follow(): what is new is found by reading again")
+            does_not_apply("the backend has no follow(): what is new is found by reading again")
         self.needs_segments(backend)
         backend.open(self.segment(backend))
         reader: Any = self.reader(backend)
@@ -118,13 +118,13 @@ class SearchChecks(Kit):
     def test_united_names_what_was_merged(self, backend: Backend) -> None:
         """united() returns the segments that a merged one holds, down to the first ones, and none for another."""
         if not _able(backend, Unites):
-            not_checked("the backend has no united(): its segments are never merged")
+            does_not_apply("the backend has no united(): its segments are never merged")
         first = [self.store(backend, numbered(20, 20 * n), second=n) for n in range(4)]
         reader: Any = self.reader(backend)
         for stored in first:
             assert not self.united(reader, stored), f"{stored.segment.name} was not merged, and united() returns some"
         if not _able(backend, Compacts):
-            not_checked("the backend has no compact(), so nothing can be merged")
+            does_not_apply("the backend has no compact(), so nothing can be merged")
         for more in (0, 2):
             until = len(first) + more
             first += [self.store(backend, numbered(20, 20 * n), second=n) for n in range(len(first), until)]

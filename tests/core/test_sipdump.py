@@ -152,7 +152,11 @@ def test_a_flush_waits_for_every_backend_and_no_longer_than_it_may(tmp_path: Pat
         dump.received(b"a", A, B)
         wait_for(lambda: len(read(tmp_path)) == 1)
         assert not dump.flush(0.05)  # the text is stored, the probe's not
-        dump._intake.order(lambda: free.wait(30))
+
+        def wait() -> None:
+            free.wait(30)
+
+        dump._intake.order(wait)
         assert not dump.flush(0.05)  # not even handed on
         free.set()
         assert dump.flush(30)
