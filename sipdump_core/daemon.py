@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 after an orderly end (or a good check), 1 if it could not start, or could not store everything at its end.
     """
     if argv is None:
-        return as_program("sipdumpd", lambda: main(sys.argv[1:]))
+        return as_program("sipdumpd", lambda: main(sys.argv[1:]), data=False)
     args = _parser().parse_args(argv)
     setup(args.log_format, args.log_level)
     try:

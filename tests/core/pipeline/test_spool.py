@@ -195,6 +195,18 @@ def test_a_hanging_store_is_seen_and_stops_nobody(tmp_path: Path, monkeypatch: p
     free.set()
 
 
+def test_an_end_has_the_time_that_the_spool_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "STALL", 0.05)
+    monkeypatch.setattr(Remote, "stop_seconds", 0.0)
+    monkeypatch.setattr(spool, "STOP_WAIT", 0.5)
+    dump = start(tmp_path)
+    Remote.away = True
+    dump.intercept([record()])
+    assert dump.close(20)  # it tries for half a second, and what is left waits in the folder
+    assert dump.stats().backends["remote"].state == "stopped"
+    assert [name for name in left(tmp_path) if name.endswith(".spool")]
+
+
 def test_a_journal_stays_until_the_store_has_flushed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store may hold in memory what it was given; the flush that fails is tried again, though nothing more comes."""
     waiting: list[list[str]] = []
