@@ -2,6 +2,7 @@
 
 import select
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,12 @@ def test_a_client_with_many_requests_gives_the_others_their_turn(
     ctl = start(binrpc=(f"unix:{tmp_path}/ctl",))
     turns: list[object] = []
     soon = ctl._loop.call_soon
-    monkeypatch.setattr(ctl._loop, "call_soon", lambda action: (turns.append(action), soon(action)))
+
+    def later(action: Callable[[], None]) -> None:
+        turns.append(action)
+        soon(action)
+
+    monkeypatch.setattr(ctl._loop, "call_soon", later)
     with connect(ctl.addresses[0]) as sock:
         one = packet("core.echo", "x")
         sock.sendall(one * 50)
