@@ -293,6 +293,17 @@ def test_a_source_in_use_is_deleted_the_next_time(tmp_path: Path) -> None:
     assert read(tmp_path, at(2).next()) == batch
 
 
+def test_drafts_of_others_stay(tmp_path: Path) -> None:
+    """Those of this prefix are what a crash left; another daemon may be at work on those of its own."""
+    store(tmp_path)
+    ours, others = (tmp_path / f".{prefix}2026-11-22--23-09-00.parquet.merge" for prefix in ("t-", "u-"))
+    for path in (ours, others):
+        path.touch()
+    compact(tmp_path)
+    assert not ours.exists()
+    assert others.exists()
+
+
 def test_two_compactions_do_not_meet(tmp_path: Path) -> None:
     store(tmp_path)
     one = make(tmp_path).compact(dry_run=True)
