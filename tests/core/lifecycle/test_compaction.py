@@ -115,6 +115,13 @@ def test_a_dry_run_takes_no_step(tmp_path: Path) -> None:
     assert (done.location, done.size_before, done.size_after) == ("", 2, 0)
 
 
+def test_a_dry_run_deletes_nothing_that_an_earlier_one_left(tmp_path: Path) -> None:
+    store = Store(tmp_path, h23_1=Blob("a"), h23_1_1=Blob("ab", merged={"23-1": "a"}), h23_2=Blob("c"))
+    run(store, dry_run=True)
+    assert store.steps == []
+    assert len(store.blobs) == 3
+
+
 def test_what_is_large_young_busy_or_of_another_kind_is_left(tmp_path: Path) -> None:
     store = Store(
         tmp_path, h23_1=Blob("a"), h23_2=Blob("large" * 20), h23_3=Blob("young", 995.0), h23_4=Blob("b", busy=True),

@@ -86,3 +86,14 @@ def test_what_a_stranger_has_put_there_is_not_swept(tmp_path: Path) -> None:
     os.chown(path, NOBODY, NOBODY)
     meta_file.sweep(str(tmp_path), "t-", (SEGMENT.stem,), 2e9)
     assert path.exists()
+
+
+@needs_root
+def test_a_draft_that_a_stranger_has_made_is_neither_used_nor_removed(tmp_path: Path) -> None:
+    draft = open_to_all(tmp_path) / f".{NAME}.{os.getpid()}"
+    draft.write_text("precious")
+    os.chown(draft, NOBODY, NOBODY)
+    meta_file.create(site(tmp_path, "old"), SEGMENT)
+    meta_file.rewrite(site(tmp_path, "new"), SEGMENT)
+    assert draft.read_text() == "precious"
+    assert (tmp_path / NAME).read_text() == "new"
