@@ -119,6 +119,30 @@ def test_what_cannot_be_sealed_is_tried_again(tmp_path: Path, monkeypatch: pytes
     assert os.listdir(tmp_path) == [SEGMENT.name]
 
 
+@pytest.mark.usefixtures("quick")
+def test_what_the_disk_refuses_is_tried_for_as_long_as_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the contents, and nothing is put aside for it."""
+    refusals = iter(range(2 * sealer.ATTEMPTS))
+    real = os.link
+
+    def link(source: str, target: str) -> None:
+        if next(refusals, None) is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+    backend = make(tmp_path)
+    backend.start()
+    backend.open(SEGMENT)
+    backend.write([record()])
+    backend.close()
+    wait_for(lambda: sealed(tmp_path) == [SEGMENT.name])
+    wait_for(lambda: os.listdir(tmp_path) == [SEGMENT.name])
+    backend.stop()
+
+
 def test_many_small_batches_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With little traffic each batch is a record, and a table costs much however little it holds."""
     rows: list[int] = []
