@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --ignore=tests/engines
+	$(BIN)/python -m pytest -n auto --dist worksteal --ignore=tests/engines
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -26,6 +26,7 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	SIPDUMP_EXAMPLES=20 $(BIN)/python -m pytest -n auto -m hypothesis --ignore=tests/engines
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # Check that Polars and Spark (half a gigabyte, and Java) read what the backends write.

@@ -24,6 +24,7 @@ from bench import calls
 from bench.search import tshark
 from bench.table import Row, compare
 from sipdump_core.drivers.base import Backend, NoOptions, Site
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.segment import Segment
 from sipdump_parquet import ParquetBackend
 from sipdump_parquet.options import ParquetOptions
@@ -147,7 +148,7 @@ def _fill(folder: Path, total: int, part_records: int, rounds: int) -> Filled:
                 backend.close()
                 segment = Segment.starting("b-", batch[0].time_us / 1e6)
                 backend.open(attrs.evolve(segment, suffix=backend.suffix, sequence=done // per_segment))
-            backend.write(batch)
+            backend.write(Batch(batch))
         done += len(batch)
     end_s = (calls.START_US + total * calls.STEP_US) / 1e6
     for backend in (*backends.values(), part):

@@ -16,6 +16,7 @@ from pathlib import Path
 from bench import calls
 from bench.table import Row
 from sipdump_core.drivers.base import Backend, NoOptions, Site
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_parquet import ParquetBackend
@@ -107,7 +108,7 @@ def _write(backend: Backend, records: Iterator[Record], part: int, segments: int
             before = time.process_time()
             if not done:
                 backend.open(Segment("b-", "2026-11-22--23-31-00", number, backend.suffix))
-            backend.write(batch)
+            backend.write(Batch(batch))
             spent += time.process_time() - before
             done += len(batch)
         before = time.process_time()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sipdump_core.config.reader import Config, read_config
     from sipdump_core.config.route_block import RouteBlock
     from sipdump_core.drivers.base import API_VERSION, Backend, NoOptions, Site, Transform
+    from sipdump_core.drivers.batch import Batch
     from sipdump_core.drivers.folder import FolderBackend
     from sipdump_core.drivers.query import Query
     from sipdump_core.errors import (
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         DriverError,
         FormatError,
         PartialWriteError,
+        RecordError,
         SegmentExistsError,
         SegmentLostError,
         SipDumpError,
@@ -36,11 +38,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "drivers.base": ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"],
+    "drivers.batch": ["Batch"],
     "config.reader": ["Config", "read_config"],
     "config.route_block": ["RouteBlock"],
     "errors": [
-        "ClosedError", "ConfigError", "DriverError", "FormatError", "PartialWriteError", "SegmentExistsError",
-        "SegmentLostError", "SipDumpError", "StorageError", "StorageFullError",
+        "ClosedError", "ConfigError", "DriverError", "FormatError", "PartialWriteError", "RecordError",
+        "SegmentExistsError", "SegmentLostError", "SipDumpError", "StorageError", "StorageFullError",
     ],
     "routes.event_route": ["DROP"],
     "drivers.folder": ["FolderBackend"],
@@ -57,6 +60,7 @@ _HOME = {
 __all__ = [
     "API_VERSION",
     "Backend",
+    "Batch",
     "ClosedError",
     "Config",
     "ConfigError",
@@ -70,6 +74,7 @@ __all__ = [
     "PartialWriteError",
     "Query",
     "Record",
+    "RecordError",
     "RouteBlock",
     "Segment",
     "SegmentExistsError",

@@ -11,6 +11,7 @@
     ├── FormatError             bytes are not what their format (HEP, a segment file) asks for
     └── StorageError            a store refused an operation
         ├── PartialWriteError   some records of a batch are not stored, the others are
+        ├── RecordError         the store will never take some records of a batch, whenever they are tried
         ├── SegmentExistsError  the segment's name is taken; nothing is ever overwritten
         ├── SegmentLostError    the open segment is gone, with what it held
         └── StorageFullError    no space, or over quota: the same write may succeed later
@@ -28,6 +29,7 @@ __all__ = [
     "DriverError",
     "FormatError",
     "PartialWriteError",
+    "RecordError",
     "RpcError",
     "RpcFault",
     "SegmentExistsError",
@@ -134,6 +136,35 @@ class PartialWriteError(StorageError):
     def __init__(self, operation: str, target: str, reason: str, failed: Iterable[int], hint: str = "") -> None:
         super().__init__(operation, target, reason, hint)
         self.failed = frozenset(failed)
+
+
+class RecordError(StorageError):
+    """The store will never take some records of a batch: it is they that are at fault, not the store.
+
+    They go to the dead letter at once, and what else is in the batch comes again at once without them.
+
+    Args:
+        operation: what was tried, as ``"write"``.
+        target: the path, the key or the address that it was tried on.
+        reason: what the store answered.
+        refused: the records, or their indexes in the batch, from 0; one alone may be given as it is.
+        hint: what the operator can do, if that is known.
+        others_stored: the other records of the batch are stored; else nothing of it is.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        target: str,
+        reason: str,
+        refused: object,
+        hint: str = "",
+        *,
+        others_stored: bool = False,
+    ) -> None:
+        super().__init__(operation, target, reason, hint)
+        self.refused = tuple(refused) if isinstance(refused, Iterable) else (refused,)
+        self.others_stored = others_stored
 
 
 class SegmentExistsError(StorageError):

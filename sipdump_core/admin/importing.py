@@ -12,6 +12,7 @@ from sipdump_core.admin.arguments import add_json, add_store
 from sipdump_core.admin.output import Output, Progress
 from sipdump_core.config.reader import override, read_config
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.capabilities import Lists, Reads, can
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import blaming
@@ -19,7 +20,7 @@ from sipdump_core.drivers.query import Query
 from sipdump_core.drivers.syncing import SYNCER
 from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file
-from sipdump_core.lifecycle.retention import listed
+from sipdump_core.lifecycle.retention import PATIENCE, listed
 from sipdump_core.log import warnings_to
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.lines import counted
@@ -151,7 +152,7 @@ class _Target:
         for backend in self.backends:
             if not (can(backend, Lists) and can(backend, Reads)):
                 continue
-            for stored in listed(backend):
+            for stored in listed(backend, PATIENCE):
                 if (stored.segment.prefix, stored.segment.stamp) == (segment.prefix, segment.stamp):
                     found = Shelved(backend, stored).search(query)
                     if mark in map(_mark, found):
@@ -210,7 +211,7 @@ class _Importer:
                 count = next((n for n, record in enumerate(batch) if record.time_us >= self._until_us), len(batch))
                 for backend in self._backends:
                     with blaming(backend, "write"):
-                        backend.write(batch[:count])
+                        backend.write(Batch(batch[:count]))
                 self.records += count
                 self._progress.step(count)
                 batch = batch[count:]  # noqa: PLW2901 - the rest is of the next segment

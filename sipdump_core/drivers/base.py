@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.capabilities import Lists, can, needs
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.record import Record
@@ -19,8 +20,8 @@ from sipdump_core.segment import Segment, StoredSegment
 
 __all__ = ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"]
 
-API_VERSION = 1
-"""Version of this interface; a driver names the one that it was made for in ``api``."""
+API_VERSION = 2
+"""Version of this interface; a driver names the one that it was made for in ``api``. All versions up to it run."""
 
 
 @attrs.frozen
@@ -56,6 +57,8 @@ class Site:
     """
     sync: float = 0.0
     """Seconds between two syncs of an open file to the disk; 0: left to the kernel."""
+    node: str = ""
+    """The name of this collector, for stores that several share: the parameter ``node``, or the host's name."""
 
 
 class Backend:
@@ -66,8 +69,9 @@ class Backend:
     after segment, then ``stop``. Meanwhile another thread or process may call ``segments``, ``read`` and ``delete`` on
     an instance that was never started.
 
-    What raises :class:`~sipdump_core.errors.StorageError` or ``OSError`` is tried again for as long as the backlog
-    lasts; any other exception of ``write`` a few times, then record by record, and what still raises is dropped.
+    Whatever ``write`` raises, the same batch comes again, for as long as the backlog lasts. If only some records of it
+    cannot be stored, they go to the dead letter: at once where :class:`~sipdump_core.errors.RecordError` names them,
+    else when they were tried one by one, and failed while others were stored.
 
     Args:
         options: an instance of the class's ``options``.
@@ -96,8 +100,17 @@ class Backend:
     """Whether a message may hold what is read back as a record; then another backend is read where there is one."""
     remote: ClassVar[bool] = False
     """Whether its segments are elsewhere, so that reading them costs more than reading files."""
+    stop_seconds: float = 5.0
+    """Seconds that ``close`` or ``stop`` may take when all ends; who takes longer is left behind."""
     requires: ClassVar[Sequence[str]] = ()
     """Modules that it imports only when it works; they are looked for when it is switched on."""
+    batch_records: int = 0
+    """How many records a batch may have, and with ``batch_seconds`` should have; 0: as they come.
+
+    The constructor may set another number for an instance, as from an option.
+    """
+    batch_seconds: float = 0.0
+    """How many seconds the first record of a batch waits for others; 0: it does not wait."""
 
     def __init__(self, options: Any, site: Site) -> None:
         self.opts = options
@@ -124,10 +137,11 @@ class Backend:
     def open(self, segment: Segment) -> None:
         """Begin a segment; raise SegmentExistsError if the name is taken, and the next one is tried."""
 
-    def write(self, batch: Sequence[Record]) -> None:
+    def write(self, batch: Batch) -> None:
         """Store a batch of at least one record: all of it, or nothing and raise.
 
         Raises:
+            RecordError: the records that it names will never be stored; they go to the dead letter.
             PartialWriteError: the records that it names are not stored; they come again.
             StorageError: nothing of the batch is stored; it comes again.
         """

@@ -1,9 +1,10 @@
 """A stand-in for a backend whose driver cannot be used yet: it keeps trying, while the other backends store."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 
@@ -54,7 +55,7 @@ class DeferredBackend(Backend):
         """Begin a segment in the backend."""
         self.backend.open(segment)
 
-    def write(self, batch: Sequence[Record]) -> None:
+    def write(self, batch: Batch) -> None:
         """Write to the backend."""
         self.backend.write(batch)
 

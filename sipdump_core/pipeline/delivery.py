@@ -7,7 +7,7 @@ waits for it; any other exception of ``write`` a few times, and then record by r
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ import attrs
 
 from sipdump_core.clock import Clock, local_iso
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.guard import Guard
+from sipdump_core.drivers.batch import Batch
+from sipdump_core.drivers.guard import Guard, labelled
 from sipdump_core.errors import (
     PartialWriteError,
     SegmentExistsError,
@@ -84,7 +85,7 @@ class Writer(Protocol):
     def open(self, segment: Segment) -> None:
         """Begin a segment."""
 
-    def write(self, batch: Sequence[Record]) -> None:
+    def write(self, batch: Batch) -> None:
         """Store a batch."""
 
     def flush(self) -> None:
@@ -149,13 +150,14 @@ class Delivery:
         """Store what follows in a segment of this name, with the backend's own suffix."""
         self._segment = segment
 
-    def deliver(self, batch: Sequence[Record]) -> Sequence[Record]:
+    def deliver(self, records: Sequence[Record]) -> Sequence[Record]:
         """Store a batch, however often that must be tried.
 
         Returns:
             What is not stored because of ``hurry``; another try may store it. What the backend cannot digest is
             dropped, and not among it.
         """
+        batch = records if isinstance(records, Batch) else Batch(records)
         delay, ceiling = BACKOFF
         attempt = 0
         while True:
@@ -170,7 +172,7 @@ class Delivery:
                 lasting = isinstance(error, (StorageError, OSError))
                 if isinstance(error, PartialWriteError):
                     failed = _failed(error, len(batch))
-                    batch = [record for at, record in enumerate(batch) if at in failed]
+                    batch = batch.part(sorted(failed))
                     lasting = False
                 elif lasting and not isinstance(error, StorageFullError):
                     self.seal()  # what the segment has is good; go on in a fresh one
@@ -252,6 +254,20 @@ class Delivery:
                 log.warning(Event("backend stalled: a call does not return", backend=self.backend.name))
             return self._stats.state == "stalled"
 
+    def overdue(self, since: float) -> bool:
+        """Return whether a call is under way that began before the end or at it, and takes too long.
+
+        Args:
+            since: when the end was asked for, on the clock's monotonic scale.
+        """
+        began = self._busy_since
+        return began is not None and self._clock.monotonic() - max(began, since) > self._stop_seconds()
+
+    def _stop_seconds(self) -> float:
+        with Guard():
+            return max(STALL, float(self.backend.stop_seconds))
+        return STALL
+
     def caught_up(self) -> None:
         """End the state of a stall: the call has returned, and what waited meanwhile is stored."""
         with self._lock:
@@ -267,7 +283,7 @@ class Delivery:
     def forget(self) -> None:
         """In a forked child: let go of what is open; it belongs to the parent."""
         with Guard() as guard:
-            self._writer.forget()
+            self._named("forget")()
         if guard.error:
             log.warning(Event("backend failed", backend=self.backend.name, operation="forget", error=guard.text))
 
@@ -372,14 +388,18 @@ class Delivery:
         illness = ""
         counters: Mapping[str, int] = {}
         with Guard() as guard:
-            illness = one_line(str(self._writer.health() or ""))
-            counters = {str(name): int(value) for name, value in self._writer.stats().items()}
+            illness = one_line(str(self._named("health")() or ""))
+            counters = {str(name): int(value) for name, value in self._named("stats")().items()}
         self._answer = guard.text or illness, counters
+
+    def _named(self, operation: str) -> Callable[..., Any]:
+        """Return a method of the writer, as a crash report shows it."""
+        return labelled(self.backend.name, f"{operation}()", getattr(self._writer, operation))
 
     def _call(self, operation: str, *args: Any) -> BaseException | None:
         """Call the writer; return what it raises, noted and logged."""
         with self._calling() as guard:
-            getattr(self._writer, operation)(*args)
+            self._named(operation)(*args)
         if guard.error:
             self.failed(operation, guard.error)
         elif operation in _APART or operation == "start":
@@ -412,7 +432,7 @@ class Delivery:
         for _ in range(_NAMES):
             self._segment = segment
             try:
-                self._writer.open(segment)
+                self._named("open")(segment)
             except SegmentExistsError:
                 segment = segment.next()
             else:
@@ -421,9 +441,9 @@ class Delivery:
                 return
         raise StorageError("open", segment.name, f"this name is taken, and {_NAMES - 1} before it")
 
-    def _write(self, batch: Sequence[Record]) -> BaseException | None:
+    def _write(self, batch: Batch) -> BaseException | None:
         with self._calling() as guard:
-            self._writer.write(batch)
+            self._named("write")(batch)
         error = guard.error
         failed = _failed(error, len(batch)) if error else ()
         self._dirty = True
@@ -435,10 +455,10 @@ class Delivery:
         self._worked("write")
         return None
 
-    def _sift(self, batch: Sequence[Record]) -> None:
+    def _sift(self, batch: Batch) -> None:
         """Store what can be stored of a batch that raises: halves of it, down to the record at fault."""
         half = len(batch) // 2
-        for part in (batch[:half], batch[half:]) if half else (batch,):
+        for part in (batch.part(range(half)), batch.part(range(half, len(batch)))) if half else (batch,):
             error = self._prepare() or self._write(part)
             if error is not None and len(part) > 1:
                 self._sift(part)

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.plan import make_plan
@@ -226,7 +227,7 @@ def _write(backend: Backend, number: int, batches: Iterable[list[Record]], bound
         end = bound.bytes + _CHUNK_BYTES
         for batch in batches:
             bound.count(batch)
-            backend.write(batch)
+            backend.write(Batch(batch))
             written += len(batch)
             if written >= _CHUNK_RECORDS or bound.bytes >= end:
                 break

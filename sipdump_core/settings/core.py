@@ -4,6 +4,8 @@ Source: the documentation of Kamailio's sipdump module (5.6 for the first eight,
 ``fagex`` and ``parse_call_id``).
 """
 
+import re
+
 import attrs
 
 from sipdump_core.settings.options import at_least, duration, in_range, one_of, option, permissions
@@ -15,12 +17,19 @@ MODE_EVENT_ROUTE = 2
 
 
 _MAX = 2**31 - 1  # Kamailio's int
+_NODE = re.compile(r"[A-Za-z0-9._-]{0,255}", re.ASCII)
 
 
 def _prefix(value: str) -> str | None:
     if "/" in value or not value.isprintable() or len(value.encode()) > 200:
         return "must be a part of a file name: printable, no slash, at most 200 bytes"
     return None
+
+
+def _node(value: str) -> str | None:
+    if _NODE.fullmatch(value) and value not in (".", ".."):
+        return None
+    return "must consist of letters, digits, dot, dash and underscore, at most 255 of them"
 
 
 def _fagex(value: str) -> str | None:
@@ -68,7 +77,19 @@ class Params:
     fagex: str = option("", help='fage as a time expression, "2d6h40m30s"; it overrides fage', check=_fagex)
     event_callback: str = option("", help='the event route: "module:function" or "file.py:function"')
     parse_call_id: int = option(0, help="provide $sipdump(call_id) to the event route", check=one_of(0, 1))
+    node: str = option(
+        "", help="names this collector, for stores that several share; by default the host's name", check=_node
+    )
     backend: tuple[str, ...] = option((), help="a backend to switch on by name, in addition to those in mode")
+    block: tuple[str, ...] = option(
+        (), help="a backend or transform, or a distribution, of which nothing is ever imported, whatever else is set"
+    )
+    load_timeout: int = option(
+        10,
+        unit="seconds",
+        help="how long the import of a backend, and its constructor, may take before the others go on without it",
+        check=in_range(1, 3600),
+    )
     queue: int = option(
         8192,
         unit="records",

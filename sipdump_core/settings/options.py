@@ -9,8 +9,9 @@
         width: int = option(20, unit="characters", help="how wide the separators are", check=at_least(1))
 
 makes ``modparam("sipdump_text", "width", 30)`` work, with its type and range checked and its place named in
-errors. Kamailio knows two types of parameters, int and str; an option is annotated ``int``, ``str`` or, when it
-may be repeated, ``tuple[str, ...]``.
+errors. Kamailio knows two types of parameters, int and str. An option is annotated ``int``, ``str``, ``tuple[str,
+...]`` when it may be repeated, ``bool``, set as 1 or 0 (Kamailio's ``yes`` and ``no`` are these), or ``float``, set as
+a string, ``"0.5"``, or an integer.
 
 An option with ``parse`` holds what its text means, together with the setting that said so, for errors that come
 later (a port that is taken, say)::
@@ -19,6 +20,7 @@ later (a port that is taken, say)::
 """
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -43,6 +45,7 @@ __all__ = [
     "duration",
     "in_range",
     "is_secret",
+    "marked",
     "one_of",
     "option",
     "permissions",
@@ -55,7 +58,15 @@ Parse = Callable[[Any], Any]
 """Returns what a value means, or raises ValueError, whose text says what is allowed."""
 
 T = TypeVar("T")
-_TYPES: dict[Any, str] = {int: "int", str: "str", tuple[str, ...]: "str, repeatable"}
+_TYPES: dict[Any, str] = {
+    int: "int",
+    str: "str",
+    bool: "bool",
+    float: "float",
+    tuple[str, ...]: "str, repeatable",
+}
+_REDACTED = "..."
+_FLAGS = {"1": True, "0": False, "yes": True, "no": False, "on": True, "off": False, "true": True, "false": False}
 _SECRET = re.compile(r"pass|secret|token|auth|credential", re.IGNORECASE)
 _USER_INFO = re.compile(r"//[^/\s]*@")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -83,16 +94,23 @@ class Setting:
 
     module: str
     name: str
-    value: int | str
+    value: int | float | str = attrs.field(repr=False)
     place: str = ""
     """``file:line:column``, or the command line's option."""
     line: str = attrs.field(default="", eq=False, repr=False)
     """The line of the configuration file, for errors."""
+    secret: bool = attrs.field(default=False, eq=False, repr=False)
+    """Whether its option was declared secret; a name that says so is enough, too."""
+
+    @property
+    def hidden(self) -> bool:
+        """Whether nobody is to see the value."""
+        return self.secret or is_secret(self.name)
 
     @property
     def shown_value(self) -> str:
         """The value for people: that of a secret, and user and password of an address, are ``...``."""
-        return "..." if is_secret(self.name) else without_user(str(self.value))
+        return _REDACTED if self.hidden else without_user(str(self.value))
 
     def error(self, message: str) -> ConfigError:
         """Return the error that points at this setting, for the caller to raise."""
@@ -134,8 +152,8 @@ class Settings(tuple[Setting, ...]):
 class Given(Generic[T]):
     """What a setting means, together with that setting."""
 
-    value: T
-    setting: Setting = attrs.field(eq=False)
+    value: T = attrs.field(repr=False)
+    setting: Setting = attrs.field(eq=False, repr=lambda setting: setting.shown_value)
 
     @classmethod
     def of(cls, value: Any, parse: Callable[[Any], T]) -> "Given[T]":
@@ -151,7 +169,15 @@ class Given(Generic[T]):
         return self.setting.error(message)
 
 
-def option(default: Any, *, help: str, unit: str = "", check: Check | None = None, parse: Parse | None = None) -> Any:
+def option(
+    default: Any,
+    *,
+    help: str,
+    unit: str = "",
+    check: Check | None = None,
+    parse: Parse | None = None,
+    secret: bool = False,
+) -> Any:
     """Declare one option of an attrs options class.
 
     Args:
@@ -161,12 +187,13 @@ def option(default: Any, *, help: str, unit: str = "", check: Check | None = Non
         check: refuses values that make no sense.
         parse: turns the value, which is then of the type of ``default``, into what the options class holds: a
             :class:`Given`; a tuple of them where ``default`` is a tuple; None for an empty text, which is not parsed.
+        secret: nobody is to see the value: ``...`` stands for it in messages, logs and the repr of the options.
     """
-    metadata = {"help": help, "unit": unit, "check": check, "parse": parse}
-    if parse is None:
-        return attrs.field(default=default, metadata=metadata)
-    # so that the class can be made of plain values in Python, too
-    return attrs.field(default=default, metadata=metadata, converter=_converter(parse))
+    metadata = {"help": help, "unit": unit, "check": check, "parse": parse, "secret": secret}
+    shown: Any = (lambda _: _REDACTED) if secret else True
+    # with a converter, the class can be made of plain values in Python, too
+    converter = _converter(parse) if parse else None
+    return attrs.field(default=default, metadata=metadata, repr=shown, converter=converter)
 
 
 def is_secret(name: str) -> bool:
@@ -237,14 +264,21 @@ def build(cls: type[T], settings: Iterable[Setting]) -> T:
         if field is None:
             raise setting.error(_unknown(setting.name, list(fields)))
         kind = kinds[setting.name]
-        value = _value(field, setting, int if kind is int else str)
-        values[setting.name] = value if kind in (int, str) else (*values.get(setting.name, ()), value)
+        many = kind == tuple[str, ...]
+        value = _value(field, marked(setting, cls), str if many else kind)
+        values[setting.name] = (*values.get(setting.name, ()), value) if many else value
     try:
         return cls(**values)
     except Exception as error:
         if setting is None:
             raise
         raise ConfigError(f"the parameters of {setting.module}: {kind_and_text(error)}", setting.place) from error
+
+
+def marked(setting: Setting, cls: type[Any]) -> Setting:
+    """Return a setting that knows whether its option, of this class, is secret."""
+    secret = any(field.name == setting.name and field.metadata.get("secret") for field in attrs.fields(cls))
+    return attrs.evolve(setting, secret=True) if secret else setting
 
 
 def describe(cls: type[Any]) -> list[dict[str, Any]]:
@@ -259,12 +293,14 @@ def describe(cls: type[Any]) -> list[dict[str, Any]]:
     for field in attrs.fields(cls):
         kind = kinds[field.name]
         if kind not in _TYPES:
-            raise TypeError(f"{field.name} is annotated {kind}; an option is int, str or tuple[str, ...]")
+            raise TypeError(f"{field.name} is annotated {kind}; an option is int, float, bool, str or tuple[str, ...]")
         if not field.init or field.alias != field.name:
             raise TypeError(f"{field.name} cannot be given to {cls.__name__} by that name")
         default = field.default if field.metadata.get("parse") else getattr(defaults, field.name)
-        if not isinstance(default, kind if kind in (int, str) else tuple):
+        if not isinstance(default, {float: int | float}.get(kind, tuple if kind == tuple[str, ...] else kind)):
             raise TypeError(f"{field.name} is annotated {kind}, and its default is {default!r}")
+        if default and field.metadata.get("secret"):
+            default = _REDACTED
         described.append(
             {
                 "name": field.name,
@@ -286,24 +322,49 @@ def _kinds(cls: type[Any]) -> dict[str, Any]:
     return kinds
 
 
+def _typed(setting: Setting, wanted: type) -> Any:
+    """Return a setting's value as what the option is; Kamailio's modparams are integers and strings only.
+
+    Raises:
+        ConfigError: it is not of that type.
+    """
+    value: Any = setting.value
+    if wanted is bool and str(value).lower() in _FLAGS:
+        return _FLAGS[str(value).lower()]
+    if wanted is float:
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    if type(value) is wanted and wanted in (int, str):
+        return value
+    names = {
+        int: "an integer, without quotes",
+        str: "a string, in quotes",
+        bool: "1 or 0 (or yes, no, on, off, true, false)",
+        float: 'a number: a string with a point, "0.5", or an integer',
+    }
+    raise setting.error(f"must be {names[wanted]}")
+
+
 def _value(field: Any, setting: Setting, wanted: type) -> Any:
     """Check a setting's value, and parse it where the option asks for that."""
-    if type(setting.value) is not wanted:
-        names = {int: "an integer, without quotes", str: "a string, in quotes"}
-        raise setting.error(f"must be {names[wanted]}")
+    value = _typed(setting, wanted)
     check, parse = field.metadata.get("check"), field.metadata.get("parse")
     try:
-        refusal = check(setting.value) if check else None
+        refusal = check(value) if check else None
     except Exception as error:  # noqa: BLE001 - a check is a driver's, and may fail in any way
         refusal = f"it cannot be checked: {kind_and_text(error)}"
     if refusal:
         raise setting.error(refusal)
-    if parse is None or (setting.value == "" and not isinstance(field.default, tuple)):
-        return setting.value
+    if parse is None or (value == "" and not isinstance(field.default, tuple)):
+        return value
     try:
-        return Given(parse(setting.value), setting)
+        return Given(parse(value), setting)
     except ValueError as error:
-        raise setting.error(str(error)) from error
+        raise setting.error("it cannot be parsed" if setting.hidden else str(error)) from error
 
 
 def _converter(parse: Parse) -> Callable[[Any], Any]:

@@ -125,7 +125,7 @@ def test_a_pipe_is_not_waited_for(folder: Path, backend: object) -> None:
 def test_a_draft_of_the_process_table_that_a_stranger_has_made(folder: Path) -> None:
     with SipDump(enable=1, folder=folder) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         (meta,) = files(folder, ".meta")
         (folder / f".{meta.name}.{os.getpid()}").mkdir()
         dump.table.add(1, 0, "HEP agent id=77")

@@ -16,9 +16,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 # A name less, or another signature, breaks what others have written: that takes a new API_VERSION.
 NAMES = {
-    "API_VERSION", "Backend", "ClosedError", "Config", "ConfigError", "DROP", "DriverError", "Flow", "FolderBackend",
-    "FormatError", "Given", "NoOptions", "PartialWriteError", "Query", "Record", "RouteBlock", "Segment",
-    "SegmentExistsError", "SegmentLostError", "SipDump", "SipDumpError", "Site", "SpoolOptions", "Stats",
+    "API_VERSION", "Backend", "Batch", "ClosedError", "Config", "ConfigError", "DROP", "DriverError", "Flow",
+    "FolderBackend", "FormatError", "Given", "NoOptions", "PartialWriteError", "Query", "Record", "RecordError",
+    "RouteBlock", "Segment", "SegmentExistsError", "SegmentLostError", "SipDump", "SipDumpError", "Site",
+    "SpoolOptions", "Stats",
     "StorageError", "StorageFullError", "Store",
     "StoredSegment", "Transform", "__version__", "at_least", "in_range", "one_of", "option", "read_config",
     "tap_datagram", "tap_streams",
@@ -67,16 +68,19 @@ METHODS = {
     },
     "SegmentLostError": {"__init__": "(self, operation, target, reason, records, hint='')"},
     "PartialWriteError": {"__init__": "(self, operation, target, reason, failed, hint='')"},
+    "RecordError": {"__init__": "(self, operation, target, reason, refused, hint='', *, others_stored=False)"},
+    "Batch": {"part": "(self, places)"},
 }
 ATTRIBUTES = {
     "Backend": {
-        "api": 1, "flag": 0, "forgeable": False, "longest": 0, "loses": (), "name": "",
-        "options": sipdump_core.NoOptions, "remote": False, "requires": (), "suffix": "", "transformed": False,
+        "api": 1, "batch_records": 0, "batch_seconds": 0.0, "flag": 0, "forgeable": False, "longest": 0, "loses": (),
+        "name": "", "options": sipdump_core.NoOptions, "remote": False, "requires": (), "stop_seconds": 5.0,
+        "suffix": "", "transformed": False,
     },
     "Transform": {"api": 1, "flag": 0, "name": "", "options": sipdump_core.NoOptions},
 }  # fmt: skip
 FIELDS = {
-    "Site": ["folder", "prefix", "file_mode", "meta", "transforms", "rotate", "distribution", "make", "sync"],
+    "Site": ["folder", "prefix", "file_mode", "meta", "transforms", "rotate", "distribution", "make", "sync", "node"],
     "StoredSegment": ["segment", "size", "modified", "sealed", "records", "location", "pending"],
     "Segment": ["prefix", "stamp", "sequence", "suffix"],
     "Flow": ["tag", "pid", "procno", "proto", "af", "src_ip", "src_port", "dst_ip", "dst_port", "node"],
@@ -115,7 +119,7 @@ def test_the_names_are_these() -> None:
     assert set(sipdump_core.testing.__all__) == TESTING
     assert all(getattr(sipdump_core, name) is not None for name in NAMES)
     assert all(getattr(sipdump_core.testing, name) is not None for name in TESTING)
-    assert sipdump_core.API_VERSION == 1
+    assert sipdump_core.API_VERSION == 2
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -153,7 +157,7 @@ def test_a_question_has_these_fields_by_name() -> None:
 
 
 def test_the_helpers_have_these_signatures() -> None:
-    assert signature(sipdump_core.option) == "(default, *, help, unit='', check=None, parse=None)"
+    assert signature(sipdump_core.option) == "(default, *, help, unit='', check=None, parse=None, secret=False)"
     assert signature(sipdump_core.at_least) == "(low)"
     assert signature(sipdump_core.in_range) == "(low, high)"
     assert signature(sipdump_core.one_of) == "(*allowed)"

@@ -41,6 +41,7 @@ ORDER = (
         "clock",
         "errors",
         "subcommands",
+        "program",
         "version",
     ),
 )

@@ -2,6 +2,7 @@
 
 import time
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,26 @@ def test_the_name_is_kamailios(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_no_name(name: str) -> None:
     assert Segment.parse(name, "p-", ".data") is None
+
+
+@given(st.tuples(st.integers(-1, 10_000), *[st.integers(-1, 99)] * 5))
+def test_a_stamp_is_what_strptime_takes(fields: tuple[int, ...]) -> None:
+    stamp = "{:04}-{:02}-{:02}--{:02}-{:02}-{:02}".format(*fields)
+    try:
+        time.strptime(stamp, "%Y-%m-%d--%H-%M-%S")
+    except ValueError:
+        assert Segment.parse(stamp, "", "") is None
+        with pytest.raises(ValueError, match=r"."):
+            _ = Segment("", stamp).start
+    else:
+        assert Segment.parse(stamp, "", "") == Segment("", stamp)
+
+
+@given(
+    st.lists(st.builds(Segment, st.sampled_from("ab"), st.just("2026-11-22--23-31-00"), st.integers(0, 20)), max_size=9)
+)
+def test_they_sort_by_their_parts(segments: list[Segment]) -> None:
+    assert [attrs.astuple(each) for each in sorted(segments)] == sorted(attrs.astuple(each) for each in segments)
 
 
 def test_digits_are_ascii() -> None:

@@ -69,6 +69,7 @@ class S3Backend(Backend):
     flag = 32
     options = S3Options
     requires = ("boto3",)
+    stop_seconds = 30.0  # for sealing, and uploads of stop_wait seconds
     remote = True
     """What is stored here is slower to read than a local file."""
 
@@ -83,7 +84,7 @@ class S3Backend(Backend):
         self.suffix = self.inner.suffix
         self.loses = self.inner.loses  # type: ignore[misc]  # an instance's own
         self.longest = self.inner.longest  # type: ignore[misc]  # an instance's own
-        node = options.node or socket.gethostname()
+        node = options.node or site.node or socket.gethostname()
         self.keys = Keys(options.prefix, options.key, node, site.prefix, self.suffix)
         refusal = check_node(node)
         if refusal:

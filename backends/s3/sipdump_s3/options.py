@@ -46,7 +46,7 @@ class S3Options:
         help="where requests have the bucket's name: path, virtual (host name) or auto",
         check=one_of("auto", "path", "virtual"),
     )
-    node: str = option("", help="names this collector in the keys; by default the host's name", check=check_node)
+    node: str = option("", help="names this collector in the keys; by default the node of sipdump", check=check_node)
     format: str = option(
         "parquet", help="the backend of files that makes the segments: parquet, pcap, text or another's"
     )

@@ -3,8 +3,6 @@
 import fcntl
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from sipdump_core.segment import Segment
 from sipdump_parquet.options import COLUMNS, FIRST_COLUMNS
 from sipdump_parquet.sort import Sorter
 from tests.backends.parquet.support import SEGMENT, calls, leave, make, read, sealed, write
+from tests.forks import script
 from tests.support import OPTIONS, record
 
 HOUR = "date=2026-11-22/hour=23"
@@ -345,9 +344,9 @@ list(ParquetBackend(ParquetOptions(), Site(folder, "t-")).compact())
 )
 def test_a_crash_at_each_step(tmp_path: Path, step: str, number: int) -> None:
     batch = store(tmp_path)
-    root = Path(__file__).parents[3]
-    child = subprocess.run([sys.executable, "-c", _STEP, str(tmp_path), step, str(number)], cwd=root, check=False)
-    assert child.returncode == 9
+    with script(_STEP, str(tmp_path), step, str(number)) as (child, _):
+        child.join()
+        assert child.exitcode == 9
     bufs = {one.buf for stored in make(tmp_path).segments() for one in make(tmp_path).read(stored)}
     assert bufs == {one.buf for one in batch}, "all are there at any moment"
     assert all(done.error is None for done in compact(tmp_path))

@@ -4,8 +4,6 @@ import fcntl
 import logging
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from sipdump_core.segment import Segment, StoredSegment
 from sipdump_parquet import conversion
 from sipdump_parquet.options import WAL_SUFFIX
 from tests.backends.parquet.support import SEGMENT, leave, make, read, sealed, write
+from tests.forks import script
 from tests.support import record
 
 ROUNDS = int(os.environ.get("SIPDUMP_CRASH_ROUNDS", "20"))
@@ -51,11 +50,6 @@ while True:
 """
 
 
-def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
-    root = Path(__file__).parents[3]
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=root, stdout=subprocess.PIPE, text=True)
-
-
 def everything(folder: Path) -> list[int]:
     """The number of every record in the folder."""
     backend = make(folder)
@@ -67,13 +61,12 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
     dice = random.Random(7)
     stored = 0
     for _ in range(ROUNDS):
-        with python(_WRITER, str(tmp_path), str(stored), str(1 << 16)) as writer:
-            assert writer.stdout
+        with script(_WRITER, str(tmp_path), str(stored), str(1 << 16)) as (writer, printed):
             acknowledged = stored
             for _ in range(dice.randrange(1, 40)):
-                acknowledged = int(writer.stdout.readline())
+                acknowledged = int(printed.readline())
             writer.kill()
-            rest = writer.stdout.read().split("\n")
+            rest = printed.read().split("\n")
         acknowledged = max([acknowledged, *(int(line) for line in rest[:-1] if line)])
         found = everything(tmp_path)
         assert len(found) == len(set(found)), "none twice, at no moment"
@@ -132,9 +125,9 @@ def test_a_crash_at_each_step_of_sealing(tmp_path: Path, step: str, number: int,
     if damaged:
         flip(wal, 1)
         expected = [1, 3]
-    with python(_STEP, str(tmp_path), step, str(number), after) as child:
-        child.communicate()
-    assert child.returncode == 9
+    with script(_STEP, str(tmp_path), step, str(number), after) as (child, _):
+        child.join()
+        assert child.exitcode == 9
     found = everything(tmp_path)
     assert sorted(found) == expected
     results = list(make(tmp_path).recover())

@@ -157,13 +157,13 @@ def test_nothing_raises_on_any_bytes(buf: bytes) -> None:
 )  # fmt: skip
 def test_hostile_messages_take_no_longer_than_their_length(piece: bytes) -> None:
     """These would take minutes and hours where time grew with the square."""
-    many = piece * ((1 << 18) // len(piece))
-    begin = time.monotonic()
+    many = piece * ((1 << 17) // len(piece))
+    begin = time.process_time()
     everything(Message(b"X" + many))
     for head in (b"From: ", b"Via: SIP/2.0/UDP x", b"m: ", b"c: ", b"c: multipart/x;boundary=b\r\n\r\n",
                  b"c: application/sdp\r\n\r\n"):  # fmt: skip
         everything(Message(b"X sip:x SIP/2.0\r\n" + head + many))
-    assert time.monotonic() - begin < 30
+    assert time.process_time() - begin < 10
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="no folder of real messages is named by SIPDUMP_CORPUS")

@@ -8,7 +8,7 @@ from sipdump_core.plan import make_plan
 from sipdump_core.settings.options import Setting
 
 
-def values(text: str) -> list[tuple[str, str, int | str]]:
+def values(text: str) -> list[tuple[str, str, int | float | str]]:
     return [(s.module, s.name, s.value) for s in parse_config(text, "k.cfg").settings]
 
 

@@ -102,7 +102,7 @@ def test_list(dump: SipDump, rpc: Rpc) -> None:
         dump.intercept([record()])
         rpc.call("sipdump.rotate")
     dump.intercept([record()])
-    assert dump.flush(10)
+    assert dump.flush(60)
     rows = rpc.call("sipdump.list")
     assert len(rows) == 8
     assert [row["state"] for row in rows] == ["sealed"] * 6 + ["open"] * 2
@@ -128,7 +128,7 @@ def test_prune(tmp_path: Path) -> None:
         for path in old:
             os.utime(path, (time.time() - 259_200,) * 2)
         dump.intercept([record()])
-        assert dump.flush(10)
+        assert dump.flush(60)
         assert rpc.call("sipdump.prune") == [
             {"backend": "parquet", "segments": 0, "bytes": 0},
             {"backend": "pcap", "segments": 1, "bytes": size[".pcap"]},
@@ -189,7 +189,7 @@ def test_two_prunes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     def slow(*_: object, **__: object) -> Iterator[Any]:
         started.set()
-        go.wait(10)
+        go.wait(60)
         yield from ()
 
     with SipDump(enable=1, folder=tmp_path, fage=10, start_pruning=False) as dump:
@@ -197,7 +197,7 @@ def test_two_prunes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("sipdump_core.control.commands.prune_all", slow)
         thread = threading.Thread(target=rpc.call, args=("sipdump.prune",))
         thread.start()
-        assert started.wait(10)
+        assert started.wait(60)
         with pytest.raises(RpcFault, match="under way"):
             rpc.call("sipdump.prune")
         go.set()

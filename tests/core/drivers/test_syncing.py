@@ -48,7 +48,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
         monkeypatch.setattr(os, name, partial(call, name, getattr(os, name)))
     yield made
     made.on_call = lambda *_: None
-    assert SYNCER.finish(10)
+    assert SYNCER.finish(60)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def backend(tmp_path: Path) -> Iterator[TextBackend]:
     made = TextBackend(NoOptions(), Site(str(tmp_path), "p-", sync=0.02))
     yield made
     made.close()
-    assert SYNCER.finish(10)
+    assert SYNCER.finish(60)
 
 
 def failing(number: int, times: int = 1) -> Callable[[str, str], None]:
@@ -138,7 +138,7 @@ def test_a_sealed_file_and_its_folder_are_synced(tmp_path: Path, disk: Disk) -> 
     backend.open(SEGMENT)
     backend.write([record(b"first")])
     backend.close()
-    assert SYNCER.finish(10)
+    assert SYNCER.finish(60)
     assert disk.calls == [("fsync", str(tmp_path / SEGMENT.name)), ("fsync", str(tmp_path))]
 
 
@@ -169,7 +169,7 @@ def test_a_disk_that_hangs_holds_nothing_up(
     assert "does not return" in wait_for(backend.health)
     assert not SYNCER.finish(0.01)
     free.set()
-    assert SYNCER.finish(10)
+    assert SYNCER.finish(60)
     assert disk.synced(tmp_path / SEGMENT.name) == ["fdatasync", "fsync"], "it is synced to its end, too"
 
 
@@ -192,7 +192,7 @@ def test_a_file_that_failed_is_written_and_synced_no_more(
     backend.write([record(b"second")])
     wait_for(lambda: disk.synced(tmp_path / SEGMENT.next().name))
     backend.close()
-    assert SYNCER.finish(10)
+    assert SYNCER.finish(60)
     assert disk.synced(tmp_path / SEGMENT.name) == ["fdatasync"]
 
 
@@ -239,7 +239,7 @@ def test_an_error_at_the_close_is_an_error_of_the_sync(
     with monkeypatch.context() as patch:
         patch.setattr(os, "close", close)
         backend.close()
-        assert SYNCER.finish(10)
+        assert SYNCER.finish(60)
     assert "file cannot be synced" in caplog.text
     backend.open(SEGMENT.next())
     with pytest.raises(StorageError, match="I/O error"):
@@ -311,7 +311,7 @@ def test_a_forked_child_syncs_files_of_its_own(tmp_path: Path, backend: TextBack
             other.open(Segment("child-", SEGMENT.stamp, 0, ".data"))
             other.write([record(b"of the child")])
             other.close()
-            status = 0 if SYNCER.finish(10) else 2
+            status = 0 if SYNCER.finish(60) else 2
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0

@@ -27,7 +27,7 @@ def test_a_backend_without_an_encoding_is_told_and_costs_no_other(
     monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
     with SipDump(plan=plan(tmp_path, Broken)) as made:
         made.received(b"a", A, B)
-        assert made.flush(10)
+        assert made.flush(60)
         stats = made.stats().backends
         assert stats["broken"].dropped == {"NotImplementedError": 1}
         assert "Broken has no encode()" in stats["broken"].error
@@ -54,7 +54,7 @@ def test_a_failing_backend_costs_the_others_nothing(
     probe(dump).on_write = lambda: None
     dump.received(b"b", A, B)
     wait_for(lambda: probe(dump).stored and dump.stats().backends["probe"].state == "ok")
-    assert dump.flush(10)
+    assert dump.flush(60)
     stats = dump.stats().backends
     assert stats["text"].stored == 4
     assert stats["probe"].stored + sum(stats["probe"].dropped.values()) == 4
@@ -74,7 +74,7 @@ def test_a_batch_that_a_backend_cannot_digest_is_given_up_with_a_count(
 
     probe(dump).on_write = fail
     dump.received(b"a", A, B)
-    assert dump.flush(10)
+    assert dump.flush(60)
     assert dump.stats().backends["probe"].dropped == {"ValueError": 1}
     assert len(attempts) == delivery.ATTEMPTS + 1  # and once more by itself
     assert "poison" in caplog.text
@@ -92,7 +92,7 @@ def test_one_record_that_a_backend_cannot_digest_costs_no_other(dump: SipDump, m
 
     monkeypatch.setattr(target, "write", write)
     dump.intercept([record(b"poison" if n == 33 else b"%d" % n) for n in range(100)])
-    assert dump.flush(10)
+    assert dump.flush(60)
     assert [one.buf for one in target.stored] == [b"%d" % n for n in range(100) if n != 33]
     assert dump.stats().backends["probe"].dropped == {"ValueError": 1}
 
@@ -101,7 +101,7 @@ def test_a_record_size_that_raises_stops_nobody(tmp_path: Path, monkeypatch: pyt
     with SipDump(plan=plan(tmp_path, Probe, rotate_size=100_000)) as made:
         monkeypatch.setattr(probe(made), "record_size", lambda _: 1 // 0)
         made.received(b"a", A, B)
-        assert made.flush(10)
+        assert made.flush(60)
         assert len(probe(made).stored) == len(read(tmp_path)) == 1
 
 
@@ -115,7 +115,7 @@ def test_a_full_store_goes_on_in_the_same_segment(dump: SipDump, monkeypatch: py
 
     probe(dump).on_write = full
     dump.received(b"a", A, B)
-    assert dump.flush(10)
+    assert dump.flush(60)
     assert [call for call in probe(dump).calls if call != "flush"] == ["open", "write"]
 
 
@@ -132,10 +132,10 @@ def test_after_any_other_error_of_the_store_a_fresh_segment_is_begun(
             raise StorageError("write", "x", "Input/output error")
 
     dump.received(b"a", A, B)
-    assert dump.flush(10)
+    assert dump.flush(60)
     probe(dump).on_write = fail
     dump.received(b"b", A, B)
-    assert dump.flush(10)
+    assert dump.flush(60)
     calls = [call for call in probe(dump).calls if call != "flush"]
     assert calls == ["open", "write", "failure", "close", "open", "write"]
 
@@ -179,7 +179,7 @@ def test_a_segment_that_is_no_longer_good_is_sealed_though_nothing_comes(
 
 def test_a_flush_that_failed_is_tried_again(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:
     dump.received(b"a", A, B)
-    assert dump.flush(10)
+    assert dump.flush(60)
     failures = [StorageError("flush", "x", "away")] * 2
     flushes = []
 
@@ -191,7 +191,7 @@ def test_a_flush_that_failed_is_tried_again(dump: SipDump, monkeypatch: pytest.M
     monkeypatch.setattr(probe(dump), "flush", flush)
     dump.received(b"b", A, B)
     for _ in range(4):
-        assert dump.flush(10)
+        assert dump.flush(60)
     assert len(flushes) == 3, "and no more often than until it has worked"
     assert dump.stats().backends["probe"].state == "ok"
 

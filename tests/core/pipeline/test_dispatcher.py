@@ -9,6 +9,7 @@ import pytest
 
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.errors import StorageError
+from sipdump_core.lifecycle import meta_file
 from sipdump_core.segment import Segment
 from sipdump_core.sipdump import SipDump
 from sipdump_text import TextBackend
@@ -37,14 +38,19 @@ def test_rotation_by_size(tmp_path: Path) -> None:
 
 
 def test_a_stale_segment_is_sealed_without_traffic(tmp_path: Path) -> None:
-    with SipDump(enable=1, folder=tmp_path, rotate=1) as dump:
+    clock = FakeClock()
+    with SipDump(enable=1, folder=tmp_path, rotate=1, clock=clock) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
+        clock.advance(0.95)
+        dump.received(b"0.05 s before it is stale", A, B)
+        assert dump.flush(60)
         backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
         assert [s.sealed for s in backend.segments()] == [False]
+        clock.advance(0.05)
         wait_for(lambda: [s.sealed for s in backend.segments()] == [True])
         dump.received(b"b", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         assert len(list(backend.segments())) == 2
 
 
@@ -54,13 +60,13 @@ def test_a_stepped_wall_clock_overwrites_and_delays_nothing(tmp_path: Path) -> N
         for step in (0, 0, -3600, 3600):
             clock.now += step
             dump.received(b"%d" % step, A, B)
-            assert dump.flush(10)
+            assert dump.flush(60)
             dump.rotate()
         dump.received(b"young", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         clock.ticks += 99
         dump.received(b"still young", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         clock.now -= 7200  # the wall clock steps back, the interval goes on
         clock.ticks += 1
         dump.received(b"old", A, B)
@@ -104,15 +110,80 @@ def test_a_link_at_the_name_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_meta_is_brought_up_to_date_while_the_segment_is_open(tmp_path: Path) -> None:
-    with SipDump(enable=1, folder=tmp_path) as dump:
+    clock = FakeClock()
+    with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         (meta,) = files(tmp_path, ".meta")
-        assert "agent" not in meta.read_text()
+        clock.advance(0.95)
         dump.table.add(1, 0, "HEP agent id=77")
         dump.received(b"b", A, B)
+        assert dump.flush(60)
+        assert "agent" not in meta.read_text()
+        clock.advance(0.05)
         wait_for(lambda: "process: 1 0 HEP agent id=77" in meta.read_text())
         assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_rows_that_came_just_before_a_rotation_are_in_its_meta(tmp_path: Path) -> None:
+    clock = FakeClock()  # which stands still: no other write of it is due
+    with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
+        dump.received(b"a", A, B)
+        assert dump.flush(10)
+        dump.table.add(1, 77, "just in time")
+        dump.table.add(2, 78, "ended")
+        dump.table.retire(2, 78, "ended")
+        dump.rotate()
+        dump.received(b"b", A, B)
+        assert dump.flush(10)
+        dump.table.add(3, 79, "before the end")
+    first, second = (path.read_text() for path in files(tmp_path, ".meta"))
+    assert "process: 1 77 just in time\nprocess: 2 78 ended\n" in first
+    assert "process: 1 77 just in time\nprocess: 3 79 before the end\n" in second
+    assert "nrprocs: 3\n" in second
+
+
+def test_a_meta_file_is_brought_up_to_date_at_most_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    written: list[float] = []
+    real = meta_file.rewrite
+
+    def rewrite(site: Site, segment: Segment) -> None:
+        written.append(clock.ticks - 1000)
+        real(site, segment)
+
+    monkeypatch.setattr(meta_file, "rewrite", rewrite)
+    with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
+        for number in range(10):
+            dump.table.add(number, number, "agent")
+            dump.received(b"%d" % number, A, B)
+            assert dump.flush(10)
+            if number == 5:
+                assert 0.5 < (dump._dispatcher.wait() or 0.0) < 1.0  # the next one is due without any traffic
+            clock.advance(0.25)
+        assert written == [1.0, 2.0]
+
+
+def test_a_meta_file_that_could_not_be_made_is_made_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    real, errors = meta_file._create, [StorageError("write", "x", "Too many open files")]
+
+    def scarce(path: str, site: Site) -> int:
+        if errors:
+            raise errors.pop()
+        return real(path, site)
+
+    monkeypatch.setattr(meta_file, "_create", scarce)
+    with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
+        dump.received(b"a", A, B)
+        assert dump.flush(10)
+        assert files(tmp_path, ".meta") == []
+        clock.advance(1)
+        dump.received(b"b", A, B)
+        assert dump.flush(10)
+        assert [path.stem for path in files(tmp_path, ".meta")] == [path.stem for path in files(tmp_path, ".data")]
 
 
 def test_a_meta_file_of_another_segment_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +197,7 @@ def test_a_meta_file_of_another_segment_is_never_overwritten(tmp_path: Path, mon
     monkeypatch.setattr("sipdump_core.lifecycle.meta_file.claim", fail)
     with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         dump.table.add(9, 9, "new row")
         clock.ticks += 5
         dump.received(b"b", A, B)
@@ -152,7 +223,7 @@ def test_segments_end_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for step in (0, 1968, 1, 3600, 59):
             clock.advance(step)
             dump.received(b"%d" % step, A, B)
-            assert dump.flush(10)
+            assert dump.flush(60)
         clock.now += 7200  # the wall clock is set
         dump.received(b"set", A, B)
     monkeypatch.undo()
@@ -165,6 +236,6 @@ def test_segments_end_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_segment_on_the_clock_is_sealed_without_traffic(tmp_path: Path) -> None:
     with SipDump(enable=1, folder=tmp_path, rotate=1, rotate_align=1) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
         wait_for(lambda: [s.sealed for s in backend.segments()] == [True])

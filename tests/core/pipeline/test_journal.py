@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.drivers.base import Site
@@ -22,7 +22,7 @@ from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Columns, Damage, Frame, Journal, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
-from tests.support import record
+from tests.support import examples, record
 
 SEGMENT = Segment("t-", "2026-11-22--23-31-00", 0, ".wal")
 
@@ -246,7 +246,7 @@ def test_a_journal_that_cannot_be_synced_takes_no_more(tmp_path: Path, monkeypat
     with pytest.raises(StorageError, match="Input/output error"):
         log.write([record(b"2")])
     log.close()
-    assert SYNCER.finish(10)
+    assert SYNCER.finish(60)
     assert [one.buf for one in records(Path(log.path))] == [b"1"]
 
 
@@ -261,7 +261,7 @@ def test_what_is_passed_over_hides_no_frames_behind_it(tmp_path: Path) -> None:
     assert [f.columns().records().__next__().buf for f in found if isinstance(f, Frame) and f.payload] == [b"wanted"]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.binary(max_size=400), st.integers(0, 3))
 def test_any_bytes_can_be_scanned(tmp_path_factory: pytest.TempPathFactory, data: bytes, head: int) -> None:
     path = tmp_path_factory.mktemp("j") / "x.wal"
@@ -271,7 +271,7 @@ def test_any_bytes_can_be_scanned(tmp_path_factory: pytest.TempPathFactory, data
         assert 0 <= found.offset < found.end <= path.stat().st_size
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.lists(st.tuples(st.binary(max_size=200), st.integers(1, 5)), min_size=1, max_size=8), max_size=5))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, drawn: list[list[tuple[bytes, int]]]) -> None:
     batches = [[record(buf, src_port=port, tag="pröf☎") for buf, port in batch] for batch in drawn]

@@ -105,7 +105,7 @@ def test_an_outage_costs_nothing_and_keeps_the_order(tmp_path: Path) -> None:
             dump.intercept([record(b"%d" % n)])
             if n == 20:
                 dump.rotate()
-        assert dump.flush(10)
+        assert dump.flush(60)
         wait_for(lambda: dump.stats().backends["remote"].state == "retrying")
         assert "away" in dump.stats().backends["remote"].error
         assert dump.stats().backends["remote"].counters["spool_bytes"] > 0
@@ -123,7 +123,7 @@ def test_what_is_left_at_the_end_goes_out_after_the_next_start(
     Remote.away = True
     dump = start(tmp_path)
     dump.intercept([record(b"old")])
-    assert dump.flush(10)
+    assert dump.flush(60)
     assert dump.close()  # what is on disk is not lost
     assert "records wait in the spool for the next start" in caplog.text
     assert [name for name in left(tmp_path) if name.endswith(".spool")]
@@ -139,7 +139,7 @@ def test_rotation_gives_the_store_segments_of_the_same_names(tmp_path: Path) -> 
     with start(tmp_path) as dump:
         for n in range(3):
             dump.intercept([record(b"%d" % n)])
-            assert dump.flush(10)
+            assert dump.flush(60)
             dump.rotate()
         wait_for(lambda: len(Remote.stored) == 3)
     stems = sorted(path.stem for path in tmp_path.glob("*.data"))
@@ -152,7 +152,7 @@ def test_a_full_spool_drops_with_a_count_for_this_backend_alone(tmp_path: Path) 
     with start(tmp_path, queue=20, spool_max_bytes=20_000) as dump:
         for n in range(15):
             dump.intercept([record(b"%04d" % n + b"x" * 996)])
-            assert dump.flush(10)
+            assert dump.flush(60)
         dump.block = False
         dump.intercept([record(b"y" * 1000) for n in range(60)])  # queue is 20: the rest finds no room anywhere
         wait_for(lambda: "spool_max_bytes" in dump.stats().backends["remote"].error)
@@ -160,7 +160,7 @@ def test_a_full_spool_drops_with_a_count_for_this_backend_alone(tmp_path: Path) 
         assert sum((tmp_path / "spool" / name).stat().st_size for name in left(tmp_path)) <= 20_000
         Remote.away = False
         wait_for(lambda: dump.stats().backends["remote"].state == "ok")
-        assert dump.flush(10)
+        assert dump.flush(60)
         text = dump.stats().backends["text"].stored
     numbers = dump.stats().backends["remote"]
     assert numbers.stored + sum(numbers.dropped.values()) == text
@@ -174,7 +174,9 @@ def test_two_daemons_do_not_share_a_spool(tmp_path: Path) -> None:
         wait_for(lambda: Remote.stored == [b"one"])
         with start(tmp_path) as two:
             wait_for(lambda: "another process works on it" in two.stats().backends["remote"].error)
-        wait_for(lambda: Remote.stored == [b"one"])
+        one.intercept([record(b"two")])
+        wait_for(lambda: len(Remote.stored) > 1)
+    assert Remote.stored == [b"one", b"two"]
 
 
 def test_a_hanging_store_is_seen_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +187,7 @@ def test_a_hanging_store_is_seen_and_stops_nobody(tmp_path: Path, monkeypatch: p
     dump = start(tmp_path)
     for n in range(30):
         dump.intercept([record(b"%d" % n)])
-    assert dump.flush(10)
+    assert dump.flush(60)
     wait_for(lambda: dump.stats().backends["remote"].state == "stalled")
     begin = time.monotonic()
     assert dump.close(10)
@@ -207,7 +209,7 @@ def test_a_journal_stays_until_the_store_has_flushed_it(tmp_path: Path, monkeypa
     Remote.away = True
     with start(tmp_path) as dump:  # so that the journal is complete when it is delivered
         dump.intercept([record(b"1")])
-        assert dump.flush(10)
+        assert dump.flush(60)
     monkeypatch.setattr(Remote, "flush", flush)
     Remote.away = False
     with start(tmp_path) as dump:
@@ -261,7 +263,7 @@ def test_damage_is_told_and_kept_aside(tmp_path: Path, caplog: pytest.LogCapture
     with start(tmp_path) as dump:
         for n in range(3):
             dump.intercept([record(b"message %d" % n)])
-            assert dump.flush(10)
+            assert dump.flush(60)
     (path,) = (tmp_path / "spool").glob("*.spool")
     data = path.read_bytes()
     damaged = data.replace(b"message 1", b"massage 1")
@@ -284,7 +286,7 @@ def test_a_torn_end_is_no_damage(tmp_path: Path) -> None:
     with start(tmp_path) as dump:
         for n in range(2):
             dump.intercept([record(b"message %d" % n)])
-            assert dump.flush(10)
+            assert dump.flush(60)
     (path,) = (tmp_path / "spool").glob("*.spool")
     os.truncate(path, path.read_bytes().index(b"message 1") + 3)
     Remote.away = False
@@ -355,7 +357,7 @@ def test_the_end_waits_no_longer_than_it_may_for_a_store_that_is_slow(
     with start(tmp_path) as dump:
         for n in range(10):
             dump.intercept([record(b"%d" % n)])
-            assert dump.flush(10)
+            assert dump.flush(60)
     Remote.away = False
     with monkeypatch.context() as patch:
         patch.setattr(delivery.Delivery, "hurry", hurrying)
@@ -388,7 +390,7 @@ test_spool.Remote = Writer
 dump = test_spool.start(Path({folder!r}))
 for n in range({first}, {first} + 100000):
     dump.intercept([record(b"%d" % n)])
-    assert dump.flush(10)
+    assert dump.flush(60)
     print(n, flush=True)
 """
 
@@ -449,9 +451,10 @@ def test_the_records_of_a_driver_that_cannot_be_used_wait_in_its_spool(
     with SipDump(plan=make_plan(settings)) as dump:
         for n in range(100):  # many more than the backlog has room for
             dump.intercept([record(b"%d" % n)])
-            assert dump.flush(10)
+            assert dump.flush(60)
+        wait_for(lambda: dump.stats().backends["late"].state == "retrying")
         numbers = dump.stats().backends["late"]
-        assert (numbers.state, numbers.stored, numbers.dropped) == ("retrying", 0, {})
+        assert (numbers.stored, numbers.dropped) == (0, {})
         assert numbers.counters["spooled"] == 100
         (packages / "sipdump_late.py").write_text(LATE.format(start="", path=str(stored)))
         sys.modules.pop("sipdump_late", None)

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.plan import make_plan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
@@ -28,7 +29,7 @@ def fill(backend: Backend, records: Sequence[Record], at: float, *, close: bool 
     backend.start()
     backend.open(segment)
     for first in range(0, len(records), batch):
-        backend.write(records[first : first + batch])
+        backend.write(Batch(records[first : first + batch]))
     backend.flush()
     if close:
         backend.close()

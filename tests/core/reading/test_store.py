@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.query import Query
 from sipdump_core.reading.command import main
 from sipdump_core.reading.searched import Searched
@@ -125,7 +126,7 @@ def test_files_of_one_second_are_all_read(tmp_path: Path, capsys: pytest.Capture
         backend = shop.backend("text", shop.site())
         segment = Segment.starting(backend.site.prefix, at("10:00:00") / 1e6)
         backend.open(attrs.evolve(segment, suffix=backend.suffix, sequence=number))
-        backend.write(call(f"{number}@a"))
+        backend.write(Batch(call(f"{number}@a")))
         backend.close()
     files = [part for path in tmp_path.glob("*.data") for part in ("--file", path)]
     assert found(capsys, *files) == found(capsys, "--folder", tmp_path) == ["0@a", "1@a", "2@a"]

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.record import Record
@@ -18,7 +18,7 @@ from sipdump_core.routes.variables import (
     compile_format,
     compile_pv,
 )
-from tests.support import OPTIONS, record
+from tests.support import OPTIONS, examples, record
 
 
 def value(text: str, buf: bytes = OPTIONS, **fields: object) -> object:
@@ -154,7 +154,7 @@ records = st.builds(
 
 
 @given(names, st.lists(transformation, max_size=4), records)
-@settings(max_examples=500, deadline=None)
+@examples(200)
 def test_no_record_makes_a_variable_raise(name: str, transformations: list[str], any_record: Record) -> None:
     try:
         form = compile_format(f"$({name}{''.join(transformations)})", parse_call_id=True)
@@ -164,7 +164,7 @@ def test_no_record_makes_a_variable_raise(name: str, transformations: list[str],
 
 
 @given(st.text(alphabet="$(){}[],s.lenTV ipdumbf01\\%", max_size=40))
-@settings(max_examples=500, deadline=None)
+@examples(200)
 def test_any_text_compiles_or_is_refused(text: str) -> None:
     try:
         form = compile_format(text, parse_call_id=True)
