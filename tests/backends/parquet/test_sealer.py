@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,22 +126,36 @@ def test_what_the_disk_refuses_is_tried_for_as_long_as_it_takes(
 ) -> None:
     """It is no fault of the contents, and nothing is put aside for it."""
     refusals = iter(range(2 * sealer.ATTEMPTS))
-    real = os.link
+    real = os.fsync
 
-    def link(source: str, target: str) -> None:
+    def fsync(fd: int) -> None:
         if next(refusals, None) is not None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(source, target)
+        real(fd)
 
-    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "fsync", fsync)
     backend = make(tmp_path)
     backend.start()
     backend.open(SEGMENT)
     backend.write([record()])
     backend.close()
-    wait_for(lambda: sealed(tmp_path) == [SEGMENT.name])
-    wait_for(lambda: os.listdir(tmp_path) == [SEGMENT.name])
-    backend.stop()
+    try:
+        wait_for(lambda: os.listdir(tmp_path) == [SEGMENT.name])
+    finally:
+        backend.stop()
+
+
+def test_the_time_between_two_tries_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = make(tmp_path)
+    made = sealer.Sealer(backend.opts, backend.site, [])
+    made.stop()
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    job = sealer._Job(SEGMENT)
+    waits = []
+    for _ in range(12):
+        made._failed(job, "path", StorageError("seal", "path", "a test"))
+        waits.append(job.due - 1000.0)
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
 
 
 def test_many_small_batches_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,14 @@ def test_an_hour_that_cannot_be_looked_at_is_left_alone(tmp_path: Path, step: st
     assert {"23-1", "23-2", "23-2-1"} <= set(store.blobs)
 
 
+def test_an_hour_that_cannot_be_looked_at_keeps_no_other_waiting(tmp_path: Path) -> None:
+    store = Store(tmp_path, h22_1=Blob("a"), h22_2=Blob("b"), h23_1=Blob("c"), h23_2=Blob("d"))
+    store.refused = {"contents 22-2"}
+    failed, done = run(store)
+    assert (failed.partition, str(failed.error)) == ("hour=22", "take the step contents 22-2: refused")
+    assert (done.partition, done.location) == ("hour=23", "23-2-1")
+
+
 def test_two_do_not_meet(tmp_path: Path) -> None:
     store = Store(tmp_path, h23_1=Blob("a"), h23_2=Blob("b"))
     first = store.run(target_size=100, min_age=0.0, partition="", dry_run=True, now=0.0)
