@@ -239,9 +239,9 @@ def test_a_huge_hole_costs_neither_memory_nor_time(folder: Path) -> None:
     with wal.open("r+b") as file:
         file.truncate(1 << 42)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
+    start = time.process_time()
     (done,) = make(folder).recover()
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
     assert done.records == 1
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sipdump_core.control import jsonrpc
+from sipdump_core.control import fifo, jsonrpc
 from sipdump_core.control.commands import Rpc
 from sipdump_core.control.fifo import ReplyFifos
 from sipdump_core.errors import ConfigError
@@ -54,6 +54,32 @@ def test_a_fifo_gets_over_a_request_that_never_ends(start: Start, tmp_path: Path
     for _ in range(40):
         path.write_bytes(b"{" * 4000)
     wait_for(answered)
+
+
+def test_a_request_that_is_too_long_is_dropped_at_once(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    replies = tmp_path / "replies"
+    replies.mkdir()
+    path = tmp_path / "rpc.fifo"
+    start(jsonrpc=(f"fifo:{path}",), fifo_reply_dir=str(replies), request_timeout=600)
+    for _ in range(17):
+        path.write_bytes(b"{" * 4000)
+    wait_for(lambda: "a request is too long" in caplog.text)
+    assert fifo_call(path, replies, "next", method="core.version")["result"]
+
+
+def test_answers_without_a_reader_are_bounded(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fifo, "_MAX_REPLIES", 2)
+    monkeypatch.setattr(fifo, "_REPLY_WAIT_S", 600)
+    path = tmp_path / "rpc.fifo"
+    start(jsonrpc=(f"fifo:{path}",), fifo_reply_dir=str(tmp_path))
+    for number in range(3):
+        os.mkfifo(tmp_path / f"r{number}")
+        path.write_text(json.dumps({"jsonrpc": "2.0", "method": "core.version", "reply_name": f"r{number}", "id": 1}))
+    wait_for(lambda: "too many answers wait for their readers" in caplog.text)
 
 
 def test_reply_fifos_of_strangers(start: Start, rpc: Rpc, tmp_path: Path) -> None:

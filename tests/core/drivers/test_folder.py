@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,20 @@ from tests.core.support import read
 from tests.support import record
 
 SEGMENT = Segment("p-", "2026-11-22--00-00-00", 0, ".data")
+
+
+def test_a_segment_is_sealed_though_a_forked_child_still_has_it_open(tmp_path: Path) -> None:
+    """Not every child can be told to let go of it: a C library may have forked."""
+    backend = TextBackend(NoOptions(), Site(str(tmp_path), "p-"))
+    backend.open(Segment("p-", "2026-11-22--00-00-00", 0, ".data"))
+    backend.write([record(b"first")])
+    with subprocess.Popen(["sleep", "60"], pass_fds=[backend._fd]) as child:
+        try:
+            assert [stored.sealed for stored in backend.segments()] == [False]
+            backend.close()
+            assert [stored.sealed for stored in backend.segments()] == [True]
+        finally:
+            child.kill()
 
 
 def test_a_write_error_takes_the_torn_part_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,52 @@
 
 import os
 import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sipdump_core.drivers.base import NoOptions, Site
+from sipdump_core.drivers.base import Backend, NoOptions, Site
+from sipdump_core.lifecycle import pruner
 from sipdump_core.lifecycle.pruner import Pruner
-from sipdump_core.segment import StoredSegment
+from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.sipdump import SipDump
-from sipdump_text import TextBackend
 from tests.support import FakeClock, wait_for
+
+CLOCK = FakeClock()
+
+
+class Store(Backend):
+    """Has three old segments, and one that is being written; a test may hold it up."""
+
+    name = "store"
+
+    def __init__(self) -> None:
+        super().__init__(NoOptions(), Site("", ""))
+        self.held = threading.Event()
+        self.held.set()
+        self.listed = 0
+        self.deleted: list[str] = []
+
+    def segments(self) -> Iterator[StoredSegment]:
+        self.listed += 1
+        self.held.wait(60)
+        for number in range(4):
+            segment = Segment("p-", f"2026-11-20--00-00-0{number}")
+            yield StoredSegment(segment, 5, CLOCK.now - 100, sealed=number < 3)
+
+    def delete_many(self, stored: Iterable[StoredSegment]) -> Iterator[tuple[StoredSegment, Any]]:
+        for one in stored:
+            self.deleted.append(one.segment.stem[-2:])
+            yield one, None
+
+
+class Other(Store):
+    """Another one."""
+
+    name = "other"
 
 
 def test_prune_runs_at_start(tmp_path: Path) -> None:
@@ -22,91 +58,82 @@ def test_prune_runs_at_start(tmp_path: Path) -> None:
         wait_for(lambda: not old.exists())
 
 
-class Pause(threading.Event):
-    """Ends a pause of the pruner when the test says so, and keeps how long it is."""
+def test_it_waits_600_seconds_as_kamailio_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float | None] = []
+    store = Store()
+    one = Pruner(lambda: [store], 50, CLOCK)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.pauses: list[float | None] = []
-        self.over = threading.Event()
+    def wait(seconds: float | None = None) -> bool:
+        pauses.append(seconds)
+        return True
 
-    def wait(self, timeout: float | None = None) -> bool:
-        self.pauses.append(timeout)
-        self.over.wait(10)
-        self.over.clear()
-        return self.is_set()
-
-
-def old(folder: Path, number: int) -> Path:
-    path = folder / f"p-2020-01-01--00-00-{number:02}.data"
-    path.write_bytes(b"x")
-    os.utime(path, (0, 0))
-    return path
+    monkeypatch.setattr(one._stopped, "wait", wait)
+    one.start()
+    wait_for(lambda: not threads())
+    assert pauses == [600]
+    assert store.listed == 1
 
 
-@pytest.fixture
-def backend(tmp_path: Path) -> TextBackend:
-    return TextBackend(NoOptions(), Site(str(tmp_path), "p-"))
+def test_it_prunes_again_and_again_and_a_store_that_hangs_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruner, "PRUNE_INTERVAL", 0.001)
+    slow, quick = Store(), Other()
+    slow.held.clear()
+    one = Pruner(lambda: [slow, quick], 50, CLOCK)
+    one.start()
+    wait_for(lambda: quick.listed > 3)
+    assert slow.listed == 1, "it is not asked again while it hangs"
+    slow.held.set()
+    wait_for(lambda: slow.listed > 2)
+    one.stop()
+    wait_for(lambda: not threads())
+    assert Counter(slow.deleted).keys() == {"00", "01", "02"}
 
 
-def test_it_prunes_again_every_600_seconds(
-    tmp_path: Path, backend: TextBackend, monkeypatch: pytest.MonkeyPatch
+def test_what_is_not_that_old_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruner, "PRUNE_INTERVAL", 0.001)
+    store = Store()
+    one = Pruner(lambda: [store], 100, CLOCK)
+    one.start()
+    wait_for(lambda: store.listed > 2)
+    one.stop()
+    assert store.deleted == []
+
+
+def test_after_the_end_no_more_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    one = Pruner(lambda: [store], 50, CLOCK)
+    real = store.delete_many
+
+    def delete_many(stored: Iterable[StoredSegment]) -> Iterator[tuple[StoredSegment, Any]]:
+        for done in real(stored):
+            one.stop()  # while the first is being deleted
+            yield done
+
+    monkeypatch.setattr(store, "delete_many", delete_many)
+    one.start()
+    wait_for(lambda: store.deleted)
+    wait_for(lambda: not threads())
+    assert store.deleted == ["00"]
+
+
+def test_a_round_that_fails_is_told_and_is_not_the_last(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pruner = Pruner(lambda: [backend], 60, FakeClock())
-    pause = Pause()
-    monkeypatch.setattr(pruner, "_stopped", pause)
-    first = old(tmp_path, 1)
-    pruner.start()
-    wait_for(lambda: not first.exists())
-    second = old(tmp_path, 2)
-    wait_for(lambda: pause.pauses)
-    assert second.exists()
-    pause.over.set()
-    wait_for(lambda: not second.exists())
-    pruner.stop()
-    pause.over.set()
-    assert set(pause.pauses) == {600.0}
+    monkeypatch.setattr(pruner, "PRUNE_INTERVAL", 0.001)
+    store, errors = Store(), [RuntimeError("no list of backends")]
+
+    def backends() -> list[Backend]:
+        if errors:
+            raise errors.pop()
+        return [store]
+
+    one = Pruner(backends, 50, CLOCK)
+    one.start()
+    wait_for(lambda: store.deleted)
+    one.stop()
+    assert "prune failed" in caplog.text
+    assert "no list of backends" in caplog.text
 
 
-def test_after_its_stop_it_deletes_no_more(
-    tmp_path: Path, backend: TextBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = [old(tmp_path, number) for number in range(3)]
-    delete = backend.delete
-
-    def deleting(stored: StoredSegment) -> None:
-        delete(stored)
-        pruner.stop()
-
-    monkeypatch.setattr(backend, "delete", deleting)
-    pruner = Pruner(lambda: [backend], 60, FakeClock())
-    pruner.start()
-    wait_for(lambda: not paths[0].exists())
-    wait_for(lambda: not any(thread.name.startswith("sipdump-prune-") for thread in threading.enumerate()))
-    assert [path.exists() for path in paths] == [False, True, True]
-
-
-def test_a_store_that_is_slow_is_not_pruned_twice_at_once(
-    tmp_path: Path, backend: TextBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rounds: list[int] = []
-    free = threading.Event()
-
-    def segments() -> list[StoredSegment]:
-        rounds.append(1)
-        free.wait(10)
-        return []
-
-    monkeypatch.setattr(backend, "segments", segments)
-    pruner = Pruner(lambda: [backend], 60, FakeClock())
-    pause = Pause()
-    monkeypatch.setattr(pruner, "_stopped", pause)
-    pruner.start()
-    wait_for(lambda: rounds)
-    for count in range(1, 4):
-        wait_for(lambda wanted=count: len(pause.pauses) == wanted)  # type: ignore[misc]
-        pause.over.set()
-    assert rounds == [1]
-    pruner.stop()
-    pause.over.set()
-    free.set()
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("sipdump-prune")]
