@@ -11,6 +11,7 @@ from sipdump_core.control import stream
 from sipdump_core.control.binrpc import call
 from sipdump_core.control.commands import Method, Rpc
 from sipdump_core.errors import RpcFault
+from sipdump_core.net.loop import Action
 from tests.core.control.clients import Start, connect, fifo_call, packet, post, works
 
 
@@ -48,9 +49,14 @@ def test_a_client_with_many_requests_gives_the_others_their_turn(
 ) -> None:
     monkeypatch.setattr(stream, "REQUESTS_A_ROUND", 5)
     ctl = start(binrpc=(f"unix:{tmp_path}/ctl",))
-    turns: list[object] = []
+    turns: list[Action] = []
     soon = ctl._loop.call_soon
-    monkeypatch.setattr(ctl._loop, "call_soon", lambda action: (turns.append(action), soon(action)))
+
+    def call_soon(action: Action) -> None:
+        turns.append(action)
+        soon(action)
+
+    monkeypatch.setattr(ctl._loop, "call_soon", call_soon)
     with connect(ctl.addresses[0]) as sock:
         one = packet("core.echo", "x")
         sock.sendall(one * 50)
