@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 after an orderly end (or a good check), 1 if it could not start, or could not store everything at its end.
     """
     if argv is None:
-        return as_program("sipdumpd", lambda: main(sys.argv[1:]))
+        return as_program("sipdumpd", lambda: main(sys.argv[1:]), data=False)
     args = _parser().parse_args(argv)
     setup(args.log_format, args.log_level)
     try:
@@ -90,7 +90,8 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     names = ", ".join(driver.name for driver in plan.chosen) or "event route only"
     log.info(Event("sipdumpd started", version=VERSION, pid=os.getpid(), mode=plan.params.mode, backends=names))
     for notice in known:
-        log.warning(notice.event())
+        if notice not in plan.notices:  # those it has logged itself
+            log.warning(notice.event())
     dump.start_pruning()
     _notify("READY=1")
     while not stops:

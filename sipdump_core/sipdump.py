@@ -98,7 +98,6 @@ class SipDump:
         start_pruning: bool = True,
         **params: Any,
     ) -> None:
-        made_here = plan is None
         if plan is None:
             more = [s for name, value in params.items() for s in _settings("sipdump", name, value)]
             for backend, options in (backend_options or {}).items():
@@ -128,7 +127,7 @@ class SipDump:
         self._closing = False
         self._closed = threading.Lock()
         self._forked = False
-        for notice in plan.notices if made_here else ():  # else whoever made it does that
+        for notice in plan.notices:
             log.warning(notice.event())
         if start_pruning:
             self.start_pruning()

@@ -155,7 +155,7 @@ class Workshop:
         Those of sipdump itself are always asked, so that a command says of each what it has done.
         """
         strangers = [driver for driver in self.drivers if not (driver.loaded or driver.is_ours)]
-        wanted = {driver.name for driver in self.drivers if driver.is_ours and driver.suffix}
+        wanted = {driver.name for driver in self.drivers if driver.is_ours and driver.suffix and not driver.blocked}
         if strangers:
             endings = _endings(site)
             wanted |= {driver.name for driver in strangers if any(_ends(each, driver.suffix) for each in endings)}

@@ -77,10 +77,10 @@ class Store:
         )
         output.note(f"segments are {self.params.folder}/{self.params.fprefix}*{named}")
         for backend in self.backends:
-            if can(backend, Located):
+            there: object = backend
+            if can(there, Located):
                 with self.guarded(backend, output.error), blaming(backend, "where"):
-                    where = contained(backend.name, "where()", backend.where)
-                    output.note(f"segments of {backend.name} are {where}")
+                    output.note(f"segments of {backend.name} are {contained(backend.name, 'where()', there.where)}")
         for notice in plan.notices:
             output.note(f"warning: {notice}")
         for error in errors:

@@ -104,6 +104,9 @@ def _text(dist: importlib.metadata.Distribution, place: str) -> str | None:
     if not place:
         return dist.read_text("entry_points.txt")
     if not os.path.lexists(place):
+        folder = os.path.dirname(place)
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK):
+            raise OSError("its folder may not be searched by this user")
         return None
     if not os.path.isfile(place):
         raise OSError("it is no regular file")
@@ -143,12 +146,14 @@ def _identity(
     dist: importlib.metadata.Distribution, by_folder: re.Match[str] | None, place: str, notices: list[Notice]
 ) -> tuple[str, str]:
     """Return name and version: of METADATA or, where that is broken, as its folder is called."""
+    files = [os.path.join(os.path.dirname(place), name) for name in ("METADATA", "PKG-INFO")]
     with Guard():
-        name, version = dist.metadata["Name"], dist.metadata["Version"]
-        if isinstance(name, str) and isinstance(version, str) and name.isprintable() and name.strip():
-            return name, version
+        if not place or any(map(os.path.isfile, files)):  # a fifo would be waited for
+            name, version = dist.metadata["Name"], dist.metadata["Version"]
+            if isinstance(name, str) and isinstance(version, str) and name.isprintable() and name.strip():
+                return name, version
     what = "a distribution has no METADATA that says its name and version; its drivers can be used; install it again"
-    notices.append(Notice(what, os.path.join(os.path.dirname(place), "METADATA") if place else ""))
+    notices.append(Notice(what, files[0] if place else ""))
     if by_folder:
         return by_folder["name"].replace("_", "-"), by_folder["version"] or "?"
     return "?", "?"

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.broken.good import Fault, GoodStream
+from sipdump_core import Backend
+from sipdump_core.testing import Contract
+from tests.broken.good import Fault, FileContract, GoodStream, StreamContract
+from tests.broken.networks import GoodTcp, TcpContract
 
 __all__ = ["caught"]
 
@@ -54,11 +57,11 @@ def caught(faults: Iterable[Fault], *, every_check: bool = False) -> dict[str, d
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "test_faults.py")
         for fault in faults:
-            contract = "StreamContract" if issubclass(fault.backend, GoodStream) else "FileContract"
+            contract = _contract(fault.backend)
             name, module = fault.backend.__name__, fault.backend.__module__
-            lines += [f"from tests.broken.good import {contract}", f"from {module} import {name}"]
+            lines += [f"from {contract.__module__} import {contract.__name__}", f"from {module} import {name}"]
             lines += [
-                f"class Test{name}({contract}):",
+                f"class Test{name}({contract.__name__}):",
                 f"    backend_class = {name}",
                 f"    time_limit = {fault.time_limit}",
             ]
@@ -72,3 +75,10 @@ def caught(faults: Iterable[Fault], *, every_check: bool = False) -> dict[str, d
     assert not results.problems, results.problems
     assert status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     return dict(results.failed)
+
+
+def _contract(backend: type[Backend]) -> type[Contract]:
+    for base, contract in ((GoodTcp, TcpContract), (GoodStream, StreamContract)):
+        if issubclass(backend, base):
+            return contract
+    return FileContract

@@ -159,19 +159,23 @@ def test_a_flush_waits_for_every_backend_and_no_longer_than_it_may(tmp_path: Pat
         dump.received(b"a", A, B)
         wait_for(lambda: len(read(tmp_path)) == 1)
         assert not dump.flush(0.05)  # the text is stored, the probe's not
-        dump._intake.order(lambda: None if free.wait(60) else None)
+
+        def wait() -> None:
+            free.wait(60)
+
+        dump._intake.order(wait)
         began = time.monotonic()
         assert not dump.flush(0.05)  # not even handed on
         assert time.monotonic() - began < 30
         free.set()
-        assert dump.flush(30)
+        assert dump.flush(60)
         assert [one.buf for one in probe(dump).stored] == [b"a"]
 
 
 def test_a_flush_is_of_all_that_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
     with SipDump(plan=plan(tmp_path, Probe, wait=10_000_000)) as dump:
         dump.intercept([record(b"%d" % n) for n in range(500)])
-        assert dump.flush(30)
+        assert dump.flush(60)
         assert len(read(tmp_path)) == len(probe(dump).stored) == 500
         assert probe(dump).calls[-1] == "flush"
 

@@ -253,9 +253,9 @@ def test_into_a_third_partys_backend(
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "examples" / "sipdump-jsonl"))
     import sipdump_jsonl
 
-    known = discovery.discover()
+    known = discovery.take_stock().drivers
     driver = discovery.Driver("jsonl", "sipdump-jsonl", "1", sipdump_jsonl.JsonlBackend)
-    monkeypatch.setattr("sipdump_core.plan.discover", lambda *_: [*known, driver])
+    monkeypatch.setattr("sipdump_core.plan.take_stock", lambda *_: discovery.Stock([*known, driver]))
     source = written(tmp_path / "source", "text", MIXED)
     code, out, err = run(capsys, "import", source, "--folder", target, "--to", "jsonl")
     assert code == 0, err

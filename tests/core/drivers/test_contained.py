@@ -75,6 +75,7 @@ def test_one_that_makes_another_does_not_wait_for_it() -> None:
 
 
 def test_signals_stay_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)  # pytest-timeout's
     real, before = signal.signal, signal.getsignal(signal.SIGTERM)
     kept: list[Callable[..., Any]] = []
 

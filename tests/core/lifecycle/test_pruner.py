@@ -58,6 +58,22 @@ def test_prune_runs_at_start(tmp_path: Path) -> None:
         wait_for(lambda: not old.exists())
 
 
+def test_it_waits_600_seconds_as_kamailio_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float | None] = []
+    store = Store()
+    one = Pruner(lambda: [store], 50, CLOCK)
+
+    def wait(seconds: float | None = None) -> bool:
+        pauses.append(seconds)
+        return True
+
+    monkeypatch.setattr(one._stopped, "wait", wait)
+    one.start()
+    wait_for(lambda: not threads())
+    assert pauses == [600]
+    assert store.listed == 1
+
+
 def test_it_prunes_again_and_again_and_a_store_that_hangs_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruner, "PRUNE_INTERVAL", 0.001)
     slow, quick = Store(), Other()

@@ -131,13 +131,13 @@ def test_rows_that_came_just_before_a_rotation_are_in_its_meta(tmp_path: Path) -
     clock = FakeClock()  # which stands still: no other write of it is due
     with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         dump.table.add(1, 77, "just in time")
         dump.table.add(2, 78, "ended")
         dump.table.retire(2, 78, "ended")
         dump.rotate()
         dump.received(b"b", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         dump.table.add(3, 79, "before the end")
     first, second = (path.read_text() for path in files(tmp_path, ".meta"))
     assert "process: 1 77 just in time\nprocess: 2 78 ended\n" in first
@@ -161,7 +161,7 @@ def test_a_meta_file_is_brought_up_to_date_at_most_once_a_second(
         for number in range(10):
             dump.table.add(number, number, "agent")
             dump.received(b"%d" % number, A, B)
-            assert dump.flush(10)
+            assert dump.flush(60)
             if number == 5:
                 assert 0.5 < (dump._dispatcher.wait() or 0.0) < 1.0  # the next one is due without any traffic
             clock.advance(0.25)
@@ -180,11 +180,11 @@ def test_a_meta_file_that_could_not_be_made_is_made_later(tmp_path: Path, monkey
     monkeypatch.setattr(meta_file, "_create", scarce)
     with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         assert files(tmp_path, ".meta") == []
         clock.advance(1)
         dump.received(b"b", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         assert [path.stem for path in files(tmp_path, ".meta")] == [path.stem for path in files(tmp_path, ".data")]
 
 
