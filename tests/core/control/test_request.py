@@ -2,6 +2,7 @@
 
 import select
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from sipdump_core.control import stream
 from sipdump_core.control.binrpc import call
 from sipdump_core.control.commands import Method, Rpc
 from sipdump_core.errors import RpcFault
-from sipdump_core.net.loop import Action
 from tests.core.control.clients import Start, connect, fifo_call, packet, post, works
 
 
@@ -49,14 +49,14 @@ def test_a_client_with_many_requests_gives_the_others_their_turn(
 ) -> None:
     monkeypatch.setattr(stream, "REQUESTS_A_ROUND", 5)
     ctl = start(binrpc=(f"unix:{tmp_path}/ctl",))
-    turns: list[Action] = []
+    turns: list[object] = []
     soon = ctl._loop.call_soon
 
-    def call_soon(action: Action) -> None:
+    def later(action: Callable[[], None]) -> None:
         turns.append(action)
         soon(action)
 
-    monkeypatch.setattr(ctl._loop, "call_soon", call_soon)
+    monkeypatch.setattr(ctl._loop, "call_soon", later)
     with connect(ctl.addresses[0]) as sock:
         one = packet("core.echo", "x")
         sock.sendall(one * 50)
