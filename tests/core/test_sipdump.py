@@ -120,6 +120,7 @@ def test_a_forked_child_is_told_and_the_parents_segment_is_sealed(tmp_path: Path
                 dump.received(b"child", A, B)
             except ClosedError:
                 answer = "refused"
+            dump.table.add(9, 9, "of the child")
             answer += f" {dump.close()} {_open_segments(tmp_path)}"
             os.write(into, answer.encode())
             signal.pause()
@@ -127,6 +128,8 @@ def test_a_forked_child_is_told_and_the_parents_segment_is_sealed(tmp_path: Path
             assert os.read(out, 1000) == b"refused True []"  # and the segment stays its parent's
             assert len(_open_segments(tmp_path)) == 1
             dump.received(b"parent again", A, B)
+            (meta,) = files(tmp_path, ".meta")
+            assert "of the child" not in meta.read_text()
             assert dump.close()
             backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
             assert [stored.sealed for stored in backend.segments()] == [True]

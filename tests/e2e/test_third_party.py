@@ -253,4 +253,7 @@ def test_the_guide_can_be_followed_word_for_word(wheels: Path, tmp_path: Path, m
     assert re.search(r"^lines +\S+ +\d+ +1 +sealed +kamailio-sipdump-\S+\.lines$", out, re.MULTILINE)
     assert "lines: 0 segments pruned" in out
     assert 'modparam("sipdump_kafka", NAME, VALUE)' in out
-    assert len(re.findall(r"\d+ passed", out)) == 3
+    assert len(re.findall(r"\d+ passed", out)) == 4
+    certificate = json.loads((place / "notes.json").read_text())
+    assert certificate["contracts"][0]["backend"]["distribution"] == "sipdump-notes"
+    assert certificate["contracts"][0]["counts"]["broken"] == 0

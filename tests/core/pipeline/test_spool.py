@@ -195,6 +195,18 @@ def test_a_hanging_store_is_seen_and_stops_nobody(tmp_path: Path, monkeypatch: p
     free.set()
 
 
+def test_an_end_has_the_time_that_the_spool_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "STALL", 0.05)
+    monkeypatch.setattr(Remote, "stop_seconds", 0.0)
+    monkeypatch.setattr(spool, "STOP_WAIT", 0.5)
+    dump = start(tmp_path)
+    Remote.away = True
+    dump.intercept([record()])
+    assert dump.close(20)  # it tries for half a second, and what is left waits in the folder
+    assert dump.stats().backends["remote"].state == "stopped"
+    assert [name for name in left(tmp_path) if name.endswith(".spool")]
+
+
 def test_a_journal_stays_until_the_store_has_flushed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store may hold in memory what it was given; the flush that fails is tried again, though nothing more comes."""
     waiting: list[list[str]] = []
@@ -344,8 +356,8 @@ def test_the_end_waits_no_longer_than_it_may_for_a_store_that_is_slow(
 
     def hurrying(made: delivery.Delivery) -> None:
         hurry(made)
-        if not isinstance(made, spool.SpooledDelivery):
-            hurried.set()
+        if made.backend.name == "remote" and not isinstance(made, spool.SpooledDelivery):
+            hurried.set()  # behind the deadline
 
     def write(_: Remote, batch: Sequence[Record]) -> None:
         begun.set()
@@ -498,6 +510,34 @@ def test_what_was_delivered_from_a_journal_that_is_gone_is_not_lost(tmp_path: Pa
         for path in (tmp_path / "spool").glob("*.spool"):
             path.unlink()
         wait_for(lambda: dump.stats().backends["remote"].dropped == {"the open file was deleted": 2})
+
+
+def test_a_journal_that_cannot_be_synced_costs_the_store_no_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "CHECK_EVERY", 0.001)
+    monkeypatch.setattr(lane, "CHECK_EVERY", 0.001)
+    failures: list[StorageError] = []
+    checked = threading.Event()
+    closed: list[int] = []
+
+    def check(_: journal.Journal) -> None:
+        if failures:
+            checked.set()
+            raise failures.pop()
+
+    monkeypatch.setattr(journal.Journal, "check", check)
+    monkeypatch.setattr(Remote, "close", lambda _: closed.append(1))
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"1")])
+        wait_for(lambda: Remote.stored == [b"1"])
+        failures.append(StorageError("sync", "x", "Input/output error"))
+        assert checked.wait(10)
+        dump.intercept([record(b"2")])
+        wait_for(lambda: Remote.stored == [b"1", b"2"])
+        assert closed == []
+    assert closed == [1]
+    assert len(Remote.segments_seen) == 1
 
 
 @pytest.mark.parametrize("note", ["", "no segment", "2026-11-22--00-00-00", "2026-11-22--00-00-00 x", "99 99"])
