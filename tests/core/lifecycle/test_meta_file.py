@@ -111,7 +111,7 @@ def test_a_sweep_takes_lone_ones_only_that_are_old_or_of_what_was_deleted(tmp_pa
 def test_it_is_synced_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = steps_of(monkeypatch)
     meta_file.create(site(tmp_path, sync=1), SEGMENT)
-    assert SYNCER.finish(10)
+    assert SYNCER.finish(60)
     assert steps == [("fsync", NAME, 3), ("fsync", tmp_path.name, 0)]
 
 
