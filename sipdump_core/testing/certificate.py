@@ -4,6 +4,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from sipdump_core.drivers.base import API_VERSION, Backend
 from sipdump_core.testing.contract import Contract, checks
 from sipdump_core.testing.kit import drivers
-from sipdump_core.testing.plugin import CHOSEN, NOT_CHECKED, told
+from sipdump_core.testing.promise import NOT_CHECKED
 from sipdump_core.version import VERSION
 
 __all__ = ["FORMAT", "RESULTS", "Certificate"]
@@ -30,11 +31,17 @@ class Certificate:
 
     Args:
         path: the file.
+        told: returns the detail of a failure, or the reason for a skip.
         strict: whether a check that could not run fails.
+        chosen: the backend that the command line names, if it does.
     """
 
-    def __init__(self, path: Path, *, strict: bool) -> None:
+    def __init__(
+        self, path: Path, told: Callable[[pytest.TestReport], str], *, strict: bool, chosen: type[Backend] | None
+    ) -> None:
         self._path = path.absolute()
+        self._told = told
+        self._chosen = chosen
         self._strict = strict
         self._suites: dict[str, dict[str, Any]] = {}
 
@@ -46,8 +53,7 @@ class Certificate:
             return
         check = item.name.partition("[")[0]
         own = check in checks() and getattr(cls, check) is not getattr(Contract, check)
-        chosen = item.config.stash.get(CHOSEN, None)
-        backend = chosen.cls if chosen and cls.backend_class is Backend else cls.backend_class
+        backend = self._chosen if self._chosen and cls.backend_class is Backend else cls.backend_class
         item.user_properties.append((_SUBJECT, (cls.__name__, _described(backend), own)))
 
     @pytest.hookimpl
@@ -62,7 +68,7 @@ class Certificate:
         entry = suite["checks"].setdefault(case.partition("[")[0], {"result": "kept", "cases": 0, "seconds": 0.0})
         entry["cases"] += 1
         entry["seconds"] += report.duration
-        result, why = _result(report)
+        result, why = self._result(report)
         if own and result == "kept":
             result, why = "not checked", "the test class has a check of its own in its place"
         if RESULTS.index(result) > RESULTS.index(entry["result"]):
@@ -73,6 +79,16 @@ class Certificate:
         """Write the file, in the process that all reports come to."""
         if not hasattr(session.config, "workerinput"):
             self._path.write_text(json.dumps(self._content(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    def _result(self, report: pytest.TestReport) -> tuple[str, str]:
+        """Return a report's result, and the detail of a failure or the reason for a skip."""
+        if report.passed:
+            return "kept", ""
+        why = self._told(report)
+        if report.failed and not why.startswith(NOT_CHECKED):
+            return "broken", why
+        kind, colon, rest = why.partition(": ")
+        return (kind, rest) if colon and kind in RESULTS else ("not checked", why)
 
     def _content(self) -> dict[str, Any]:
         suites = [_finished(suite) for suite in self._suites.values()]
@@ -90,17 +106,6 @@ class Certificate:
             },
             "contracts": suites,
         }
-
-
-def _result(report: pytest.TestReport) -> tuple[str, str]:
-    """Return a report's result, and the detail of a failure or the reason for a skip."""
-    if report.passed:
-        return "kept", ""
-    why = str(report.longrepr[2]).removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else told(report)
-    if report.failed and not why.startswith(NOT_CHECKED):
-        return "broken", why
-    kind, colon, rest = why.partition(": ")
-    return (kind, rest) if colon and kind in RESULTS else ("not checked", why)
 
 
 def _finished(suite: dict[str, Any]) -> dict[str, Any]:

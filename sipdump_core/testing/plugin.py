@@ -13,13 +13,11 @@ import pytest
 if TYPE_CHECKING:
     from sipdump_core.testing.chosen import Chosen
 
-__all__ = ["CHOSEN", "NOT_CHECKED", "told"]
+__all__ = ["CHOSEN"]
 
 CHOSEN: "pytest.StashKey[Chosen]" = pytest.StashKey()
 """The backend and its options, if one was chosen on the command line."""
 
-NOT_CHECKED = "not checked: "
-"""What the reason for a skip begins with, if the check should have run."""
 
 _SUITE = str(Path(__file__).with_name("suite.py"))
 _PROMISE = "sipdump_promise"
@@ -55,16 +53,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Find the backend, and run the contract: alone, or together with the paths on the command line."""
     name, certificate = config.getoption("--sipdump-backend"), config.getoption("--sipdump-certificate")
-    if certificate:
-        from sipdump_core.testing.certificate import Certificate  # noqa: PLC0415 - see above: only when used
-
-        config.pluginmanager.register(Certificate(Path(certificate), strict=config.getoption("--sipdump-strict")))
-    if name is None:
+    if name is not None:
+        _choose(config, name)
+    else:
         for option in ("--sipdump-option", "--sipdump-proxy"):
             if config.getoption(option):
                 raise pytest.UsageError(f"{option} needs --sipdump-backend")
-        return
-    from sipdump_core.testing.chosen import choose  # noqa: PLC0415
+    if certificate:
+        from sipdump_core.testing.certificate import Certificate  # noqa: PLC0415 - see above: only when used
+
+        chosen = config.stash[CHOSEN].cls if CHOSEN in config.stash else None
+        strict = config.getoption("--sipdump-strict")
+        config.pluginmanager.register(Certificate(Path(certificate), _told, strict=strict, chosen=chosen))
+
+
+def _choose(config: pytest.Config, name: str) -> None:
+    from sipdump_core.testing.chosen import choose  # noqa: PLC0415 - see above: only when used
 
     config.stash[CHOSEN] = choose(name, config.getoption("--sipdump-option"), config.getoption("--sipdump-proxy"))
     named = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
@@ -94,10 +98,10 @@ def pytest_runtest_makereport(
     report = yield
     if not (report.skipped and call.excinfo and item.config.getoption("--sipdump-strict") and _is_check(item)):
         return report
-    from sipdump_core.testing.promise import applies  # noqa: PLC0415 - see above: only when used
+    from sipdump_core.testing.promise import NOT_CHECKED, applies  # noqa: PLC0415 - see above: only when used
 
     if applies(call.excinfo.value):
-        why = getattr(report, "wasxfail", "") or str(call.excinfo.value).removeprefix("not checked: ")
+        why = getattr(report, "wasxfail", "") or str(call.excinfo.value).removeprefix(NOT_CHECKED)
         report.outcome = "failed"
         report.longrepr = f"{dict(item.user_properties).get(_PROMISE, item.name)}\n{NOT_CHECKED}{why}"
         vars(report).pop("wasxfail", None)
@@ -105,23 +109,32 @@ def pytest_runtest_makereport(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List each broken promise once, and what was not checked."""
+    """List each broken promise once, and what was not checked or does not apply."""
     broken = dict(_by_check(terminalreporter.getreports("failed") + terminalreporter.getreports("error")))
-    passed_over: dict[str, list[str]] = {}
-    for check, (_, told) in _by_check(terminalreporter.getreports("skipped")):
-        passed_over.setdefault(next(iter(told.values())), []).append(check)
     if broken:
         terminalreporter.section("broken promises")
-        for check, (sentence, told) in broken.items():
-            terminalreporter.line(f"{check}: {sentence}", red=True)
-            for case, text in list(told.items())[:5]:
-                terminalreporter.line(f"    {case}{text}")
-            if len(told) > 5:
-                terminalreporter.line(f"    ... and {len(told) - 5} more")
+    for check, (sentence, cases) in broken.items():
+        terminalreporter.line(f"{check}: {sentence}", red=True)
+        for case, text in list(cases.items())[:5]:
+            terminalreporter.line(f"    {case}{text}")
+        if len(cases) > 5:
+            terminalreporter.line(f"    ... and {len(cases) - 5} more")
+    passed_over: dict[str, list[str]] = {}
+    for check, (_, cases) in _by_check(terminalreporter.getreports("skipped")):
+        passed_over.setdefault(next(iter(cases.values())), []).append(check)
     if passed_over:
-        terminalreporter.section("not checked")
-        for why, those in passed_over.items():
-            terminalreporter.line(f"{why}:")
+        _tell_passed_over(terminalreporter, passed_over)
+
+
+def _tell_passed_over(terminalreporter: pytest.TerminalReporter, checks: dict[str, list[str]]) -> None:
+    from sipdump_core.testing.promise import DOES_NOT_APPLY, NOT_CHECKED  # noqa: PLC0415 - see above: only when used
+
+    for section, apply in (("not checked", True), ("does not apply", False)):
+        found = {why: those for why, those in checks.items() if why.startswith(DOES_NOT_APPLY) is not apply}
+        if found:
+            terminalreporter.section(section)
+        for why, those in found.items():
+            terminalreporter.line(f"{why.removeprefix(NOT_CHECKED).removeprefix(DOES_NOT_APPLY)}:")
             for check in those:
                 terminalreporter.line(f"    {check}")
 
@@ -142,14 +155,14 @@ def _by_check(reports: list[Any]) -> Iterator[tuple[str, tuple[str, dict[str, st
             check, bracket, case = report.nodeid.rpartition("::")[2].partition("[")
             where = report.nodeid.rpartition("::")[0].rpartition("::")[2]
             cases = found.setdefault(f"{where}::{check}", (sentence, {}))[1]
-            cases[f"{bracket}{case} " if case else ""] = told(report)
+            cases[f"{bracket}{case} " if case else ""] = _told(report)
     yield from found.items()
 
 
-def told(report: Any) -> str:
+def _told(report: Any) -> str:
     """Return one line of a report: the detail after a broken promise, or the reason for a skip."""
     if isinstance(report.longrepr, tuple):
-        return str(report.longrepr[2]).removeprefix("Skipped: ").removeprefix("not checked: ")
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
     message = getattr(getattr(report.longrepr, "reprcrash", None), "message", "") or str(report.longrepr)
     lines = [line for line in message.splitlines() if line.strip()]
     return lines[1] if len(lines) > 1 else lines[0] if lines else ""

@@ -193,6 +193,8 @@ class ProcessChecks(Kit):
             self.settle(backend)
             if self.can_read(backend):
                 self.holds(backend, [record()])
+            changed = changes(before)
+            assert not changed, f"while it is started changed are {'; '.join(changed)}"
         changed = changes(before)
         assert not changed, f"changed are {'; '.join(changed)}"
         maker = self.make_backend(site)

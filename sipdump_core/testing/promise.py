@@ -10,7 +10,10 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 
-__all__ = ["applies", "does_not_apply", "not_checked", "promise", "promise_of"]
+__all__ = ["DOES_NOT_APPLY", "NOT_CHECKED", "applies", "does_not_apply", "not_checked", "promise", "promise_of"]
+
+NOT_CHECKED, DOES_NOT_APPLY = "not checked: ", "does not apply: "
+"""What the reason for a skip begins with, if the check should have run and if it need not."""
 
 Check = TypeVar("Check", bound=Callable[..., None])
 
@@ -73,7 +76,7 @@ def not_checked(why: str) -> NoReturn:
     Args:
         why: the reason, as ``"outage() is not overridden"``.
     """
-    pytest.skip(f"not checked: {why}")
+    pytest.skip(f"{NOT_CHECKED}{why}")
 
 
 def does_not_apply(why: str) -> NoReturn:
@@ -82,7 +85,7 @@ def does_not_apply(why: str) -> NoReturn:
     Args:
         why: the reason, as ``"the backend has no segments()"``.
     """
-    skip = pytest.skip.Exception(f"does not apply: {why}")
+    skip = pytest.skip.Exception(f"{DOES_NOT_APPLY}{why}")
     skip.sipdump_does_not_apply = True  # type: ignore[attr-defined]  # see applies()
     raise skip
 

@@ -24,7 +24,7 @@ __all__ = ["StoreChecks"]
 
 _RUNS_CODE = [
     *((module, name) for module in ("_pickle", "marshal") for name in ("load", "loads")),
-    *(("builtins", name) for name in ("eval", "exec", "compile")),
+    *(("builtins", name) for name in ("eval", "exec")),
 ]
 """C functions, with their modules, that run what they are given."""
 

@@ -104,6 +104,8 @@ class WriterChecks(Kit):
                     if backend.has_lifecycle() and self.can_read(backend):
                         for stored in [*backend.segments()]:
                             [*backend.read(stored)]
+                            if stored.sealed:
+                                backend.delete(stored)
                     backend.stop()
                 del backend
                 gc.collect()

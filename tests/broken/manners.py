@@ -65,6 +65,13 @@ class ConstructorTriesToWrite(Good):
             path.unlink()
 
 
+@caught_by("the_constructor_touches_nothing")
+class ConstructorLooksAtTheFolder(Good):
+    def __init__(self, options: Any, site: Site) -> None:
+        super().__init__(options, site)
+        self._there = Path(site.folder).is_dir()
+
+
 # ---- names ----
 
 
@@ -199,6 +206,17 @@ class TakesTheRootLogger(Good):
 
     def __del__(self) -> None:
         logging.getLogger().setLevel(self._level)
+
+
+@caught_by("the_process_is_left_as_it_is")
+class PatchesWhileItRuns(Good):
+    def start(self) -> None:
+        self._before = socket.create_connection
+        socket.create_connection = lambda *_, **__: self._before(("127.0.0.1", 9))
+
+    def stop(self) -> None:
+        if hasattr(self, "_before"):
+            socket.create_connection = self._before
 
 
 @caught_by("the_process_is_left_as_it_is")

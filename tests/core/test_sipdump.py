@@ -120,6 +120,7 @@ def test_a_forked_child_is_told_and_the_parents_segment_is_sealed(tmp_path: Path
                 dump.received(b"child", A, B)
             except ClosedError:
                 answer = "refused"
+            dump.table.add(9, 9, "of the child")
             answer += f" {dump.close()} {_open_segments(tmp_path)}"
             os.write(into, answer.encode())
             signal.pause()
@@ -127,6 +128,8 @@ def test_a_forked_child_is_told_and_the_parents_segment_is_sealed(tmp_path: Path
             assert os.read(out, 1000) == b"refused True []"  # and the segment stays its parent's
             assert len(_open_segments(tmp_path)) == 1
             dump.received(b"parent again", A, B)
+            (meta,) = files(tmp_path, ".meta")
+            assert "of the child" not in meta.read_text()
             assert dump.close()
             backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
             assert [stored.sealed for stored in backend.segments()] == [True]
@@ -159,14 +162,14 @@ def test_a_flush_waits_for_every_backend_and_no_longer_than_it_may(tmp_path: Pat
         dump._intake.order(wait)
         assert not dump.flush(0.05)  # not even handed on
         free.set()
-        assert dump.flush(30)
+        assert dump.flush(60)
         assert [one.buf for one in probe(dump).stored] == [b"a"]
 
 
 def test_a_flush_is_of_all_that_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
     with SipDump(plan=plan(tmp_path, Probe, wait=10_000_000)) as dump:
         dump.intercept([record(b"%d" % n) for n in range(500)])
-        assert dump.flush(30)
+        assert dump.flush(60)
         assert len(read(tmp_path)) == len(probe(dump).stored) == 500
         assert probe(dump).calls[-1] == "flush"
 

@@ -28,7 +28,7 @@ from tests.e2e.peers import Stage, request
 from tests.e2e.test_daemon import send
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(300)  # they build wheels and install them
+pytestmark = pytest.mark.timeout(600)  # they build wheels and install them
 GUIDE = ROOT / "docs" / "backends.md"
 EXAMPLES = ["jsonl", "sqlite"]
 
@@ -253,4 +253,7 @@ def test_the_guide_can_be_followed_word_for_word(wheels: Path, tmp_path: Path, m
     assert re.search(r"^lines +\S+ +\d+ +1 +sealed +kamailio-sipdump-\S+\.lines$", out, re.MULTILINE)
     assert "lines: 0 segments pruned" in out
     assert 'modparam("sipdump_kafka", NAME, VALUE)' in out
-    assert len(re.findall(r"\d+ passed", out)) == 3
+    assert len(re.findall(r"\d+ passed", out)) == 4
+    certificate = json.loads((place / "notes.json").read_text())
+    assert certificate["contracts"][0]["backend"]["distribution"] == "sipdump-notes"
+    assert certificate["contracts"][0]["counts"]["broken"] == 0

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.syncing import SYNCER
 from sipdump_core.errors import SegmentExistsError, StorageError, StorageFullError
 from sipdump_core.lifecycle import meta_file
 from sipdump_core.segment import Segment
+from tests.steps import steps_of
+from tests.strangers import NOBODY, needs_root, open_to_all
 
 SEGMENT = Segment("p-", "2026-11-22--00-00-00")
 NAME = "p-2026-11-22--00-00-00.meta"
@@ -103,3 +106,34 @@ def test_a_sweep_takes_lone_ones_only_that_are_old_or_of_what_was_deleted(tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "p-2026-11-22--00-00-02.meta", "p-2026-11-22--00-00-03.data", "p-2026-11-22--00-00-03.meta",
     ]  # fmt: skip
+
+
+def test_it_is_synced_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = steps_of(monkeypatch)
+    meta_file.create(site(tmp_path, "v: 1.0\n", sync=1), SEGMENT)
+    assert SYNCER.finish(10)
+    assert steps == [("fsync", NAME, 7), ("fsync", tmp_path.name, 0)]
+
+
+@pytest.mark.parametrize("name", [NAME, "p-2026-11-22--00-00-00-7.meta"])
+def test_what_stands_beside_a_segment_or_is_young_is_not_swept(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    os.utime(tmp_path / name, (1000, 1000))
+    stem = name.removesuffix(".meta")
+    meta_file.sweep(str(tmp_path), "p-", (), 1000)
+    assert (tmp_path / name).exists(), "it is as young as that"
+    (tmp_path / f"{stem}.data").touch()
+    meta_file.sweep(str(tmp_path), "p-", (stem,), 2000)
+    assert (tmp_path / name).exists(), "a segment is there"
+    (tmp_path / f"{stem}.data").unlink()
+    meta_file.sweep(str(tmp_path), "p-", (), 1001)
+    assert not (tmp_path / name).exists()
+
+
+@needs_root
+def test_what_a_stranger_has_put_there_is_not_swept(tmp_path: Path) -> None:
+    path = open_to_all(tmp_path) / NAME
+    path.touch()
+    os.chown(path, NOBODY, NOBODY)
+    meta_file.sweep(str(tmp_path), "p-", (SEGMENT.stem,), 2e9)
+    assert path.exists()

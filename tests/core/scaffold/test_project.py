@@ -32,6 +32,7 @@ def check(folder: Path, *command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(600)  # they run the whole kit
 @pytest.mark.parametrize("kind", ["file", "stream"])
 def test_what_it_writes_passes_its_own_tests_and_checks(
     kind: str, tmp_path: Path, mypy_cache: Path, capsys: pytest.CaptureFixture[str]

@@ -140,7 +140,7 @@ def test_what_does_not_apply_is_told(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(skipped=6)
     result.stdout.fnmatch_lines(
         [
-            "*= not checked =*",
+            "*= does not apply =*",
             "the backend has no segments(): what it stored is neither listed nor pruned:",
             "    TestContract::test_order_is_kept",
             "    TestContract::test_a_closed_segment_is_sealed",
