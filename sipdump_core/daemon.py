@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 after an orderly end (or a good check), 1 if it could not start, or could not store everything at its end.
     """
     if argv is None:
-        return as_program("sipdumpd", lambda: main(sys.argv[1:]))
+        return as_program("sipdumpd", lambda: main(sys.argv[1:]), data=False)
     args = _parser().parse_args(argv)
     setup(args.log_format, args.log_level)
     try:
@@ -73,9 +73,9 @@ def _check(plan: Plan, config: Config) -> int:
 
 
 def _run(plan: Plan, known: Sequence[Notice]) -> int:
-    signals = _listen_for_signals()
+    signals, stops = _listen_for_signals()
     dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
-    _handle_signals()  # again: constructors of drivers have run
+    _handle_signals(stops)  # again: constructors of drivers have run
     with ExitStack() as started:  # if one thing cannot start, those before it are closed again
         started.callback(dump.close)
         source = HepSource(plan.modules["sipdump_hep"], dump)
@@ -94,14 +94,15 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
             log.warning(notice.event())
     dump.start_pruning()
     _notify("READY=1")
-    while (received := signals.recv(1)[0]) not in _STOP:
+    while not stops:
+        received = signals.recv(1)[0]
         if received == signal.SIGHUP:
             log.info(Event("rotating now; to read the configuration again, restart", signal="SIGHUP"))
             dump.rotate()
-        else:
+        elif received not in _STOP:
             log.info(Event("signal ignored", signal=_name_of(received)))
     _notify("STOPPING=1")
-    log.info(Event("stopping", signal=_name_of(received)))
+    log.info(Event("stopping", signal=_name_of(stops[0])))
     for number in _STOP:
         signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
     ctl.close()
@@ -113,19 +114,23 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     return 0 if whole else 1
 
 
-def _listen_for_signals() -> socket.socket:
-    """Return a socket that gets the number of each signal, as a byte."""
-    # The C handler writes it, in whichever thread the signal arrives: none is lost before a wait.
+def _listen_for_signals() -> tuple[socket.socket, list[int]]:
+    """Return a socket that gets the number of each signal, as a byte, and a list that gets those to stop at."""
+    # The C handler writes it, in whichever thread the signal arrives: none is lost before a wait. A flood of them may
+    # fill the socket; then the list has what matters.
     signals, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     signal.set_wakeup_fd(wakeup.detach())
-    _handle_signals()
-    return signals
+    stops: list[int] = []
+    _handle_signals(stops)
+    return signals, stops
 
 
-def _handle_signals() -> None:
-    for number in (*_STOP, signal.SIGHUP, *_HARMLESS):
+def _handle_signals(stops: list[int]) -> None:
+    for number in (signal.SIGHUP, *_HARMLESS):
         signal.signal(number, lambda *_: None)
+    for number in _STOP:
+        signal.signal(number, lambda received, _: stops.append(received))
 
 
 def _name_of(number: int) -> str:

@@ -1,12 +1,14 @@
 """What our programs have in common: a report of a crash, and an end that no driver can prevent."""
 
 import faulthandler
+import io
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TextIO
 
 __all__ = ["as_program"]
 
@@ -16,7 +18,7 @@ _LAST = 2.0
 """Seconds more for what comes after those, such as destructors."""
 
 
-def as_program(name: str, run: Callable[[], int]) -> int:
+def as_program(name: str, run: Callable[[], int], *, data: bool = True) -> int:
     """Run what a process was started for, and see to it that the process then ends.
 
     A signal such as SIGSEGV leaves the stacks of all threads on standard error. Threads and ``atexit`` functions of
@@ -25,7 +27,10 @@ def as_program(name: str, run: Callable[[], int]) -> int:
     Args:
         name: of the program, for messages.
         run: returns the exit status.
+        data: what ``sys.stdout`` gets is data; what drivers write there past it goes to standard error.
     """
+    if data:
+        _keep_stdout()
     with suppress(Exception):  # there may be no standard error
         faulthandler.enable()
     status = 1
@@ -37,9 +42,31 @@ def as_program(name: str, run: Callable[[], int]) -> int:
     finally:
         for stream in (sys.stdout, sys.stderr):  # whoever reads it may take his time
             with suppress(Exception):
-                stream.flush()
+                _flush(stream)
         _end_in_time(name, status)
     return status
+
+
+def _keep_stdout() -> None:
+    """Move ``sys.stdout`` to a descriptor of its own: a library that writes to descriptor 1 must not spoil it."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):
+        return
+    with suppress(OSError, ValueError):  # one of the two may be closed
+        os.fstat(2)
+        own = os.fdopen(os.dup(1), "wb")
+        sys.stdout = io.TextIOWrapper(
+            own, stream.encoding, stream.errors, line_buffering=stream.isatty(), write_through=stream.write_through
+        )
+        stream.flush()
+        os.dup2(2, 1)
+
+
+def _flush(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except BrokenPipeError:  # the reader went away, as head(1) does; what is left has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _end_in_time(name: str, status: int) -> None:

@@ -15,7 +15,7 @@ from typing import TextIO
 __all__ = ["script"]
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pyarrow.parquet", "sipdump_core", "sipdump_parquet", "tests.support"])
+_CONTEXT.set_forkserver_preload(["pyarrow.parquet", "pytest", "sipdump_core", "sipdump_parquet", "tests.support"])
 
 
 @contextmanager

@@ -246,7 +246,9 @@ def _claims(driver: Driver) -> list[str]:
         return []
     claims = [f"the name {driver.name}"]
     claims += [f"the flag {driver.flag}"] if driver.flag else []
-    return claims + ([f"the suffix {driver.suffix}"] if driver.suffix else [])
+    # a file that is on its way to its name is claimed with it
+    suffix = (driver.suffix or "").removesuffix(".wal").removesuffix(".tmp")
+    return claims + ([f"the suffix {suffix}"] if suffix else [])
 
 
 def _disabled(driver: Driver, claims: dict[str, list[Driver]]) -> Driver:
@@ -257,6 +259,9 @@ def _disabled(driver: Driver, claims: dict[str, list[Driver]]) -> Driver:
         ours = next((other for other in others if other.is_ours), None)
         if ours:
             why = f"claims {claim}, which is sipdump's own; its author must choose another one"
+        elif {other.origin for other in others} == {driver.origin} and claim == f"the name {driver.name}":
+            place = driver.entry.place if driver.entry else ""
+            why = f"has several entry points of that name ({place}): none of them is used; install it again"
         elif others:
             named = " and ".join(sorted({f"{other.name} of {other.origin}" for other in others}))
             block = f'modparam("sipdump", "block", "{driver.distribution}")'

@@ -119,9 +119,9 @@ def timely(backend: Backend, operation: str, call: Callable[[], Iterable[T]], se
         DriverError: the driver raised anything else, or nothing came in time.
     """
     key = (backend.name, backend.site.folder, backend.site.prefix, operation)
-    silent = f"{_of(backend, operation)} has answered nothing for {seconds:g} s"
+    silent = f"{_of(backend, operation)} has answered nothing for {seconds:g} s, and is given up"
     if key in _hanging and _hanging[key].is_alive():
-        raise DriverError(f"{silent}; it was not asked again")
+        raise DriverError(silent)
     ahead = _Ahead(each_of(backend, operation, call))
     thread = threading.Thread(target=ahead.run, name=f"sipdump-{backend.name}-{operation}", daemon=True)
     thread.start()
@@ -137,7 +137,7 @@ def timely(backend: Backend, operation: str, call: Callable[[], Iterable[T]], se
                 break
             elif time.monotonic() - last >= seconds:
                 _hanging[key] = thread
-                raise DriverError(f"{silent}, and is given up")
+                raise DriverError(silent)
             else:
                 ahead.ready.wait(_LOOK)
                 ahead.ready.clear()

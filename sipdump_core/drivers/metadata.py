@@ -104,6 +104,9 @@ def _text(dist: importlib.metadata.Distribution, place: str) -> str | None:
     if not place:
         return dist.read_text("entry_points.txt")
     if not os.path.lexists(place):
+        folder = os.path.dirname(place)
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK):
+            raise OSError("its folder may not be searched by this user")
         return None
     if not os.path.isfile(place):
         raise OSError("it is no regular file")

@@ -261,9 +261,11 @@ class Delivery:
             since: when the end was asked for, on the clock's monotonic scale.
         """
         began = self._busy_since
-        return began is not None and self._clock.monotonic() - max(began, since) > self._stop_seconds()
+        return began is not None and self._clock.monotonic() - max(began, since) > self.stop_seconds
 
-    def _stop_seconds(self) -> float:
+    @property
+    def stop_seconds(self) -> float:
+        """Seconds that a call may take when all ends."""
         with Guard():
             return max(STALL, float(self.backend.stop_seconds))
         return STALL

@@ -73,6 +73,11 @@ class SpooledDelivery(Delivery):
         self._spool = Spool(backend, options, clock)
         super().__init__(backend, clock, self._spool)
 
+    @property
+    def stop_seconds(self) -> float:
+        """Seconds that the end may take: those of the spool, which waits no longer for the backend."""
+        return STOP_WAIT + 2
+
     def snapshot(self) -> LaneStats:
         """Return the numbers of the whole: what the backend has stored and refused, and how it is."""
         outer, inner = super().snapshot(), self._spool.snapshot()

@@ -12,7 +12,7 @@ from typing import Any, Self
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.log import escaped, warnings_to
 from sipdump_core.reading.arguments import span_of
-from sipdump_core.reading.lines import counted
+from sipdump_core.reading.lines import counted, local_time
 from sipdump_core.reading.progress import Bar
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.when import zone
@@ -95,22 +95,24 @@ class Session:
     def _asked(self) -> str:
         """Return the span that was asked for, so that a reader sees how his times were understood."""
         words = zip(("from", "until"), self._span, strict=True)
-        return "".join(f" {word} {self._shown(time / 1_000_000)}" for word, time in words if time is not None)
+        return "".join(f" {word} {_shown(time)}" for word, time in words if time is not None)
 
     def _where(self) -> str:
         searched = self.searched
         shelves = ", ".join(dict.fromkeys(map(str, self.store.shelves)))
         if not searched.segments:
             zoned = f" {zone(self.now)}" if self._span != (None, None) else ""
-            return f"{zoned}: there is no segment within the span in {shelves or 'the store'}"
+            why = "nothing could be read" if searched.problems else "there is no segment within the span"
+            return f"{zoned}: {why} in {shelves or 'the store'}"
         backends = ", ".join(sorted(searched.backends))
-        times = [self._shown(each) for each in (searched.oldest, searched.newest) if each is not None]
+        times = [_shown(each * 1_000_000) for each in (searched.oldest, searched.newest) if each is not None]
         return f" in {counted(searched.segments, 'segment')} of {backends}, {' to '.join(times)} {zone(self.now)}"
-
-    def _shown(self, time_s: float) -> str:
-        return datetime.fromtimestamp(time_s, self.now.tzinfo).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if self.store.interrupted:
             raise KeyboardInterrupt
         self.store.interrupt()
+
+
+def _shown(time_us: float) -> str:
+    return local_time(int(time_us)).strftime("%Y-%m-%d %H:%M:%S")

@@ -65,9 +65,18 @@ def test_a_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cls: type[Fo
     backend.open(segment)
     backend.write([record(b"1")])
     backend.close()
-    assert SYNCER.finish(10)
+    assert SYNCER.finish(60)
     made.check(backend.suffix)
     assert stat.S_IMODE((tmp_path / segment.name).stat().st_mode) == MODE
+
+
+def test_without_a_word_of_modes_others_may_not_read_it(tmp_path: Path) -> None:
+    backend = TextBackend(NoOptions(), Site(str(tmp_path), "t-"))
+    segment = Segment("t-", STAMP, 0, backend.suffix)
+    backend.open(segment)
+    backend.write([record(b"1")])
+    backend.close()
+    assert stat.S_IMODE((tmp_path / segment.name).stat().st_mode) == 0o640
 
 
 def test_a_parquet_file_and_all_on_the_way_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,13 @@ import io
 import json
 import logging
 import sys
+import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from sipdump_core.log import Event, escaped, log, setup
+from sipdump_core.log import Event, Limit, escaped, log, setup
 
 NASTY = [
     chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -76,3 +77,36 @@ def test_a_traceback_and_odd_fields_are_one_line(lines: io.StringIO) -> None:
 def test_what_is_kept() -> None:
     assert escaped("a\tb\nc\x1b", keep="\n\t") == "a\tb\nc\\u001b"
     assert logging.getLogger("sipdump") is log
+
+
+def test_a_limit_lets_one_a_second_through_and_counts_the_others(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 5000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    limit = Limit()
+    for _ in range(3):
+        limit.warn("a", "lost", of="a")
+    limit.warn("b", "lost", of="b")
+    now += 0.999
+    limit.warn("a", "lost", of="a")
+    now += 0.001
+    limit.warn("a", "lost", of="a")
+    now += 1
+    limit.warn("a", "lost", of="a")
+    assert caplog.messages == ["lost of=a", "lost of=b", "lost of=a held_back=3", "lost of=a"]
+
+
+def test_a_limit_keeps_a_bounded_number_of_keys() -> None:
+    limit = Limit(keys=3)
+    for number in range(100):
+        limit.warn(f"stranger {number}", "lost")
+    assert len(limit._last) <= 3
+
+
+def test_times_are_local_with_their_offset(lines: io.StringIO, live_in: Callable[[str], None]) -> None:
+    live_in("Asia/Kathmandu")
+    made = logging.LogRecord("sipdump", logging.INFO, "x.py", 1, "e", (), None)
+    made.created = 1_795_386_431.765
+    log.handle(made)
+    assert "2026-11-23T04:12:11.765+05:45" in lines.getvalue()

@@ -56,5 +56,19 @@ def test_a_crash_leaves_a_report() -> None:
     assert "in main" in done.stderr
 
 
+def test_what_a_library_writes_past_it_is_not_taken_for_data() -> None:
+    done = run("import os\ndef main():\n    print('a')\n    os.write(1, b'raw')\n    print('b é')\n    return 0")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a\nb é\n", "raw")
+    done = run("def main():\n    print('a')\n    return 0\nsys.stdout.close()")
+    assert done.returncode == 1  # as without it
+    assert "ValueError" in done.stderr
+
+
+def test_a_reader_that_went_away_is_no_error() -> None:
+    code = "import os\nread, write = os.pipe()\nos.close(read)\nos.dup2(write, 1)\n"
+    done = run(f"{code}def main():\n    print('a')\n    return 2")
+    assert (done.returncode, done.stderr) == (2, "")
+
+
 def test_the_grace_is_short() -> None:
     assert program.GRACE == 5

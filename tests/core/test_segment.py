@@ -1,6 +1,7 @@
 """Names of segments."""
 
 import time
+from collections.abc import Callable
 
 import attrs
 import pytest
@@ -27,6 +28,23 @@ def test_the_name_is_kamailios(monkeypatch: pytest.MonkeyPatch) -> None:
     assert segment.name == "kamailio-sipdump-2026-11-22--22-27-11"
     assert segment.next().next().stem == "kamailio-sipdump-2026-11-22--22-27-11-2"
     assert segment.start == 1_795_386_431
+
+
+def test_names_are_local_time(live_in: Callable[[str], None]) -> None:
+    live_in("Asia/Kathmandu")
+    segment = Segment.starting("p-", 1_795_386_431)
+    assert segment.stamp == "2026-11-23--04-12-11"
+    assert segment.start == 1_795_386_431
+
+
+def test_names_when_the_clock_is_set_back_an_hour(live_in: Callable[[str], None]) -> None:
+    live_in("Europe/Berlin")  # on 2026-10-25 at 03:00 it is 02:00
+    first = 1_792_888_200  # 02:30 for the first time
+    assert [Segment.starting("p-", first + seconds).stamp[12:] for seconds in (-3600, 0, 3600, 7200)] == [
+        "01-30-00", "02-30-00", "02-30-00", "03-30-00",
+    ]  # fmt: skip
+    assert Segment.starting("p-", first).start in (first, first + 3600)  # the name cannot tell
+    assert Segment.starting("p-", first + 7200).start == first + 7200
 
 
 @pytest.mark.parametrize(

@@ -242,18 +242,24 @@ def test_a_broken_file_spoils_no_others(tmp_path: Path) -> None:
     assert (tmp_path / at(5).name).exists()
 
 
-def test_a_damaged_page_leaves_all_sources(tmp_path: Path) -> None:
-    store(tmp_path)
+def test_a_damaged_page_is_left_and_spoils_no_others(tmp_path: Path) -> None:
+    batch = store(tmp_path)
     path = tmp_path / at(1).name
     data = bytearray(path.read_bytes())
     at_buf = pq.read_metadata(path).row_group(0).column(len(COLUMNS) - 1).data_page_offset
     data[at_buf + 60] ^= 0xFF
     path.write_bytes(data)
-    before = set(tmp_path.iterdir())
+    broken, done = compact(tmp_path)
+    assert (broken.location, [stored.location for stored in broken.sources]) == ("", [str(path)])
+    assert str(path) in str(broken.error)
+    assert done.error is None
+    assert done.records is not None
+    assert 0 < done.records < len(batch)
+    assert path.read_bytes() == data
+    assert {file.name for file in tmp_path.glob("*.parquet")} == {path.name, Path(done.location).name}
     (done,) = compact(tmp_path)
-    assert done.location == ""
-    assert str(path) in str(done.error)
-    assert set(tmp_path.iterdir()) == before
+    assert str(path) in str(done.error), "with one other there is nothing to merge"
+    assert path.read_bytes() == data
 
 
 def test_what_a_crash_left_is_deleted_and_not_merged_again(tmp_path: Path) -> None:
@@ -285,6 +291,24 @@ def test_a_source_in_use_is_deleted_the_next_time(tmp_path: Path) -> None:
     assert compact(tmp_path) == []
     assert sealed(tmp_path) == [at(2).next().name]
     assert read(tmp_path, at(2).next()) == batch
+
+
+def test_a_merged_file_is_as_young_as_its_youngest_source_whichever_that_is(tmp_path: Path) -> None:
+    store(tmp_path)
+    os.utime(tmp_path / at(0).name, (2_000_000, 2_000_000))
+    (done,) = compact(tmp_path)
+    assert os.stat(done.location).st_mtime == 2_000_000
+
+
+def test_drafts_of_others_stay(tmp_path: Path) -> None:
+    """Those of this prefix are what a crash left; another daemon may be at work on those of its own."""
+    store(tmp_path)
+    ours, others = (tmp_path / f".{prefix}2026-11-22--23-09-00.parquet.merge" for prefix in ("t-", "u-"))
+    for path in (ours, others):
+        path.touch()
+    compact(tmp_path)
+    assert not ours.exists()
+    assert others.exists()
 
 
 def test_two_compactions_do_not_meet(tmp_path: Path) -> None:

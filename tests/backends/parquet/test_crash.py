@@ -1,5 +1,6 @@
 """Crashes and damage: what was taken is there exactly once, whatever moment the writer ends at."""
 
+import fcntl
 import logging
 import os
 import random
@@ -10,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from sipdump_core.drivers.capabilities import Recovered
+from sipdump_core.locks import take
 from sipdump_core.log import Event
 from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Damage, Journal, scan
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
+from sipdump_parquet import conversion
 from sipdump_parquet.options import WAL_SUFFIX
 from tests.backends.parquet.support import SEGMENT, leave, make, read, sealed, write
 from tests.forks import script
@@ -272,6 +275,59 @@ def test_what_a_living_process_writes_is_left_to_it(tmp_path: Path) -> None:
     writer.close()
     writer.stop()
     assert everything(tmp_path) == [1, 2]
+
+
+def test_one_kind_of_lock_is_enough_to_be_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wal = leave(tmp_path, [record(b"1")])
+    with wal.open("r+b") as file:
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "flock", lambda *_: None)
+            assert take(file.fileno())
+        (done,) = make(tmp_path).recover()
+        assert done.in_use
+        assert wal.exists()
+    (done,) = make(tmp_path).recover()
+    assert done.records == 1
+
+
+def test_a_write_ahead_file_that_another_one_seals_meanwhile_is_his(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, [record(b"1")])
+
+    def looking(_: int) -> bool:
+        monkeypatch.undo()
+        assert len(list(make(tmp_path).recover())) == 1
+        return False
+
+    monkeypatch.setattr(conversion, "in_use", looking)
+    assert list(make(tmp_path).recover()) == []
+    assert os.listdir(tmp_path) == [SEGMENT.name]
+
+
+def test_a_link_is_not_sealed_wherever_it_leads(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    wal = leave(elsewhere, [record(b"1")])
+    (tmp_path / wal.name).symlink_to(wal)
+    backend = make(tmp_path)
+    assert list(backend.segments()) == []
+    (done,) = conversion.recover([SEGMENT], backend.opts, backend.site)
+    assert "symbolic links" in str(done.error)
+    assert sorted(os.listdir(tmp_path)) == sorted([wal.name, "elsewhere"])
+    assert wal.exists()
+
+
+def test_where_files_have_no_locks_only_its_writer_seals_a_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = leave(tmp_path, [record(b"1")])
+    monkeypatch.setattr(conversion, "has_locks", lambda _: False)
+    (done,) = make(tmp_path).recover()
+    assert done.in_use
+    assert "has no locks" in str(done.error)
+    assert write(tmp_path, [record(b"2")], segment=SEGMENT.next()).exists(), "which also looked at what was left"
+    assert sorted(os.listdir(tmp_path)) == sorted([wal.name, SEGMENT.next().name])
 
 
 def test_a_start_takes_up_what_was_left(tmp_path: Path) -> None:

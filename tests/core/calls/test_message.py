@@ -110,6 +110,26 @@ def test_of_two_the_first_counts_even_when_it_is_empty() -> None:
     assert (message.call_id, message.cseq, message.from_.user) == (None, None, "a")
 
 
+@pytest.mark.parametrize("name", ["Call-ID", "From", "To", "CSeq"])
+def test_of_two_in_the_same_form_the_first_counts(name: str) -> None:
+    values = {"Call-ID": b"a", "From": b"<sip:a@x>", "To": b"<sip:a@x>", "CSeq": b"1 X"}
+    head = b"".join(b"%b: %b\r\n" % (other.encode(), value) for other, value in values.items())
+    second = {"Call-ID": b"b", "From": b"<sip:b@x>", "To": b"<sip:b@x>", "CSeq": b"2 Y"}[name]
+    message = Message(b"X sip:x SIP/2.0\r\n" + head + b"%b: %b\r\n\r\n" % (name.encode(), second))
+    assert (message.call_id, message.from_.user, message.to.user) == ("a", "a", "a")
+    assert (message.cseq, message.cseq_method) == (1, "X")
+
+
+@pytest.mark.parametrize(("digits", "value"), [(10, 9_999_999_999), (18, 10**18 - 1), (19, None), (20, None)])
+def test_numbers_without_end_are_none(digits: int, value: int | None) -> None:
+    """Nineteen nines do not fit into the 64 bits that stores have for a number."""
+    nines = b"9" * digits
+    message = Message(
+        b"X sip:x SIP/2.0\r\nCSeq: %b X\r\nExpires: %b\r\nm: <sip:a@b>;expires=%b\r\n\r\n" % ((nines,) * 3)
+    )
+    assert (message.cseq, message.expires, message.contacts[0].expires) == (value, value, value)
+
+
 def test_line_ends_before_a_message_are_no_part_of_it() -> None:
     message = Message(b"\r\n\r\nINVITE sip:x SIP/2.0\r\nCall-ID: x\r\nSubject: y\r\n\r\nv=0\r\n")
     assert (message.method, message.call_id, message.header("s"), message.body) == ("INVITE", "x", None, b"v=0\r\n")

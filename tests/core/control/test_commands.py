@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,21 @@ def test_core(rpc: Rpc) -> None:
     flat = rpc.call("core.ps")
     assert dict(zip(flat[::2], flat[1::2], strict=True))[os.getpid()] == "main process"
     assert any(row["DSC"] == "thread sipdump-text" for row in rpc.call("core.psx"))
+
+
+def test_times_are_local(dump: SipDump, live_in: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    live_in("Asia/Kathmandu")
+    monkeypatch.setattr(time, "time", lambda: 1_795_386_431.5)
+    rpc = Rpc(dump)
+    monkeypatch.setattr(time, "time", lambda: 1_795_386_500.0)
+    (uptime,) = rpc.call("core.uptime")
+    assert uptime == {"now": "Mon Nov 23 04:13:20 2026", "up_since": "Mon Nov 23 04:12:11 2026", "uptime": 68}
+    dump.intercept([record()])
+    assert dump.flush(60)
+    row = rpc.call("sipdump.list")[0]
+    assert row["start"].replace("-", "").replace(":", "").replace("T", "") == (
+        row["name"].removeprefix("kamailio-sipdump-").partition(".")[0].replace("-", "") + "+0545"
+    )
 
 
 def test_system(rpc: Rpc) -> None:

@@ -2,11 +2,13 @@
 
 import select
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sipdump_core.control import stream
 from sipdump_core.control.binrpc import call
 from sipdump_core.control.commands import Method, Rpc
 from sipdump_core.errors import RpcFault
@@ -34,6 +36,34 @@ def test_a_slow_command_holds_up_nobody(start: Start, rpc: Rpc, tmp_path: Path) 
     finally:
         for sock in socks:
             sock.close()
+
+
+def test_slow_commands_that_are_done_make_room_for_others(start: Start, rpc: Rpc, tmp_path: Path) -> None:
+    rpc.methods["slow"] = Method(lambda _: [1], "takes its time", slow=True)
+    ctl = start(binrpc=(f"unix:{tmp_path}/ctl",))
+    assert [call(str(ctl.addresses[0]), "slow") for _ in range(20)] == [[1]] * 20
+
+
+def test_a_client_with_many_requests_gives_the_others_their_turn(
+    start: Start, rpc: Rpc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "REQUESTS_A_ROUND", 5)
+    ctl = start(binrpc=(f"unix:{tmp_path}/ctl",))
+    turns: list[object] = []
+    soon = ctl._loop.call_soon
+
+    def later(action: Callable[[], None]) -> None:
+        turns.append(action)
+        soon(action)
+
+    monkeypatch.setattr(ctl._loop, "call_soon", later)
+    with connect(ctl.addresses[0]) as sock:
+        one = packet("core.echo", "x")
+        sock.sendall(one * 50)
+        data = b""
+        while data.count(b"abcd") < 50:
+            data += sock.recv(65536)
+    assert len(turns) >= 9
 
 
 def test_a_command_that_raises(start: Start, rpc: Rpc, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -109,7 +109,7 @@ def test_a_client_that_drips_times_out(start: Start) -> None:
             if select.select([sock], [], [], 0.05)[0]:
                 assert sock.recv(100) == b""
                 break
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 40
 
 
 def test_a_client_that_never_reads_its_answers(start: Start, tmp_path: Path) -> None:

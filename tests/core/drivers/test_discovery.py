@@ -179,6 +179,14 @@ def test_two_third_parties_with_one_claim_disable_each_other(
         make_plan([Setting("sipdump", "mode", 0), settings[1]], to_start=False)
 
 
+def test_one_distribution_with_a_name_twice_is_told_with_the_file(path: Path) -> None:
+    install(path, "sipdump-bad", GOOD.format(name="bad", flag=256), "bad = sipdump_bad:B\nbad = sipdump_bad:C")
+    stock = take_stock()
+    place = path / "sipdump_bad-1.5.dist-info" / "entry_points.txt"
+    errors = [driver.error for driver in (*stock.drivers, *stock.refused) if driver.name == "bad"]
+    assert errors == [f"has several entry points of that name ({place}): none of them is used; install it again"] * 2
+
+
 def test_a_clash_that_shows_only_after_the_import_disables_both(path: Path) -> None:
     for name in ("a", "b"):
         install(path, f"sipdump-{name}", GOOD.format(name=name, flag="int('256')"), f"{name} = sipdump_{name}:B")
@@ -200,6 +208,7 @@ def test_a_clash_that_shows_only_after_the_import_disables_both(path: Path) -> N
     [
         ("text", 256, "", "claims the name text, which is sipdump's own"),
         ("bad", 256, ".pcap", "claims the suffix .pcap, which is sipdump's own"),
+        ("bad", 256, ".parquet.wal", "claims the suffix .parquet, which is sipdump's own"),
         ("bad", 4, "", "declares the flag 4; third parties take 256 or more"),
     ],
 )

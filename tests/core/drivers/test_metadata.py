@@ -87,6 +87,14 @@ def test_a_file_that_cannot_be_read_is_told(path: Path) -> None:
     ]
 
 
+def test_a_folder_that_may_not_be_searched_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = info(path, None)
+    monkeypatch.setattr(os, "access", lambda each, _: each != str(folder))  # root may search any
+    known, notices = found(path)
+    assert (known, len(notices)) == ({}, 1)
+    assert notices[0].startswith(f"{folder}/entry_points.txt: a distribution cannot be read, and is passed over: ")
+
+
 def test_nothing_is_said_of_distributions_that_have_none_of_ours(path: Path) -> None:
     info(path, b"[console_scripts]\nx = y\n", metadata=None)
     (path / "egg.egg-info").write_text("Name: egg\n")

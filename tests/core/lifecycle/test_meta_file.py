@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.syncing import SYNCER
 from sipdump_core.errors import SegmentExistsError, StorageError, StorageFullError
 from sipdump_core.lifecycle import meta_file
 from sipdump_core.segment import Segment
+from tests.steps import steps_of
+from tests.strangers import NOBODY, needs_root, open_to_all
 
 SEGMENT = Segment("p-", "2026-11-22--00-00-00")
 NAME = "p-2026-11-22--00-00-00.meta"
@@ -103,3 +106,31 @@ def test_a_sweep_takes_lone_ones_only_that_are_old_or_of_what_was_deleted(tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "p-2026-11-22--00-00-02.meta", "p-2026-11-22--00-00-03.data", "p-2026-11-22--00-00-03.meta",
     ]  # fmt: skip
+
+
+def test_it_is_synced_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = steps_of(monkeypatch)
+    meta_file.create(site(tmp_path, sync=1), SEGMENT)
+    assert SYNCER.finish(60)
+    assert steps == [("fsync", NAME, 3), ("fsync", tmp_path.name, 0)]
+
+
+def test_one_that_is_exactly_as_old_as_that_is_not_swept(tmp_path: Path) -> None:
+    (tmp_path / NAME).touch()
+    os.utime(tmp_path / NAME, (1000, 1000))
+    meta_file.sweep(str(tmp_path), "p-", (), 1000)
+    assert (tmp_path / NAME).exists()
+    meta_file.sweep(str(tmp_path), "p-", (), 1001)
+    assert not (tmp_path / NAME).exists()
+
+
+@needs_root
+def test_what_a_stranger_has_made_is_neither_swept_nor_used_for_a_draft(tmp_path: Path) -> None:
+    draft, other = (open_to_all(tmp_path) / name for name in (f".{NAME}.{os.getpid()}", f"{SEGMENT.next().stem}.meta"))
+    for path in (draft, other):
+        path.write_text("precious")
+        os.chown(path, NOBODY, NOBODY)
+    meta_file.create(site(tmp_path, "old"), SEGMENT)
+    meta_file.rewrite(site(tmp_path, "new"), SEGMENT)
+    meta_file.sweep(str(tmp_path), "p-", (SEGMENT.next().stem,), 2e9)
+    assert draft.read_text() == other.read_text() == "precious"

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from sipdump_core import threads
 from sipdump_core.errors import ClosedError
 from sipdump_core.net import loop as net_loop
 from sipdump_core.net.loop import Connection, Loop
+from sipdump_core.net.unix_socket import bind_unix
 from tests.support import wait_for
 
 
@@ -220,6 +222,20 @@ def test_what_has_arrived_is_taken_before_the_end(bench: Bench) -> None:
     busy.set()
     stopping.join()
     assert sock.recv(1) == b"1"
+
+
+def test_who_connects_after_the_stop_finds_no_file(tmp_path: Path) -> None:
+    """So that it waits for the next daemon, and is not accepted by one that is about to end."""
+    loop = Loop("test", "test")
+    path = tmp_path / "socket"
+    loop.receive(bind_unix(str(path), socket.SOCK_DGRAM), lambda: None)
+    found: list[bool] = []
+    loop.drain = lambda: found.append(path.exists())
+    loop.start()
+    assert path.exists()
+    loop.stop(1.0)
+    loop.close()
+    assert found == [False]
 
 
 def test_a_peer_that_goes_on_sending_does_not_hold_up_the_end(bench: Bench) -> None:

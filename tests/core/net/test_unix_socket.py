@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sipdump_core.errors import ConfigError
+from sipdump_core.net import unix_socket
 from sipdump_core.net.unix_socket import UnixSocket, bind_unix, remove_if_ours
 from tests.strangers import needs_root, open_to_all, stranger_locks
 
@@ -47,6 +48,17 @@ def test_sockets_that_cannot_be_made(tmp_path: Path, path: str, user: str, group
     with pytest.raises(ConfigError, match=message) as raised:
         bind_unix(str(tmp_path / path), socket.SOCK_STREAM, 0o600, user, group, place="a.cfg:1:1")
     assert str(raised.value).startswith("a.cfg:1:1: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_do_not_make_a_socket_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second to find a stale one would remove the first one's new one."""
+    monkeypatch.setattr(unix_socket, "_LOCK_TIMEOUT", 0.01)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with pytest.raises(ConfigError, match="its folder stays locked"):
+        bind_unix(str(tmp_path / "s"), socket.SOCK_STREAM)
+    os.close(folder)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.errors import StorageError
 from sipdump_core.lifecycle import meta_file
+from sipdump_core.lifecycle.retention import prune
 from sipdump_core.segment import Segment
 from sipdump_core.sipdump import SipDump
 from sipdump_text import TextBackend
@@ -129,13 +131,13 @@ def test_rows_that_came_just_before_a_rotation_are_in_its_meta(tmp_path: Path) -
     clock = FakeClock()  # which stands still: no other write of it is due
     with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         dump.table.add(1, 77, "just in time")
         dump.table.add(2, 78, "ended")
         dump.table.retire(2, 78, "ended")
         dump.rotate()
         dump.received(b"b", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         dump.table.add(3, 79, "before the end")
     first, second = (path.read_text() for path in files(tmp_path, ".meta"))
     assert "process: 1 77 just in time\nprocess: 2 78 ended\n" in first
@@ -159,7 +161,7 @@ def test_a_meta_file_is_brought_up_to_date_at_most_once_a_second(
         for number in range(10):
             dump.table.add(number, number, "agent")
             dump.received(b"%d" % number, A, B)
-            assert dump.flush(10)
+            assert dump.flush(60)
             if number == 5:
                 assert 0.5 < (dump._dispatcher.wait() or 0.0) < 1.0  # the next one is due without any traffic
             clock.advance(0.25)
@@ -178,11 +180,11 @@ def test_a_meta_file_that_could_not_be_made_is_made_later(tmp_path: Path, monkey
     monkeypatch.setattr(meta_file, "_create", scarce)
     with SipDump(enable=1, folder=tmp_path, clock=clock) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         assert files(tmp_path, ".meta") == []
         clock.advance(1)
         dump.received(b"b", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         assert [path.stem for path in files(tmp_path, ".meta")] == [path.stem for path in files(tmp_path, ".data")]
 
 
@@ -213,6 +215,25 @@ def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: 
     with SipDump(enable=1, folder=tmp_path) as dump:
         dump.received(b"a", A, B)
     assert len(read(tmp_path)) == 1
+
+
+def test_the_hour_that_comes_twice_has_two_segments_and_nothing_is_pruned_early(
+    tmp_path: Path, live_in: Callable[[str], None]
+) -> None:
+    live_in("Europe/Berlin")  # on 2026-10-25 at 03:00 it is 02:00
+    clock = FakeClock(1_792_888_200.0)  # 02:30 for the first time
+    with SipDump(enable=1, folder=tmp_path, clock=clock, rotate=3600, rotate_align=1) as dump:
+        for step in (0, 1799, 1, 3599, 1):
+            clock.advance(step)
+            dump.received(b"%d" % step, A, B, time_us=int(clock.now * 1e6))
+            assert dump.flush(60)
+    stamps = [path.name[len("kamailio-sipdump-2026-10-25--") : -len(".data")] for path in files(tmp_path, ".data")]
+    assert stamps == ["02-00-00", "02-30-00", "03-00-00"]
+    assert sorted(one.buf for one in read(tmp_path)) == [b"0", b"1", b"1", b"1799", b"3599"]
+    backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
+    written = {stored.modified for stored in backend.segments()}
+    assert not list(prune([backend], 3600, now=min(written) + 3600))  # by age, not by name
+    assert len(list(prune([backend], 3600, now=max(written) + 3601))) == 3
 
 
 def test_segments_end_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -376,7 +376,7 @@ def test_a_driver_that_hangs_is_seen_and_is_not_waited_for(tmp_path: Path, monke
     wait_for(lambda: len(text_of(tmp_path)) == 50)
     begin = time.monotonic()
     assert not dump.close(0.2)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
     assert sum(dump.stats().backends["flaky"].dropped.values()) == 50
     free.set()
 

@@ -84,7 +84,7 @@ def test_callers_that_wait_for_room_are_told_of_the_end(sink: Sink) -> None:
     threading.Thread(target=bring, daemon=True).start()
     wait_for(lambda: one._room._waiters)  # type: ignore[attr-defined]  # of threading.Condition
     assert not one.close(0.0)  # the writer is busy
-    assert told.wait(10)
+    assert told.wait(60)
     sink.free.set()
     assert one.close(10)
     assert sink.batches == [[b"first"], [b"second"]]

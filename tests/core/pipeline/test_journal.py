@@ -193,8 +193,9 @@ def test_any_flipped_bit_is_found(tmp_path: Path) -> None:
         data[bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
         assert len([f for f in frames(path) if isinstance(f, Damage)]) == 1, bit
-        assert all(r in FLAT for r in records(path))
-        assert len(records(path)) >= len(FLAT) - 20
+        found = records(path)
+        assert all(r in FLAT for r in found)
+        assert len(found) >= len(FLAT) - 20
 
 
 def test_a_frame_inside_a_message_is_not_taken_for_one(tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_a_journal_that_cannot_be_synced_takes_no_more(tmp_path: Path, monkeypat
     monkeypatch.setattr(log, "_not_synced", lambda *_: failed.set())
     log.open(SEGMENT)
     log.write([record(b"1")])
-    assert failed.wait(10)
+    assert failed.wait(60)
     with pytest.raises(StorageError, match="Input/output error"):
         log.write([record(b"2")])
     log.close()
@@ -254,7 +255,8 @@ def test_what_is_passed_over_hides_no_frames_behind_it(tmp_path: Path) -> None:
     """A frame that lost its middle seems to contain those after it: it is not passed over unchecked."""
     path = write(tmp_path, [record(b"x" * 20_000)], [record(b"a" * 15_000)], [record(b"wanted")])
     data = path.read_bytes()
-    path.write_bytes(data[:8000] + data[8000 + 15_000 + 400 :])
+    cut = len(data) - frames(path)[0].end  # so that what it claims is all there
+    path.write_bytes(data[:8000] + data[8000 + cut :])
     with path.open("rb") as file:
         found = list(scan(file, wanted=lambda _, payload: len(payload) < 1000))
     assert [f.columns().records().__next__().buf for f in found if isinstance(f, Frame) and f.payload] == [b"wanted"]

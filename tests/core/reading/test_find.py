@@ -139,6 +139,26 @@ def test_nothing_to_look_at(folder: Path, tmp_path: Path, capsys: pytest.Capture
     assert err == f"sipdump-read: {told}\n"
 
 
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_times_that_not_all_zones_have(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    for when in ("9999-12-31T23:59:59Z", "0001-01-01T00:00Z", "@-62135590000"):
+        code, out, _ = run(capsys, "find", "--folder", folder, "--call-id", "nosuch", "--until", when)
+        assert code in (1, 2)
+        assert out == ""
+
+
+def test_nothing_could_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kamailio-sipdump-2026-11-22--10-00-00.parquet").write_bytes(b"torn")
+    code, _, err = run(capsys, "find", "--folder", tmp_path)
+    assert code == 1
+    assert "2026-11-22--10-00-00.parquet: " in err
+    assert err.endswith(f"sipdump-read: nothing was found: nothing could be read in {tmp_path}\n")
+
+
 def test_what_is_no_folder_and_what_is_no_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = next(folder.iterdir())
     for option, path, hint in (

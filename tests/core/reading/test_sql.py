@@ -272,6 +272,12 @@ def test_wrong_sql(folder: Path, statement: str, capsys: pytest.CaptureFixture[s
     assert "Error" in err
 
 
+@pytest.mark.parametrize("statement", ["", " ; ", "-- nothing"])
+def test_no_statement(folder: Path, statement: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sql", statement, "--folder", str(folder)]) == 2
+    assert capsys.readouterr().err == "sipdump-read: the statement is empty\n"
+
+
 def test_no_extension_is_fetched(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sql", "SELECT * FROM 'https://192.0.2.1/x.parquet'", "--folder", str(folder)]) == 2
     assert "httpfs" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,24 @@ def test_time_and_process() -> None:
     assert value("$pp") == 2738
     assert value("$$") == b"$"
     assert value("$null") is None
+
+
+def test_time_is_local_and_utime_is_not(live_in: Callable[[str], None]) -> None:
+    at = 1_795_386_431_765_284
+    live_in("Asia/Kathmandu")
+    assert value("$timef(%d %H:%M:%S)", time_us=at) == b"23 04:12:11"
+    assert value("$utimef(%d %H:%M:%S)", time_us=at) == b"22 22:27:11"
+    for name, local, utc in (
+        ("sec", 11, 11), ("min", 12, 27), ("hour", 4, 22), ("mday", 23, 22), ("wday", 2, 1), ("yday", 327, 326),
+    ):  # fmt: skip
+        assert (value(f"$time({name})", time_us=at), value(f"$utime({name})", time_us=at)) == (local, utc)
+    assert value("$Tf", time_us=at) == b"Mon Nov 23 04:12:11 2026"
+    assert value("$(Ts{s.ftime,%d %H:%M})", time_us=at) == b"23 04:12"
+    live_in("Europe/Berlin")
+    summer, winter = 1_792_888_200_000_000, 1_792_891_800_000_000  # 02:30 comes twice
+    shown = "$timef(%H:%M %z) $time(isdst) $utime(hour) $utime(isdst)"
+    assert printed(shown, time_us=summer) == b"02:30 +0200 1 0 0"
+    assert printed(shown, time_us=winter) == b"02:30 +0100 0 1 0"
 
 
 def test_a_text_of_variables() -> None:

@@ -27,11 +27,12 @@ def tree(folder: Path) -> set[str]:
 
 def check(folder: Path, *command: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(600)  # they run the whole kit
 @pytest.mark.parametrize("kind", ["file", "stream"])
 def test_what_it_writes_passes_its_own_tests_and_checks(
     kind: str, tmp_path: Path, mypy_cache: Path, capsys: pytest.CaptureFixture[str]

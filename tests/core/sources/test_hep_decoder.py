@@ -44,6 +44,21 @@ def test_a_packet_as_kamailio_sends_it() -> None:
     assert (one.buf, one.node) == (SIP, "77")
 
 
+def test_strangers_fill_neither_the_table_nor_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hep_decoder, "_MAX_AGENTS", 3)
+    monkeypatch.setattr(hep_decoder, "_MAX_TROUBLED", 3)
+    table = ProcessTable(0)
+    made = HepDecoder(HepOptions(), table)
+    for number in range(10):
+        made.decode(hep3(extra=(chunk(12, struct.pack(">I", number)),)), (f"192.0.2.{number}", 5060), NOW)
+    assert table.render().count("HEP agent") == 3
+    strict = decoder(auth_key="sekret")
+    for number in range(10):
+        assert not strict.decode(hep3(), (f"192.0.2.{number}", 5060), NOW)
+    assert len(strict.troubles) == 3
+    assert strict.counts["auth_failed"] == 10
+
+
 def test_the_correlation_id_travels_with_each_record() -> None:
     """Also where packets are decoded by what was learned of earlier ones."""
     ids = [b"leg-1", b"leg-1", b"leg-2", None, b"leg-1", b"", None, b"a\nb\xff", b"leg-2"]

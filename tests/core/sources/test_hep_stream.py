@@ -69,6 +69,15 @@ def test_compressed_members_are_frames(step: int, compress: Callable[[bytes], by
     assert reader.waiting == len(packed[0]) - 3
 
 
+def test_a_member_that_brings_nothing_for_ever_is_given_up() -> None:
+    """Empty blocks of deflate: they inflate to nothing, and would be kept until the member ends."""
+    reader = FrameReader()
+    found = list(reader.feed(b"\x78\x01" + b"\0\0\0\xff\xff" * 40_000 + hep3()))
+    assert "grows past 65535 bytes" in str(found[0])
+    assert found[-1] == hep3()
+    assert reader.waiting < 6
+
+
 def test_a_member_with_several_frames_and_one_that_grows_too_far() -> None:
     found = list(
         FrameReader().feed(gzip.compress(hep3(b"1") + hep3(b"2")) + gzip.compress(bytes(1 << 24)) + hep3(b"3"))
