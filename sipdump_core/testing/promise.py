@@ -5,6 +5,7 @@ import functools
 import inspect
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -48,21 +49,26 @@ def _broken(sentence: str, detail: str, error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def _limit(seconds: float) -> Iterator[None]:
-    """Interrupt what takes longer, where possible: in the main thread, if nobody else uses SIGALRM."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGALRM) != signal.SIG_DFL:
+    """Interrupt what takes longer, where possible: in the main thread. A limit that somebody else has set goes on."""
+    before, left = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0]
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or before is None or seconds <= 0 or 0 < left <= seconds:
         yield
         return
 
     def hangs(*_: object) -> None:
         raise AssertionError(f"it did not end within {seconds:g} s")
 
+    began = time.monotonic()
     signal.signal(signal.SIGALRM, hangs)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, before)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 0.001))
 
 
 def promise_of(check: Callable[..., Any]) -> str:
