@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sipdump_core.testing.contract import Contract
-    from sipdump_core.testing.promise import does_not_apply, not_checked, promise
+    from sipdump_core.testing.promises import does_not_apply, not_checked, promise
     from sipdump_core.testing.proxy import FaultProxy
     from sipdump_core.testing.samples import record
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _HOME = {
     "Contract": "contract",
     "FaultProxy": "proxy",
-    "does_not_apply": "promise",
-    "not_checked": "promise",
-    "promise": "promise",
+    "does_not_apply": "promises",
+    "not_checked": "promises",
+    "promise": "promises",
     "record": "samples",
 }
 

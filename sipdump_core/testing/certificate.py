@@ -14,7 +14,7 @@ import pytest
 from sipdump_core.drivers.base import API_VERSION, Backend
 from sipdump_core.testing.contract import Contract, checks
 from sipdump_core.testing.kit import drivers
-from sipdump_core.testing.promise import NOT_CHECKED
+from sipdump_core.testing.promises import NOT_CHECKED
 from sipdump_core.version import VERSION
 
 __all__ = ["FORMAT", "RESULTS", "Certificate"]

@@ -32,7 +32,7 @@ from sipdump_core.errors import StorageError, StorageFullError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.testing.disk import ballast, mount_small_disk
-from sipdump_core.testing.promise import not_checked
+from sipdump_core.testing.promises import not_checked
 from sipdump_core.testing.samples import called, noise, numbered, record
 from sipdump_core.testing.surroundings import changes, surroundings
 

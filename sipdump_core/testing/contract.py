@@ -10,7 +10,7 @@ from sipdump_core.testing.failures import FailureChecks
 from sipdump_core.testing.files import FileChecks
 from sipdump_core.testing.network import NetworkChecks
 from sipdump_core.testing.process import ProcessChecks
-from sipdump_core.testing.promise import promise_of
+from sipdump_core.testing.promises import promise_of
 from sipdump_core.testing.search import SearchChecks
 from sipdump_core.testing.store import StoreChecks
 from sipdump_core.testing.writer import WriterChecks

@@ -9,7 +9,7 @@ from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.record import Record
 from sipdump_core.testing.child import Child, grow
 from sipdump_core.testing.kit import Kit
-from sipdump_core.testing.promise import promise
+from sipdump_core.testing.promises import promise
 from sipdump_core.testing.samples import FIELDS, MESSAGES, numbered, record
 from sipdump_core.testing.watch import touching
 

@@ -16,7 +16,7 @@ from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import prune
 from sipdump_core.segment import Segment
 from sipdump_core.testing.kit import Kit, names, tree
-from sipdump_core.testing.promise import promise
+from sipdump_core.testing.promises import promise
 from sipdump_core.testing.samples import numbered, record
 from sipdump_core.testing.watch import at_step, steps
 

@@ -17,7 +17,7 @@ from sipdump_core.errors import ConfigError
 from sipdump_core.record import Flow
 from sipdump_core.settings.options import Setting, build, describe
 from sipdump_core.testing.kit import Kit, drivers
-from sipdump_core.testing.promise import does_not_apply, promise
+from sipdump_core.testing.promises import does_not_apply, promise
 from sipdump_core.testing.samples import record
 from sipdump_core.testing.watch import touching
 

@@ -13,7 +13,7 @@ from sipdump_core.errors import SipDumpError
 from sipdump_core.record import Record
 from sipdump_core.testing.driver import check_numbers
 from sipdump_core.testing.kit import Kit
-from sipdump_core.testing.promise import promise
+from sipdump_core.testing.promises import promise
 from sipdump_core.testing.samples import EXTREMES, numbered, record
 from sipdump_core.testing.watch import left_after, possessions, resident
 

@@ -13,7 +13,7 @@ import pytest
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.errors import SipDumpError
 from sipdump_core.testing.kit import Kit, tree
-from sipdump_core.testing.promise import does_not_apply, promise
+from sipdump_core.testing.promises import does_not_apply, promise
 from sipdump_core.testing.samples import numbered, record, with_body
 
 __all__ = ["FileChecks"]

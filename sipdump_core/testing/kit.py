@@ -23,7 +23,7 @@ from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import ConfigError, PartialWriteError, RecordError, SipDumpError, StorageError
 from sipdump_core.record import Flow, Record
 from sipdump_core.segment import Segment, StoredSegment
-from sipdump_core.testing.promise import does_not_apply, not_checked
+from sipdump_core.testing.promises import does_not_apply, not_checked
 from sipdump_core.testing.proxy import FaultProxy
 
 __all__ = ["CLOCKS_APART", "Kit", "content", "drivers", "installed", "names", "tree", "zone"]

@@ -11,7 +11,7 @@ from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.record import Record
 from sipdump_core.testing.kit import Kit
-from sipdump_core.testing.promise import does_not_apply, not_checked, promise
+from sipdump_core.testing.promises import does_not_apply, not_checked, promise
 from sipdump_core.testing.proxy import FaultProxy
 from sipdump_core.testing.samples import numbered
 

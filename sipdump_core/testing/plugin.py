@@ -100,7 +100,7 @@ def pytest_runtest_makereport(
     report = yield
     if not (report.skipped and call.excinfo and item.config.getoption("--sipdump-strict") and _is_check(item)):
         return report
-    from sipdump_core.testing.promise import NOT_CHECKED, applies  # noqa: PLC0415 - see above: only when used
+    from sipdump_core.testing.promises import NOT_CHECKED, applies  # noqa: PLC0415 - see above: only when used
 
     if applies(call.excinfo.value):
         why = getattr(report, "wasxfail", "") or str(call.excinfo.value).removeprefix(NOT_CHECKED)
@@ -129,7 +129,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _tell_passed_over(terminalreporter: pytest.TerminalReporter, checks: dict[str, list[str]]) -> None:
-    from sipdump_core.testing.promise import DOES_NOT_APPLY, NOT_CHECKED  # noqa: PLC0415 - see above: only when used
+    from sipdump_core.testing.promises import DOES_NOT_APPLY, NOT_CHECKED  # noqa: PLC0415 - see above: only when used
 
     for section, apply in (("not checked", True), ("does not apply", False)):
         found = {why: those for why, those in checks.items() if why.startswith(DOES_NOT_APPLY) is not apply}

@@ -16,7 +16,7 @@ from sipdump_core.drivers.guard import Guard
 from sipdump_core.segment import Segment
 from sipdump_core.testing.child import BATCH, Child, crash, fork, full, full_disk, live, race
 from sipdump_core.testing.kit import CLOCKS_APART, Kit, names, zone
-from sipdump_core.testing.promise import not_checked, promise
+from sipdump_core.testing.promises import not_checked, promise
 from sipdump_core.testing.samples import noise, numbered, record
 from sipdump_core.testing.surroundings import changes, surroundings
 from sipdump_core.testing.watch import at_step, left_after, possessions, steps

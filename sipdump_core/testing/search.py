@@ -16,7 +16,7 @@ from sipdump_core.drivers.query import Query, parse_endpoint, parse_grep, parse_
 from sipdump_core.record import Record
 from sipdump_core.segment import StoredSegment
 from sipdump_core.testing.kit import Kit
-from sipdump_core.testing.promise import does_not_apply, promise
+from sipdump_core.testing.promises import does_not_apply, promise
 from sipdump_core.testing.samples import MESSAGES, numbered, record, with_body
 
 __all__ = ["SearchChecks"]

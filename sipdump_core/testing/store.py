@@ -16,7 +16,7 @@ from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.testing.kit import CLOCKS_APART, Kit, content, names, tree
-from sipdump_core.testing.promise import promise
+from sipdump_core.testing.promises import promise
 from sipdump_core.testing.samples import mixed, numbered, record
 from sipdump_core.testing.watch import called, touching
 

@@ -22,7 +22,7 @@ from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ClosedError
 from sipdump_core.record import Record
 from sipdump_core.testing.kit import Kit
-from sipdump_core.testing.promise import does_not_apply, promise
+from sipdump_core.testing.promises import does_not_apply, promise
 from sipdump_core.testing.samples import CALL_IDS, FIELDS, MESSAGES, called, mixed, numbered, record
 from sipdump_core.testing.watch import Decoys, closed_once
 

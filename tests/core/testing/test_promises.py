@@ -3,11 +3,12 @@
 import signal
 import threading
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
 from sipdump_core.testing import does_not_apply, not_checked, promise
-from sipdump_core.testing.promise import applies
+from sipdump_core.testing.promises import applies
 
 
 class Checks:
@@ -54,3 +55,9 @@ def test_skips_say_whether_the_check_should_have_run() -> None:
         does_not_apply("no files")
     assert applies(first.value)
     assert not applies(second.value)
+
+
+def test_public_names_are_no_modules() -> None:
+    from sipdump_core.testing import Contract, FaultProxy, record
+
+    assert not any(isinstance(one, ModuleType) for one in (Contract, FaultProxy, record, promise, not_checked))
