@@ -15,10 +15,10 @@ from sipdump_core.drivers.base import Backend
 from sipdump_core.errors import ClosedError
 from sipdump_core.flows import Address, Flows
 from sipdump_core.lifecycle.pruner import Pruner
-from sipdump_core.log import Limit, log
-from sipdump_core.pipeline.delivery import LaneStats
+from sipdump_core.log import Event, Limit, log
 from sipdump_core.pipeline.dispatcher import Dispatcher
 from sipdump_core.pipeline.intake import Intake
+from sipdump_core.pipeline.numbers import LaneStats
 from sipdump_core.plan import Plan, make_plan
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
@@ -286,11 +286,18 @@ class SipDump:
         atexit.unregister(self.close)
         self._closing = True
         self._pruner.stop()
+        lost = 0
         end = self._clock.monotonic() + timeout
         if not self._intake.close(timeout / 2):
             self._dispatcher.hurry()
-            self._intake.close(timeout / 2)
-        return self._dispatcher.close(max(0.0, end - self._clock.monotonic()))
+            if not self._intake.close(timeout / 2):
+                lost = self._intake.abandon()
+        ended = self._dispatcher.close(max(0.0, end - self._clock.monotonic()))
+        if lost:
+            with self._counts:
+                self._queue_dropped += lost
+            log.error(Event("records dropped: the writer did not end in time", count=lost))
+        return ended and not lost
 
     def _one(
         self, tag: str, buf: bytes | bytearray | memoryview, src: Address, dst: Address, proto: str,

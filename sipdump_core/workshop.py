@@ -1,5 +1,6 @@
 """The workshop: makes a plan's backends, and knows which of its drivers can be used by now."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -7,13 +8,15 @@ from functools import partial
 import attrs
 
 from sipdump_core.drivers.base import Backend, Site, Transform
+from sipdump_core.drivers.batch import batching
 from sipdump_core.drivers.deferred import DeferredBackend
 from sipdump_core.drivers.discovery import Driver, is_suffix, refusal, reload
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import Guard
-from sipdump_core.errors import ConfigError, DriverError, SipDumpError
+from sipdump_core.errors import ConfigError, DriverError, SipDumpError, StorageError
 from sipdump_core.lifecycle.rotation import LONGEST_SHIFT
 from sipdump_core.log import Event, log
+from sipdump_core.pipeline.dead_letter import DeadLetters
 from sipdump_core.pipeline.spool import SpoolOptions
 from sipdump_core.plan import Plan
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
@@ -140,7 +143,15 @@ class Workshop:
                     backends.append(self._make(driver, site))
                 except SipDumpError as error:  # one driver's fault must not hide the others
                     errors.append(error)
-        return backends, errors
+        return backends + self._dead_letters(site), errors
+
+    @staticmethod
+    def _dead_letters(site: Site) -> list[Backend]:
+        """Return what lists, reads and prunes the dead letters, if there are any."""
+        letters = DeadLetters(site)
+        with contextlib.suppress(StorageError):  # the backends of files will say so
+            return [letters] if any(letters.segments()) else []
+        return []
 
     def _usable(self, driver: Driver, site: Site) -> Backend:
         if driver.fault:
@@ -176,7 +187,7 @@ class Workshop:
             raise DriverError(f"{driver.name} of {driver.distribution} is no backend")
         if driver.cls.transformed:
             transforms = [d.cls(self._options[d.name]) for d in self.chosen if d.cls and issubclass(d.cls, Transform)]
-            site = attrs.evolve(site, transforms=transforms)
+            site = attrs.evolve(site, transforms=tuple(transforms))
         site = attrs.evolve(site, distribution=driver.origin)
         with Guard() as guard:
             backend = driver.cls(self._options[driver.name], site)
@@ -200,11 +211,12 @@ def _verify(backend: Backend) -> None:
     """Check what a driver's constructor has made.
 
     Raises:
-        TypeError: it is not a backend, or not initialized, or its suffix is not one.
+        TypeError: it is not a backend, or not initialized, or its suffix or its wishes for batches make no sense.
     """
     if not isinstance(backend, Backend):
         raise TypeError(f"the class returns {backend!r} instead of an instance")
     if not (hasattr(backend, "opts") and isinstance(getattr(backend, "site", None), Site)):
         raise TypeError("its constructor does not call super().__init__(options, site)")
+    batching(backend)
     if not is_suffix(backend.suffix):
         raise TypeError(f"it has the suffix {backend.suffix!r}, which is no end of a file name, as '.data'")

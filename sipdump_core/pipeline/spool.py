@@ -9,25 +9,32 @@ frame: what was accepted last before a crash may be delivered once more.
 import contextlib
 import fcntl
 import os
+import random
 import stat
-import struct
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import BinaryIO
 
 import attrs
 
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.drivers.syncing import sync_folder
 from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError, StorageFullError
 from sipdump_core.log import Event, log
 from sipdump_core.ownership import require_private
-from sipdump_core.pipeline.delivery import BACKOFF, CHECK_EVERY, Delivery, LaneStats
+from sipdump_core.pipeline.dead_letter import DeadLetter
+from sipdump_core.pipeline.delivery import BACKOFF, CHECK_EVERY, Delivery
 from sipdump_core.pipeline.journal import NOTE, Damage, Frame, Journal, scan
+from sipdump_core.pipeline.numbers import LaneStats
+from sipdump_core.pipeline.spool_reader import PLACE_SUFFIX, Entry, Place, PlaceFile, entries, key_of
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.settings.core import Params
 from sipdump_core.settings.options import at_least, option
 from sipdump_core.threads import lasting
 
@@ -35,9 +42,9 @@ __all__ = ["SpoolOptions", "delivery_to"]
 
 STOP_WAIT = 5.0
 """Seconds that the end waits for what is still to be delivered; the rest stays for the next start."""
-_PLACE = struct.Struct("<Q")
-_PLACE_SUFFIX = ".place"
 _SEAL = "seal"
+_LOOK_AHEAD = 8
+"""Among how many batches one is chosen that shows whether the store works."""
 _JOURNALS = 16  # a journal takes this part of the bound: only a whole one can be deleted
 
 
@@ -51,12 +58,22 @@ class SpoolOptions:
     )
 
 
-def delivery_to(backend: Backend, clock: Clock) -> Delivery:
+@attrs.frozen
+class _Ahead:
+    """A batch that was stored ahead of its turn."""
+
+    size: int
+    unstored: Sequence[int]
+    """The places of those records that were not stored."""
+
+
+def delivery_to(backend: Backend, clock: Clock, params: Params) -> Delivery:
     """Return what delivers to a backend: through a spool, if its options name one, or directly."""
     options = getattr(backend, "opts", None)
     if isinstance(options, SpoolOptions) and options.spool:
-        return SpooledDelivery(backend, options, clock)
-    return Delivery(backend, clock)
+        return SpooledDelivery(backend, options, clock, params)
+    dead = DeadLetter(backend.site, backend.name, params.dead_max_bytes)
+    return Delivery(backend, clock, dead=dead, tries=params.refuse_after)
 
 
 class SpooledDelivery(Delivery):
@@ -66,11 +83,17 @@ class SpooledDelivery(Delivery):
         backend: the backend.
         options: where the spool is, and how large it may be.
         clock: the time.
+        params: what becomes of records that the store refuses.
     """
 
-    def __init__(self, backend: Backend, options: SpoolOptions, clock: Clock) -> None:
-        self._spool = Spool(backend, options, clock)
+    def __init__(self, backend: Backend, options: SpoolOptions, clock: Clock, params: Params) -> None:
+        self._spool = Spool(backend, options, clock, params)
         super().__init__(backend, clock, self._spool)
+
+    @property
+    def batching(self) -> tuple[int, float]:
+        """Everything goes to the spool at once: it makes the batches that the backend wants."""
+        return 0, 0.0
 
     def snapshot(self) -> LaneStats:
         """Return the numbers of the whole: what the backend has stored and refused, and how it is."""
@@ -82,6 +105,7 @@ class SpooledDelivery(Delivery):
             since=worse.since,
             error=outer.error or inner.error,
             stored=inner.stored,
+            refused=inner.refused,
             dropped=outer.dropped + inner.dropped,
             counters={**inner.counters, "spooled": outer.stored, "spool_bytes": self._spool.bytes},
         )
@@ -94,9 +118,10 @@ class Spool:
         backend: the backend that stores.
         options: where the spool is, and how large it may be.
         clock: the time.
+        params: what becomes of records that the store refuses.
     """
 
-    def __init__(self, backend: Backend, options: SpoolOptions, clock: Clock) -> None:
+    def __init__(self, backend: Backend, options: SpoolOptions, clock: Clock, params: Params) -> None:
         self.suffix = f".{backend.name}.spool"  # spools of several backends may share a folder
         self.bytes = 0
         """How many wait in the folder."""
@@ -107,7 +132,8 @@ class Spool:
         self._prefix = backend.site.prefix
         self._clock = clock
         self._journal = Journal(attrs.evolve(backend.site, folder=options.spool), self.suffix)
-        self._delivery = Delivery(backend, clock)
+        self._params = params
+        self._delivery = self._made()
         self._counted = 0
         self._bytes_lock = threading.Lock()
         self._work = threading.Event()
@@ -117,6 +143,14 @@ class Spool:
         """The journal that is being written, whatever its lock says: set before the file is there."""
         self._feeding: Segment | None = None
         self._reading: Segment | None = None
+        self._due = 0.0
+        """When a batch that waits for more records is to go, monotonic seconds; 0: none waits."""
+        self._needed = self._arrived = 0
+        """How many more records that batch should have, and how many came since."""
+        self._gathering = ("", 0.0)
+        """The batch that waits, and since when."""
+        self._ahead: dict[str, _Ahead] = {}
+        """The batches that were stored ahead of their turn, by name."""
         self._taken = 0
         """How many records of the journal that is being read were delivered, or given up, in this run."""
         self._thread: threading.Thread | None = None
@@ -130,8 +164,9 @@ class Spool:
         if self._thread is not None and self._thread.is_alive():
             raise StorageError("open the spool", self._folder, "the backend has not returned since the last stop")
         lock = self._take_folder()
-        self._delivery = Delivery(self._backend, self._clock)
+        self._delivery = self._made()
         self._feeding = self._reading = None
+        self._ahead = {}
         self.bytes = sum(stored.size for stored in self._journal.segments())
         self._work.set()
         self._lock = lock
@@ -141,6 +176,11 @@ class Spool:
         except RuntimeError as error:  # no more threads can be had
             os.close(lock)
             raise StorageError("open the spool", self._folder, str(error)) from error
+
+    def _made(self) -> Delivery:
+        """Make what delivers to the backend."""
+        dead = DeadLetter(self._backend.site, self._name, self._params.dead_max_bytes, recall=True)
+        return Delivery(self._backend, self._clock, dead=dead, tries=self._params.refuse_after)
 
     def stop(self) -> None:
         """Deliver what there is, within ``STOP_WAIT`` seconds; the rest stays in the folder."""
@@ -180,7 +220,9 @@ class Spool:
             self._open_journal()
         self._journal.write(batch)
         self._count_journal()
-        self._work.set()
+        self._arrived += len(batch)
+        if self._arrived >= self._needed:
+            self._work.set()
 
     def check(self) -> None:
         """Look whether the journal is still good; go on in a fresh one if it is not."""
@@ -302,11 +344,18 @@ class Spool:
         if not delivery.started:
             self._work.wait(BACKOFF[1])
             return
-        while not self._work.wait(CHECK_EVERY if delivery.opened else None):
+        while True:
+            left = self._due - self._clock.monotonic() if self._due else None
+            idle = CHECK_EVERY if delivery.opened else None
+            if self._work.wait(min([each for each in (left, idle) if each is not None], default=None)):
+                return
+            if left is not None and left <= CHECK_EVERY:
+                return
             delivery.check()
 
     def _drain(self, delivery: Delivery) -> None:
         """Deliver all that the folder holds, up to the end of the journal that is being written."""
+        self._due = self._arrived = self._needed = 0
         for stored in list(self._journal.segments()):
             if not self._feed(delivery, stored):
                 return
@@ -316,39 +365,61 @@ class Spool:
         whole = True
         sealed = stored.sealed and stored.segment != self._live
         try:
-            with open(stored.location, "rb") as file, _Place(stored.location) as place:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise StorageError("read the spool", stored.location, "it is no regular file")
-                if self._reading != stored.segment:  # its first note names the segment, wherever the place is
-                    self._taken = 0
-                    first = next(scan(file), None)
-                    if isinstance(first, Frame) and first.kind == NOTE:
-                        self._turn(delivery, first)
-                    self._reading = stored.segment
-                for item in scan(file, place.read()):
+            with self._opened(stored) as file, PlaceFile(stored.location) as place:
+                self._take_up(delivery, stored, file)
+                key = key_of(file, stored.segment.name)
+                for item in entries(file, key, place.read(), delivery.batching[0], self._size_ahead):
                     if isinstance(item, Damage):
                         if not sealed:
                             break  # more of it may come
                         _warn_of(stored, item)
                         whole = whole and item.torn
-                        continue
-                    if item.kind == NOTE:
+                    elif isinstance(item, Frame):
                         whole = self._turn(delivery, item) and whole
+                        place.write(Place(item.end))
                     else:
-                        try:
-                            batch = list(item.columns().records())
-                        except ValueError:  # its sum is right, but it is not of its form
-                            _warn_of(stored, Damage(item.offset, item.end, torn=False))
-                            whole, batch = False, []
-                        if batch and not self._deliver(delivery, batch):
+                        if not (item.final or sealed) and self._waits_for_more(delivery, item):
+                            break
+                        place.write(item.begin)
+                        if not self._deliver(delivery, stored, item):
                             return False
-                        self._taken += len(batch)
-                    place.write(item.end)
+                        self._taken += len(item.batch)
+                        place.write(item.end)
             delivery.flush()
             if sealed:
                 self._settle(stored, whole=whole)
         except OSError as error:
             raise StorageError.from_os("read the spool", stored.location, error) from error
+        return True
+
+    @staticmethod
+    def _opened(stored: StoredSegment) -> BinaryIO:
+        file = open(stored.location, "rb")  # noqa: SIM115 - the caller closes it
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+        raise StorageError("read the spool", stored.location, "it is no regular file")
+
+    def _take_up(self, delivery: Delivery, stored: StoredSegment, file: BinaryIO) -> None:
+        """Begin with a journal: its first note names the segment, wherever the place is."""
+        if self._reading == stored.segment:
+            return
+        self._taken = 0
+        first = next(scan(file), None)
+        if isinstance(first, Frame) and first.kind == NOTE:
+            self._turn(delivery, first)
+        self._reading = stored.segment
+
+    def _waits_for_more(self, delivery: Delivery, entry: Entry) -> bool:
+        """Return whether a batch that may still grow is to be delivered later."""
+        wanted, seconds = delivery.batching
+        wanted = wanted or self._params.queue
+        if self._gathering[0] != entry.batch.id:
+            self._gathering = entry.batch.id, self._clock.monotonic()
+        due = self._gathering[1] + seconds
+        if delivery.hurried or len(entry.batch) >= wanted or due <= self._clock.monotonic():
+            return False
+        self._due, self._needed = due, wanted - len(entry.batch)
         return True
 
     def _turn(self, delivery: Delivery, frame: Frame) -> bool:
@@ -372,12 +443,44 @@ class Spool:
             self._feeding = segment
         return segment is not None
 
-    def _deliver(self, delivery: Delivery, batch: Sequence[Record]) -> bool:
+    def _deliver(self, delivery: Delivery, stored: StoredSegment, entry: Entry) -> bool:
+        """Deliver a batch, unless it was stored ahead of its turn; False when it is time to stop."""
         if delivery.hurried and self._clock.monotonic() > self._deadline:
             return False
-        rest = delivery.deliver(batch)
+        ahead = self._ahead.get(entry.batch.id)
+        batch = entry.batch.part(ahead.unstored) if ahead else entry.batch
+        rest = delivery.deliver(batch, partial(self._offer, stored, entry.end)) if batch else ()
         delivery.caught_up()
+        if not rest:
+            self._ahead.pop(entry.batch.id, None)
         return not rest
+
+    def _offer(self, stored: StoredSegment, place: Place, store: Callable[[Batch], Sequence[int]]) -> None:
+        """Have a batch stored that waits behind a place in a journal, to see whether the store works."""
+        waiting = list(islice(self._behind(stored, place), _LOOK_AHEAD))
+        if not waiting:
+            return
+        batch = random.choice(waiting)  # noqa: S311 - any will do
+        rest = store(batch)
+        if len(rest) < len(batch):
+            self._ahead[batch.id] = _Ahead(len(batch), rest)
+
+    def _size_ahead(self, name: str) -> int:
+        """Return how many records a batch has that was stored ahead of its turn; 0 for any other."""
+        ahead = self._ahead.get(name)
+        return ahead.size if ahead else 0
+
+    def _behind(self, stored: StoredSegment, place: Place) -> Iterator[Batch]:
+        """Yield the batches behind a place in a journal, but for those that were stored ahead of their turn."""
+        for journal in list(self._journal.segments()):
+            if journal.segment < stored.segment:
+                continue
+            with self._opened(journal) as file, PlaceFile(journal.location) as own:
+                begin = place if journal.segment == stored.segment else own.read()
+                key = key_of(file, journal.segment.name)
+                for item in entries(file, key, begin, self._delivery.batching[0], self._size_ahead):
+                    if isinstance(item, Entry) and item.batch.id not in self._ahead:
+                        yield item.batch
 
     def _settle(self, stored: StoredSegment, *, whole: bool) -> None:
         """Delete a journal that was delivered; one that was damaged is kept aside."""
@@ -389,31 +492,11 @@ class Spool:
             log.error(Event("damaged spool is kept aside", path=stored.location + ".damaged"))
         self._count(-size)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(stored.location + _PLACE_SUFFIX)
+            os.unlink(stored.location + PLACE_SUFFIX)
 
     def _count(self, size: int) -> None:
         with self._bytes_lock:
             self.bytes += size
-
-
-class _Place:
-    """How far a journal was delivered: an offset in a small file beside it."""
-
-    def __init__(self, journal: str) -> None:
-        self._fd = os.open(journal + _PLACE_SUFFIX, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-    def read(self) -> int:
-        noted = os.pread(self._fd, _PLACE.size, 0)
-        return int(_PLACE.unpack(noted)[0]) if len(noted) == _PLACE.size else 0
-
-    def write(self, place: int) -> None:
-        os.pwrite(self._fd, _PLACE.pack(place), 0)
 
 
 def _stem_of(note: str, prefix: str) -> str:
