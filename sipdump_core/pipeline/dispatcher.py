@@ -80,9 +80,11 @@ class Dispatcher:
         self.tick()
         weights = self._rotation.weigh(records)
         at = 0
-        while at < len(records) and not self._abandoned:
+        while at < len(records):
             if self._segment is None:
                 self._open()
+            if self._abandoned:
+                return
             count = self._rotation.take(len(records) - at, weights[at:])
             if count:
                 batch = tuple(records[at : at + count])

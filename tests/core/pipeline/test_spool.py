@@ -376,7 +376,8 @@ def test_a_batch_that_comes_again_after_a_restart_is_the_same(tmp_path: Path) ->
         dump.intercept([record(b"more %d" % n) for n in range(5)])
         assert dump.flush(10)
     first = named(Remote.tried[:1])
-    assert named([batch for batch in Remote.tried if len(batch) == 10]) == first * len(Remote.tried)
+    again = [batch for batch in Remote.tried if len(batch) == 10]
+    assert named(again) == first * len(again)
     Remote.away = False
     with start(tmp_path):
         wait_for(lambda: len(Remote.stored) == 15)
