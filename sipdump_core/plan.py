@@ -13,7 +13,7 @@ from sipdump_core.errors import ConfigError
 from sipdump_core.routes.event_route import Route, load_callback
 from sipdump_core.settings.core import MODE_EVENT_ROUTE, Params
 from sipdump_core.settings.modules import CORE, KAMAILIO_KEMI, MODULES, misspelled, refuse_unknown, resolve
-from sipdump_core.settings.options import Notice, Setting, Settings, build
+from sipdump_core.settings.options import Notice, Setting, Settings, build, marked
 
 if TYPE_CHECKING:
     from sipdump_core.config.route_block import RouteBlock
@@ -71,6 +71,7 @@ def make_plan(
     names = [*modules, *(_module(driver) for driver in drivers if not driver.cls)]
     refuse_unknown(settings, names)
     resolved = resolve(settings, [*names, *KAMAILIO_KEMI])
+    resolved = Settings(marked(each, modules[each.module]) if each.module in modules else each for each in resolved)
     built = {name: build(cls, resolved.of(name)) for name, cls in modules.items()}
     params: Params = built[CORE]
     chosen = select(drivers, resolved.last(CORE, "mode", params.mode), resolved.of(CORE, "backend"))

@@ -22,9 +22,10 @@ from sipdump_core.pipeline.numbers import LaneStats
 from sipdump_core.plan import Plan, make_plan
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
+from sipdump_core.redaction import REDACTED
 from sipdump_core.routes.event_route import Callback, EventRoute
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
-from sipdump_core.settings.options import Setting
+from sipdump_core.settings.options import Setting, may_be_secret
 from sipdump_core.workshop import Workshop
 
 __all__ = ["SipDump", "Stats"]
@@ -346,4 +347,5 @@ def _forget(dump: SipDump | None) -> None:
 def _settings(module: str, name: str, value: Any) -> list[Setting]:
     values = value if isinstance(value, (list, tuple)) else (value,)
     plain = [os.fspath(v) if isinstance(v, os.PathLike) else int(v) if isinstance(v, bool) else v for v in values]
-    return [Setting(module, name, v, f"SipDump({name}={value!r})") for v in plain]
+    shown = REDACTED if may_be_secret(module, name) else repr(value)
+    return [Setting(module, name, v, f"SipDump({name}={shown})") for v in plain]
