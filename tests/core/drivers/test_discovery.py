@@ -75,6 +75,10 @@ def test_two_drivers_with_one_claim_are_an_error_that_names_both(path: Path, nam
             "install a newer sipdump, or an older release of the driver",
         ),
         (
+            GOOD.format(name="bad", flag=256) + "    api = True\n",
+            "was made for version True",
+        ),
+        (
             GOOD.format(name="bad", flag=256) + "    api = 0\n",
             "install a newer release of this driver, or an older release of sipdump",
         ),
