@@ -57,6 +57,10 @@ _SAME_SEGMENT = (StorageFullError, PartialWriteError)
 """Errors after which the same segment goes on."""
 _TIMES_LARGER, _LARGER = 16, 8192
 """What a record takes in a segment is believed up to so many times its message, and so many bytes."""
+_LATELY = 60.0
+"""Seconds after a refusal within which others are likely."""
+_QUICKER = 4
+"""How much sooner single records are tried again then."""
 _APART = frozenset(("flush", "record_size"))
 """What may fail again and again while records are stored: only its own success shows that it works again."""
 
@@ -90,6 +94,8 @@ class Delivery:
         self._tries = tries
         self._away = False
         """Whether the store took nothing when a batch was last sifted."""
+        self._refused_at = -_LATELY
+        """When a record was last found that the store refuses, monotonic seconds."""
         site = getattr(backend, "site", None)
         self._stats = LaneStats(since=clock.time(), distribution=getattr(site, "distribution", ""))
         self._lock = threading.RLock()  # guards the numbers
@@ -142,7 +148,7 @@ class Delivery:
                 parted |= bool(partial and len(places) < len(batch))
                 batch = batch.part(places)
                 tries += not isinstance(error, _NO_REFUSAL)
-                if tries and self._tries and (tries >= self._tries or self.hurried):
+                if tries and self._tries and (tries >= self._tries or self._suspects or self.hurried):
                     if partial and parted:
                         self._refuse(batch, partial)
                         return ()
@@ -160,6 +166,11 @@ class Delivery:
         """Make visible what was stored since the last flush."""
         if self._dirty:
             self._dirty = self._call("flush") is not None
+
+    @property
+    def _suspects(self) -> bool:
+        """Whether records were refused lately: then the next batch that fails need not be tried so often as a whole."""
+        return self._clock.monotonic() - self._refused_at < _LATELY
 
     @property
     def batching(self) -> tuple[int, float]:
@@ -472,7 +483,8 @@ class Delivery:
                 why.update((part.indexes[place], error) for place in places)
             return places
 
-        delays = chain((BACKOFF[0] * 2**n for n in range(7)), repeat(BACKOFF[1]))
+        delay = BACKOFF[0] / (_QUICKER if self._suspects else 1)
+        delays = chain((delay * 2**n for n in range(7)), repeat(BACKOFF[1]))
         sieve = Sieve(batch, write, offer, lambda: self.pause(next(delays)), self._clock.monotonic)
         places, decided = sieve.run(self._tries)
         self._away = not decided
@@ -480,6 +492,7 @@ class Delivery:
             return batch.part(places)
         for place in places:
             self._refuse(batch.part([place]), why[batch.indexes[place]])
+            self._refused_at = self._clock.monotonic()
         self._worked("write")
         return batch.part(())
 
