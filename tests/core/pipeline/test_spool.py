@@ -459,7 +459,7 @@ def test_what_is_in_the_dead_letter_gets_in_once_though_its_batch_comes_again(
 ) -> None:
     """As after a kill -9 between the dead letter and the note of the place."""
     monkeypatch.setattr("sipdump_core.pipeline.spool_reader.PlaceFile.write", lambda *_: None)
-    monkeypatch.setattr(spool.Spool, "_settle", lambda *_, **__: None)
+    monkeypatch.setattr(spool.Spool, "settle", lambda *_, **__: None)
     for _ in range(3):
         with start(tmp_path) as dump:
             dump.intercept([record(buf) for buf in (b"good", b"poison", b"poison 2")] if not dead(tmp_path) else [])
