@@ -217,6 +217,7 @@ def _verify(backend: Backend) -> None:
         raise TypeError(f"the class returns {backend!r} instead of an instance")
     if not (hasattr(backend, "opts") and isinstance(getattr(backend, "site", None), Site)):
         raise TypeError("its constructor does not call super().__init__(options, site)")
-    batching(backend)
+    if backend.api >= 2:  # an earlier driver may have attributes and options of these names for itself
+        batching(backend)
     if not is_suffix(backend.suffix):
         raise TypeError(f"it has the suffix {backend.suffix!r}, which is no end of a file name, as '.data'")

@@ -88,6 +88,8 @@ class Delivery:
         self.started = False
         self.losses = 0
         """How many segments were lost while they were open."""
+        self.lost = False
+        """Whether records were dropped at the end."""
         self._writer: Writer = writer or backend
         self._clock = clock
         self._dead = dead
@@ -294,6 +296,7 @@ class Delivery:
         """
         if not count:
             return
+        self.lost |= self.hurried
         with self._lock:
             reason = reason or self._stats.error.partition(":")[0]
             self._stats.dropped[reason] += count

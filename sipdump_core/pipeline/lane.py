@@ -64,7 +64,6 @@ class Lane:
         self._limit_bytes = limit_bytes
         self._clock = clock
         self._backlog = self._bytes = 0
-        self._lost = False
         self._commands: deque[_Command] = deque([("start", None)])
         self._changed = threading.Condition()
         self._last_flush = 0.0
@@ -112,7 +111,7 @@ class Lane:
             while self._backlog and (self._backlog + count > self._limit or self._bytes + size > self._limit_bytes):
                 self._delivery.watch()
                 if not block or not self._delivery.well or self._delivery.hurried:
-                    self._drop(count, "backlog full")
+                    self._delivery.drop(count, "backlog full")
                     return
                 self._changed.wait(_WATCH_EVERY)
             self._backlog += count
@@ -155,14 +154,14 @@ class Lane:
         """
         self._thread.join(min(timeout, STALL) if self._delivery.watch() else timeout)
         if not self._thread.is_alive():
-            return not self._lost
+            return not self._delivery.lost
         with self._changed:
             self._commands.clear()
             self._commands.append(("stop", None))  # if it returns after all
-            self._drop(self._backlog, "backend did not stop in time")
+            self._delivery.drop(self._backlog, "backend did not stop in time")
             self._backlog = 0
         self._delivery.abandon()
-        return not self._lost
+        return not self._delivery.lost
 
     def _put(self, verb: Any, argument: Any) -> None:
         with self._changed:
@@ -179,7 +178,7 @@ class Lane:
                 what = "lane failed; this is a bug in sipdump, please report it"
                 log.error(Event(what, backend=self.backend.name, operation=verb), exc_info=guard.error)
                 if verb == "write":
-                    self._drop(len(argument.records), type(guard.error).__name__)
+                    self._delivery.drop(len(argument.records), type(guard.error).__name__)
             if verb == "write":
                 self._delivered(argument, idle=idle)
             elif verb == "flush":
@@ -193,7 +192,7 @@ class Lane:
     def _do(self, verb: str, argument: Any) -> None:
         if verb == "write":
             rest = self._delivery.deliver(self._named(argument.records), self._offer)
-            self._drop(len(rest))
+            self._delivery.drop(len(rest))
         elif verb == "flush":
             self._delivery.flush()
         elif verb == "start":
@@ -300,11 +299,6 @@ class Lane:
         with self._changed:
             self._backlog = max(0, self._backlog - len(batch.records))
             self._bytes -= batch.size
-
-    def _drop(self, count: int, reason: str = "") -> None:
-        if count and self._delivery.hurried:
-            self._lost = True
-        self._delivery.drop(count, reason)
 
 
 def _size(records: Sequence[Record]) -> int:

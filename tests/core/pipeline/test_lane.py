@@ -193,7 +193,7 @@ def test_wishes_that_make_no_sense_are_refused(
     tmp_path: Path, name: str, value: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Silly(Wishful):
-        pass
+        api = 2
 
     setattr(Silly, name, value)
     SipDump(plan=plan(tmp_path, Silly)).close()
