@@ -6,13 +6,16 @@ STAMP := $(VENV)/.installed
 # OpenStack Swift, an S3 server for the tests. It shares no dependencies with sipdump, so it gets its own environment.
 SWIFT := .venv-swift
 
+# Many tests wait for something: one worker more than there are processors.
+WORKERS ?= $(shell expr $$(nproc) + 1)
+
 .PHONY: demo test lint types bench fuzz engines swift clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --ignore=tests/engines
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore=tests/engines
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -26,6 +29,7 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	SIPDUMP_EXAMPLES=20 $(BIN)/python -m pytest -n $(WORKERS) --timeout=0 -m hypothesis --ignore=tests/engines
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # Check that Polars and Spark (half a gigabyte, and Java) read what the backends write.

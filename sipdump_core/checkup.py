@@ -126,19 +126,15 @@ def _no_source(plan: Plan) -> Iterator[Notice]:
 
 def _header(plan: Plan) -> Iterator[Notice]:
     """Notice transforms that no backend asks for: mode 8 without pcap."""
-    if any(_transformed(driver) for driver in plan.chosen):
+    if any(driver.transformed for driver in plan.chosen):
         return
-    takers = " or ".join(f"{driver.name} ({driver.flag})" for driver in plan.drivers if _transformed(driver))
+    takers = " or ".join(f"{driver.name} ({driver.flag})" for driver in plan.drivers if driver.transformed)
     for driver in plan.chosen:
         if driver.kind == "transform":
             text = (
                 f"mode has {driver.name} ({driver.flag}), but no backend that uses it; add {takers or 'one that does'}"
             )
             yield Notice(text, _place(plan, "mode"))
-
-
-def _transformed(driver: Driver) -> bool:
-    return bool(driver.cls and issubclass(driver.cls, Backend) and driver.cls.transformed)
 
 
 def _unlimited(plan: Plan) -> Iterator[Notice]:

@@ -13,8 +13,9 @@ from sipdump_core.config.reader import Config, override, parse_modparam_option, 
 from sipdump_core.control.commands import Rpc
 from sipdump_core.control.server import Ctl
 from sipdump_core.errors import SipDumpError
-from sipdump_core.log import Event, log, setup
+from sipdump_core.log import KEPT, Event, escaped, log, setup
 from sipdump_core.plan import Plan, make_plan
+from sipdump_core.program import as_program
 from sipdump_core.settings.options import Notice
 from sipdump_core.sipdump import SipDump
 from sipdump_core.sources.hep import HepSource
@@ -36,9 +37,14 @@ _STOP_TIMEOUT = 30.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
+    Args:
+        argv: the arguments; None: those of this process, which ends afterwards.
+
     Returns:
         0 after an orderly end (or a good check), 1 if it could not start, or could not store everything at its end.
     """
+    if argv is None:
+        return as_program("sipdumpd", lambda: main(sys.argv[1:]), data=False)
     args = _parser().parse_args(argv)
     setup(args.log_format, args.log_level)
     try:
@@ -49,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _check(plan, config)
         return _run(plan, notices(plan, config))
     except SipDumpError as error:
-        print(f"sipdumpd: {error}", file=sys.stderr)  # plain, not as a log line: a person started it
+        print(
+            f"sipdumpd: {escaped(str(error), KEPT)}", file=sys.stderr
+        )  # plain, not as a log line: a person started it
         return 1
 
 
@@ -59,14 +67,15 @@ def _check(plan: Plan, config: Config) -> int:
     for heading, line in in_effect(plan, config.event_routes):
         print(f"{heading:<12} {line}")
     for notice in [*notices(plan, config), *trial(plan)]:
-        print(f"sipdumpd: warning: {notice}", file=sys.stderr)
+        print(f"sipdumpd: warning: {escaped(str(notice), KEPT)}", file=sys.stderr)
     print("config file ok, exiting...", file=sys.stderr)
     return 0
 
 
 def _run(plan: Plan, known: Sequence[Notice]) -> int:
-    signals = _listen_for_signals()
+    signals, stops = _listen_for_signals()
     dump = SipDump(plan=plan, default_queue_full="drop", start_pruning=False)
+    _handle_signals(stops)  # again: constructors of drivers have run
     with ExitStack() as started:  # if one thing cannot start, those before it are closed again
         started.callback(dump.close)
         source = HepSource(plan.modules["sipdump_hep"], dump)
@@ -81,17 +90,19 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     names = ", ".join(driver.name for driver in plan.chosen) or "event route only"
     log.info(Event("sipdumpd started", version=VERSION, pid=os.getpid(), mode=plan.params.mode, backends=names))
     for notice in known:
-        log.warning(notice.event())
+        if notice not in plan.notices:  # those it has logged itself
+            log.warning(notice.event())
     dump.start_pruning()
     _notify("READY=1")
-    while (received := signals.recv(1)[0]) not in _STOP:
+    while not stops:
+        received = signals.recv(1)[0]
         if received == signal.SIGHUP:
             log.info(Event("rotating now; to read the configuration again, restart", signal="SIGHUP"))
             dump.rotate()
-        else:
+        elif received not in _STOP:
             log.info(Event("signal ignored", signal=_name_of(received)))
     _notify("STOPPING=1")
-    log.info(Event("stopping", signal=_name_of(received)))
+    log.info(Event("stopping", signal=_name_of(stops[0])))
     for number in _STOP:
         signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
     ctl.close()
@@ -103,15 +114,23 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     return 0 if whole else 1
 
 
-def _listen_for_signals() -> socket.socket:
-    """Return a socket that gets the number of each signal, as a byte."""
-    # The C handler writes it, in whichever thread the signal arrives: none is lost before a wait.
+def _listen_for_signals() -> tuple[socket.socket, list[int]]:
+    """Return a socket that gets the number of each signal, as a byte, and a list that gets those to stop at."""
+    # The C handler writes it, in whichever thread the signal arrives: none is lost before a wait. A flood of them may
+    # fill the socket; then the list has what matters.
     signals, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     signal.set_wakeup_fd(wakeup.detach())
-    for number in (*_STOP, signal.SIGHUP, *_HARMLESS):
+    stops: list[int] = []
+    _handle_signals(stops)
+    return signals, stops
+
+
+def _handle_signals(stops: list[int]) -> None:
+    for number in (signal.SIGHUP, *_HARMLESS):
         signal.signal(number, lambda *_: None)
-    return signals
+    for number in _STOP:
+        signal.signal(number, lambda received, _: stops.append(received))
 
 
 def _name_of(number: int) -> str:

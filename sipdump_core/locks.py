@@ -17,6 +17,7 @@ __all__ = ["claimed", "has_locks", "in_use", "own_lock", "release", "take"]
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2): type, whence, start, length, pid
 _PAUSES = (0.001, 0.01, 0.1)
+_LOOKS = {False: (0.0,), True: (*_PAUSES, 0.0)}  # whoever lists the folder has the flock for a moment
 _STEP = 0.01
 
 
@@ -64,19 +65,21 @@ def in_use(fd: int, *, alone: bool = False) -> bool:
         fd: the file, open for reading at least; an flock is held on it for a moment.
         alone: ask also for shared flocks, of whoever reads it and wants it to stay.
     """
-    with contextlib.suppress(OSError):  # not every file system has locks
+    try:
         if _record_lock(fd, fcntl.F_OFD_GETLK, fcntl.F_RDLCK) != fcntl.F_UNLCK:
             return True
-    for pause in (*(_PAUSES if alone else ()), 0.0):
+    except OSError:
+        pass  # not every file system has locks
+    for pause in _LOOKS[alone]:
         try:
             fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_UN)
         except BlockingIOError:
             time.sleep(pause)
-            continue
         except OSError:
             return False
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        return False
+        else:
+            return False
     return not _held_by_strangers(fd)
 
 

@@ -1,4 +1,7 @@
-"""Structured logging: an event with fields, as key=value or JSON lines, and a limit on how often."""
+"""Structured logging: an event with fields, as key=value or JSON lines, and a limit on how often.
+
+An event is one line, whatever is in it: what strangers send can neither forge a line nor control a terminal.
+"""
 
 import contextlib
 import json
@@ -12,9 +15,11 @@ from typing import Any
 from sipdump_core.cache import Cache
 from sipdump_core.redaction import redacted
 
-__all__ = ["Event", "Limit", "log", "setup", "warnings_to"]
+__all__ = ["KEPT", "Event", "Limit", "escaped", "log", "setup", "warnings_to"]
 
 log = logging.getLogger("sipdump")
+KEPT = "\n\t"
+"""What stays as it is in an error of several lines that a command prints."""
 
 
 class Event:
@@ -25,7 +30,9 @@ class Event:
         self.fields = fields
 
     def __str__(self) -> str:
-        return redacted(" ".join([self.what, *(f"{key}={_shown(value)}" for key, value in self.fields.items())]))
+        return redacted(
+            " ".join([self.what, *(f"{_shown(key)}={_shown(value)}" for key, value in self.fields.items())])
+        )
 
 
 class Limit:
@@ -98,7 +105,7 @@ class _KeyValueFormatter(logging.Formatter):
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(_fields(record, self), default=str)
+        return escaped(json.dumps(_fields(record, self), default=_text))
 
 
 def _fields(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str, Any]:
@@ -109,11 +116,37 @@ def _fields(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str
     if record.exc_info:
         fields["traceback"] = formatter.formatException(record.exc_info)
     return {
-        key: value if isinstance(value, int | float | None) else redacted(str(value)) for key, value in fields.items()
+        key: value if isinstance(value, int | float | None) else redacted(_text(value)) for key, value in fields.items()
     }
 
 
+def escaped(text: str, keep: str = "") -> str:
+    r"""Return text with what is not printable escaped as JSON has it: ``\n``, ``\u0085``, ``\u202e``.
+
+    These are Unicode's control and format characters, line and paragraph separators, surrogates, spaces other than
+    that of ASCII, and what has no meaning yet (``str.isprintable``).
+
+    Args:
+        text: the text.
+        keep: characters that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else _escape(one) for one in text)
+
+
+def _escape(one: str) -> str:
+    return "\\u007f" if one == "\x7f" else json.dumps(one)[1:-1]  # DEL is ASCII, and JSON has it as it is
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - a driver's object, say; what happened to it must be told all the same
+        return f"<{type(value).__name__} that raises {type(error).__name__}>"
+
+
 def _shown(value: Any) -> str:
-    text = str(value)
+    text = _text(value)
     plain = text and text.isprintable() and not any(c in ' "=' for c in text)
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else escaped(json.dumps(text, ensure_ascii=False))

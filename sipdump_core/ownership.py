@@ -5,7 +5,7 @@ import stat
 
 from sipdump_core.errors import StorageError
 
-__all__ = ["is_ours", "owners", "require_private"]
+__all__ = ["is_ours", "is_trusted", "owners", "require_private"]
 
 
 def owners(folder: str) -> frozenset[int]:
@@ -19,11 +19,20 @@ def owners(folder: str) -> frozenset[int]:
     return frozenset((0, os.geteuid(), os.stat(folder).st_uid))
 
 
+def is_trusted(uid: int, folder: str) -> bool:
+    """Return whether a user is one of the :func:`owners` of a folder, which is looked at only if that decides.
+
+    Raises:
+        OSError: the folder cannot be looked at.
+    """
+    return uid in (0, os.geteuid()) or uid in owners(folder)
+
+
 def is_ours(path: str) -> bool:
     """Return whether there is a regular file of a trusted user; links are not followed."""
     try:
         status = os.lstat(path)
-        return stat.S_ISREG(status.st_mode) and status.st_uid in owners(os.path.dirname(path) or ".")
+        return stat.S_ISREG(status.st_mode) and is_trusted(status.st_uid, os.path.dirname(path) or ".")
     except OSError:
         return False
 

@@ -1,13 +1,13 @@
 """From settings to a plan: everything is checked before anything is started."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from sipdump_core.drivers.discovery import Driver, discover, select
+from sipdump_core.drivers.discovery import Driver, Stock, load, refusal, select, switched_on, take_stock
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import ConfigError
 from sipdump_core.routes.event_route import Route, load_callback
@@ -31,7 +31,7 @@ class Plan:
     """The settings of sipdump's modules, each by the name of one module."""
     params: Params
     drivers: Sequence[Driver]
-    """Every driver that is installed."""
+    """Every driver that is installed; those that are not switched on were not imported, as a rule."""
     chosen: Sequence[Driver]
     """Those that mode and name switch on."""
     options: Mapping[str, Any]
@@ -55,27 +55,29 @@ def make_plan(
 
     Args:
         settings: the modparams; those of modules that are not sipdump's are ignored.
-        drivers: the installed drivers; by default they are looked up.
+        drivers: the installed drivers; by default they are looked up, and those that are switched on imported.
         event_routes: the event routes of the configuration, by name; with one for ``sipdump:msg``, event_callback
             is not called, as in Kamailio.
         to_start: check also what only a start needs: the folder, and the event callback, which is loaded.
 
     Raises:
         ConfigError: a setting is wrong; the error names its place and what is allowed.
-        DriverError: the installed drivers contradict each other.
     """
-    drivers = discover() if drivers is None else drivers
-    modules: dict[str, type[Any]] = {CORE: Params, **MODULES}
-    modules |= {_module(driver): driver.cls.options for driver in drivers if driver.cls}
-    # what is set for a driver that cannot be loaded is kept until it can
-    names = [*modules, *(_module(driver) for driver in drivers if not driver.cls)]
+    params = build(Params, resolve(settings, [CORE]))
+    stock = take_stock(params.block) if drivers is None else Stock(drivers)
+    names = [CORE, *MODULES, *map(_module, stock.drivers)]
     refuse_unknown(settings, names)
     resolved = resolve(settings, [*names, *KAMAILIO_KEMI])
-    resolved = Settings(marked(each, modules[each.module]) if each.module in modules else each for each in resolved)
-    built = {name: build(cls, resolved.of(name)) for name, cls in modules.items()}
-    params: Params = built[CORE]
+    # those of sipdump itself are also loaded to check what is set for them
+    drivers = [_loaded_if_set(driver, resolved, params) for driver in stock.drivers]
+    drivers = switched_on(drivers, params.mode, params.backend, params.load_timeout)
+    # what is set for a driver that is not loaded is kept until it is
+    classes = {**MODULES, **{_module(driver): driver.cls.options for driver in drivers if driver.cls}}
+    options: dict[str, type[Any]] = {CORE: Params, **classes}
+    resolved = Settings(marked(each, options[each.module]) if each.module in options else each for each in resolved)
+    built = {name: build(cls, resolved.of(name)) for name, cls in classes.items()}
     chosen = select(drivers, resolved.last(CORE, "mode", params.mode), resolved.of(CORE, "backend"))
-    route, notices = None, misspelled(settings, names)
+    route, notices = None, [*stock.notices, *misspelled(settings, names), *_unused(stock, drivers, resolved)]
     if to_start:
         if any(driver.cls and issubclass(driver.cls, FolderBackend) for driver in chosen):
             _check_folder(resolved.last(CORE, "folder", params.folder))
@@ -95,6 +97,29 @@ def make_plan(
 
 def _module(driver: Driver) -> str:
     return f"sipdump_{driver.name}"
+
+
+def _loaded_if_set(driver: Driver, settings: Settings, params: Params) -> Driver:
+    return load(driver, params.load_timeout) if driver.is_ours and settings.of(_module(driver)) else driver
+
+
+def _unused(stock: Stock, drivers: Sequence[Driver], settings: Settings) -> Iterator[Notice]:
+    """Notice installed drivers that are refused or blocked, and settings that nobody looks at."""
+    for driver in stock.refused:
+        if not driver.blocked:
+            yield Notice(refusal(driver))
+    for setting in settings.of(CORE, "block"):
+        if not any(setting.value in (each.name, each.distribution) for each in (*drivers, *stock.refused)):
+            yield Notice(f"block: no backend and no distribution {setting.value!r} is installed", setting.place)
+    for setting in settings.of(CORE, "backend"):
+        if any(driver.blocked and driver.name == setting.value for driver in drivers):
+            yield Notice(f"backend: {setting.value} is blocked, and not switched on", setting.place)
+    mode = settings.last(CORE, "mode", 0)
+    for driver in drivers:
+        if driver.blocked and isinstance(mode.value, int) and driver.flag & mode.value:
+            yield Notice(f"mode has {driver.name} ({driver.flag}), which is blocked, and not switched on", mode.place)
+        elif not driver.loaded and (own := settings.of(_module(driver))):
+            yield Notice(f"{driver.name} is not switched on: what is set for it is not checked", own[0].place)
 
 
 def _route(settings: Settings, event_routes: Mapping[str, "RouteBlock"], params: Params) -> Route | None:

@@ -6,11 +6,13 @@ second gets ``-1``, ``-2`` ... before its suffix, because nothing that was store
 
 import re
 import time
-from typing import Self
+from datetime import date
+from functools import total_ordering
+from typing import Any, Self
 
 import attrs
 
-__all__ = ["FOREIGN", "UNREADABLE", "Segment", "StoredSegment"]
+__all__ = ["FOREIGN", "UNREADABLE", "Segment", "StoredSegment", "read_stamp"]
 
 FOREIGN = "of another user"
 """The state of a segment that a stranger may have put there: it can be read, and is never pruned, merged or sealed."""
@@ -19,12 +21,14 @@ UNREADABLE = "unreadable"
 """The state of a segment that this user may not read, so that nobody knows whether it is open."""
 
 _STAMP_FORMAT = "%Y-%m-%d--%H-%M-%S"
-_NAME = re.compile(r"(\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d)(?:-([1-9]\d{0,5}))?", re.ASCII)
+_NAME = re.compile(r"(.{20})(?:-([1-9]\d{0,5}))?", re.ASCII)
+_STAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)--(\d\d)-(\d\d)-(\d\d)", re.ASCII)
 
 
-@attrs.frozen(order=True)
+@total_ordering
+@attrs.frozen(order=False)
 class Segment:
-    """A segment's name in its parts; the same for every backend up to the suffix."""
+    """A segment's name in its parts; the same for every backend up to the suffix. The order is that of its parts."""
 
     prefix: str
     stamp: str
@@ -43,14 +47,25 @@ class Segment:
         """Parse a name; return None if it is not of the form ``<prefix><stamp>[-n]<suffix>``."""
         if not (name.startswith(prefix) and name.endswith(suffix)):
             return None
-        middle = _NAME.fullmatch(name[len(prefix) : len(name) - len(suffix)])
+        middle = _NAME.fullmatch(name, len(prefix), len(name) - len(suffix))
         if middle is None:
             return None
+        stamp, sequence = middle.groups()
         try:
-            time.strptime(middle[1], _STAMP_FORMAT)
+            read_stamp(stamp)
         except ValueError:
             return None
-        return cls(prefix, middle[1], int(middle[2] or 0), suffix)
+        return cls(prefix, stamp, int(sequence or 0), suffix)
+
+    def __lt__(self, other: Any) -> bool:
+        if not isinstance(other, Segment):
+            return NotImplemented
+        return (self.prefix, self.stamp, self.sequence, self.suffix) < (
+            other.prefix,
+            other.stamp,
+            other.sequence,
+            other.suffix,
+        )
 
     @property
     def stem(self) -> str:
@@ -64,12 +79,35 @@ class Segment:
 
     @property
     def start(self) -> float:
-        """Start of the segment in seconds since the epoch, read from its name."""
-        return time.mktime(time.strptime(self.stamp, _STAMP_FORMAT))
+        """Start of the segment in seconds since the epoch, read from its name.
+
+        Raises:
+            ValueError: the stamp is not a time.
+            OverflowError: it is out of range for this system.
+        """
+        return time.mktime((*read_stamp(self.stamp), 0, 0, -1))
 
     def next(self) -> Self:
         """The name to try when this one is taken."""
         return attrs.evolve(self, sequence=self.sequence + 1)
+
+
+def read_stamp(stamp: str) -> tuple[int, int, int, int, int, int]:
+    """Return a stamp's year, month, day, hour, minute and second.
+
+    That is not left to strptime(), which takes 8 us: folders may hold 100,000 names.
+
+    Raises:
+        ValueError: there is no such time.
+    """
+    found = _STAMP.fullmatch(stamp)
+    if found is None:
+        raise ValueError(f"{stamp!r} is not a time such as 2026-11-27--10-32-00")
+    year, month, day, hour, minute, second = map(int, found.groups())
+    date(year, month, day)
+    if hour > 23 or minute > 59 or second > 61:  # leap seconds, as for strptime()
+        raise ValueError(f"{stamp!r} is not a time of the day")
+    return year, month, day, hour, minute, second
 
 
 @attrs.frozen

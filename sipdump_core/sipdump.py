@@ -84,7 +84,7 @@ class SipDump:
 
     Raises:
         ConfigError: a parameter is wrong, see :class:`~sipdump_core.settings.core.Params`.
-        DriverError: the installed drivers contradict each other.
+        DriverError: none of the backends can be used.
     """
 
     def __init__(

@@ -1,12 +1,14 @@
 """The parser of a program with commands: each is loaded only when it is named, so that ``--help`` answers at once."""
 
 import argparse
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from sipdump_core.version import VERSION
 
-__all__ = ["command_parser"]
+__all__ = ["command_parser", "open_streams"]
 
 
 def command_parser(
@@ -30,3 +32,10 @@ def command_parser(
         if name == named:
             getattr(import_module(f"{package}.{module}"), f"add_{name.replace('-', '_')}")(command)
     return parser
+
+
+def open_streams() -> None:
+    """Lead standard output and standard error nowhere if they are closed, as a shell's ``>&-`` leaves them."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open as long as the program runs

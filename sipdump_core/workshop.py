@@ -1,19 +1,23 @@
 """The workshop: makes a plan's backends, and knows which of its drivers can be used by now."""
 
-import contextlib
+import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import attrs
 
 from sipdump_core.drivers.base import Backend, Site, Transform
 from sipdump_core.drivers.batch import batching
+from sipdump_core.drivers.contained import contained
 from sipdump_core.drivers.deferred import DeferredBackend
-from sipdump_core.drivers.discovery import Driver, is_suffix, refusal, reload
+from sipdump_core.drivers.discovery import Driver, disabled, is_suffix, load, refusal, reload
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import ConfigError, DriverError, SipDumpError, StorageError
+from sipdump_core.lifecycle.meta_file import META_SUFFIX
 from sipdump_core.lifecycle.rotation import LONGEST_SHIFT
 from sipdump_core.log import Event, log
 from sipdump_core.pipeline.dead_letter import DeadLetters
@@ -110,17 +114,19 @@ class Workshop:
             ConfigError: no such backend is installed, or its options contradict each other.
             DriverError: its constructor raises anything else.
         """
-        driver = self._drivers.get(name)
+        driver = self._loaded(name) if name in self._drivers else None
+        if driver and driver.error:
+            raise DriverError(refusal(driver))
         if driver and driver.kind == "backend":
             return self._make(driver, site)
-        names = ", ".join(driver.name for driver in self.drivers if driver.kind == "backend")
+        names = ", ".join(driver.name for driver in self.drivers if driver.kind != "transform" and not driver.error)
         raise ConfigError(f"no backend {name!r} is installed; there are: {names}")
 
     def keepers(self, folder: str = "", prefix: str | None = None) -> tuple[list[Backend], list[SipDumpError]]:
         """Make the backends whose segments are to be listed and pruned: the chosen ones, and every one of files.
 
         Files are looked after even where their backend is no longer switched on; otherwise what an earlier mode left
-        would never be pruned.
+        would never be pruned. That of a third party is imported only if there are files that may be its own.
 
         Args:
             folder: where the segments are; by default the folder of the parameters.
@@ -132,26 +138,58 @@ class Workshop:
         site = self.site(folder, prefix)
         backends: list[Backend] = []
         errors: list[SipDumpError] = []
-        chosen = self.chosen
-        for driver in self.drivers:
-            if driver.cls is None and driver in chosen:
-                errors.append(DriverError(refusal(driver)))
-            if not (driver.cls and issubclass(driver.cls, Backend)):
-                continue
-            if driver in chosen or issubclass(driver.cls, FolderBackend):
-                try:
+        chosen = {driver.name for driver in self.chosen}
+        wanted = chosen | self._with_files(site)
+        for name in self._drivers:
+            try:
+                driver = self._loaded(name) if name in wanted else self._drivers[name]
+                if driver.cls is None and name in wanted:
+                    raise DriverError(refusal(driver))
+                if (name in chosen and driver.kind == "backend") or _keeps_files(driver):
                     backends.append(self._make(driver, site))
-                except SipDumpError as error:  # one driver's fault must not hide the others
-                    errors.append(error)
+            except SipDumpError as error:  # one driver's fault must not hide the others
+                errors.append(error)
         return backends + self._dead_letters(site), errors
 
     @staticmethod
     def _dead_letters(site: Site) -> list[Backend]:
         """Return what lists, reads and prunes the dead letters, if there are any."""
         letters = DeadLetters(site)
-        with contextlib.suppress(StorageError):  # the backends of files will say so
+        with suppress(StorageError):  # the backends of files will say so
             return [letters] if any(letters.segments()) else []
         return []
+
+    def _with_files(self, site: Site) -> set[str]:
+        """Return the names of drivers that are not loaded, and may have files at a site.
+
+        Those of sipdump itself are always asked, so that a command says of each what it has done.
+        """
+        strangers = [driver for driver in self.drivers if not (driver.loaded or driver.is_ours)]
+        wanted = {driver.name for driver in self.drivers if driver.is_ours and driver.suffix and not driver.blocked}
+        if strangers:
+            endings = _endings(site)
+            wanted |= {driver.name for driver in strangers if any(_ends(each, driver.suffix) for each in endings)}
+            if not all(any(_ends(each, driver.suffix) for driver in self.drivers) for each in endings):
+                wanted |= {driver.name for driver in strangers if driver.suffix is None}
+        return wanted
+
+    def _loaded(self, name: str) -> Driver:
+        """Return a driver that is needed now, loaded, and its options built.
+
+        Raises:
+            ConfigError: what is set for it is wrong.
+        """
+        driver = self._drivers[name]
+        if not driver.loaded:
+            driver = load(driver, self.plan.params.load_timeout)
+            driver = next(each for each in disabled([*self._others(name), driver]) if each.name == name)
+            if driver.cls:
+                self._options[name] = build(driver.cls.options, self.plan.settings.of(f"sipdump_{name}"))
+            self._drivers[name] = driver
+        return driver
+
+    def _others(self, name: str) -> list[Driver]:
+        return [driver for driver in self.drivers if driver.name != name]
 
     def _usable(self, driver: Driver, site: Site) -> Backend:
         if driver.fault:
@@ -166,10 +204,11 @@ class Workshop:
 
     def _remake(self, name: str, site: Site) -> Backend:
         """Make the backend of a driver that could not be used before."""
-        driver = reload(name)
+        params = self.plan.params
+        driver = reload(name, params.block, params.load_timeout)
+        driver = next(each for each in disabled([*self._others(name), driver]) if each.name == name)
         if driver.fault or not driver.cls:
             raise DriverError(refusal(driver))
-        params = self.plan.params
         if not driver.flag & params.mode and name not in params.backend:
             raise DriverError(f"the backend {name} can be loaded now, but its flag {driver.flag} is not in mode")
         self._options[name] = build(driver.cls.options, self.plan.settings.of(f"sipdump_{name}"))
@@ -186,17 +225,47 @@ class Workshop:
         if not (driver.cls and issubclass(driver.cls, Backend)):
             raise DriverError(f"{driver.name} of {driver.distribution} is no backend")
         if driver.cls.transformed:
-            transforms = [d.cls(self._options[d.name]) for d in self.chosen if d.cls and issubclass(d.cls, Transform)]
-            site = attrs.evolve(site, transforms=tuple(transforms))
+            transforms = tuple(self._transform(each) for each in self.chosen if _is_transform(each))
+            site = attrs.evolve(site, transforms=transforms)
         site = attrs.evolve(site, distribution=driver.origin)
         with Guard() as guard:
-            backend = driver.cls(self._options[driver.name], site)
+            backend: Backend = self._construct(driver, site)
             _verify(backend)
+            self._verify_suffix(driver, backend)
             return backend
+        raise self._unmade(driver, guard) from guard.error
+
+    def _transform(self, driver: Driver) -> Transform:
+        with Guard() as guard:
+            transform = self._construct(driver)
+            if not isinstance(transform, Transform):
+                raise TypeError(f"the class returns {transform!r} instead of an instance")
+            return transform
+        raise self._unmade(driver, guard) from guard.error
+
+    def _construct(self, driver: Driver, *site: Site) -> Any:
+        cls, options = driver.cls, self._options[driver.name]
+        assert cls is not None  # noqa: S101 - the caller has seen that
+        return contained(driver.name, "constructor", lambda: cls(options, *site), self.plan.params.load_timeout)
+
+    def _unmade(self, driver: Driver, guard: Guard) -> SipDumpError:
+        """Return the error that a constructor has failed."""
         if isinstance(guard.error, ConfigError):
-            raise self._located(driver.name, guard.error) from guard.error
-        what = f"the backend {driver.name} of {driver.origin} cannot be made"
-        raise DriverError(f"{what}: {guard.text}") from guard.error
+            return self._located(driver.name, guard.error)
+        text = str(guard.error) if isinstance(guard.error, DriverError) else guard.text
+        return DriverError(f"the {driver.kind} {driver.name} of {driver.origin} cannot be made: {text}")
+
+    def _verify_suffix(self, driver: Driver, backend: Backend) -> None:
+        """Check the suffix that a constructor has set: files of another driver must not be taken for its own.
+
+        Raises:
+            DriverError: another one has it.
+        """
+        if driver.is_ours or not isinstance(backend, FolderBackend):
+            return
+        for other in self._others(driver.name):
+            if other.suffix and other.suffix == backend.suffix:
+                raise DriverError(f"it has the suffix {backend.suffix}, which is that of {other.name}")
 
     def _located(self, driver: str, error: ConfigError) -> ConfigError:
         """Add to a backend's own error where the parameter was set that it names, or else the first one."""
@@ -205,6 +274,30 @@ class Workshop:
             return error
         named = [each for each in settings if str(error).startswith(f"{each.name}:")]
         return ConfigError(str(error), (named[-1] if named else settings[0]).place)
+
+
+def _keeps_files(driver: Driver) -> bool:
+    return driver.cls is not None and issubclass(driver.cls, FolderBackend)
+
+
+def _is_transform(driver: Driver) -> bool:
+    return driver.kind == "transform"
+
+
+def _endings(site: Site) -> set[str]:
+    """Return how the names of the files of a site end, from their first dot on; nothing if they cannot be listed."""
+    found = set()
+    with suppress(OSError):
+        for name in os.listdir(site.folder):
+            if name.startswith(site.prefix):
+                _, dot, ending = name.removeprefix(site.prefix).partition(".")
+                found.add(dot + ending)
+    return found - {"", META_SUFFIX}
+
+
+def _ends(ending: str, suffix: str | None) -> bool:
+    """Return whether a file may be one of a suffix: it, or something that is made on the way to it."""
+    return bool(suffix) and (ending.endswith(suffix or "") or f"{suffix}." in ending)
 
 
 def _verify(backend: Backend) -> None:

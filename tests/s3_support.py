@@ -17,8 +17,8 @@ PREFIX = "test-"
 
 
 def backend_of(endpoint: str, bucket: str, where: Path | Site, fprefix: str = PREFIX, **options: Any) -> S3Backend:
-    """Make a backend that talks to a test's server."""
-    given = {"format": "text", "node": "n1", "timeout": 5, **options}
+    """Make a backend that talks to a test's server, and waits for it however busy the machine is."""
+    given = {"format": "text", "node": "n1", "timeout": 60, **options}
     site = where if isinstance(where, Site) else Site(str(where), fprefix)
     return S3Backend(S3Options(bucket=bucket, endpoint_url=endpoint, **given), attrs.evolve(site, make=installed))
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from sipdump_core.admin.output import Output
 from sipdump_core.errors import SipDumpError
-from sipdump_core.subcommands import command_parser
+from sipdump_core.program import as_program
+from sipdump_core.subcommands import command_parser, open_streams
 
 __all__ = ["main"]
 
@@ -32,19 +33,27 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
+    Args:
+        argv: the arguments; None: those of this process, which ends afterwards.
+
     Returns:
-        0 when all was done, 1 when something was not, 2 for a wrong command line.
+        0 when all was done, 1 when something was not, 2 for a wrong command line, 130 after Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    parser = command_parser(
-        "sipdump-admin", "Look after what sipdump has stored.", "sipdump_core.admin", COMMANDS, argv
-    )
-    args = parser.parse_args(argv)
+    if argv is None:
+        return as_program("sipdump-admin", lambda: main(sys.argv[1:]))
+    open_streams()
     try:
+        parser = command_parser(
+            "sipdump-admin", "Look after what sipdump has stored.", "sipdump_core.admin", COMMANDS, argv
+        )
+        args = parser.parse_args(argv)
         return int(args.run(args, Output(getattr(args, "json", False))))
     except SipDumpError as error:
-        print(f"sipdump-admin: {error}", file=sys.stderr)
+        Output().error(error)
         return 1
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away, as head(1) does
         return 1
+    except KeyboardInterrupt:
+        print("sipdump-admin: interrupted: what was done so far stays", file=sys.stderr)
+        return 130

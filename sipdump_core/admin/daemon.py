@@ -9,8 +9,9 @@ from sipdump_core.admin.arguments import add_config, add_json
 from sipdump_core.admin.output import Output
 from sipdump_core.config.reader import read_config
 from sipdump_core.control.binrpc import call
-from sipdump_core.drivers.discovery import Driver, discover
+from sipdump_core.drivers.discovery import Driver, disabled, load, take_stock
 from sipdump_core.errors import ConfigError, RpcError
+from sipdump_core.settings.core import Params
 from sipdump_core.settings.ctl import CtlOptions
 from sipdump_core.settings.modules import CORE, MODULES, resolve
 from sipdump_core.settings.options import Settings, build, describe
@@ -75,8 +76,12 @@ def add_backends(parser: argparse.ArgumentParser) -> None:
 
 def backends(args: argparse.Namespace, output: Output) -> int:
     """List the installed drivers; if a daemon is named, with their states there."""
-    drivers = discover()
-    rows = [_row(driver) for driver in drivers]
+    params = build(Params, configured(args).of(CORE, "block", "load_timeout"))
+    stock = take_stock(params.block)
+    drivers = disabled([load(driver, params.load_timeout) for driver in stock.drivers])
+    rows = [_row(driver) for driver in (*drivers, *stock.refused)]
+    for notice in stock.notices:
+        output.note(f"warning: {notice}")
     socket = args.socket or (args.config and control_socket(args))
     if args.config and not socket:
         output.note(f"{args.config}: {_NO_SOCKET}; these are the drivers here, not their states in the daemon")
@@ -95,7 +100,7 @@ def backends(args: argparse.Namespace, output: Output) -> int:
     if args.verbose:
         for row in rows:
             _print_options(output, row["name"], row["options"])
-    output.failed |= any(driver.error for driver in drivers)
+    output.failed |= any(driver.error and not driver.blocked for driver in (*drivers, *stock.refused))
     return output.result(rows)
 
 

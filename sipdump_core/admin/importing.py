@@ -20,7 +20,7 @@ from sipdump_core.drivers.query import Query
 from sipdump_core.drivers.syncing import SYNCER
 from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file
-from sipdump_core.lifecycle.retention import listed
+from sipdump_core.lifecycle.retention import PATIENCE, listed
 from sipdump_core.log import warnings_to
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.lines import counted
@@ -152,7 +152,7 @@ class _Target:
         for backend in self.backends:
             if not (can(backend, Lists) and can(backend, Reads)):
                 continue
-            for stored in listed(backend):
+            for stored in listed(backend, PATIENCE):
                 if (stored.segment.prefix, stored.segment.stamp) == (segment.prefix, segment.stamp):
                     found = Shelved(backend, stored).search(query)
                     if mark in map(_mark, found):

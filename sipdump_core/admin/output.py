@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
+from sipdump_core.log import KEPT, escaped
+
 __all__ = ["Output", "Progress"]
 
 
@@ -26,6 +28,7 @@ class Output:
         """Print a line for a person."""
         if self._json:
             return
+        line = escaped(line, keep=KEPT)
         if self._progress is None:
             print(line)
         else:
@@ -34,12 +37,12 @@ class Output:
     def note(self, line: str) -> None:
         """Print on standard error, for a person, what helps to understand the rest."""
         if not self._json:
-            print(f"sipdump-admin: {line}", file=sys.stderr)
+            print(f"sipdump-admin: {escaped(line)}", file=sys.stderr)
 
     def error(self, error: object) -> None:
         """Print an error on standard error, once; the command goes on, and ends with 1."""
         if str(error) not in self._errors:  # several backends may fail for the same reason
-            print(f"sipdump-admin: {error}", file=sys.stderr)
+            print(f"sipdump-admin: {escaped(str(error), keep=KEPT)}", file=sys.stderr)
         self._errors.add(str(error))
         self.failed = True
 
@@ -47,8 +50,8 @@ class Output:
         """Print some columns of rows for a person."""
         lines = [columns, *(["-" if row[name] is None else str(row[name]) for name in columns] for row in rows)]
         widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
-        for line in lines:
-            self.say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+        self.say("\n".join(line.rstrip() for line in padded))
 
     def value(self, value: Any) -> None:
         """Print a value as kamcmd prints it."""

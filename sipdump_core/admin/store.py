@@ -13,7 +13,9 @@ from typing import Self, TypeVar
 from sipdump_core.admin.output import Output
 from sipdump_core.config.reader import override, read_config
 from sipdump_core.drivers.capabilities import Ability, Located, can
+from sipdump_core.drivers.contained import contained
 from sipdump_core.drivers.folder import CANNOT_READ, FolderBackend
+from sipdump_core.drivers.guard import blaming
 from sipdump_core.errors import SipDumpError
 from sipdump_core.log import Event, log
 from sipdump_core.plan import make_plan
@@ -75,8 +77,12 @@ class Store:
         )
         output.note(f"segments are {self.params.folder}/{self.params.fprefix}*{named}")
         for backend in self.backends:
-            if can(backend, Located):
-                output.note(f"segments of {backend.name} are {backend.where()}")
+            there: object = backend
+            if can(there, Located):
+                with self.guarded(backend, output.error), blaming(backend, "where"):
+                    output.note(f"segments of {backend.name} are {contained(backend.name, 'where()', there.where)}")
+        for notice in plan.notices:
+            output.note(f"warning: {notice}")
         for error in errors:
             output.error(error)
 

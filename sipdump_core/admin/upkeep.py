@@ -14,7 +14,7 @@ from sipdump_core.clock import local_iso
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Ability, Compacted, Compacts, Recovered, Recovers, Ships
 from sipdump_core.errors import ConfigError, SipDumpError
-from sipdump_core.lifecycle.retention import Pruned, counted, listed, prune_all
+from sipdump_core.lifecycle.retention import PATIENCE, Pruned, answers, counted, listed, prune_all
 from sipdump_core.segment import UNREADABLE, StoredSegment
 from sipdump_core.settings.options import duration
 
@@ -33,6 +33,8 @@ __all__ = [
 
 Done = TypeVar("Done", Recovered, Compacted)
 A = TypeVar("A", bound=Ability)
+_LONG = 600.0
+"""Seconds that one step of recover or compact may take: it makes a whole segment."""
 _Result = tuple[dict[str, Any], SipDumpError | None, str]
 """A row of JSON, an error, and a line for a person; the line is empty if the error says it all."""
 
@@ -45,6 +47,7 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
     ages.add_argument("--fage", type=_age, metavar="AGE", help='delete what is older: seconds, or "2d", "2d6h40m30s"')
     ages.add_argument("--fagex", metavar="AGE", help="the same, named as the parameter")
     parser.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
+    _add_timeout(parser)
     parser.set_defaults(run=prune)
 
 
@@ -66,7 +69,7 @@ def prune(args: argparse.Namespace, output: Output) -> int:
                 locations[pruned.backend].append(pruned.stored.location)
                 output.say(f"{verb} {pruned.stored.location} {pruned.stored.size} bytes")
 
-        results = list(prune_all(store.backends, fage, each, dry_run=args.dry_run))
+        results = list(prune_all(store.backends, fage, each, dry_run=args.dry_run, patience=args.timeout))
     for result in results:
         for error in result.errors:
             output.error(error)
@@ -76,6 +79,11 @@ def prune(args: argparse.Namespace, output: Output) -> int:
     rows = [{**attrs.asdict(result), "pruned": locations[result.backend]} for result in results]
     where = {"folder": store.params.folder, "fprefix": store.params.fprefix, "other_prefixes": others}
     return output.result({"fage": fage, "dry_run": args.dry_run, **where, "backends": rows})
+
+
+def _add_timeout(parser: argparse.ArgumentParser, seconds: float = PATIENCE) -> None:
+    help_ = f"go on without a third party's backend that answers nothing for so long (default: {seconds:g})"
+    parser.add_argument("--timeout", type=float, default=seconds, metavar="SECONDS", help=help_)
 
 
 def _fage(args: argparse.Namespace) -> int:
@@ -144,6 +152,7 @@ def add_recover(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``recover``."""
     add_store(parser)
     add_json(parser)
+    _add_timeout(parser, _LONG)
     parser.set_defaults(run=recover)
 
 
@@ -184,6 +193,7 @@ def add_compact(parser: argparse.ArgumentParser) -> None:
         "--target-size", type=int, metavar="BYTES", help="leave larger ones alone, make none larger (default: 128 MiB)"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be merged, and do nothing")
+    _add_timeout(parser, _LONG)
     parser.set_defaults(run=compact)
 
 
@@ -227,7 +237,7 @@ def _each(
     rows = []
     for backend in store.able(ability):
         with store, store.guarded(backend, output.error):
-            for done in run(backend):
+            for done in _run(backend, verb, run, args.timeout):
                 row, error, line = shown(done)
                 rows.append(row)
                 if error:
@@ -239,11 +249,16 @@ def _each(
     return output.result(rows)
 
 
+def _run(backend: A, verb: str, run: Callable[[A], Iterable[Done]], patience: float) -> Iterable[Done]:
+    return answers(backend, verb, lambda: run(backend), patience) if isinstance(backend, Backend) else run(backend)
+
+
 def add_list(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``list``."""
     add_store(parser)
     add_json(parser)
     parser.add_argument("--count", action="store_true", help="read segments whose number of records is not known")
+    _add_timeout(parser)
     parser.set_defaults(run=list_segments)
 
 
@@ -253,11 +268,11 @@ def list_segments(args: argparse.Namespace, output: Output) -> int:
     rows: list[dict[str, Any]] = []
     for backend in store.backends:
         with store, store.guarded(backend, output.error):
-            for stored in listed(backend):
+            for stored in listed(backend, args.timeout):
                 records = stored.records
                 if records is None and args.count and stored.state != UNREADABLE:  # that has been said
                     with store.guarded(backend, output.error):  # the next one may be readable
-                        records = counted(backend, stored)
+                        records = counted(backend, stored, args.timeout)
                 rows.append(_listed(backend, stored, records))
     rows.sort(key=lambda row: (row["start"], row["name"]))
     store.survey()

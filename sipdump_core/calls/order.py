@@ -5,7 +5,7 @@ otherwise, their clocks differ; the contradictions show by how much, as in NTP.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sipdump_core.calls.arrows import Arrow, TransactionKey, party
 
@@ -58,6 +58,7 @@ def _causes(arrows: Sequence[Arrow]) -> list[Edge]:
             finals.setdefault(arrow.key, arrow)
         if 200 <= status < 300 and (arrow.parent is None or arrow.parent not in requests):
             answers.setdefault((arrow.message.cseq, arrow.message.to.tag), arrow)
+    began = _beginnings(requests.values())
     edges: list[Edge] = []
     for arrow in arrows:
         message = arrow.message
@@ -66,7 +67,7 @@ def _causes(arrows: Sequence[Arrow]) -> list[Edge]:
         if message.status is not None:
             causes = [requests.get(arrow.key), passed_on.get((arrow.key, message.status, message.to.tag))]
         else:
-            causes = [requests.get(arrow.parent) if arrow.parent else None]
+            causes = [requests.get(arrow.parent) if arrow.parent else None, began.get(message.to.tag)]
             if method == "ACK":
                 refused = finals.get((via, number, "INVITE"))
                 causes.append(refused or answers.get((number, message.to.tag)))
@@ -74,6 +75,16 @@ def _causes(arrows: Sequence[Arrow]) -> list[Edge]:
                 causes.append(requests.get((via, number, "INVITE")))
         edges += [(cause, arrow) for cause in causes if cause is not None and cause is not arrow]
     return edges + _tries(requests, finals)
+
+
+def _beginnings(requests: Iterable[Arrow]) -> dict[str | None, Arrow]:
+    """Return an initial request of each who sent one, by the sender's tag: the other side's requests follow it."""
+    found: dict[str | None, Arrow] = {}
+    for arrow in requests:
+        sender = arrow.message.from_.tag
+        if sender and arrow.message.to.tag is None:
+            found.setdefault(sender, arrow)
+    return found
 
 
 def _tries(requests: dict[TransactionKey, Arrow], finals: dict[TransactionKey, Arrow]) -> list[Edge]:

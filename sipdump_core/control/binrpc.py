@@ -230,6 +230,10 @@ class Request:
     """Up to the first that is not well-formed: Kamailio, too, sees the rest as missing."""
     error: RpcFault | None = None
     """Why there is nothing to call."""
+    stray: bool = False
+    """It is the answer of another server."""
+    unreadable: bool = False
+    """It is no BINRPC."""
     numeric_strings: ClassVar[bool] = False
     """Whether the string "1" is as good as the number, see :meth:`~sipdump_core.control.commands.Rpc.call`."""
 
@@ -276,9 +280,10 @@ def take_request(buffer: bytearray) -> Request | None:
         if header is None:
             return None
         if header.kind != _REQUEST or header.end > MAX_REQUEST:
-            return Request(header.cookie, error=RpcFault(400, "bad request: corrupted packet"))
+            corrupted = RpcFault(400, "bad request: corrupted packet")
+            return Request(header.cookie, error=corrupted, stray=header.kind != _REQUEST)
     except FormatError as error:
-        return Request(0, error=RpcFault(400, f"bad request: {error}"))
+        return Request(0, error=RpcFault(400, f"bad request: {error}"), unreadable=True)
     if len(buffer) < header.end:
         return None
     body = bytes(buffer[header.start : header.end])

@@ -25,6 +25,8 @@ from sipdump_core.version import VERSION
 __all__ = ["Method", "Rpc", "RpcFault"]
 
 _ROTATE_TIMEOUT = 10.0
+_PATIENCE = 5.0
+"""Seconds without an answer after which a command goes on without a driver; clients wait some ten seconds."""
 _LIST_DEFAULT = 100
 _LIST_MAX = 1000
 _NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
@@ -225,7 +227,7 @@ class Rpc:
             results: list[dict[str, Any]] = [
                 {"backend": "-", "segments": 0, "bytes": 0, "error": str(error)} for error in errors
             ]
-            for summary in prune_all(backends, fage, log_pruned):
+            for summary in prune_all(backends, fage, log_pruned, patience=_PATIENCE):
                 result = {"backend": summary.backend, "segments": summary.segments, "bytes": summary.bytes}
                 if summary.errors:
                     result["error"] = summary.errors[-1]
@@ -244,7 +246,7 @@ class Rpc:
         stored = []
         for backend in backends:
             try:
-                stored += [(segment, backend.name) for segment in listed(backend)]
+                stored += [(segment, backend.name) for segment in listed(backend, _PATIENCE)]
             except SipDumpError as error:  # the others have theirs to show
                 log.warning(Event("segments cannot be listed", backend=backend.name, error=error))
         stored.sort(key=lambda pair: (pair[0].segment.stamp, pair[0].segment.sequence, pair[0].segment.name))

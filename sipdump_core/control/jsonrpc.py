@@ -36,6 +36,10 @@ class Request:
     """The fifo that the answer goes to, when the request came by fifo; a stranger chose it, see ``reply_name_ok``."""
     error: RpcFault | None = None
     """Why there is nothing to call."""
+    stray: bool = False
+    """It is the answer of another server."""
+    unreadable: bool = False
+    """It is no JSON."""
     numeric_strings: ClassVar[bool] = True
     """Whether the string "1" is as good as the number: kamcli sends all arguments as strings."""
     close: ClassVar[bool] = False
@@ -46,14 +50,15 @@ class Request:
         try:
             found = json.loads(data.decode("utf-8", "surrogateescape"), parse_constant=_refuse)
         except (ValueError, RecursionError):
-            return cls(None, error=RpcFault(-32700, "Parse Error"))
+            return cls(None, error=RpcFault(-32700, "Parse Error"), unreadable=True)
         if not isinstance(found, dict):
-            return cls(None, error=RpcFault(-32600, "Invalid Request"))
+            answers = isinstance(found, list) and any(map(_is_answer, found))
+            return cls(None, error=RpcFault(-32600, "Invalid Request"), stray=answers)
         name = found.get("reply_name")
         request = cls(found.get("id", _NO_ID), reply_name=name if isinstance(name, str) else "")
         method, params = found.get("method"), found.get("params", [])
         if found.get("jsonrpc") != "2.0" or not isinstance(method, str):
-            return attrs.evolve(request, error=RpcFault(-32600, "Invalid Request"))
+            return attrs.evolve(request, error=RpcFault(-32600, "Invalid Request"), stray=_is_answer(found))
         if not isinstance(params, list | dict):
             return attrs.evolve(request, error=RpcFault(-32602, "Invalid Parameters"))
         args = list(params.values()) if isinstance(params, dict) else params  # by position, whatever the names
@@ -92,6 +97,11 @@ class Request:
             return text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:  # half of a surrogate pair, by \u escape
             return text.encode("utf-8", "replace")
+
+
+def _is_answer(found: Any) -> bool:
+    """Return whether it is a response object (JSON-RPC 2.0, section 5)."""
+    return isinstance(found, dict) and "method" not in found and ("result" in found or "error" in found)
 
 
 def _refuse(name: str) -> None:

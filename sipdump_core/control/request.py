@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from sipdump_core.control.commands import Rpc
@@ -33,6 +34,14 @@ class Request(Protocol):
     @property
     def error(self) -> RpcFault | None:
         """Why there is nothing to call, if so."""
+
+    @property
+    def stray(self) -> bool:
+        """Whether it is the answer of another server: two servers that answer answers would do so for ever."""
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether it is nothing of its protocol."""
 
     @property
     def close(self) -> bool:
@@ -82,13 +91,21 @@ class Executor:
         elif self._slow >= _MAX_SLOW:
             answer(request.failure(RpcFault(500, "too many commands are under way, try again later")))
         else:
-            self._slow += 1
-            threading.Thread(
-                target=self._run_slow, args=(request, answer, limit), name="sipdump-ctl-command", daemon=True
-            ).start()
+            run = partial(self._run_slow, request, answer, limit)
+            try:
+                threading.Thread(target=run, name="sipdump-ctl-command", daemon=True).start()
+            except (RuntimeError, MemoryError) as error:  # the limit of threads, say
+                self._loop.limit.warn("thread", "control command: no thread for it", error=error)
+                answer(request.failure(RpcFault(500, "no thread can be started for it, try again later")))
+            else:
+                self._slow += 1
 
     def _run_slow(self, request: Request, answer: Answer, limit: int) -> None:
-        data = self._run(request, limit)
+        try:
+            data = self._run(request, limit)
+        except BaseException as error:  # noqa: BLE001 - SystemExit, say: a place for a command must not be lost
+            log.exception(Event("control command failed", method=request.method))
+            data = request.failure(RpcFault(500, f"internal server error: {type(error).__name__}"))
 
         def finish() -> None:
             self._slow -= 1

@@ -11,7 +11,7 @@ from typing import Any
 from sipdump_core.control import binrpc, jsonrpc
 from sipdump_core.control.commands import Rpc
 from sipdump_core.control.fifo import Fifo, ReplyFifos
-from sipdump_core.control.http import take_http
+from sipdump_core.control.http import known_hosts, take_http
 from sipdump_core.control.request import READ_BYTES, REQUESTS_A_ROUND, Executor, Take
 from sipdump_core.control.stream import ControlConnection
 from sipdump_core.errors import ConfigError
@@ -94,12 +94,14 @@ class Ctl:
             sock = bind_inet(where.host, where.port, kind)
             where = where._replace(port=sock.getsockname()[1])
         if where.stream:
-            self._loop.listen(sock, partial(self._connect, take))
+            self._loop.listen(sock, partial(self._connect, where, take))
         else:
             self._loop.receive(sock, partial(self._read_datagrams, sock, take))
         return where
 
-    def _connect(self, take: Take, loop: Loop, sock: socket.socket, _: Any) -> Connection:
+    def _connect(self, where: Address, take: Take, loop: Loop, sock: socket.socket, _: Any) -> Connection:
+        if where.proto == "http":  # listening on all addresses, it has the one that the client reached
+            take = partial(take_http, hosts=known_hosts(where.host, sock.getsockname()[0]))
         return ControlConnection(loop, sock, take, self._executor, self._options)
 
     def _read_datagrams(self, sock: socket.socket, take: Take) -> None:
@@ -114,7 +116,12 @@ class Ctl:
                 self._loop.limit.warn("recv", "cannot receive control command", error=error)
                 return
             request = take(bytearray(data))
-            if request is not None:
+            if request is None:
+                continue
+            # over UDP anybody can claim to be anyone, another server or an echo service
+            if request.stray or (request.unreadable and not unix):
+                self._loop.limit.warn("stray", "control datagram that is no request: it gets no answer", peer=peer)
+            else:
                 self._executor.execute(request, partial(self._send_datagram, sock, peer), limit)
 
     def _send_datagram(self, sock: socket.socket, peer: Any, data: bytes) -> None:

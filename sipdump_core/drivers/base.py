@@ -100,6 +100,8 @@ class Backend:
     """Whether a message may hold what is read back as a record; then another backend is read where there is one."""
     remote: ClassVar[bool] = False
     """Whether its segments are elsewhere, so that reading them costs more than reading files."""
+    stop_seconds: float = 5.0
+    """Seconds that ``close`` or ``stop`` may take when all ends; who takes longer is left behind."""
     requires: ClassVar[Sequence[str]] = ()
     """Modules that it imports only when it works; they are looked for when it is switched on."""
     batch_records: int = 0

@@ -14,11 +14,20 @@ from sipdump_core.drivers.syncing import SYNCER, SyncedFile
 from sipdump_core.errors import ClosedError, SegmentLostError, StorageError
 from sipdump_core.locks import in_use, release, take
 from sipdump_core.log import Event, log
-from sipdump_core.ownership import owners
+from sipdump_core.ownership import is_trusted
 from sipdump_core.record import Record
 from sipdump_core.segment import FOREIGN, UNREADABLE, Segment, StoredSegment
 
-__all__ = ["CANNOT_READ", "DISORDER_XATTR", "RECORDS_XATTR", "FolderBackend", "disorder", "open_regular", "remove"]
+__all__ = [
+    "CANNOT_READ",
+    "DISORDER_XATTR",
+    "RECORDS_XATTR",
+    "FolderBackend",
+    "disorder",
+    "free_name",
+    "open_regular",
+    "remove",
+]
 
 RECORDS_XATTR = "user.sipdump.records"
 """The extended attribute in which a sealed segment keeps its number of records, on file systems that have them."""
@@ -154,11 +163,13 @@ class FolderBackend(Backend):
 
     def segments(self) -> Iterable[StoredSegment]:
         """List the files of this prefix and suffix, oldest first; links and whatever is no file don't count."""
+        prefix, suffix = self.site.prefix, self.suffix
         try:
-            names = os.listdir(self.site.folder)
+            names = [name for name in os.listdir(self.site.folder) if name.startswith(prefix) and name.endswith(suffix)]
         except OSError as error:
             raise StorageError.from_os("list", self.site.folder, error) from error
-        found = (Segment.parse(name, self.site.prefix, self.suffix) for name in names)
+        names.sort()  # so that the segments, which are dearer to compare, are almost in order
+        found = (Segment.parse(name, prefix, suffix) for name in names)
         for segment in sorted(filter(None, found)):
             stored = self._look(segment)
             if stored:
@@ -183,7 +194,7 @@ class FolderBackend(Backend):
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode):
                     raise StorageError("delete", path, "it is no regular file")
-                if status.st_uid not in owners(self.site.folder):
+                if not is_trusted(status.st_uid, self.site.folder):
                     hint = "run this as that user"
                     raise StorageError("delete", path, f"it belongs to another user ({status.st_uid})", hint)
                 if in_use(fd, alone=True):
@@ -224,11 +235,12 @@ class FolderBackend(Backend):
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return None
-            ours = status.st_uid in owners(self.site.folder)
+            ours = is_trusted(status.st_uid, self.site.folder)
             sealed = ours and not in_use(fd)
-            records = None
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 records = int(os.getxattr(fd, RECORDS_XATTR))
+            except (OSError, ValueError):
+                records = None
         finally:
             os.close(fd)
         pending = "" if ours else FOREIGN
@@ -377,6 +389,18 @@ def _opened(path: str, flags: int) -> int:
         return fd
     os.close(fd)
     raise OSError(errno.EINVAL, "it is no regular file", path)
+
+
+def free_name(path: str) -> str:
+    """Return a path or, if it is taken, the first of it with ``-1``, ``-2`` ... behind it that is not.
+
+    It stays free only in a folder where nobody else makes files.
+    """
+    number, found = 0, path
+    while os.path.lexists(found):
+        number += 1
+        found = f"{path}-{number}"
+    return found
 
 
 def disorder(fd: int) -> int | None:

@@ -20,8 +20,10 @@ __all__ = ["Endpoint", "Query", "parse_endpoint", "parse_grep", "parse_status"]
 
 _STATUS = re.compile(r"([1-6])xx|([1-6]\d\d)(?:-([1-6]\d\d))?", re.IGNORECASE)
 _ENDPOINT = re.compile(r"(?:\[([^\]]+)\]|([^:/]+(?:/\d+)?)):(\d{1,5})")
+_MAPPED = re.compile(r"^::ffff:(?=[\d.]+$)", re.IGNORECASE)
+"""What stands before an IPv4 address in IPv6 (RFC 4291, section 2.5.5.2); sources store it as IPv4."""
 _GREP = re.compile(r"/(.+)/(i?)", re.DOTALL)
-_SPLIT = re.compile(rb"[\s\\]+")
+_SPLIT = re.compile(rb"(?:\s|\\(?:x[0-9a-f]{2})?)+")
 _FEW_NEEDLES = 16
 """Of more, looking for each costs more than reading the message."""
 _UUID = re.compile(r"[0-9a-f]{32}")
@@ -59,7 +61,12 @@ class Grep:
 
 # converters: a text alone is one value, not a collection of its characters
 def _strings(values: Iterable[str]) -> frozenset[str]:
-    return frozenset([values] if isinstance(values, str) else values)
+    return frozenset(map(_as_read, [values] if isinstance(values, str) else values))
+
+
+def _as_read(value: str) -> str:
+    """Return a value as a message is read: what a command line has of bytes that are not UTF-8 is escaped."""
+    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _statuses(values: int | str | Iterable[int | str]) -> frozenset[int]:
@@ -243,6 +250,7 @@ def parse_endpoint(text: str) -> Endpoint:
     """
     found = _ENDPOINT.fullmatch(text)
     address, port = (found[1] or found[2], int(found[3])) if found else (text.strip("[]"), None)
+    address = _MAPPED.sub("", address)
     try:
         network = ipaddress.ip_network(address, strict=False)
     except ValueError:

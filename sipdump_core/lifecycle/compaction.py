@@ -152,9 +152,7 @@ class Compaction(ABC, Generic[C]):
                 ]
                 for alike in _by_kind(small, contents):
                     for pack in packs(alike, target_size, lambda each: each.stored.size, most=self.most):
-                        done = self._compact(pack, dry_run=dry_run)
-                        if done:
-                            yield done
+                        yield from self._compact_whole(pack, dry_run=dry_run)
 
     def _finish_earlier(
         self, there: Sequence[C], contents: Mapping[str, Contents], *, dry_run: bool
@@ -186,6 +184,19 @@ class Compaction(ABC, Generic[C]):
     def _is(self, candidate: C | None, digest: str) -> bool:
         return candidate is not None and self.holds(candidate, digest)
 
+    def _compact_whole(self, pack: Sequence[C], *, dry_run: bool) -> Iterator[Compacted]:
+        """Merge segments but for those that turn out to be broken meanwhile: these hold up no others."""
+        while True:
+            done = self._compact(pack, dry_run=dry_run)
+            if done is None:
+                return
+            broken = [each for each in pack if not done.location and _is_about(done.error, each)]
+            if not broken or len(pack) - len(broken) < 2:
+                yield done
+                return
+            yield attrs.evolve(done, sources=[each.stored for each in broken], size_before=broken[0].stored.size)
+            pack = [each for each in pack if each not in broken]
+
     def _compact(self, pack: Sequence[C], *, dry_run: bool) -> Compacted | None:
         """Merge segments; None if the result would be larger, and they are left as they are."""
         sources = [each.stored for each in pack]
@@ -214,6 +225,10 @@ class Compaction(ABC, Generic[C]):
         sources = [each.stored for each in there]
         size = sum(stored.size for stored in sources)
         return Compacted(self.backend, there[0].hour, sources, size_before=size, error=error)
+
+
+def _is_about(error: SipDumpError | None, candidate: Candidate) -> bool:
+    return isinstance(error, StorageError) and error.target == candidate.stored.location
 
 
 def is_within(hour: str, partition: str) -> bool:

@@ -3,19 +3,28 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.drivers.guard import blaming, each_of
+from sipdump_core.drivers.guard import blaming, each_of, timely
+from sipdump_core.drivers.metadata import OURS
 from sipdump_core.errors import SipDumpError
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.log import Event, log
-from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.segment import Segment, StoredSegment, read_stamp
 
-__all__ = ["PruneSummary", "Pruned", "counted", "listed", "log_pruned", "prune", "prune_all"]
+__all__ = ["PATIENCE", "PruneSummary", "Pruned", "answers", "counted", "listed", "log_pruned", "prune", "prune_all"]
+
+T = TypeVar("T")
+
+_OURS = f"{OURS} "
+"""How the distribution of backends begins that end by time-outs of their own."""
+
+PATIENCE = 15.0
+"""Seconds without an answer after which a command goes on without a driver, unless its ``--timeout`` says otherwise."""
 
 _CHUNK = 1000  # how many a store may delete in one request: S3's limit
 
@@ -44,31 +53,33 @@ class PruneSummary:
     """False if the backend lists no segments: what it stores is kept by rules of its own."""
 
 
-def listed(backend: Backend) -> Iterator[StoredSegment]:
+def listed(backend: Backend, patience: float | None = None) -> Iterator[StoredSegment]:
     """List a backend's segments.
+
+    Args:
+        backend: the backend.
+        patience: seconds without an answer after which it is given up; None: never.
 
     Raises:
         StorageError: the store cannot be listed.
-        DriverError: the driver raises anything else, or yields what is no segment.
+        DriverError: the driver raises anything else, yields what is no segment, or does not answer.
     """
-    for stored in each_of(backend, "list", backend.segments):
-        with blaming(backend, "list"):
-            _check_stored(stored)
-        yield stored
+    return answers(backend, "list", lambda: map(_checked, backend.segments()), patience)
 
 
-def counted(backend: Backend, stored: StoredSegment) -> int:
+def counted(backend: Backend, stored: StoredSegment, patience: float | None = None) -> int:
     """Count a segment's records by reading them.
+
+    Args:
+        backend: the backend.
+        stored: the segment.
+        patience: seconds without an answer after which it is given up; None: never.
 
     Raises:
         StorageError: it cannot be read.
-        DriverError: the driver raises anything else.
+        DriverError: the driver raises anything else, or does not answer.
     """
-    count = 0
-    with blaming(backend, "read"):
-        for _ in backend.read(stored):
-            count += 1
-    return count
+    return sum(1 for _ in answers(backend, "read", lambda: backend.read(stored), patience))
 
 
 def prune(
@@ -77,6 +88,7 @@ def prune(
     *,
     now: float | None = None,
     dry_run: bool = False,
+    patience: float | None = None,
 ) -> Iterator[Pruned]:
     """Delete the sealed segments whose last write is more than ``fage`` seconds ago, and yield each when it is gone.
 
@@ -87,17 +99,18 @@ def prune(
         fage: seconds.
         now: the time to count from, seconds since the epoch.
         dry_run: yield what is due, and delete nothing.
+        patience: seconds without an answer after which a driver is given up; None: never.
 
     Raises:
         StorageError: a store cannot be listed.
-        DriverError: a driver raises anything else.
+        DriverError: a driver raises anything else, or does not answer.
     """
     now = time.time() if now is None else now
     for backend in backends:
         deleted = set()
-        due = (stored for stored in listed(backend) if stored.sealed and now - stored.modified > fage)
+        due = (stored for stored in listed(backend, patience) if stored.sealed and now - stored.modified > fage)
         while chunk := list(islice(due, _CHUNK)):
-            for stored, error in ((stored, None) for stored in chunk) if dry_run else _delete(backend, chunk):
+            for stored, error in ((stored, None) for stored in chunk) if dry_run else _delete(backend, chunk, patience):
                 if error is None:
                     deleted.add(stored.segment.stem)
                 yield Pruned(backend.name, stored, error)
@@ -112,6 +125,7 @@ def prune_all(
     *,
     now: float | None = None,
     dry_run: bool = False,
+    patience: float | None = None,
 ) -> Iterator[PruneSummary]:
     """Prune backend after backend, whatever one of them raises, and yield a summary of each when it is done.
 
@@ -121,11 +135,12 @@ def prune_all(
         each: is called for each segment that was due.
         now: the time to count from, seconds since the epoch.
         dry_run: delete nothing.
+        patience: seconds without an answer after which a driver is given up; None: never.
     """
     for backend in backends:
         summary = PruneSummary(backend.name, lifecycle=backend.has_lifecycle())
         try:
-            for pruned in prune([backend], fage, now=now, dry_run=dry_run):
+            for pruned in prune([backend], fage, now=now, dry_run=dry_run, patience=patience):
                 each(pruned)
                 if pruned.error:
                     summary.errors.append(str(pruned.error))
@@ -144,8 +159,28 @@ def log_pruned(pruned: Pruned) -> None:
         log.info(Event("segment pruned", backend=pruned.backend, name=stored.segment.name, bytes=stored.size))
 
 
-def _delete(backend: Backend, chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
-    for answer in each_of(backend, "delete", lambda: backend.delete_many(chunk)):
+def answers(backend: Backend, operation: str, call: Callable[[], Iterable[T]], patience: float | None) -> Iterator[T]:
+    """Yield what a driver's call yields, but do not wait for ever for one of a third party.
+
+    Args:
+        backend: the backend.
+        operation: what is done, for errors.
+        call: does it.
+        patience: seconds without an answer after which it is given up; None: never.
+
+    Raises:
+        SipDumpError: as it was raised.
+        DriverError: the driver raises anything else, or does not answer.
+    """
+    if patience is None or backend.site.distribution.startswith(_OURS):
+        return each_of(backend, operation, call)
+    return timely(backend, operation, call, patience)
+
+
+def _delete(
+    backend: Backend, chunk: Sequence[StoredSegment], patience: float | None
+) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
+    for answer in answers(backend, "delete", lambda: backend.delete_many(chunk), patience):
         with blaming(backend, "delete"):
             stored, error = answer
             if not (isinstance(stored, StoredSegment) and (error is None or isinstance(error, SipDumpError))):
@@ -153,8 +188,8 @@ def _delete(backend: Backend, chunk: Sequence[StoredSegment]) -> Iterator[tuple[
         yield stored, error
 
 
-def _check_stored(stored: Any) -> None:
-    """Check that what a driver lists is a segment.
+def _checked(stored: Any) -> StoredSegment:
+    """Return what a driver lists, if it is a segment.
 
     Raises:
         TypeError: it, or a field of it, is of another type.
@@ -170,4 +205,5 @@ def _check_stored(stored: Any) -> None:
         and isinstance(stored.pending, str)
     ):
         raise TypeError(f"segments() yielded {stored!r}")
-    _ = stored.segment.start
+    read_stamp(stored.segment.stamp)
+    return stored

@@ -1,7 +1,8 @@
 """The one event loop of what listens: a thread that serves sockets, and the connections that it accepts.
 
-Nothing in it blocks, and each socket gets a bounded share of a round, so no peer holds up the others. Connections are
-bounded in number and may be bounded in idleness, too.
+Nothing in it blocks, and each socket gets a bounded share of a round, so no peer holds up the others. Datagrams, which
+the kernel drops when nobody takes them, have their turn again and again within a round. Connections are bounded in
+number and may be bounded in idleness, too.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _ACCEPTS_A_ROUND = 16
 _BACKLOG = 128
 _TICK_S = 1.0
+_DATAGRAMS_EVERY_S = 0.002
 _STRAGGLERS_S = 0.01  # what was sent over loopback may take so long on a busy machine
 
 Action = Callable[[], object]
@@ -46,6 +48,8 @@ class Connection:
         self.closed = False
         self.active = time.monotonic()
         """When it was last of use, on the monotonic clock; the longest idle one makes room for a new one."""
+        self.proven = False
+        """Whether it was ever of use: those that were not make room before all others."""
         self.deadline = math.inf
         """When it is closed as idle, on the monotonic clock."""
 
@@ -112,7 +116,8 @@ class Loop:
     Args:
         name: the thread's.
         what: what comes in, for the log, as ``"HEP"``.
-        max_connections: how many connections may be open: one more closes the one that has been idle for longest.
+        max_connections: how many connections may be open: one more closes the one that has been idle for longest, of
+            those that were never of use if there are any.
     """
 
     def __init__(self, name: str, what: str, max_connections: int = 1) -> None:
@@ -128,6 +133,8 @@ class Loop:
         self._drain_s = 0.0
         self._max_connections = max_connections
         self._sockets: list[socket.socket] = []
+        self._datagrams: list[Action] = []
+        self._datagrams_due = 0.0
         self._selector = selectors.DefaultSelector()
         self._stale = False
         self._soon: deque[Action] = deque()
@@ -147,11 +154,15 @@ class Loop:
         Raises:
             OSError: it cannot listen: another program got its port first, say.
         """
-        self.receive(sock, partial(self._accept, sock, connect))
+        self._take_over(sock, partial(self._accept, sock, connect))
         sock.listen(_BACKLOG)
 
     def receive(self, sock: socket.socket, ready: Action) -> None:
-        """Call ``ready`` when a socket has something to read; from now on the socket is the loop's to close."""
+        """Call ``ready`` when a socket has datagrams to read, or may have; from now on it is the loop's to close."""
+        self._take_over(sock, ready)
+        self._datagrams.append(ready)
+
+    def _take_over(self, sock: socket.socket, ready: Action) -> None:
         sock.setblocking(False)
         self._sockets.append(sock)
         self.watch(sock, ready)
@@ -233,16 +244,24 @@ class Loop:
         """Serve what is ready within ``wait_s``; return how many sockets that were."""
         events = self._selector.select(wait_s)
         self._stale = False
+        self._datagrams_due = time.monotonic() + _DATAGRAMS_EVERY_S
         for key, _ in events:
             if self._stale and self._selector.get_map().get(key.fileobj) is not key:
                 continue  # it was closed in this round, or waits for something else by now
-            self._guard(key.data)
+            self._serve(key.data)
         for _ in range(len(self._soon)):
-            self._guard(self._soon.popleft())
+            self._serve(self._soon.popleft())
         timers = self._timers
         while timers and timers[0][0] <= time.monotonic():
             self._guard(heapq.heappop(timers)[2])
         return len(events)
+
+    def _serve(self, action: Action) -> None:
+        self._guard(action)
+        if self._datagrams and time.monotonic() >= self._datagrams_due:
+            for receive in self._datagrams:
+                self._guard(receive)
+            self._datagrams_due = time.monotonic() + _DATAGRAMS_EVERY_S
 
     def _guard(self, action: Action) -> None:
         try:
@@ -285,7 +304,7 @@ class Loop:
             connection.watch()
 
     def _evict(self) -> None:
-        idlest = min(self.connections, key=lambda connection: connection.active)
+        idlest = min(self.connections, key=lambda connection: (connection.proven, connection.active))
         limit = self._max_connections
         self.counts["connections_evicted"] += 1
         self.limit.warn("evicted", f"too many {self.what} connections, the longest idle is closed", limit=limit)

@@ -8,7 +8,7 @@ records goes to the dead letter.
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from sipdump_core.clock import Clock, local_iso
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.batch import Batch, batching
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.drivers.guard import Guard
+from sipdump_core.drivers.guard import Guard, labelled
 from sipdump_core.errors import (
     PartialWriteError,
     SegmentExistsError,
@@ -182,6 +182,11 @@ class Delivery:
         return 0, 0.0
 
     @property
+    def flushed(self) -> bool:
+        """Whether all that was stored has been flushed."""
+        return not self._dirty
+
+    @property
     def opened(self) -> bool:
         """Whether a segment is open."""
         return self._opened
@@ -243,6 +248,22 @@ class Delivery:
                 log.warning(Event("backend stalled: a call does not return", backend=self.backend.name))
             return self._stats.state == "stalled"
 
+    def overdue(self, since: float) -> bool:
+        """Return whether a call is under way that began before the end or at it, and takes too long.
+
+        Args:
+            since: when the end was asked for, on the clock's monotonic scale.
+        """
+        began = self._busy_since
+        return began is not None and self._clock.monotonic() - max(began, since) > self.stop_seconds
+
+    @property
+    def stop_seconds(self) -> float:
+        """Seconds that a call may take when all ends."""
+        with Guard():
+            return max(STALL, float(self.backend.stop_seconds))
+        return STALL
+
     def caught_up(self) -> None:
         """End the state of a stall: the call has returned, and what waited meanwhile is stored."""
         with self._lock:
@@ -258,7 +279,7 @@ class Delivery:
     def forget(self) -> None:
         """In a forked child: let go of what is open; it belongs to the parent."""
         with Guard() as guard:
-            self._writer.forget()
+            self._named("forget")()
         if guard.error:
             log.warning(Event("backend failed", backend=self.backend.name, operation="forget", error=guard.text))
         self._look_after_dead("forget")
@@ -387,14 +408,18 @@ class Delivery:
         illness = ""
         counters: Mapping[str, int] = {}
         with Guard() as guard:
-            illness = one_line(str(self._writer.health() or ""))
-            counters = {str(name): int(value) for name, value in self._writer.stats().items()}
+            illness = one_line(str(self._named("health")() or ""))
+            counters = {str(name): int(value) for name, value in self._named("stats")().items()}
         self._answer = guard.text or illness, counters
+
+    def _named(self, operation: str) -> Callable[..., Any]:
+        """Return a method of the writer, as a crash report shows it."""
+        return labelled(self.backend.name, f"{operation}()", getattr(self._writer, operation))
 
     def _call(self, operation: str, *args: Any) -> BaseException | None:
         """Call the writer; return what it raises, noted and logged."""
         with self._calling() as guard:
-            getattr(self._writer, operation)(*args)
+            self._named(operation)(*args)
         if guard.error:
             self.failed(operation, guard.error)
         elif operation in _APART or operation == "start":
@@ -427,7 +452,7 @@ class Delivery:
         for _ in range(_NAMES):
             self._segment = segment
             try:
-                self._writer.open(segment)
+                self._named("open")(segment)
             except SegmentExistsError:
                 segment = segment.next()
             else:
@@ -456,7 +481,7 @@ class Delivery:
     def _write(self, batch: Batch) -> tuple[BaseException | None, Sequence[int]]:
         """Call ``write`` once; return what it raises, and the places of what is not stored."""
         with self._calling() as guard:
-            self._writer.write(batch)
+            self._named("write")(batch)
         error = guard.error
         failed = unstored(error, batch) if error else ()
         self._dirty = True

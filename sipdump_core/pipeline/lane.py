@@ -6,6 +6,7 @@ What finds no room in the backlog is dropped for this backend alone, with a coun
 import random
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count, islice
@@ -19,7 +20,7 @@ from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.log import Event, log
 from sipdump_core.pipeline.asker import Asker
-from sipdump_core.pipeline.delivery import BACKOFF, CHECK_EVERY, STALL, Delivery, likely_sizes
+from sipdump_core.pipeline.delivery import BACKOFF, CHECK_EVERY, Delivery, likely_sizes
 from sipdump_core.pipeline.numbers import LaneStats
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
@@ -29,6 +30,7 @@ __all__ = ["Lane"]
 
 _FLUSH_EVERY = 0.05
 _WATCH_EVERY = 0.5
+_END_EVERY = 0.1
 
 _LOOK_AHEAD = 64
 """Among how many commands a batch is looked for that shows whether the store works."""
@@ -69,6 +71,7 @@ class Lane:
         self._last_flush = 0.0
         self._names = map(f"{secrets.token_hex(8)}-{{}}".format, count(1))
         self._asker = Asker(f"sipdump-{self.backend.name}-size", clock, delivery.size_is_late)
+        self._stopped_at = 0.0
         self._thread = lasting(self._run, f"sipdump-{self.backend.name}")
         self._thread.start()
 
@@ -133,6 +136,7 @@ class Lane:
 
     def stop(self) -> None:
         """End after what was given; failing batches are tried once more and given up."""
+        self._stopped_at = self._clock.monotonic()
         self._put("stop", None)
         self._asker.stop()
         self._delivery.hurry()
@@ -146,22 +150,26 @@ class Lane:
         self._delivery.forget()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the end, but no longer than ``STALL`` seconds for a backend that is stalled.
+        """Wait for the end, but no longer than the backend's ``stop_seconds`` for a call that does not return.
 
         Returns:
-            True when all that was given before the end is stored. What still waits for a backend that does not return
-            is counted as dropped.
+            True when all that was given before the end is stored, and the backend has ended. What still waits for one
+            that does not return is counted as dropped.
         """
-        self._thread.join(min(timeout, STALL) if self._delivery.watch() else timeout)
-        if not self._thread.is_alive():
-            return not self._delivery.lost
+        end = time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0:
+            self._thread.join(min(left, _END_EVERY))
+            if not self._thread.is_alive():
+                return not self._delivery.lost
+            if self._delivery.overdue(self._stopped_at):
+                break
         with self._changed:
             self._commands.clear()
             self._commands.append(("stop", None))  # if it returns after all
             self._delivery.drop(self._backlog, "backend did not stop in time")
             self._backlog = 0
         self._delivery.abandon()
-        return not self._delivery.lost
+        return False
 
     def _put(self, verb: Any, argument: Any) -> None:
         with self._changed:

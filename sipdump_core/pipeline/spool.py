@@ -16,6 +16,7 @@ import attrs
 
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.folder import free_name
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.drivers.syncing import sync_folder
 from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError, StorageFullError
@@ -77,6 +78,11 @@ class SpooledDelivery(Delivery):
     def batching(self) -> tuple[int, float]:
         """Everything goes to the spool at once: it makes the batches that the backend wants."""
         return 0, 0.0
+
+    @property
+    def stop_seconds(self) -> float:
+        """Seconds that the end may take: those of the spool, which waits no longer for the backend."""
+        return STOP_WAIT + 2
 
     def snapshot(self) -> LaneStats:
         """Return the numbers of the whole: what the backend has stored and refused, and how it is."""
@@ -296,6 +302,8 @@ class Spool:
                 feed.drain()
             if guard.error:  # of the spool's own files
                 delivery.failed("read the spool", guard.error)
+            if guard.error or not delivery.flushed:
+                self._work.set()  # it is tried again, whether or not more comes
                 delivery.pause(BACKOFF[1])
             if delivery.hurried:
                 continue
@@ -327,8 +335,9 @@ class Spool:
         if whole:
             self._journal.delete(stored)
         else:
-            os.rename(stored.location, stored.location + ".damaged")
-            log.error(Event("damaged spool is kept aside", path=stored.location + ".damaged"))
+            kept = free_name(stored.location + ".damaged")
+            os.rename(stored.location, kept)
+            log.error(Event("damaged spool is kept aside", path=kept))
         self._count(-size)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(stored.location + PLACE_SUFFIX)

@@ -101,7 +101,7 @@ class SpoolFeed:
                 return
 
     def _feed(self, stored: StoredSegment) -> bool:
-        """Deliver what is left of one journal; False when it is time to stop."""
+        """Deliver what is left of one journal; False when those behind it must wait, or it is time to stop."""
         whole = True
         sealed = stored.sealed and stored.segment != self._spool.live
         try:
@@ -126,11 +126,11 @@ class SpoolFeed:
                         self._taken += len(item.batch)
                         place.write(item.end)
             self.delivery.flush()
-            if sealed:
+            if sealed and self.delivery.flushed:  # before that, the store may have it in memory alone
                 self._spool.settle(stored, whole=whole)
         except OSError as error:
             raise StorageError.from_os("read the spool", stored.location, error) from error
-        return True
+        return self.delivery.flushed
 
     @staticmethod
     def _opened(stored: StoredSegment) -> BinaryIO:

@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sipdump_core.subcommands import command_parser
+from sipdump_core.program import as_program
+from sipdump_core.subcommands import command_parser, open_streams
 
 __all__ = ["main"]
 
@@ -28,12 +29,37 @@ FOUND, NOTHING, WRONG = 0, 1, 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
+    Args:
+        argv: the arguments; None: those of this process, which ends afterwards.
+
     Returns:
         0 when something was found, 1 when nothing was, or not all could be read, 2 for wrong use.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        return as_program("sipdump-read", lambda: main(sys.argv[1:]))
+    from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415 - see the module's docstring
+    from sipdump_core.log import KEPT, escaped  # noqa: PLC0415
+
+    try:
+        return _run(argv)
+    except BrokenPipeError:
+        # the reader went away, as head(1) does; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FOUND
+    except ConfigError as error:
+        print(f"sipdump-read: {escaped(str(error), KEPT)}", file=sys.stderr)
+        return WRONG
+    except (SipDumpError, OSError) as error:
+        print(f"sipdump-read: {escaped(str(error), KEPT)}", file=sys.stderr)
+        return NOTHING
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: Sequence[str]) -> int:
     from sipdump_core.reading.dashes import join_dashes  # noqa: PLC0415 - see the module's docstring
 
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale, no character of a message ends the command
             stream.reconfigure(errors="backslashreplace")
@@ -42,19 +68,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sipdump-read", "Find calls in what sipdump has stored.", "sipdump_core.reading", COMMANDS, argv
     )
     args = parser.parse_args(argv)
-    from sipdump_core.errors import ConfigError, SipDumpError  # noqa: PLC0415
-
-    try:
-        return int(args.run(args))
-    except BrokenPipeError:
-        # the reader went away, as head(1) does; what is still buffered has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FOUND
-    except ConfigError as error:
-        print(f"sipdump-read: {error}", file=sys.stderr)
-        return WRONG
-    except (SipDumpError, OSError) as error:
-        print(f"sipdump-read: {error}", file=sys.stderr)
-        return NOTHING
-    except KeyboardInterrupt:
-        return 130
+    return int(args.run(args))

@@ -52,8 +52,10 @@ class Database:
             ConfigError: a statement is wrong.
             StorageError: it cannot be answered.
         """
-        description = self._wait_for(lambda: self._connection.execute(statements).description)
-        return [(name, str(kind)) for name, kind, *_ in description or ()]
+        answer = self._wait_for(lambda: self._connection.execute(statements))
+        if answer is None:
+            raise ConfigError("the statement is empty")
+        return [(name, str(kind)) for name, kind, *_ in answer.description or ()]
 
     def fetch(self, count: int) -> list[tuple[Any, ...]]:
         """Return the next rows of the answer, at most ``count``; none at its end.

@@ -19,7 +19,7 @@ from sipdump_core.plan import make_plan
 from sipdump_core.reading.arguments import add_filters, add_legs, add_store, query_of, rules_of
 from sipdump_core.reading.files import new_file, refuse_old, write_new
 from sipdump_core.reading.finder import Found
-from sipdump_core.reading.lines import counted, endpoint
+from sipdump_core.reading.lines import counted, endpoint, printable
 from sipdump_core.reading.pcapng import write_pcapng
 from sipdump_core.reading.render.formats import Style, render
 from sipdump_core.reading.session import Session
@@ -70,13 +70,19 @@ def export(args: argparse.Namespace) -> int:
     refuse_old(args.output)
     with Session(args, rules_of(args)) as session:
         query = query_of(args, session.now)
-        found = session.store.find(query, session.searched, around=args.around, legs=args.legs, with_legs=args.legs)
+        missing = set(query.call_ids)
+        found = _crossed_off(
+            session.store.find(query, session.searched, around=args.around, legs=args.legs, with_legs=args.legs),
+            missing,
+        )
         if form == "html":
             count = _export_page(found, args.output, names, session)
         else:
             count = _export_records(found, args.output, form, names, header=args.ksr_header)
         if count:
             print(f"sipdump-read: {args.output} has {counted(count, 'call')}", file=sys.stderr)
+            for call_id in sorted(missing):
+                session.searched.note(f"{printable(call_id)} was not found")
         return session.report(bool(count))
 
 
@@ -96,6 +102,13 @@ def row_of(record: Record) -> dict[str, Any]:
         "correlation_id": record.correlation_id,
         "message": record.buf.decode("utf-8", "backslashreplace"),
     }
+
+
+def _crossed_off(found: Iterable[Found], call_ids: set[str]) -> Iterator[Found]:
+    """Yield calls, and take their Call-IDs out of those that were asked for."""
+    for one in found:
+        call_ids.discard(one.call.call_id)
+        yield one
 
 
 def _export_page(found: Iterable[Found], output: str, names: dict[str, str], session: Session) -> int:
@@ -151,6 +164,7 @@ def _write_by_backend(folder: str, name: str, records: Iterator[Record], *, head
         Setting(CORE, "folder", folder, place),
         Setting(CORE, "mode", _HEADER_FLAG if header else 0, place),
         Setting(CORE, "backend", name, place),
+        Setting(CORE, "sync", 0, place),  # the file is moved at once, and its folder removed
     ]
     workshop = Workshop(make_plan(settings, to_start=False))
     backend: Backend = workshop.backend(name, workshop.site(folder, "export-"))

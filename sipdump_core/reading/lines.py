@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sipdump_core.calls.message import Message
+from sipdump_core.log import escaped
 from sipdump_core.reading.render.plain import message_text, printable
 from sipdump_core.record import Record
 
@@ -41,10 +42,7 @@ def local_time(time_us: int) -> datetime:
 
 def as_json(value: Any, indent: int | None = None) -> str:
     """Return a value as JSON in UTF-8; only what a terminal would obey is escaped."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
+    return escaped(json.dumps(value, ensure_ascii=False, indent=indent), keep="\n")
 
 
 def endpoint(ip: str, port: int) -> str:

@@ -10,8 +10,9 @@ from types import FrameType
 from typing import Any, Self
 
 from sipdump_core.calls.legs import LegRules
-from sipdump_core.log import warnings_to
-from sipdump_core.reading.lines import counted
+from sipdump_core.log import escaped, warnings_to
+from sipdump_core.reading.arguments import span_of
+from sipdump_core.reading.lines import counted, local_time
 from sipdump_core.reading.progress import Bar
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.when import zone
@@ -50,6 +51,7 @@ class Session:
             urls=args.urls,
         )
         self.now = datetime.now().astimezone()
+        self._span = span_of(args, self.now) if "since" in args else (None, None)
         self.searched = Searched(problems=problems)
         self._bar = Bar()
         self.store = Store(shelves, rules=rules, progress=self._bar.step)
@@ -81,28 +83,36 @@ class Session:
         self._bar.close()
         searched = self.searched
         for problem in searched.problems:
-            print(f"sipdump-read: {problem}", file=sys.stderr)
+            print(f"sipdump-read: {escaped(str(problem))}", file=sys.stderr)
         for note in searched.notes:
-            print(f"sipdump-read: note: {note}", file=sys.stderr)
+            print(f"sipdump-read: note: {escaped(str(note))}", file=sys.stderr)
         if self.store.interrupted:
             print("sipdump-read: interrupted: this is what was found so far", file=sys.stderr)
         if not found:
-            print(f"sipdump-read: nothing was found{self._where()}", file=sys.stderr)
+            print(f"sipdump-read: nothing was found{self._asked()}{self._where()}", file=sys.stderr)
         return int(not found)
+
+    def _asked(self) -> str:
+        """Return the span that was asked for, so that a reader sees how his times were understood."""
+        words = zip(("from", "until"), self._span, strict=True)
+        return "".join(f" {word} {_shown(time)}" for word, time in words if time is not None)
 
     def _where(self) -> str:
         searched = self.searched
         shelves = ", ".join(dict.fromkeys(map(str, self.store.shelves)))
         if not searched.segments:
-            return f": there is no segment within the span in {shelves or 'the store'}"
+            zoned = f" {zone(self.now)}" if self._span != (None, None) else ""
+            why = "nothing could be read" if searched.problems else "there is no segment within the span"
+            return f"{zoned}: {why} in {shelves or 'the store'}"
         backends = ", ".join(sorted(searched.backends))
-        times = [self._shown(each) for each in (searched.oldest, searched.newest) if each is not None]
+        times = [_shown(each * 1_000_000) for each in (searched.oldest, searched.newest) if each is not None]
         return f" in {counted(searched.segments, 'segment')} of {backends}, {' to '.join(times)} {zone(self.now)}"
-
-    def _shown(self, time_s: float) -> str:
-        return datetime.fromtimestamp(time_s, self.now.tzinfo).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if self.store.interrupted:
             raise KeyboardInterrupt
         self.store.interrupt()
+
+
+def _shown(time_us: float) -> str:
+    return local_time(int(time_us)).strftime("%Y-%m-%d %H:%M:%S")

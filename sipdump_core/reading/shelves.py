@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Uni
 from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
-from sipdump_core.lifecycle.retention import listed
+from sipdump_core.lifecycle.retention import PATIENCE, listed
 from sipdump_core.pipeline.dead_letter import DeadLetters
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.units import Holding
@@ -100,6 +101,8 @@ class BackendShelf:
     backend: Backend
     slack: float | None = _SLACK
     all_nodes: bool = False
+    place: str = ""
+    """Where it is, for a reader; empty: the backend's folder."""
 
     def segments(self) -> Iterator[Shelved]:
         """List them, see :meth:`Shelf.segments`."""
@@ -109,7 +112,7 @@ class BackendShelf:
             for node, stored in each_of(self.backend, "list", backend.segments_of_all):
                 yield self._shelved(stored, node or place)
             return
-        for stored in listed(backend):
+        for stored in listed(backend, PATIENCE):
             yield self._shelved(stored, place)
 
     def _shelved(self, stored: StoredSegment, node: str) -> Shelved:
@@ -129,7 +132,7 @@ class BackendShelf:
         )
 
     def __str__(self) -> str:
-        return f"{self.backend.name} in {self.backend.site.folder}"
+        return self.place or f"{self.backend.name} in {self.backend.site.folder}"
 
 
 class FolderShelf:
@@ -247,8 +250,8 @@ def open_shelves(
         problems += map(str, errors)
         shelves += [BackendShelf(backend, slack) for backend in _readable(made)]
     for folder in folders:
-        if not os.path.isdir(folder):
-            raise ConfigError("there is no such folder", f"--folder {folder}")
+        if not stat.S_ISDIR(_mode_of("--folder", folder)):
+            raise ConfigError("this is a file: name it with --file", f"--folder {folder}")
         workshop = Workshop(make_plan([Setting("sipdump", "folder", folder, f"--folder {folder}")], to_start=False))
         shelves.append(FolderShelf(workshop, folder, fprefix))
     known: dict[tuple[str, str], Sequence[Backend]] = {}
@@ -283,10 +286,22 @@ def _suffixes(backend: Backend) -> tuple[str, ...]:
     return (backend.suffix, f"{backend.suffix}.wal")
 
 
+def _mode_of(option: str, path: str) -> int:
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        raise ConfigError(f"there is no such {option.strip('-')}", f"{option} {path}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{reason}", f"{option} {path}") from None
+
+
 def _open_file(path: str, node: str, known: dict[tuple[str, str], Sequence[Backend]]) -> Shelf:
     """Open one file; files of one folder share their backends, so that all those of one second are read."""
-    if not os.path.isfile(path):
-        raise ConfigError("there is no such file", f"--file {path}")
+    mode = _mode_of("--file", path)
+    if not stat.S_ISREG(mode):
+        hint = "this is a folder: name it with --folder" if stat.S_ISDIR(mode) else "this is not a regular file"
+        raise ConfigError(hint, f"--file {path}")
     from sipdump_core.reading.capture.backend import CaptureBackend, is_foreign  # noqa: PLC0415 - few questions need it
 
     if is_foreign(path):
@@ -316,4 +331,4 @@ def _open_url(url: str, settings: Sequence[Setting]) -> Shelf:
     where = [Setting("sipdump_s3", "bucket", found[1], place), Setting("sipdump_s3", "prefix", found[2] or "", place)]
     others = [setting for setting in settings if setting.name not in ("bucket", "prefix")]
     workshop = Workshop(make_plan([*mode, *others, *where], to_start=False))
-    return BackendShelf(workshop.backend("s3", workshop.site()), all_nodes=True)
+    return BackendShelf(workshop.backend("s3", workshop.site()), all_nodes=True, place=url)

@@ -21,7 +21,7 @@ import attrs
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError
 from sipdump_core.reading.arguments import add_span, add_store, span_of
-from sipdump_core.reading.lines import printable
+from sipdump_core.reading.lines import as_json, printable
 from sipdump_core.reading.session import Session
 
 if TYPE_CHECKING:
@@ -152,14 +152,14 @@ def _print_json(answer: Answer) -> None:
     names = _unique(answer.names)
     for row in answer.rows:
         fields = {name: _json(value) for name, value in zip(names, row, strict=True)}
-        print(separator, json.dumps(fields, ensure_ascii=False), sep="", end="")
+        print(separator, as_json(fields), sep="", end="")
         separator = ",\n"
     print("\n]" if separator != "[\n" else "[]")
 
 
 def _print_csv(answer: Answer) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(answer.names)
+    writer.writerow(map(printable, answer.names))
     for row in answer.rows:
         writer.writerow(map(_csv, row))
 
@@ -195,8 +195,11 @@ def _cell(value: Any) -> str:
 
 
 def _csv(value: Any) -> Any:
+    """Return a value for CSV: as JSON has it, lists as JSON; of a text, what a terminal would obey is escaped."""
     value = _json(value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool) else value
+    if isinstance(value, str):
+        return "".join(one if one in "\t\r\n" else printable(one) for one in re.split(r"([\t\r\n])", value))
+    return as_json(value) if isinstance(value, list | dict | bool) else value
 
 
 def _json(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """``sipdump-read tail``: messages as they come, a line each."""
 
 import argparse
+import contextlib
+import select
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from sipdump_core.drivers.capabilities import Follows, Reads, can
 from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
+from sipdump_core.log import escaped
 from sipdump_core.reading.arguments import add_filters, add_store, query_of, whole_number
 from sipdump_core.reading.lines import message_line, message_text
 from sipdump_core.reading.searched import Searched
@@ -58,17 +60,23 @@ def tail(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         if args.once:
             return session.report(found)
-        pause = threading.Event()
-        while not session.store.interrupted:
+        while not session.store.interrupted and not _nobody_reads(_POLL):
             for problem in follower.problems():
-                print(f"sipdump-read: {problem}", file=sys.stderr)
+                print(f"sipdump-read: {escaped(str(problem))}", file=sys.stderr)
             for record in follower.fresh():
                 _print(record, raw=args.raw)
                 if session.store.interrupted:
                     break
             sys.stdout.flush()
-            pause.wait(_POLL)
         return 0
+
+
+def _nobody_reads(wait: float) -> bool:
+    """Wait, and return whether the reader of the pipe that standard output is went away meanwhile, as head(1) does."""
+    poll = select.poll()
+    with contextlib.suppress(OSError, ValueError):  # a test's own stream has no file
+        poll.register(sys.stdout.fileno(), 0)  # of errors it tells in any case
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(wait * 1000))
 
 
 def _print(record: Record, *, raw: bool) -> None:

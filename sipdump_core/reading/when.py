@@ -4,7 +4,7 @@ A time without a zone is local time, as ``TZ`` has it.
 """
 
 import re
-from datetime import datetime, timedelta
+from datetime import date, datetime, time, timedelta
 
 from sipdump_core.settings.options import duration
 
@@ -59,19 +59,21 @@ def parse_when(text: str, now: datetime, *, after: datetime | None = None) -> da
             raise ValueError(f"{text!r}: after @ comes a number of seconds since 1970") from None
     day, _, clock = text.partition(" ")
     if day in _DAYS:
-        date = _local(now - timedelta(days=_DAYS[day]), now)
-        return _at(date, clock or "0:00", text)
+        return _at(_date(now, now) - timedelta(days=_DAYS[day]), clock or "0:00", text, now)
     if _CLOCK.fullmatch(text):
         if after is not None:
-            found = _at(_local(after, now), text, text)
-            return found if found >= after else _at(_local(after + timedelta(days=1), now), text, text)
-        found = _at(now, text, text)
-        return found if found <= now else _at(_local(now - timedelta(days=1), now), text, text)
+            found = _at(_date(after, now), text, text, now)
+            return found if found >= after else _at(_date(after, now) + timedelta(days=1), text, text, now)
+        found = _at(_date(now, now), text, text, now)
+        return found if found <= now else _at(_date(now, now) - timedelta(days=1), text, text, now)
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a time: write it {_FORMS}") from None
-    return parsed if parsed.tzinfo else _zoned(parsed, now)
+    try:
+        return parsed if parsed.tzinfo else _zoned(parsed, now)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is too far away") from None
 
 
 def zone(now: datetime) -> str:
@@ -80,19 +82,18 @@ def zone(now: datetime) -> str:
     return f"{now.tzname()} ({offset[:3]}:{offset[3:5]})"
 
 
-def _at(date: datetime, clock: str, text: str) -> datetime:
+def _at(day: date, clock: str, text: str, now: datetime) -> datetime:
     found = _CLOCK.fullmatch(clock)
     if not found:
         raise ValueError(f"{text!r} is not a time: write it {_FORMS}")
     hour, minute, second, fraction = found.groups()
     micro = int((fraction or "0").ljust(6, "0"))
-    naive = date.replace(hour=int(hour), minute=int(minute), second=int(second or 0), microsecond=micro, tzinfo=None)
-    return _zoned(naive, date)
+    return _zoned(datetime.combine(day, time(int(hour), int(minute), int(second or 0), micro)), now)
 
 
-def _local(time: datetime, now: datetime) -> datetime:
-    """Return a time in the zone of ``now``."""
-    return time.astimezone(now.tzinfo) if getattr(now.tzinfo, "key", None) else time.astimezone()
+def _date(when: datetime, now: datetime) -> date:
+    """Return the day of a time in the zone of ``now``: days are counted by the calendar, not all have 24 hours."""
+    return (when.astimezone(now.tzinfo) if getattr(now.tzinfo, "key", None) else when.astimezone()).date()
 
 
 def _zoned(naive: datetime, now: datetime) -> datetime:

@@ -1,13 +1,11 @@
 """``sipdump-admin new-backend``: writes a small distribution with a working backend, as a start for its author."""
 
 import re
-import zlib
-from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from sipdump_core.drivers.discovery import THIRD_PARTY_FLAGS, discover
+from sipdump_core.drivers.discovery import take_stock
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.settings.modules import MODULES
 from sipdump_core.version import VERSION
@@ -21,8 +19,6 @@ _NAME = re.compile(r"[a-z](?:_?[a-z0-9])*", re.ASCII)
 _LONGEST = 24
 """Longer names would make lines longer than the templates' style allows."""
 _TAKEN = ("sipdump_core", *MODULES)
-_LARGEST_FLAG = 1 << 30
-"""In Kamailio, mode is an int of 32 bits."""
 _TEMPLATES = {
     "pyproject.toml": "pyproject.toml",
     "README.md": "readme_{kind}.md",
@@ -47,15 +43,12 @@ def write(name: str, kind: Kind, folder: Path) -> list[Path]:
 
     Raises:
         ConfigError: the name is invalid or taken, or the folder is not empty.
-        DriverError: the installed drivers contradict each other.
         StorageError: a file cannot be written.
     """
-    drivers = discover()
-    _check_name(name, {driver.name: driver.distribution for driver in drivers})
+    _check_name(name, {driver.name: driver.distribution for driver in take_stock().drivers})
     values = {
         "name": name,
         "Name": "".join(part.capitalize() for part in name.split("_")),
-        "flag": str(_free_flag(name, {driver.flag for driver in drivers})),
         "version": ".".join(VERSION.split(".")[:2]),
     }
     written = []
@@ -85,15 +78,6 @@ def _check_name(name: str, installed: dict[str, str]) -> None:
         )
     if f"sipdump_{name}" in _TAKEN:
         raise ConfigError(f"sipdump_{name} is a module of sipdump itself; choose another name")
-
-
-def _free_flag(name: str, taken: Collection[int]) -> int:
-    """Return a mode flag that no installed driver has; it depends on the name, so that authors seldom get the same."""
-    lowest, largest = THIRD_PARTY_FLAGS.bit_length() - 1, _LARGEST_FLAG.bit_length() - 1
-    count = largest - lowest + 1
-    first = zlib.crc32(name.encode()) % count
-    bits = (lowest + (first + n) % count for n in range(count))
-    return next((1 << bit for bit in bits if 1 << bit not in taken), 0)  # 0: switched on by its name alone
 
 
 def _fill(text: str, values: dict[str, str]) -> str:

@@ -81,6 +81,15 @@ class Params:
         "", help="names this collector, for stores that several share; by default the host's name", check=_node
     )
     backend: tuple[str, ...] = option((), help="a backend to switch on by name, in addition to those in mode")
+    block: tuple[str, ...] = option(
+        (), help="a backend or transform, or a distribution, of which nothing is ever imported, whatever else is set"
+    )
+    load_timeout: int = option(
+        10,
+        unit="seconds",
+        help="how long the import of a backend, and its constructor, may take before the others go on without it",
+        check=in_range(1, 3600),
+    )
     queue: int = option(
         8192,
         unit="records",

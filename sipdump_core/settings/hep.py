@@ -24,6 +24,10 @@ def _tag(value: str) -> str | None:
     return None if value.isprintable() and len(value) <= 200 else "must be printable text of at most 200 characters"
 
 
+def _key(value: str) -> str | None:
+    return None if len(value.encode("utf-8", "surrogateescape")) <= 1000 else "must have at most 1000 bytes"
+
+
 @attrs.frozen
 class HepOptions:
     """Options of the HEP source: ``modparam("sipdump_hep", ...)``."""
@@ -37,7 +41,7 @@ class HepOptions:
     local: tuple[Given[tuple[str, int]], ...] = option(
         (), help="an address, or address:port, that counts as the HEP sender's own", parse=parse_endpoint
     )
-    auth_key: str = option("", help="when set, packets with another auth key, or none, are dropped")
+    auth_key: str = option("", help="when set, packets with another auth key, or none, are dropped", check=_key)
     time_window: int = option(
         86400,
         unit="seconds",
@@ -54,9 +58,9 @@ class HepOptions:
         512, help="how many TCP connections may be open; one more closes the longest idle", check=at_least(1)
     )
     idle_timeout: int = option(
-        0,
+        3600,
         unit="seconds",
-        help="a TCP connection that brings nothing for so long is closed; 0: never",
+        help="a TCP connection that brings nothing good for so long is closed; 0: never",
         check=in_range(0, 2**31 - 1),
     )
 

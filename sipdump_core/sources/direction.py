@@ -7,15 +7,15 @@ the Via of the one that was received; a response goes the other way than its req
 """
 
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 
 import attrs
 
-from sipdump_core.cache import Cache
+from sipdump_core.cache import Cache, Weighed
 from sipdump_core.net.address import canonical_ip
 from sipdump_core.sources.top_via import Via, is_reply, top_via
 
-__all__ = ["Direction", "Endpoint", "Question", "Sender"]
+__all__ = ["Direction", "Endpoint", "Local", "Question", "Sender"]
 
 Endpoint = tuple[str, int]
 """An address in canonical form, empty where it is not known, and a port."""
@@ -27,6 +27,9 @@ _EPHEMERAL = 32768
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - what a server reports that is bound to all addresses
 _SETTLED = 8
 _ATTENTION = 1000
+_ENTRY = 200
+"""Bytes that an entry of what is remembered takes without its key, rather more."""
+_LONGEST_ADDRESS = 45  # inet(3): INET6_ADDRSTRLEN
 
 
 @attrs.define
@@ -54,48 +57,76 @@ class Question:
         self.settled = self._streak >= _SETTLED and not attention
 
 
-class Direction:
-    """Finds out who sent what, and remembers what that needs, in bounded memory.
+class Local:
+    """What counts as any HEP sender's own, and which addresses are this machine's.
 
     Args:
         local: endpoints that are the HEP senders' own; with port 0, whatever the port.
-        learned: called with a sender of which something was learned that earlier answers may contradict.
     """
 
-    def __init__(self, local: Collection[Endpoint], learned: Callable[[Sender], None]) -> None:
-        self._hosts = {*_WILDCARDS, *(host for host, port in local if not port)}
-        self._endpoints = {endpoint for endpoint in local if endpoint[1]}
-        self._learned = learned
+    def __init__(self, local: Iterable[Endpoint]) -> None:
+        given = set(local)
+        self.hosts = {*_WILDCARDS, *(host for host, port in given if not port)}
+        self.endpoints = {endpoint for endpoint in given if endpoint[1]}
         self._ours: Cache[str, bool] = Cache(1000)
-        self._own: Cache[tuple[Sender, Endpoint], bool] = Cache()
+
+    def owns(self, peer: str, host: str) -> bool:
+        """Return whether an address is that of the HEP sender at ``peer``."""
+        if host == peer or host in self.hosts or _is_loopback(host):
+            return True
+        return self.is_ours(host) and self.is_ours(peer)  # what runs on this machine has all its addresses
+
+    def is_ours(self, host: str) -> bool:
+        """Return whether an address is one of this machine's; a name, as a Via may have, is not."""
+        known = self._ours.get(host)
+        if known is None:
+            known = is_ours(host) if _is_address(host) else False
+            if len(host) <= _LONGEST_ADDRESS:
+                self._ours.keep(host, known)
+        return known
+
+
+class Direction:
+    """Finds out who sent what of one HEP peer, and remembers what that needs, in bounded memory.
+
+    Args:
+        local: what counts as any sender's own.
+        learned: called when something was learned that earlier answers may contradict.
+        charge: told by how many bytes what is remembered has grown, or shrunk.
+    """
+
+    def __init__(self, local: Local, learned: Callable[[], None], charge: Callable[[int], None]) -> None:
+        self._local = local
+        self._learned = learned
+        self._own: Weighed[tuple[Sender, Endpoint], bool] = Weighed(charge, _ENTRY)
         """Endpoints that are certain to be their sender's."""
-        self._guesses: Cache[Sender, bool] = Cache()
+        self._guesses: Weighed[Sender, bool] = Weighed(charge, _ENTRY)
         """Senders with answers that rest on less."""
-        self._partners: Cache[tuple[Sender, Endpoint], Endpoint] = Cache()
+        self._partners: Weighed[tuple[Sender, Endpoint], Endpoint] = Weighed(charge, _ENTRY)
         """The first endpoint that another one was seen to talk to."""
-        self._hubs: Cache[tuple[Sender, Endpoint], bool] = Cache()
+        self._hubs: Weighed[tuple[Sender, Endpoint], bool] = Weighed(charge, _ENTRY)
         """Endpoints that talk to several others."""
-        self._ends: Cache[tuple[Sender, Endpoint, Endpoint], Endpoint] = Cache()
+        self._ends: Weighed[tuple[Sender, Endpoint, Endpoint], Endpoint] = Weighed(charge, _ENTRY)
         """Of two endpoints the sender's own."""
-        self._requests: Cache[tuple[Sender, bytes], str] = Cache(50_000)
+        self._requests: Weighed[tuple[Sender, bytes], str] = Weighed(charge, _ENTRY, 50_000)
         """The tags of requests, by the branch of their top Via."""
-        self._attention: Cache[Sender, int] = Cache()
+        self._attention: Weighed[Sender, int] = Weighed(charge, _ENTRY)
         """Senders with a message that nothing has told of, and how many of their requests are yet to be noted."""
 
     def of_flow(self, sender: Sender, src: Endpoint, dst: Endpoint, *, datagrams: bool) -> str | Question:
         """Return ``snd`` or ``rcv``, or what is to be asked of each message."""
         host, port, _ = sender
-        owns_src, owns_dst = self._owns(host, src[0]), self._owns(host, dst[0])
+        owns_src, owns_dst = self._local.owns(host, src[0]), self._local.owns(host, dst[0])
         if (owns_src and src[1] == port) or (owns_dst and dst[1] == port):  # HEP comes from the socket for SIP
             self._learn(sender, (host, port))
         shared = owns_src and owns_dst
         # on one host, the kernel chooses the address that HEP comes from by that of the daemon
-        near = "" if shared and (_is_loopback(host) or self._is_ours(host)) else host
+        near = "" if shared and (_is_loopback(host) or self._local.is_ours(host)) else host
         steps = (
-            (src in self._endpoints, dst in self._endpoints),
+            (src in self._local.endpoints, dst in self._local.endpoints),
             (src[0] in _WILDCARDS, dst[0] in _WILDCARDS),
             (owns_src and src[1] == port, owns_dst and dst[1] == port),
-            (src[0] == near or src[0] in self._hosts, dst[0] == near or dst[0] in self._hosts),
+            (src[0] == near or src[0] in self._local.hosts, dst[0] == near or dst[0] in self._local.hosts),
             (owns_src, owns_dst),
             (src[1] == port, dst[1] == port),
         )
@@ -144,7 +175,7 @@ class Direction:
     def _of_others(self, question: Question, via: Via | None, reply: bool) -> str:
         """Return the tag where neither address is the sender's: only a Via of its own tells that one of them is."""
         sender, src, dst = question.sender, question.src, question.dst
-        if via and (self._is_own(sender, via.sent_by) or self._owns(sender[0], via.sent_by[0])):
+        if via and (self._is_own(sender, via.sent_by) or self._local.owns(sender[0], via.sent_by[0])):
             own = dst if reply else src
             if question.datagrams or own[1] < _EPHEMERAL:
                 self._learn(sender, own)
@@ -172,7 +203,7 @@ class Direction:
             return "snd" if own == src else "rcv"
         if not self._attention.get(sender):  # it may have been relayed from where the addresses told
             self._attention.keep(sender, _ATTENTION)
-            self._learned(sender)
+            self._learned()
         # what is seen first of a transaction is, as a rule, what another one has sent
         return "rcv" if via and not reply else ""
 
@@ -200,27 +231,25 @@ class Direction:
 
     def _revise(self, sender: Sender) -> None:
         if self._guesses.pop(sender, False):
-            self._learned(sender)
+            self._learned()
 
     def _is_own(self, sender: Sender, end: Endpoint) -> bool:
-        if end in self._endpoints or (sender, end) in self._own:
+        if end in self._local.endpoints or (sender, end) in self._own:
             return True
         wildcard = any((sender, (host, end[1])) in self._own for host in _WILDCARDS)
-        return wildcard and self._owns(sender[0], end[0])
-
-    def _owns(self, peer: str, host: str) -> bool:
-        """Return whether an address is that of the HEP sender at ``peer``."""
-        if host == peer or host in self._hosts or _is_loopback(host):
-            return True
-        return self._is_ours(host) and self._is_ours(peer)  # what runs on this machine has all its addresses
-
-    def _is_ours(self, host: str) -> bool:
-        known = self._ours.get(host)
-        return self._ours.keep(host, is_ours(host)) if known is None else known
+        return wildcard and self._local.owns(sender[0], end[0])
 
 
 def _is_loopback(host: str) -> bool:
-    return host == "::1" or host.startswith("127.")
+    return host == "::1" or (host.startswith("127.") and _is_address(host))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def is_ours(host: str) -> bool:

@@ -23,7 +23,10 @@ from sipdump_core.sources.hep_troubles import Troubles
 __all__ = ["HepSource"]
 
 _DATAGRAMS_A_ROUND = 512
-_READ_BYTES = 1 << 18
+_DATAGRAMS_US = 10_000
+_READ_BYTES = 1 << 16
+_TURN_US = 1000
+_FIRST_TURN_US = 200  # of a connection that has brought nothing good yet
 _LAST_ROUND_S = 1.0
 _BAD_FRAMES = 100
 # a peer that is gone without a word is noticed within two minutes (tcp(7))
@@ -109,14 +112,18 @@ class HepSource:
         receive, decode = sock.recvfrom, self._decoder.decode
         records: list[Record] = []
         count = 0
+        end_us = time.time() * 1e6 + _DATAGRAMS_US
         try:
             while count < _DATAGRAMS_A_ROUND:
                 data, address = receive(FRAME_MAX + 1)
                 count += 1
+                now_us = int(time.time() * 1e6)
                 try:
-                    records += decode(data, address[:2], int(time.time() * 1e6))
+                    records += decode(data, address[:2], now_us)
                 except Exception as error:  # noqa: BLE001 - one bad packet must not cost the others of its round
                     self.malformed(address, error)
+                if now_us > end_us:
+                    break
         except BlockingIOError:
             pass
         except OSError as error:
@@ -131,34 +138,56 @@ class HepSource:
                 sock.setsockopt(socket.IPPROTO_TCP, name, value)
         return _HepConnection(loop, sock, (canonical_ip(address[0])[1], address[1]), self)
 
-    def take(self, connection: "_HepConnection", data: bytes) -> None:
-        """Take what a connection brings."""
-        peer = connection.peer
-        if connection.fresh and is_tls(data):
-            self._decoder.trouble("tls", peer)
-            self._counts["packets"] += 1
-            self.malformed(peer, FormatError("a TLS handshake, where plain HEP is expected"))
-            connection.close()
-            return
-        connection.fresh = False
+    def take(self, connection: "_HepConnection", frames: Iterator[bytes | FormatError]) -> bool:
+        """Take frames that a connection brings, for a millisecond at most or so; return whether these were all."""
+        peer, counts, decode = connection.peer, self._counts, self._decoder.decode
         records: list[Record] = []
-        for frame in connection.frames.feed(data):
-            self._counts["packets"] += 1
+        alive, whole = False, True
+        end_us = time.time() * 1e6 + (_TURN_US if connection.proven else _FIRST_TURN_US)
+        for frame in frames:
+            counts["packets"] += 1
+            refused = counts["auth_failed"]
+            now_us = int(time.time() * 1e6)
             try:
                 if isinstance(frame, FormatError):
                     raise frame  # noqa: TRY301 - counted in one place
-                records += self._decoder.decode(frame, peer, int(time.time() * 1e6))
-                connection.bad = 0
+                found = decode(frame, peer, now_us)
             except Exception as error:  # noqa: BLE001 - as above
                 connection.bad += 1
                 self.malformed(peer, error)
-                if connection.bad > _BAD_FRAMES:
-                    break
+            else:
+                records += found
+                if counts["auth_failed"] != refused:
+                    connection.bad += 1
+                else:
+                    alive = True
+                    connection.bad = 0 if found else connection.bad
+            if connection.bad > _BAD_FRAMES or now_us > end_us:
+                whole = False
+                break
+        connection.proven = connection.proven or bool(records)
+        if alive:
+            connection.touch(self.options.idle_timeout)
         self._deliver(records)
-        if connection.bad > _BAD_FRAMES:
-            connection.frames.clear()
-            connection.close("nothing good comes over it")
-            self._loop.limit.warn("bad", "HEP connection closed: nothing good comes over it", peer=peer[0])
+        return whole
+
+    def refuse_tls(self, peer: tuple[str, int]) -> None:
+        """Count and log a connection that begins with TLS."""
+        self._decoder.trouble("tls", peer)
+        self._counts["packets"] += 1
+        self.malformed(peer, FormatError("a TLS handshake, where plain HEP is expected"))
+
+    def ended(self, peer: tuple[str, int], reason: str, left: int) -> None:
+        """Forget a connection's peer, and count what is left of a frame: so many bytes."""
+        self._decoder.forget(peer)
+        if left:
+            what = f"connection ended within a frame, {left} bytes left"
+            self.malformed(peer, FormatError(f"{what}: {reason}" if reason else what))
+
+    def nothing_good(self, peer: tuple[str, int]) -> None:
+        """Log a connection that was closed because nothing good came over it."""
+        self._counts["connections_refused"] += 1
+        self._loop.limit.warn("bad", "HEP connection closed: nothing good comes over it", peer=peer[0])
 
     def _deliver(self, records: list[Record]) -> None:
         if records:
@@ -192,27 +221,54 @@ class _HepConnection(Connection):
     def __init__(self, loop: Loop, sock: socket.socket, peer: tuple[str, int], source: HepSource) -> None:
         super().__init__(loop, sock)
         self.peer = peer
-        self.frames = FrameReader()
-        self.fresh = True
-        """Nothing has come yet."""
         self.bad = 0
-        """Malformed frames since the last good one."""
+        """Frames in a row that were malformed or had a wrong key."""
         self._source = source
+        self._reader = FrameReader()
+        self._fresh = True
+        """Nothing has come yet."""
+        self._frames: Iterator[bytes | FormatError] | None = None
+        """What is still to be taken of what has been read."""
         self.touch(source.options.idle_timeout)
 
     def ready(self) -> None:
-        data = self.sock.recv(_READ_BYTES)
-        if not data:
-            self.close()
+        if self.closed:
             return
-        self.touch(self._source.options.idle_timeout)
-        self._source.take(self, data)
+        if self._frames is None:
+            data = self.sock.recv(_READ_BYTES)
+            if not data:
+                self.close()
+                return
+            if self._fresh and is_tls(data):
+                self._source.refuse_tls(self.peer)
+                self.close()
+                return
+            self._fresh = False
+            self._frames = self._reader.feed(data)
+        if self._turn():
+            self.watch()
+        elif not self.closed:  # the others have their turn meanwhile
+            self.pause()
+            self.loop.call_soon(self.serve)
+
+    def _turn(self) -> bool:
+        """Take some of the frames; return whether these were all."""
+        if self._frames is None:
+            return True
+        if self._source.take(self, self._frames):
+            self._frames = None
+        elif self.bad > _BAD_FRAMES:
+            self._frames = None
+            self._reader.clear()
+            self.close("nothing good comes over it")
+            self._source.nothing_good(self.peer)
+        return self._frames is None
 
     def ended(self, reason: str) -> None:
-        """Count what is left of a frame."""
-        if self.frames.waiting:
-            left = f"connection ended within a frame, {self.frames.waiting} bytes left"
-            self._source.malformed(self.peer, FormatError(f"{left}: {reason}" if reason else left))
+        """Take what has been read, and count what is left of a frame."""
+        while not self._turn():
+            pass
+        self._source.ended(self.peer, reason, self._reader.waiting)
 
 
 def _drops(inodes: set[str]) -> Iterator[int]:

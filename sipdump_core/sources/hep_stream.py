@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sipdump_core.errors import FormatError
-from sipdump_core.sources.compression import COMPRESSED, is_compressed
+from sipdump_core.sources.compression import COMPRESSED, grown_too_far, is_compressed
 
 __all__ = ["FrameReader"]
 
@@ -83,7 +83,9 @@ class FrameReader:
                 out += member.decompress(piece, _FRAME_MAX + 1 - len(out))
             except zlib.error as error:
                 fault = f"damaged gzip or zlib in the stream: {error}"
-            if max(len(out), self._taken // 2) > _FRAME_MAX:
+            if grown_too_far(self._taken, len(out)):
+                fault = f"gzip or zlib in the stream that grows to {len(out)} bytes from {self._taken}"
+            elif max(len(out), self._taken // 2) > _FRAME_MAX:
                 fault = f"gzip or zlib in the stream that grows past {_FRAME_MAX} bytes"
         self._taken -= len(member.unused_data)
         if fault:

@@ -14,7 +14,7 @@ The head is UTF-8 text, six fields with tabs between: tag, proto, source address
 destination port. What follows it is the message, every byte. Nothing is ever sent back; when sipdumpd ends, it takes
 no more (the worker's send fails with EPIPE), but reads what has arrived. A frame that can't be read, and one that is
 cut off by the end of its connection, is counted as malformed and ends the connection; one whose fields make no sense
-(no address, a time past the year 9999) is counted as well and passed over.
+(no address, a time past the year 9999) is counted as well and passed over, up to a hundred in a row.
 """
 
 import contextlib
@@ -22,10 +22,11 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-from sipdump_core.cache import Cache
+from sipdump_core.cache import Memory, Remembered, Weighed
 from sipdump_core.errors import FormatError
 from sipdump_core.log import Event, log
 from sipdump_core.net.address import canonical_ip
@@ -45,11 +46,26 @@ FRAME_MAX = 1 << 20
 _HEAD_MAX = 1024
 _UNKNOWN_RANK = -(1 << 31)
 _TIME_END = 253402300800 * 1_000_000  # the year 10000: what formats times ends there
-_READ_BYTES = 1 << 18
+_READ_BYTES = 1 << 16
+_BAD_FRAMES = 100
+_MEMORY = 64 << 20
+_WORKER_BYTES = 1000
+_FLOW_BYTES = 900
 _HOLD_S = 2.0
 _LAST_ROUND_S = 1.0
 _HEAD = struct.Struct(">QH")
 _HELLO = struct.Struct(">HIii")
+
+
+class _Flows(Remembered):
+    """The flows of a worker, by their heads.
+
+    Args:
+        charge: told by how many bytes they have grown, or shrunk.
+    """
+
+    def __init__(self, charge: Callable[[int], None]) -> None:
+        self.by_head: Weighed[bytes, Flow] = Weighed(charge, _FLOW_BYTES)
 
 
 class KsrSource:
@@ -71,6 +87,7 @@ class KsrSource:
         self.options = options
         self._dump = dump
         self._counts: Counter[str] = Counter()
+        self._flows: Memory[_Worker, _Flows] = Memory(_MEMORY, _MEMORY // 2)
         self._loop = Loop("sipdump-ksr", "Kamailio worker", options.max_connections)
         place = setting.place or 'modparam("sipdump_ksr", "listen", ...)'
         sock = bind_unix(path, socket.SOCK_STREAM, options.mode, options.user, options.group, place=place)
@@ -126,6 +143,8 @@ class KsrSource:
         records: list[Record] = []
         try:
             for kind, frame in worker.frames():
+                if worker.bad > _BAD_FRAMES:
+                    raise FormatError(f"{worker.bad} frames in a row that make no sense")  # noqa: TRY301 - ends it
                 if kind == "H":
                     self._hello(worker, frame)
                     if worker.round:
@@ -135,6 +154,7 @@ class KsrSource:
                 else:
                     self._counts["messages"] += 1
                     record = self._record(worker, frame)
+                    worker.bad = 0 if record else worker.bad + 1
                     if record is None:
                         continue
                     if kind == "M":
@@ -153,7 +173,7 @@ class KsrSource:
         version, worker.pid, worker.procno, worker.rank = _unpack(_HELLO, frame)
         if version != VERSION:
             raise FormatError(f"version {version} is not understood, only {VERSION} is")
-        worker.greeted = True
+        worker.greeted = worker.proven = True
         if not self.options.ctl:
             self._list(worker)
         elif self._processes.index(worker.pid) is None:
@@ -185,6 +205,7 @@ class KsrSource:
 
     def ended(self, worker: "_Worker", reason: str) -> None:
         """Account for what a connection leaves: its row in ``.meta``, and a frame that came partly."""
+        self._flows.forget(worker)
         if worker.row:
             self._dump.table.retire(*worker.row)
         if worker.buffer and not self._loop.stopping:  # at the end, the worker keeps the frame that it sent partly
@@ -211,7 +232,8 @@ class KsrSource:
         try:
             if time_us >= _TIME_END:
                 raise ValueError(f"a time of {time_us} microseconds")  # noqa: TRY301 - one place counts them
-            flow = worker.flows.get(head) or self._make_flow(worker, head)
+            known = self._flows.get(worker)
+            flow = (known and known.by_head.get(head)) or self._make_flow(worker, head)
         except ValueError as error:
             self.malformed(worker, error)
             return None
@@ -233,7 +255,11 @@ class KsrSource:
             int(dst_port),
         )  # fmt: skip
         if worker.procno >= 0 or index is not None or not self.options.ctl:  # else its number may yet be found
-            worker.flows.keep(head, flow)
+            known = self._flows.get(worker)
+            if known is None:
+                known = self._flows.begin(worker, _Flows(partial(self._flows.charge, worker)), _WORKER_BYTES)
+            known.used = True
+            known.by_head.keep(head, flow)
         return flow
 
     def _deliver(self, records: list[Record]) -> None:
@@ -262,7 +288,8 @@ class _Worker(Connection):
         self.procno = -1
         self.rank = _UNKNOWN_RANK
         self.row: tuple[int, int, str] | None = None
-        self.flows: Cache[bytes, Flow] = Cache()
+        self.bad = 0
+        """Frames in a row that made no sense."""
         self.round = 0
         """While it is held, until which round of asking for process tables; else 0."""
         self.held_until = 0.0
@@ -273,9 +300,11 @@ class _Worker(Connection):
         if not data:
             self.close()
             return
-        self.touch(self._source.options.idle_timeout)
         self.buffer += data
+        size = len(self.buffer)
         self._source.take(self)
+        if len(self.buffer) < size:  # a frame was whole; a peer that sends its bytes one by one is idle
+            self.touch(self._source.options.idle_timeout)
 
     def ended(self, reason: str) -> None:
         """Account for what it leaves."""

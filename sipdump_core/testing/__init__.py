@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sipdump_core.testing.contract import Contract
-    from sipdump_core.testing.promise import not_checked, promise
+    from sipdump_core.testing.promise import does_not_apply, not_checked, promise
+    from sipdump_core.testing.proxy import FaultProxy
     from sipdump_core.testing.samples import record
 
 # The plugin is loaded with every pytest of a machine that has sipdump: the rest is loaded when first used.
-_HOME = {"Contract": "contract", "not_checked": "promise", "promise": "promise", "record": "samples"}
+_HOME = {
+    "Contract": "contract",
+    "FaultProxy": "proxy",
+    "does_not_apply": "promise",
+    "not_checked": "promise",
+    "promise": "promise",
+    "record": "samples",
+}
 
-__all__ = ["Contract", "not_checked", "promise", "record"]
+__all__ = ["Contract", "FaultProxy", "does_not_apply", "not_checked", "promise", "record"]
 
 
 def __getattr__(name: str) -> Any:

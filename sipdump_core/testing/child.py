@@ -9,16 +9,15 @@ import gc
 import importlib
 import importlib.util
 import json
-import locale
-import logging
 import os
 import pickle
 import resource
-import signal
-import socket
+import select
+import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -27,17 +26,23 @@ import attrs
 
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.batch import Batch
+from sipdump_core.drivers.capabilities import Lists, Reads, can
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import StorageError, StorageFullError
+from sipdump_core.record import Record
 from sipdump_core.segment import Segment
+from sipdump_core.testing.disk import ballast, mount_small_disk
 from sipdump_core.testing.promise import not_checked
-from sipdump_core.testing.samples import noise, numbered
+from sipdump_core.testing.samples import called, noise, numbered, record
+from sipdump_core.testing.surroundings import changes, surroundings
 
-__all__ = ["Child", "crash", "fork", "full", "live", "surroundings"]
+__all__ = ["Child", "crash", "fork", "full", "full_disk", "grow", "live", "race"]
 
 LIMITS = (1 << 19, (1 << 20) + 20_000, 3 * (1 << 19) + 40_000)
 """File size limits for ``full``, one after the other: they cut batches at different places."""
 BATCH = 200
+DISK, ROOM = 64 << 20, 1 << 20
+"""Bytes of the disk for ``full_disk``, and of what is free there at first."""
 _DEADLINE = 120.0
 
 
@@ -57,7 +62,12 @@ class Child:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             not_checked(f"the backend cannot be made in a process of its own: {error}")
         module = sys.modules[cls.__module__]
-        begin = {"path": sys.path, "module": cls.__module__, "file": getattr(module, "__file__", None)}
+        begin = {
+            "script": script.__name__,
+            "path": sys.path,
+            "module": cls.__module__,
+            "file": getattr(module, "__file__", None),
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sipdump_core.testing.child"],
             stdin=subprocess.PIPE,
@@ -85,6 +95,18 @@ class Child:
             last = said.decode(errors="replace").strip().rpartition("\n")[2]
             raise AssertionError(f"a process with the backend ended with status {self._process.returncode}: {last}")
         return line
+
+    def waits(self, seconds: float) -> bool:
+        """Wait for the next line no longer than this; return whether it does not come."""
+        assert self._process.stdout is not None
+        return not select.select([self._process.stdout], [], [], seconds)[0]
+
+    def say(self, line: str) -> None:
+        """Send a line."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died: its exit status says more
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
 
     def kill(self) -> None:
         """Kill it, so that none of its code runs any more."""
@@ -151,6 +173,81 @@ def full(backend: Backend, segment: Segment) -> Iterator[str]:
     yield json.dumps({"errors": errors, "stored": count})
 
 
+def race(backend: Backend, segment: Segment) -> Iterator[str]:
+    """Open a segment with the sequence number of each line that comes, and store a record there when the next comes.
+
+    Yields "opened" or the error, and when it is closed "closed".
+    """
+    backend.start()
+    yield "ready"
+    for line in sys.stdin:
+        with Guard() as guard:
+            backend.open(attrs.evolve(segment, sequence=int(line)))
+            backend.write(Batch([record(b"child %d" % int(line))]))
+            backend.flush()
+        yield guard.text or "opened"
+        sys.stdin.readline()
+        with Guard() as guard:
+            backend.close()
+        yield guard.text or "closed"
+
+
+def full_disk(backend: Backend, segment: Segment, kept: str) -> Iterator[str]:
+    """Fill a small disk, free space, and go on with the same batch in the same segment; twice.
+
+    Args:
+        backend: its folder becomes the disk, in this process alone.
+        segment: the first one.
+        kept: the disk's content is copied to this folder at the end.
+
+    Yields the errors, with whether each is a StorageFullError, and how many records were stored; or nothing but why
+    there is no such disk.
+    """
+    folder = backend.site.folder
+    cannot = mount_small_disk(folder, DISK)
+    if cannot:
+        yield json.dumps({"cannot": cannot})
+        return
+    errors: list[tuple[str, bool]] = []
+    count = 0
+    backend.start()
+    for sequence in (0, 10):
+        backend.open(attrs.evolve(segment, sequence=sequence))
+        with ballast(folder, ROOM):
+            call, count, error = _fill(backend, count)
+            if error:
+                errors.append((f"{type(error).__name__}: {error}", isinstance(error, StorageFullError)))
+                with Guard() as guard:
+                    call()  # still full
+                if guard.error is None:
+                    call = backend.flush
+        call()
+        backend.flush()
+        count += BATCH
+        for _ in range(3):
+            backend.write(Batch(noise(BATCH, count)))
+            count += BATCH
+        backend.close()
+    backend.stop()
+    shutil.copytree(folder, kept, symlinks=True)
+    yield json.dumps({"errors": errors, "stored": count})
+
+
+def _fill(backend: Backend, count: int) -> tuple[Callable[[], None], int, BaseException | None]:
+    """Write until a call fails, or more than the disk has room for is written; return that call, the count before."""
+    call: Callable[[], None] = backend.flush
+    for _ in range(2 * ROOM // 300 // BATCH):
+        with Guard() as guard:
+            call = partial(backend.write, Batch(noise(BATCH, count)))
+            call()
+            call = backend.flush
+            call()
+        if guard.error is not None:
+            return call, count, guard.error
+        count += BATCH
+    return backend.flush, count - BATCH, None
+
+
 def fork(backend: Backend, segment: Segment) -> Iterator[str]:
     """Fork with a segment open, call forget() in the child, and go on. Yields the child's exit status."""
     backend.start()
@@ -173,44 +270,75 @@ def fork(backend: Backend, segment: Segment) -> Iterator[str]:
 
 
 def live(backend: Backend, segment: Segment) -> Iterator[str]:
-    """Store something. Yields what has changed in the surroundings."""
-    before = surroundings()
+    """Store and read something. Yields what has changed in the surroundings since before the import of its module."""
     backend.start()
     backend.open(segment)
     backend.write(Batch(numbered(BATCH)))
     backend.flush()
     backend.close()
+    if can(backend, Lists) and can(backend, Reads):
+        for stored in backend.segments():
+            list(backend.read(stored))
     backend.stop()
-    yield json.dumps([what for what, value in surroundings().items() if value != before[what]])
+    yield json.dumps(changes(_at_start))
 
 
-def surroundings() -> dict[str, Any]:
-    """Return the state that everything in a process shares."""
-    umask = os.umask(0o022)
-    os.umask(umask)
-    root = logging.getLogger()
-    return {
-        "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-        + [signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGUSR1, signal.SIGALRM)],
-        "the umask": umask,
-        "the working directory": os.getcwd(),
-        "the environment": dict(os.environ),
-        "the locale": locale.setlocale(locale.LC_ALL),
-        "the default time-out of sockets": socket.getdefaulttimeout(),
-        "limits": [resource.getrlimit(kind) for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)],
-        "the interpreter's settings": (
-            sys.getrecursionlimit(),
-            sys.getswitchinterval(),
-            gc.isenabled(),
-            sys.excepthook,
-        ),
-        "the root logger": (root.level, list(root.handlers)),
-    }
+def grow(backend: Backend, segment: Segment) -> Iterator[str]:
+    """Store in one segment, and then in others. Yields the bytes of memory a record that stay each time."""
+    tracemalloc.start()
+    count = 0
+
+    def store(batches: int) -> int:
+        nonlocal count
+        for _ in range(batches):
+            backend.write(Batch(_large(BATCH, count)))
+            backend.flush()
+            count += BATCH
+        return _traced()
+
+    backend.start()
+    backend.open(segment)
+    before = store(4)
+    opened = (store(10) - before) / (10 * BATCH)
+    backend.close()
+    kept = []
+    for _ in range(5):
+        segment = segment.next()
+        backend.open(segment)
+        store(3)
+        backend.close()
+        backend.stop()
+        backend.start()
+        kept.append(_traced())
+    backend.stop()
+    yield json.dumps([opened, (kept[-1] - kept[1]) / (3 * 3 * BATCH)])
+
+
+_FLOWS = [record(src_port=1024 + n).flow for n in range(50)]
+
+
+def _traced() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def _large(count: int, first: int) -> list[Record]:
+    """Return records of 1,000 bytes, each with a Call-ID of its own."""
+    messages = (called(b"%d@192.0.2.1" % n, n).ljust(1000, b"x") for n in range(first, first + count))
+    return [Record(1_795_386_431_000_000 + first + n, _FLOWS[n % len(_FLOWS)], buf) for n, buf in enumerate(messages)]
+
+
+_at_start: dict[str, Any] = {}
+_SCRIPTS: dict[str, Callable[..., Iterator[str]]] = {
+    script.__name__: script for script in (crash, full, full_disk, fork, race, live, grow)
+}
 
 
 def main() -> None:
     """Read a job from stdin and run it."""
     begin = json.loads(sys.stdin.buffer.readline())
+    if begin["script"] == live.__name__:
+        _at_start.update(surroundings())
     sys.path[:] = begin["path"]
     try:
         importlib.import_module(begin["module"])
@@ -224,7 +352,7 @@ def main() -> None:
         module = sys.modules[begin["module"]] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     script, cls, options, site, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent process
-    for line in {"crash": crash, "full": full, "fork": fork, "live": live}[script](cls(options, site), *args):
+    for line in _SCRIPTS[script](cls(options, site), *args):
         print(line, flush=True)
 
 

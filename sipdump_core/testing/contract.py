@@ -3,6 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+from sipdump_core.testing.costs import CostChecks
+from sipdump_core.testing.deleting import DeleteChecks
+from sipdump_core.testing.driver import DriverChecks
+from sipdump_core.testing.failures import FailureChecks
+from sipdump_core.testing.files import FileChecks
+from sipdump_core.testing.network import NetworkChecks
 from sipdump_core.testing.process import ProcessChecks
 from sipdump_core.testing.promise import promise_of
 from sipdump_core.testing.search import SearchChecks
@@ -12,7 +18,18 @@ from sipdump_core.testing.writer import WriterChecks
 __all__ = ["Contract", "checks"]
 
 
-class Contract(ProcessChecks, SearchChecks, StoreChecks, WriterChecks):  # pytest runs the last one first
+class Contract(  # pytest runs the last one's checks first
+    NetworkChecks,
+    ProcessChecks,
+    CostChecks,
+    SearchChecks,
+    FileChecks,
+    DeleteChecks,
+    StoreChecks,
+    FailureChecks,
+    WriterChecks,
+    DriverChecks,
+):
     """What every backend promises. A test class derives from it and says which backend it checks::
 
         from sipdump_core.testing import Contract
@@ -29,6 +46,6 @@ class Contract(ProcessChecks, SearchChecks, StoreChecks, WriterChecks):  # pytes
 def checks() -> dict[str, str]:
     """Return each check's promise by its name."""
     found: dict[str, Callable[..., Any]] = {}
-    for cls in (WriterChecks, StoreChecks, SearchChecks, ProcessChecks):
+    for cls in reversed(Contract.__bases__):
         found |= {name: value for name, value in vars(cls).items() if name.startswith("test_")}
     return {name: promise_of(check) for name, check in found.items()}

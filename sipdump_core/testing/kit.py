@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import attrs
 import pytest
@@ -18,20 +19,23 @@ from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.capabilities import Opens, Reads, can
 from sipdump_core.drivers.discovery import discover
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.errors import ConfigError, SipDumpError
+from sipdump_core.drivers.guard import Guard
+from sipdump_core.errors import ConfigError, PartialWriteError, RecordError, SipDumpError, StorageError
 from sipdump_core.record import Flow, Record
 from sipdump_core.segment import Segment, StoredSegment
-from sipdump_core.testing.promise import not_checked
+from sipdump_core.testing.promise import does_not_apply, not_checked
+from sipdump_core.testing.proxy import FaultProxy
 
-__all__ = ["CLOCKS_APART", "Kit", "installed", "names", "zone"]
+__all__ = ["CLOCKS_APART", "Kit", "content", "drivers", "installed", "names", "tree", "zone"]
 
 CLOCKS_APART = 300.0
 """Seconds that a store's clock may be off; local time taken for UTC, or milliseconds for seconds, is more."""
 
 # More records than any check writes, to distinguish a reader that never ends from one that yields too many.
 _MOST = 300_000
+_TRIES = 10
 _FLOW_FIELDS = tuple(field.name for field in attrs.fields(Flow))
-_drivers = functools.cache(discover)  # they stay the same while the checks run, which make hundreds of backends
+drivers = functools.cache(discover)  # they stay the same while the checks run, which make hundreds of backends
 
 
 def installed(name: str, site: Site) -> Backend:
@@ -40,7 +44,7 @@ def installed(name: str, site: Site) -> Backend:
     Raises:
         ConfigError: there is none of that name.
     """
-    for driver in _drivers():
+    for driver in drivers():
         if driver.name == name and driver.cls and issubclass(driver.cls, Backend):
             return driver.cls(driver.cls.options(), site)
     raise ConfigError(f"no backend {name!r} is installed")
@@ -57,6 +61,12 @@ class Kit:
     """Seconds that a check may take; what takes longer is taken for hanging."""
     patience: ClassVar[float] = 3.0
     """Seconds that what works in the background may take to end after ``stop``: threads, connections."""
+    longest_call: ClassVar[float] = 10.0
+    """Seconds that ``write`` and ``flush`` may take together while the store is silent."""
+    poison: ClassVar[Sequence[Record]] = ()
+    """Records that the store refuses for ever, whatever they are: a number too large for a column, say."""
+    proxy: FaultProxy | None = None
+    """The proxy through which the backend reaches its store, if it does so by TCP."""
 
     def make_backend(self, site: Site) -> Backend:
         """Make an instance. Every site has a folder and a prefix of its own, which no other check uses."""
@@ -85,7 +95,11 @@ class Kit:
 
     @contextlib.contextmanager
     def outage(self, backend: Backend) -> Iterator[None]:
-        """Make the store unreachable for a while; the default moves the folder away from a backend of files."""
+        """Make the store unreachable for a while: the proxy, if there is one, or the folder of a backend of files."""
+        if self.proxy:
+            with self.proxy.down():
+                yield
+            return
         if not isinstance(backend, FolderBackend):
             not_checked("outage() is not overridden, so the store cannot be made unreachable")
         folder = Path(backend.site.folder)
@@ -164,6 +178,58 @@ class Kit:
         backend.close()
         return segment
 
+    def deliver(
+        self, backend: Backend, batch: Sequence[Record], fault: Callable[[], None] | None = None
+    ) -> list[Record]:
+        """Store a batch in a segment of its own as sipdump does it: a batch that fails comes again, in a fresh one.
+
+        Args:
+            backend: it is started.
+            batch: the records.
+            fault: is called between the first open and write.
+
+        Returns:
+            The records that the store refuses: a RecordError named them.
+
+        Raises:
+            AssertionError: it still fails after some tries.
+        """
+        segment, todo, refused = self.next_segment(backend), Batch(batch), list[Record]()
+        reason: object = ""
+        for attempt in range(_TRIES):
+            time.sleep(min(0.01 * attempt, 0.1))
+            try:
+                backend.open(segment)
+                if fault and not attempt:
+                    fault()
+                if todo:
+                    backend.write(todo)
+                break
+            except RecordError as error:
+                reason = error
+                bad = [at for at, one in enumerate(todo) if at in error.refused or one in error.refused]
+                refused += [todo[at] for at in bad]
+                todo = _without(todo, range(len(todo)) if error.others_stored else bad)
+            except PartialWriteError as error:
+                reason = error
+                todo = _without(todo, [at for at in range(len(todo)) if at not in error.failed])
+            except (StorageError, OSError) as error:
+                reason = error
+            segment = segment.next()
+            with contextlib.suppress(StorageError, OSError):
+                backend.close()
+        else:
+            raise AssertionError(f"nothing is wrong with the store, and after {_TRIES} tries it still fails: {reason}")
+        for end in (backend.flush, backend.close):  # what they raise is about what is stored already
+            with contextlib.suppress(StorageError, OSError):
+                end()
+        return refused
+
+    def next_segment(self, backend: Backend) -> Segment:
+        """Name a segment behind all that this named before."""
+        number = self.__dict__["_named"] = self.__dict__.get("_named", -1) + 1
+        return self.segment(backend, number)
+
     def store(self, backend: Backend, *batches: Sequence[Record], second: int = 0) -> StoredSegment:
         """Write a segment, and return it as the store lists it once it is sealed."""
         self.needs_segments(backend)
@@ -186,12 +252,18 @@ class Kit:
     def needs_segments(self, backend: Backend) -> None:
         """Skip the check if the backend lists no segments."""
         if not backend.has_lifecycle():
-            not_checked("the backend has no segments(): what it stored is neither listed nor pruned")
+            does_not_apply("the backend has no segments(): what it stored is neither listed nor pruned")
+
+    def is_not_full(self, backend: Backend, why: str) -> NoReturn:
+        """Skip a check of full disks because nothing failed: a backend of files should have."""
+        if isinstance(backend, FolderBackend):
+            not_checked(why)
+        does_not_apply(f"the store is not in the folder: {why}")
 
     def needs_open(self, backend: Backend) -> None:
         """Skip the check if the backend has no segments to open and close."""
         if not can(backend, Opens):
-            not_checked("the backend does not override open() and close(): it has no segments")
+            does_not_apply("the backend does not override open() and close(): it has no segments")
 
     def can_read(self, backend: Backend) -> bool:
         """Return whether the backend has its own ``read`` or ``decode``."""
@@ -209,6 +281,24 @@ class Kit:
         """Fail unless the store holds exactly these records for the backend's site, in this order."""
         __tracebackhide__ = True
         self.same(backend, list(wrote), self.received(backend))
+
+    def holds_batches(self, backend: Backend, batches: Sequence[Sequence[Record]]) -> None:
+        """Fail unless the store holds these batches in this order, each whole, once or twice: never a part of one."""
+        __tracebackhide__ = True
+        found = self.received(backend)
+        at = repeats = 0
+        for number, batch in enumerate(batches):
+            self.same(backend, batch, found[at : at + len(batch)])
+            at += len(batch)
+            if self._is_same(backend, batch, found[at : at + len(batch)]):
+                at += len(batch)
+                repeats += 1
+            more = len(found) - at if number == len(batches) - 1 else 0
+            assert not more, f"behind {len(batches)} batches and {repeats} repeated ones there are {more} records more"
+
+    def _is_same(self, backend: Backend, wrote: Sequence[Record], found: Sequence[Record]) -> bool:
+        pairs = zip(wrote, found, strict=False)
+        return len(wrote) == len(found) and not any(_differences(backend, self.kept(a), b) for a, b in pairs)
 
     def same(self, backend: Backend, wrote: Sequence[Record], found: Sequence[Record]) -> None:
         """Fail unless what was read is what was written, as far as the backend keeps it."""
@@ -231,6 +321,18 @@ class Kit:
             raise AssertionError(f"{type(error).__name__} is not an error of sipdump_core: {error}") from error
         return False
 
+    @staticmethod
+    def raises_any(call: Callable[[], Any]) -> bool:
+        """Return whether a call raises, whatever it is."""
+        with Guard() as guard:
+            call()
+        return guard.error is not None
+
+
+def _without(batch: Batch, places: Iterable[int]) -> Batch:
+    left = sorted({*range(len(batch))} - {*places})
+    return batch.part(left) if left else Batch()
+
 
 @contextlib.contextmanager
 def zone(rules: str) -> Iterator[None]:
@@ -251,6 +353,25 @@ def zone(rules: str) -> Iterator[None]:
 def names(listed: Iterable[StoredSegment]) -> str:
     """Return the names of segments, for a failure message."""
     return ", ".join(stored.segment.name for stored in listed) or "none"
+
+
+def content(stored: StoredSegment) -> bytes:
+    """Return what a segment's file holds; nothing, if its location is no file."""
+    path = Path(stored.location)
+    return path.read_bytes() if path.is_file() else b""
+
+
+def tree(folder: Path) -> dict[str, Any]:
+    """Return everything in a folder by name: mode and, of files, content."""
+    return {
+        str(path.relative_to(folder)): (status.st_mode, path.read_bytes() if stat.S_ISREG(status.st_mode) else b"")
+        for path, status in _walk(folder)
+    }
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in sorted(folder.rglob("*")):
+        yield path, path.lstat()
 
 
 def _differences(backend: Backend, one: Record, other: Record) -> str:

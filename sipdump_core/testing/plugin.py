@@ -4,19 +4,20 @@ Every pytest on a machine with sipdump loads this: it imports nothing of sipdump
 used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from sipdump_core.drivers.base import Backend
+    from sipdump_core.testing.chosen import Chosen
 
 __all__ = ["CHOSEN"]
 
-CHOSEN: "pytest.StashKey[tuple[type[Backend], Any]]" = pytest.StashKey()
-"""The backend's class and its options, if one was chosen on the command line."""
+CHOSEN: "pytest.StashKey[Chosen]" = pytest.StashKey()
+"""The backend and its options, if one was chosen on the command line."""
+
 
 _SUITE = str(Path(__file__).with_name("suite.py"))
 _PROMISE = "sipdump_promise"
@@ -33,16 +34,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help='an option of that backend, as modparam("sipdump_<backend>", ...) would set it; may be repeated',
     )
+    group.addoption(
+        "--sipdump-proxy",
+        metavar="NAME",
+        default="",
+        help="the option of that backend that has its store's TCP port, host:port or URL: the kit puts a proxy between",
+    )
+    group.addoption(
+        "--sipdump-strict",
+        action="store_true",
+        help="a check that could not run fails, unless it asks for what the backend does not do",
+    )
+    group.addoption(
+        "--sipdump-certificate", metavar="FILE", help="write what was checked, with versions and results, as JSON"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Find the backend, and run the contract: alone, or together with the paths on the command line."""
-    name = config.getoption("--sipdump-backend")
-    if name is None:
-        if config.getoption("--sipdump-option"):
-            raise pytest.UsageError("--sipdump-option needs --sipdump-backend")
-        return
-    config.stash[CHOSEN] = _choose(name, config.getoption("--sipdump-option"))
+    name, certificate = config.getoption("--sipdump-backend"), config.getoption("--sipdump-certificate")
+    if name is not None:
+        _choose(config, name)
+    else:
+        for option in ("--sipdump-option", "--sipdump-proxy"):
+            if config.getoption(option):
+                raise pytest.UsageError(f"{option} needs --sipdump-backend")
+    if certificate:
+        from sipdump_core.testing.certificate import Certificate  # noqa: PLC0415 - see above: only when used
+
+        chosen = config.stash[CHOSEN].cls if CHOSEN in config.stash else None
+        strict = config.getoption("--sipdump-strict")
+        config.pluginmanager.register(Certificate(Path(certificate), _told, strict=strict, chosen=chosen))
+
+
+def _choose(config: pytest.Config, name: str) -> None:
+    from sipdump_core.testing.chosen import choose  # noqa: PLC0415 - see above: only when used
+
+    config.stash[CHOSEN] = choose(name, config.getoption("--sipdump-option"), config.getoption("--sipdump-proxy"))
     named = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
     config.args = [_SUITE, *(arg for arg in named if arg != _SUITE)]
 
@@ -51,8 +79,8 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     """Name the checked backend in the report's header."""
     if CHOSEN not in config.stash:
         return None
-    cls, options = config.stash[CHOSEN]
-    return f"sipdump backend: {cls.name} ({cls.__module__}.{cls.__qualname__}), {options}"
+    chosen = config.stash[CHOSEN]
+    return f"sipdump backend: {chosen.cls.name} ({chosen.cls.__module__}.{chosen.cls.__qualname__}), {chosen.options}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -62,55 +90,60 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         item.user_properties.append((_PROMISE, sentence))
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With ``--sipdump-strict``, fail a check that was skipped, or is expected to fail, though it should have run."""
+    report = yield
+    if not (report.skipped and call.excinfo and item.config.getoption("--sipdump-strict") and _is_check(item)):
+        return report
+    from sipdump_core.testing.promise import NOT_CHECKED, applies  # noqa: PLC0415 - see above: only when used
+
+    if applies(call.excinfo.value):
+        why = getattr(report, "wasxfail", "") or str(call.excinfo.value).removeprefix(NOT_CHECKED)
+        report.outcome = "failed"
+        report.longrepr = f"{dict(item.user_properties).get(_PROMISE, item.name)}\n{NOT_CHECKED}{why}"
+        vars(report).pop("wasxfail", None)
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List each broken promise once, and what was not checked."""
+    """List each broken promise once, and what was not checked or does not apply."""
     broken = dict(_by_check(terminalreporter.getreports("failed") + terminalreporter.getreports("error")))
-    passed_over: dict[str, list[str]] = {}
-    for check, (_, told) in _by_check(terminalreporter.getreports("skipped")):
-        passed_over.setdefault(next(iter(told.values())), []).append(check)
     if broken:
         terminalreporter.section("broken promises")
-        for check, (sentence, told) in broken.items():
-            terminalreporter.line(f"{check}: {sentence}", red=True)
-            for case, text in list(told.items())[:5]:
-                terminalreporter.line(f"    {case}{text}")
-            if len(told) > 5:
-                terminalreporter.line(f"    ... and {len(told) - 5} more")
+    for check, (sentence, cases) in broken.items():
+        terminalreporter.line(f"{check}: {sentence}", red=True)
+        for case, text in list(cases.items())[:5]:
+            terminalreporter.line(f"    {case}{text}")
+        if len(cases) > 5:
+            terminalreporter.line(f"    ... and {len(cases) - 5} more")
+    passed_over: dict[str, list[str]] = {}
+    for check, (_, cases) in _by_check(terminalreporter.getreports("skipped")):
+        passed_over.setdefault(next(iter(cases.values())), []).append(check)
     if passed_over:
-        terminalreporter.section("not checked")
-        for why, those in passed_over.items():
-            terminalreporter.line(f"{why}:")
+        _tell_passed_over(terminalreporter, passed_over)
+
+
+def _tell_passed_over(terminalreporter: pytest.TerminalReporter, checks: dict[str, list[str]]) -> None:
+    from sipdump_core.testing.promise import DOES_NOT_APPLY, NOT_CHECKED  # noqa: PLC0415 - see above: only when used
+
+    for section, apply in (("not checked", True), ("does not apply", False)):
+        found = {why: those for why, those in checks.items() if why.startswith(DOES_NOT_APPLY) is not apply}
+        if found:
+            terminalreporter.section(section)
+        for why, those in found.items():
+            terminalreporter.line(f"{why.removeprefix(NOT_CHECKED).removeprefix(DOES_NOT_APPLY)}:")
             for check in those:
                 terminalreporter.line(f"    {check}")
 
 
-def _choose(name: str, given: list[str]) -> "tuple[type[Backend], Any]":
-    from sipdump_core.drivers.base import Backend  # noqa: PLC0415 - see above: only when used
-    from sipdump_core.drivers.discovery import discover  # noqa: PLC0415
-    from sipdump_core.errors import SipDumpError  # noqa: PLC0415
-    from sipdump_core.settings.options import Setting, build, describe  # noqa: PLC0415
+def _is_check(item: pytest.Item) -> bool:
+    from sipdump_core.testing.contract import Contract  # noqa: PLC0415 - see above: only when used
 
-    try:
-        drivers = discover()
-        driver = next((driver for driver in drivers if driver.name == name), None)
-        if driver is None:
-            known = ", ".join(driver.name for driver in drivers if driver.kind != "transform")
-            raise pytest.UsageError(f"--sipdump-backend: no backend {name} is installed; there are: {known}")
-        if driver.error:
-            raise pytest.UsageError(f"--sipdump-backend: {name} of {driver.distribution}: {driver.error}")
-        if not (driver.cls and issubclass(driver.cls, Backend)):
-            raise pytest.UsageError(f"--sipdump-backend: {name} is a transform, no backend")
-        types = {told["name"]: told["type"] for told in describe(driver.cls.options)}
-        settings = []
-        for each in given:
-            option, equals, text = each.partition("=")
-            if not equals:
-                raise pytest.UsageError(f"--sipdump-option {each}: must be NAME=VALUE")
-            value: int | str = int(text) if types.get(option) == "int" and text.lstrip("-").isdecimal() else text
-            settings.append(Setting(f"sipdump_{name}", option, value, f"--sipdump-option {each}"))
-        return driver.cls, build(driver.cls.options, settings)
-    except SipDumpError as error:
-        raise pytest.UsageError(str(error)) from error
+    cls = getattr(item, "cls", None)
+    return cls is not None and issubclass(cls, Contract)
 
 
 def _by_check(reports: list[Any]) -> Iterator[tuple[str, tuple[str, dict[str, str]]]]:
@@ -121,15 +154,15 @@ def _by_check(reports: list[Any]) -> Iterator[tuple[str, tuple[str, dict[str, st
         if sentence:
             check, bracket, case = report.nodeid.rpartition("::")[2].partition("[")
             where = report.nodeid.rpartition("::")[0].rpartition("::")[2]
-            told = found.setdefault(f"{where}::{check}", (sentence, {}))[1]
-            told[f"{bracket}{case} " if case else ""] = _told(report)
+            cases = found.setdefault(f"{where}::{check}", (sentence, {}))[1]
+            cases[f"{bracket}{case} " if case else ""] = _told(report)
     yield from found.items()
 
 
 def _told(report: Any) -> str:
     """Return one line of a report: the detail after a broken promise, or the reason for a skip."""
     if isinstance(report.longrepr, tuple):
-        return str(report.longrepr[2]).removeprefix("Skipped: ").removeprefix("not checked: ")
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
     message = getattr(getattr(report.longrepr, "reprcrash", None), "message", "") or str(report.longrepr)
     lines = [line for line in message.splitlines() if line.strip()]
     return lines[1] if len(lines) > 1 else lines[0] if lines else ""

@@ -1,21 +1,25 @@
 """What a backend promises about its surroundings: crashes, full disks, forks, time zones, nothing left behind."""
 
 import contextlib
-import gc
 import json
 import os
-import threading
+import shutil
 import time
+from functools import partial
+from pathlib import Path
 
 import attrs
 
-from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.batch import Batch
+from sipdump_core.drivers.guard import Guard
 from sipdump_core.segment import Segment
-from sipdump_core.testing.child import BATCH, Child, crash, fork, full, live, surroundings
+from sipdump_core.testing.child import BATCH, Child, crash, fork, full, full_disk, live, race
 from sipdump_core.testing.kit import CLOCKS_APART, Kit, names, zone
 from sipdump_core.testing.promise import not_checked, promise
 from sipdump_core.testing.samples import noise, numbered, record
+from sipdump_core.testing.surroundings import changes, surroundings
+from sipdump_core.testing.watch import at_step, left_after, possessions, steps
 
 __all__ = ["ProcessChecks"]
 
@@ -25,6 +29,9 @@ _HOUR_BACK = 1_792_890_000
 """2026-10-25 01:00 UTC, when 03:00 in Berlin becomes 02:00 again."""
 _HOUR_FORWARD = 1_774_746_000
 """2026-03-29 01:00 UTC, when 02:00 in Berlin becomes 03:00."""
+
+_RIVAL = 4.0
+"""Seconds to wait for another process that waits for this one, in all."""
 
 
 class ProcessChecks(Kit):
@@ -66,7 +73,77 @@ class ProcessChecks(Kit):
             self.settle(backend)
             self.holds(backend, noise(told["stored"]))
         if not told["errors"]:
-            not_checked("no write failed with a file size limit of 512 KiB")
+            self.is_not_full(maker, "no write failed with a file size limit of 512 KiB")
+
+    @promise
+    def test_a_full_disk_is_survived(self, site: Site, tmp_path: Path) -> None:
+        """On a full disk write() raises StorageFullError; with room the same batch goes into the same segment."""
+        maker = self.make_backend(site)
+        kept = tmp_path / "kept"
+        with Child(full_disk, maker, self.segment(maker), str(kept)) as child:
+            told = json.loads(child.line())
+        if "cannot" in told:
+            not_checked(f"no small disk can be mounted here: {told['cannot']}")
+        for error, is_full in told["errors"]:
+            assert is_full, f"the error is no StorageFullError: {error}"
+        if not os.listdir(kept):
+            self.is_not_full(maker, "a full disk was not noticed")
+        shutil.copytree(kept, site.folder, symlinks=True, dirs_exist_ok=True)
+        self.holds(maker, noise(told["stored"]))
+        if not told["errors"]:
+            self.is_not_full(maker, "no write failed on a full disk")
+
+    @promise
+    def test_two_processes_take_no_name_twice(self, site: Site) -> None:
+        """When two processes open one name at the same moment, one has it, and the other SegmentExistsError."""
+        with self.started(site) as backend:
+            self.needs_segments(backend)
+            segment, wrote = self.segment(backend), list[bytes]()
+            with Child(race, self.make_backend(site), segment) as child:
+                child.line()
+                count = steps(partial(backend.open, attrs.evolve(segment, sequence=999)))
+                backend.close()
+                patience = _RIVAL
+                for number in sorted({*range(1, min(count, 20) + 1), *range(1, count + 1, max(1, count // 10))}):
+                    began = time.monotonic()
+                    wrote += self._race(backend, child, attrs.evolve(segment, sequence=number), min(patience, 0.5))
+                    patience -= time.monotonic() - began
+            self.settle(backend)
+            found = sorted(one.buf for one in self.received(backend))
+            assert found == sorted(wrote), f"of {len(wrote)} records that were stored {len(found)} are read"
+
+    def _race(self, backend: Backend, child: Child, segment: Segment, patience: float) -> list[bytes]:
+        """Have the child open a segment in the midst of this process's open(); return the messages that were stored.
+
+        Args:
+            backend: it is started.
+            child: runs ``race``.
+            segment: its sequence number is also after how many steps of this process's open() the child begins.
+            patience: seconds to wait for the child, which may itself have to wait for this process.
+        """
+        number = segment.sequence
+        answers: list[str] = []
+
+        def rival() -> None:
+            child.say(str(number))
+            if not child.waits(patience):
+                answers.append(child.line())
+
+        with Guard() as guard:
+            at_step(number, partial(backend.open, segment), rival)
+            backend.write(Batch([record(b"parent %d" % number)]))
+            backend.flush()
+        if guard.error:
+            self.raises_storage_error(partial(_raise, guard.error))
+        assert guard.error or "opened" not in answers, f"two processes have {segment.name} open"
+        backend.close()
+        if not answers:
+            answers.append(child.line())
+        child.say("close")
+        closed = child.line()
+        assert answers[0] != "opened" or closed == "closed", f"close() raises {closed}"
+        stored = [] if guard.error else [b"parent %d" % number]
+        return [*stored, b"child %d" % number] if answers[0] == "opened" else stored
 
     @promise
     def test_a_forked_child_leaves_the_segment_alone(self, site: Site) -> None:
@@ -101,33 +178,29 @@ class ProcessChecks(Kit):
                 backend.stop()
 
         live(0)  # what a library opens once and keeps is no leak
-        before = _possessions()
+        before = possessions()
         for second in range(1, 4):
             live(second)
-        end = time.monotonic() + self.patience
-        while True:
-            gc.collect()
-            more = {kind: now - before[kind] for kind, now in _possessions().items() if now > before[kind]}
-            if not more or time.monotonic() > end:
-                break
-            time.sleep(0.02)  # a thread or a peer's connection may be about to end
+        more = left_after(before, self.patience)
         assert not more, f"three instances later there are more: {more}"
 
     @promise
     def test_the_process_is_left_as_it_is(self, site: Site) -> None:
-        """A backend changes nothing that the process shares: signal handlers, umask, environment, locale, logging."""
+        """A driver leaves what the process shares as it was: signals, umask, environment, logging, ssl, warnings."""
         before = surroundings()
         with self.started(site) as backend:
             self.write(backend, [record()])
             self.settle(backend)
             if self.can_read(backend):
                 self.holds(backend, [record()])
-        changed = [what for what, value in surroundings().items() if value != before[what]]
-        assert not changed, f"changed are {changed}"
+            changed = changes(before)
+            assert not changed, f"while it is started changed are {'; '.join(changed)}"
+        changed = changes(before)
+        assert not changed, f"changed are {'; '.join(changed)}"
         maker = self.make_backend(site)
         with Child(live, maker, self.segment(maker, 1)) as child:  # here an earlier check may already have changed it
             changed = json.loads(child.line())
-        assert not changed, f"changed are {changed}"
+        assert not changed, f"since before the import of its module changed are {'; '.join(changed)}"
 
     @promise
     def test_times_are_kept_in_every_zone(self, site: Site) -> None:
@@ -181,14 +254,5 @@ class ProcessChecks(Kit):
             assert not self.segments(backend), f"after their delete there are {names(self.segments(backend))}"
 
 
-def _possessions() -> dict[str, int]:
-    tasks = "/proc/self/task"
-    children = 0
-    for task in os.listdir(tasks):
-        with contextlib.suppress(OSError), open(f"{tasks}/{task}/children") as file:  # a thread may end meanwhile
-            children += len(file.read().split())
-    return {
-        "threads": threading.active_count(),
-        "file descriptors": len(os.listdir("/proc/self/fd")),
-        "child processes": children,
-    }
+def _raise(error: BaseException) -> None:
+    raise error

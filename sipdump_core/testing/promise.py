@@ -10,7 +10,10 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 
-__all__ = ["not_checked", "promise", "promise_of"]
+__all__ = ["DOES_NOT_APPLY", "NOT_CHECKED", "applies", "does_not_apply", "not_checked", "promise", "promise_of"]
+
+NOT_CHECKED, DOES_NOT_APPLY = "not checked: ", "does not apply: "
+"""What the reason for a skip begins with, if the check should have run and if it need not."""
 
 Check = TypeVar("Check", bound=Callable[..., None])
 
@@ -68,9 +71,25 @@ def promise_of(check: Callable[..., Any]) -> str:
 
 
 def not_checked(why: str) -> NoReturn:
-    """Skip a check that does not apply to this backend; the report says so, with the reason.
+    """Skip a check because the test does not let it run; the report says so. With ``--sipdump-strict`` it fails.
 
     Args:
-        why: the reason, as ``"the backend cannot be read"``.
+        why: the reason, as ``"outage() is not overridden"``.
     """
-    pytest.skip(f"not checked: {why}")
+    pytest.skip(f"{NOT_CHECKED}{why}")
+
+
+def does_not_apply(why: str) -> NoReturn:
+    """Skip a check of what this backend does not do, and need not do; the report says so.
+
+    Args:
+        why: the reason, as ``"the backend has no segments()"``.
+    """
+    skip = pytest.skip.Exception(f"{DOES_NOT_APPLY}{why}")
+    skip.sipdump_does_not_apply = True  # type: ignore[attr-defined]  # see applies()
+    raise skip
+
+
+def applies(skip: BaseException) -> bool:
+    """Return whether a check that was skipped should have run."""
+    return not getattr(skip, "sipdump_does_not_apply", False)

@@ -5,7 +5,7 @@ from typing import Any
 
 from sipdump_core.record import PROTOS, Record
 
-__all__ = ["FIELDS", "MESSAGES", "OPTIONS", "mixed", "noise", "numbered", "record"]
+__all__ = ["CALL_IDS", "EXTREMES", "FIELDS", "MESSAGES", "OPTIONS", "called", "mixed", "noise", "numbered", "record"]
 
 OPTIONS = (
     b"OPTIONS sip:bob@192.0.2.2 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\n"
@@ -83,6 +83,39 @@ MESSAGES = {
 }
 """Messages by their peculiarity."""
 
+# fmt: on
+
+
+def called(call_id: bytes, number: int = 0, header: bytes = b"Call-ID") -> bytes:
+    """Return a message with a Call-ID, and a number in its CSeq."""
+    head = b"OPTIONS sip:bob@192.0.2.2 SIP/2.0\r\n%b: %b\r\nCSeq: %d OPTIONS\r\n" % (header, call_id, number)
+    return head + b"Content-Length: 0\r\n\r\n"
+
+
+CALL_IDS = {
+    "nul": b"nul\0in@192.0.2.1",
+    "nul_at_end": b"nul@192.0.2.1\0",
+    "eight_bit": bytes(range(128, 256)) + b"@x",
+    "utf8": "jörg☎@x".encode(),
+    "bytes_255": b"a" * 255,
+    "bytes_256": b"a" * 256,
+    "bytes_4096": b"b" * 4096,
+    "bytes_4096_noise": bytes(33 + n * 7919 % 90 for n in range(4096)),
+    "folded": b"folded\r\n in@two",
+    "folded_often": b"folded\r\n\t in\r\n   many\n lines@x",
+    "folded_at_once": b"\r\n later@x",
+    "white_space": b" \t around@x \t ",
+    "quotes": b'\'; DROP TABLE "x" -- %_*?[x]\\',
+    "slashes": b"../../etc/passwd",
+    "controls": b"\x01\x1b[0m\x7f@x",
+    "case": b"CASE@X",
+    "other_case": b"case@x",
+    "number": b"0",
+    "empty": b"",
+}
+"""Call-IDs as they are in a message, by their peculiarity."""
+
+# fmt: off - one value a line
 _TAGS = (
     "",
     "snd",
@@ -153,6 +186,22 @@ FIELDS: dict[str, list[dict[str, Any]]] = {
 }
 """Values of a record's fields, by what they test: each makes one record."""
 # fmt: on
+
+EXTREMES = {
+    "a Call-ID of 4,096 bytes": record(called(CALL_IDS["bytes_4096_noise"])),
+    "a Call-ID of 65,000 bytes": record(called(b"c" * 65_000)),
+    "a Call-ID with a NUL": record(called(CALL_IDS["nul"])),
+    "a Call-ID of 8-bit bytes": record(called(CALL_IDS["eight_bit"])),
+    "a message of 4 MiB": record(with_body(_noise(1 << 22))),
+    "a tag of 5,000 characters": record(tag="x" * 5000),
+    "a node of 5,000 characters": record(node="x" * 5000),
+    "a correlation id of 5,000 characters": record(correlation_id="x" * 5000),
+    "a correlation id with a NUL": record(correlation_id="a\0b"),
+    "a correlation id that is no Unicode": record(correlation_id="a\ud800"),
+    "a time far in the future": record(time_us=(2**32 - 1) * 1_000_000 + 999_999),
+    "the largest process number": record(pid=2**31 - 1, procno=2**31 - 1),
+}
+"""Records that a store may refuse, by what is at fault."""
 
 
 def numbered(count: int, first: int = 0) -> list[Record]:

@@ -16,7 +16,7 @@ from sipdump_core.drivers.query import Query, parse_endpoint, parse_grep, parse_
 from sipdump_core.record import Record
 from sipdump_core.segment import StoredSegment
 from sipdump_core.testing.kit import Kit
-from sipdump_core.testing.promise import not_checked, promise
+from sipdump_core.testing.promise import does_not_apply, promise
 from sipdump_core.testing.samples import MESSAGES, numbered, record, with_body
 
 __all__ = ["SearchChecks"]
@@ -35,6 +35,8 @@ _CALL_IDS = {
     _LONG.encode(): _LONG,
 }
 """Call-IDs as they are in a message, and as they are asked for."""
+_END = b"Subject: %b\r\nContent-Length: 0\r\n\r\n" % (b"." * 200)
+"""What a message ends with; long, so that a few thousand are more than is read at once."""
 
 
 class SearchChecks(Kit):
@@ -44,7 +46,7 @@ class SearchChecks(Kit):
     def test_search_finds_what_reading_finds(self, backend: Backend) -> None:
         """search() yields exactly the records of a segment that match, those of one Call-ID in read()'s order."""
         if not _able(backend, Searches):
-            not_checked("the backend has no search(): its segments are read, and filtered")
+            does_not_apply("the backend has no search(): its segments are read, and filtered")
         first = _records()
         inner = b"".join(_content(self.store(backend, [one], second=n)) for n, one in enumerate(first[:3]))
         stored = self.store(backend, first, [record(with_body(inner[:60_000])), *first[:50]], second=5)
@@ -57,7 +59,7 @@ class SearchChecks(Kit):
     def test_search_sees_an_open_segment(self, backend: Backend) -> None:
         """search() finds what was written before flush() while the segment is open, and each record once."""
         if not _able(backend, Searches):
-            not_checked("the backend has no search(): its segments are read, and filtered")
+            does_not_apply("the backend has no search(): its segments are read, and filtered")
         self.needs_segments(backend)
         backend.open(self.segment(backend))
         reader: Any = self.reader(backend)
@@ -73,7 +75,7 @@ class SearchChecks(Kit):
     def test_asking_what_is_gone_is_a_storage_error(self, backend: Backend) -> None:
         """Searching or following a segment that was deleted raises StorageError."""
         if not (_able(backend, Searches) or _able(backend, Follows)):
-            not_checked("the backend has no search() and no follow()")
+            does_not_apply("the backend has no search() and no follow()")
         stored = self.store(backend, numbered(5))
         backend.delete(stored)
         reader: Any = self.reader(backend)
@@ -88,7 +90,7 @@ class SearchChecks(Kit):
     def test_follow_goes_on_where_it_ended(self, backend: Backend) -> None:
         """follow() returns each record once, in order, while a segment grows and when it is sealed."""
         if not _able(backend, Follows):
-            not_checked("the backend has no follow(): what is new is found by reading again")
+            does_not_apply("the backend has no follow(): what is new is found by reading again")
         self.needs_segments(backend)
         backend.open(self.segment(backend))
         reader: Any = self.reader(backend)
@@ -118,13 +120,13 @@ class SearchChecks(Kit):
     def test_united_names_what_was_merged(self, backend: Backend) -> None:
         """united() returns the segments that a merged one holds, down to the first ones, and none for another."""
         if not _able(backend, Unites):
-            not_checked("the backend has no united(): its segments are never merged")
+            does_not_apply("the backend has no united(): its segments are never merged")
         first = [self.store(backend, numbered(20, 20 * n), second=n) for n in range(4)]
         reader: Any = self.reader(backend)
         for stored in first:
             assert not self.united(reader, stored), f"{stored.segment.name} was not merged, and united() returns some"
         if not _able(backend, Compacts):
-            not_checked("the backend has no compact(), so nothing can be merged")
+            does_not_apply("the backend has no compact(), so nothing can be merged")
         for more in (0, 2):
             until = len(first) + more
             first += [self.store(backend, numbered(20, 20 * n), second=n) for n in range(len(first), until)]
@@ -149,6 +151,8 @@ class SearchChecks(Kit):
         there = self.read(backend, stored) if there is None else there
         wanted = [one for one in there if query.matches(one)]
         found = _drain(backend, stored, query)
+        if found == wanted:
+            return
         missing, extra = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
         said = f"asked for {_asked(query)}, search() finds {len(found)} records, reading {len(wanted)}"
         assert not missing, f"{said}; {missing.total()} are missing, as {next(iter(missing))!r:.300}"
@@ -211,8 +215,9 @@ def _message(call_id: bytes, number: int) -> bytes:
     users = (b"alice", b"Alice", b"alice.smith", b"+491234")
     return (
         b'%b\r\nFrom: <sip:%b@Example.com>;tag=%d\r\nt: "B" <sip:bob@host%d>\r\n%b%b\r\nUser-Agent: Phone/%d\r\n'
-        b"X-CID: other%d@x\r\nContent-Length: 0\r\n\r\n"
+        b"X-CID: other%d@x\r\n"
         % (first[number % 4], users[number // 4 % 4], number, number % 3, name, call_id, number % 7, number % 5)
+        + _END
     )
 
 
@@ -225,10 +230,10 @@ def _records() -> list[Record]:
         {"af": "ipv6", "src_ip": "2001:db8::1", "dst_ip": "::1", "node": "n1"},
     )
     bufs = [_message(call_id, number) for number in range(12) for call_id in _CALL_IDS]
-    bufs += [_message(b"call%d@x" % (number % 700), number) for number in range(5000)]
+    bufs += [_message(b"call%d@x" % (number % 700), number) for number in range(3000)]
     chance.shuffle(bufs)
     bufs += [with_body(b"\r\nCall-ID: plain@192.0.2.1\r\n\r\n"), *MESSAGES.values()]
-    far_off = {100: 86_400_000_000, 200: -86_400_000_000, 4000: 7_200_000_000, 4500: -1}
+    far_off = {100: 86_400_000_000, 200: -86_400_000_000, 2400: 7_200_000_000, 2700: -1}
     made = [
         record(buf, time_us=_START_US + number * 10_000 + far_off.get(number, 0), **ends[number % 3])
         for number, buf in enumerate(bufs)
@@ -238,7 +243,7 @@ def _records() -> list[Record]:
 
 def _queries(records: Sequence[Record]) -> list[Query]:
     """Return questions of each kind, some with nothing to find."""
-    times = [_START_US + number * 10_000 for number in (0, 1, 2500, 2501, len(records) - 1)]
+    times = [_START_US + number * 10_000 for number in (0, 1, 1500, 1501, len(records) - 1)]
     few = dict.fromkeys(f"call{number}@x" for number in range(3))
     return [
         Query(),

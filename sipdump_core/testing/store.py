@@ -1,15 +1,10 @@
-"""What a backend promises about its segments: naming, listing, keeping and deleting them."""
+"""What a backend promises about its segments: naming, listing and keeping them."""
 
 import contextlib
 import os
-import random
-import stat
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -18,18 +13,24 @@ from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import Guard
-from sipdump_core.errors import SegmentExistsError, SipDumpError, StorageError
-from sipdump_core.lifecycle.retention import prune
+from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.segment import Segment, StoredSegment
-from sipdump_core.testing.kit import CLOCKS_APART, Kit, names
-from sipdump_core.testing.promise import not_checked, promise
-from sipdump_core.testing.samples import FIELDS, MESSAGES, numbered, record, with_body
+from sipdump_core.testing.kit import CLOCKS_APART, Kit, content, names, tree
+from sipdump_core.testing.promise import promise
+from sipdump_core.testing.samples import mixed, numbered, record
+from sipdump_core.testing.watch import called, touching
 
 __all__ = ["StoreChecks"]
 
+_RUNS_CODE = [
+    *((module, name) for module in ("_pickle", "marshal") for name in ("load", "loads")),
+    *(("builtins", name) for name in ("eval", "exec")),
+]
+"""C functions, with their modules, that run what they are given."""
+
 
 class StoreChecks(Kit):
-    """The checks of opening, listing, reading and deleting segments."""
+    """The checks of opening, listing and reading segments."""
 
     # ---- open and close ----
 
@@ -80,10 +81,10 @@ class StoreChecks(Kit):
         """A new segment changes nothing in older ones, and each can be read without the others."""
         self.needs_segments(backend)
         first = self.store(backend, numbered(5))
-        before = _content(first)
+        before = content(first)
         others = [self.store(backend, numbered(5, 5 * n), second=n) for n in (1, 2)]
         assert self.find(backend, first.segment) == first, "the older segment is listed otherwise than before"
-        assert _content(first) == before, "the older segment's file has changed"
+        assert content(first) == before, "the older segment's file has changed"
         reader = self.reader(backend)
         for n, stored in reversed([*enumerate([first, *others])]):
             self.same(backend, numbered(5, 5 * n), self.read(reader, stored))
@@ -212,12 +213,12 @@ class StoreChecks(Kit):
     def test_listing_changes_nothing(self, backend: Backend) -> None:
         """Listing and reading change nothing, and an instance that was never started can do both."""
         stored = [self.store(backend, numbered(3), second=n) for n in range(3)]
-        before = self.segments(backend), [_content(one) for one in stored], os.listdir(backend.site.folder)
+        before = self.segments(backend), [content(one) for one in stored], os.listdir(backend.site.folder)
         reader = self.reader(backend)
         for _ in range(2):
             assert self.segments(reader) == before[0], f"listed are {names(self.segments(reader))}"
             self.same(backend, numbered(3), self.read(reader, stored[0]))
-        assert [_content(one) for one in stored] == before[1], "a segment's file has changed"
+        assert [content(one) for one in stored] == before[1], "a segment's file has changed"
         if isinstance(backend, FolderBackend):
             left = sorted({*os.listdir(backend.site.folder)} - {*before[2]})
             assert not left, f"in the folder there are {left} now"
@@ -227,7 +228,7 @@ class StoreChecks(Kit):
         """Anything without a name of the site's form, or not a plain file, is neither listed, read nor changed."""
         self.needs_segments(backend)
         folder, segment = Path(backend.site.folder), self.segment(backend)
-        own = _tree(folder)
+        own = tree(folder)
         stem, suffix, prefix = segment.stem, backend.suffix, backend.site.prefix
         stamp = stem.removeprefix(prefix)
         strange = [
@@ -245,12 +246,12 @@ class StoreChecks(Kit):
         (folder / later[1]).symlink_to("/dev/null")
         (folder / later[2]).symlink_to(folder / "nothing")
         os.mkfifo(folder / later[3])
-        before = {name: content for name, content in _tree(folder).items() if name not in own}
+        before = {name: content for name, content in tree(folder).items() if name not in own}
         stored = self.store(backend, [record()])
         assert self.segments(backend) == [stored], f"listed are {names(self.segments(backend))}"
         self.holds(backend, [record()])
         backend.delete(stored)
-        after = _tree(folder)
+        after = tree(folder)
         assert {name: after.get(name) for name in before} == before, "what is not the backend's has changed"
 
     @promise
@@ -279,21 +280,6 @@ class StoreChecks(Kit):
                 with contextlib.suppress(Exception):  # as in site
                     self.clean(self.make_backend(own))
 
-    @promise
-    def test_however_many_segments_are_listed(self, backend: Backend) -> None:
-        """All segments are listed, however many there are, and pruning deletes all of them."""
-        self.needs_segments(backend)
-        end = time.monotonic() + 2  # enough for some segments in a remote store, for all in a folder
-        wrote: list[Segment] = []
-        while len(wrote) < 1100 and (time.monotonic() < end or not wrote):
-            wrote += [self.write(backend, [record()], second=len(wrote) + n) for n in range(20)]
-            self.settle(backend)
-        listed = sorted(stored.segment for stored in self.segments(backend))
-        assert listed == sorted(wrote), f"{len(wrote)} were written, {len(listed)} are listed"
-        pruned = len([*prune([self.reader(backend)], 1.0, now=time.time() + 1e6)])
-        assert pruned == len(wrote), f"{len(wrote)} were due, {pruned} were pruned"
-        assert not self.segments(backend), f"left are {names(self.segments(backend))}"
-
     # ---- reading ----
 
     @promise
@@ -307,6 +293,17 @@ class StoreChecks(Kit):
             self.same(backend, numbered(20), found)
 
     @promise
+    def test_reading_runs_no_code(self, backend: Backend) -> None:
+        """Reading unpickles and evaluates nothing: who can write a file there must not run code here."""
+        stored = self.store(backend, mixed(20, seed=3))
+        reader = self.reader(backend)
+        self.read(reader, stored)  # what is imported only now is no code of a segment
+        with touching() as touched, called(*_RUNS_CODE) as calls:
+            self.read(reader, stored)
+        calls += [one.event for one in touched if one.event.startswith(("pickle", "marshal"))]
+        assert not calls, f"it calls {calls[0]}; a segment is data, decode it with json or struct"
+
+    @promise
     def test_reading_what_is_gone_is_a_storage_error(self, backend: Backend) -> None:
         """Reading a segment that was deleted raises StorageError."""
         stored = self.store(backend, [record()])
@@ -314,181 +311,6 @@ class StoreChecks(Kit):
         backend.delete(stored)
         with pytest.raises(StorageError):
             self.read(backend, stored)
-
-    @promise
-    def test_a_torn_tail_costs_the_tail_only(self, backend: Backend) -> None:
-        """Reading a truncated file yields the records at its beginning unchanged, or raises StorageError."""
-        stored = self.store(backend, numbered(20))
-        if not os.path.isfile(stored.location):
-            not_checked("the location is not a file that could be cut")
-        self.same(backend, numbered(20), self.read(backend, stored))
-        content = Path(stored.location).read_bytes()
-        for cut in (1, 2, 20, len(content) // 2, len(content) - 5, len(content) - 1, len(content)):
-            os.truncate(stored.location, len(content) - cut)
-            try:
-                found = self.read(backend, stored)
-            except SipDumpError:
-                continue
-            finally:
-                Path(stored.location).write_bytes(content)
-            self.same(backend, numbered(20)[: len(found)], found)
-            assert len(found) < 20, f"{cut} bytes were cut off, and 20 records are read"
-
-    @promise
-    def test_damage_is_an_error_of_sipdump(self, backend: Backend) -> None:
-        """Reading a file with arbitrary content yields records, or raises an error of sipdump_core."""
-        stored = self.store(backend, numbered(5))
-        if not os.path.isfile(stored.location):
-            not_checked("the location is not a file that could be damaged")
-        self.same(backend, numbered(5), self.read(backend, stored))
-        content = Path(stored.location).read_bytes()
-        chance = random.Random(7)  # noqa: S311 - the same damage in each run
-        damaged = [
-            chance.randbytes(1000),
-            bytes(1000),
-            b"\xff" * 1000,
-            content[50:],
-            content + content[: len(content) // 2],
-        ]
-        damaged += [
-            content[:at] + bytes([content[at] ^ chance.randrange(1, 256)]) + content[at + 1 :]
-            for at in [*range(min(64, len(content))), *(chance.randrange(len(content)) for _ in range(100))]
-        ]
-        for data in damaged:
-            Path(stored.location).write_bytes(data)
-            self.raises_storage_error(lambda: self.read(backend, stored))
-
-    @promise
-    def test_a_segment_inside_a_message_is_a_message(self, backend: Backend) -> None:
-        """A message may contain the backend's own file format; it stays one message."""
-        stored = self.store(backend, [record(), record(b"x")])
-        if not os.path.isfile(stored.location):
-            not_checked("the location is not a file whose content could be sent")
-        forged = Path(stored.location).read_bytes()
-        batch = [
-            record(with_body(part))
-            for part in (forged, forged * 2, forged[1:], forged[:-1], forged[len(forged) // 2 :])
-        ]
-        for second, records in enumerate(([*batch, record(b"last")], batch), 1):
-            again = self.store(backend, records, second=second)
-            self.same(backend, records, self.read(backend, again))
-
-    # ---- deleting ----
-
-    @promise
-    def test_delete_is_idempotent(self, backend: Backend) -> None:
-        """delete() deletes all of a segment, for every instance; deleting one that is gone is no error."""
-        first, second = (self.store(backend, [record()], second=n) for n in (0, 1))
-        other = self.reader(backend)
-        was_file = os.path.isfile(first.location)
-        other.delete(first)
-        assert not (was_file and os.path.lexists(first.location)), "it is not listed any more, but its file is there"
-        assert [s.segment for s in self.segments(backend)] == [second.segment], names(self.segments(backend))
-        for _ in range(2):
-            backend.delete(first)
-            other.delete(first)
-        assert [s.segment for s in self.segments(other)] == [second.segment], names(self.segments(other))
-        backend.delete(second)
-        assert not self.segments(backend), names(self.segments(backend))
-        left = [name for name in _tree(Path(backend.site.folder)) if first.segment.stem in name]
-        assert not left, f"the deleted segment left {left} behind"
-
-    @promise
-    def test_delete_many_is_as_delete(self, backend: Backend) -> None:
-        """delete_many() reports each segment once, as gone or with the reason why not, and goes on with the next."""
-        stored = [self.store(backend, numbered(2, 2 * n), second=n) for n in range(4)]
-        backend.open(self.segment(backend, 5))
-        backend.write(Batch([record()]))
-        backend.flush()
-        (opened,) = (one for one in self.segments(backend) if not one.sealed)
-        backend.delete(stored[0])
-        told = [*self.reader(backend).delete_many([stored[0], opened, stored[1], stored[2]])]
-        assert sorted(one.segment for one, _ in told) == sorted(one.segment for one in (*stored[:3], opened)), (
-            f"it reported {names(one for one, _ in told)}"
-        )
-        for one, error in told:
-            if one.segment == opened.segment:
-                assert isinstance(error, SipDumpError), "it says that the open segment is gone"
-            else:
-                assert error is None, f"{one.segment.name} is not deleted: {error}"
-        left = sorted(one.segment for one in self.segments(backend))
-        assert left == [stored[3].segment, opened.segment], f"left are {names(self.segments(backend))}"
-
-    @promise
-    def test_delete_takes_its_own_only(self, backend: Backend) -> None:
-        """delete() touches no other segment, and no other file beside it."""
-        stored = [self.store(backend, numbered(2, 2 * n), second=n) for n in range(3)]
-        folder, stem = Path(backend.site.folder), stored[1].segment.stem
-        beside = [f"{stem}.other", f"{stem}.meta", f"{stem}{backend.suffix}.bak", f"{stem}-1.other", f"{stem}x"]
-        for name in {*beside} - {stored[1].segment.name}:
-            (folder / name).write_bytes(b"not yours")
-        before = {name: content for name, content in _tree(folder).items() if name.endswith(tuple(beside))}
-        backend.delete(stored[1])
-        left = sorted(s.segment for s in self.segments(backend))
-        assert left == [stored[0].segment, stored[2].segment], names(self.segments(backend))
-        self.holds(backend, numbered(2) + numbered(2, 4))
-        after = _tree(folder)
-        assert {name: after.get(name) for name in before} == before, "delete() took what is not the backend's"
-
-    @promise
-    def test_the_open_segment_is_not_deleted(self, backend: Backend) -> None:
-        """delete() of an open segment raises StorageError, from any instance, and its writer goes on."""
-        self.needs_segments(backend)
-        backend.open(self.segment(backend))
-        backend.write(Batch([record(b"one")]))
-        backend.flush()
-        (stored,) = self.segments(backend)
-        for one in (backend, self.reader(backend)):
-            with pytest.raises(StorageError):
-                one.delete(stored)
-        backend.write(Batch([record(b"two")]))
-        backend.close()
-        self.settle(backend)
-        self.holds(backend, [record(b"one"), record(b"two")])
-
-    @promise
-    def test_prune_deletes_what_is_due(self, backend: Backend) -> None:
-        """Pruning by fage deletes older sealed segments and nothing else; without a lifecycle it deletes nothing."""
-        if not backend.has_lifecycle():
-            self.write(backend, [record()])
-            assert not [*prune([backend], 1.0, now=time.time() + 1e6)], "segments are listed all the same"
-            return
-        stored = [self.store(backend, numbered(2), second=n) for n in range(2)]
-        backend.open(self.segment(backend, 5))
-        backend.write(Batch([record()]))
-        backend.flush()
-        day, soon = 86400.0, time.time() + 43200.0
-        assert not [*prune([self.reader(backend)], day, now=soon)], "what is half a day old is pruned at fage of a day"
-        late = time.time() + 2 * day
-        due = [pruned.stored.segment for pruned in prune([self.reader(backend)], day, now=late, dry_run=True)]
-        assert sorted(due) == [one.segment for one in stored], f"due are {due}"
-        assert len(self.segments(backend)) == 3, "a dry run deletes"
-        pruned = [*prune([self.reader(backend)], day, now=late)]
-        assert [one.error for one in pruned] == [None, None], f"{[one.error for one in pruned]}"
-        assert [s.segment for s in self.segments(backend)] == [self.segment(backend, 5)], names(self.segments(backend))
-        backend.close()
-        self.settle(backend)
-        self.holds(backend, [record()])
-
-    # ---- sizes ----
-
-    @promise
-    def test_record_size_covers_what_is_written(self, backend: Backend) -> None:
-        """record_size() is at least what a record adds to its segment, so that rotate_size holds."""
-        fresh = self.reader(backend)
-        sizes = [fresh.record_size(record(message)) for message in MESSAGES.values()]
-        sizes += [fresh.record_size(record(b"", **fields)) for group in FIELDS.values() for fields in group]
-        strange = [size for size in sizes if type(size) is not int or size < 0]
-        assert not strange, f"record_size() returns {strange}"
-        self.needs_segments(backend)
-        for n, one in enumerate((record(), record(os.urandom(3000)), record(b""))):
-            few, many = (self.store(backend, [one] * count, second=10 * n + count) for count in (1, 5))
-            most = 4 * backend.record_size(one)
-            assert many.size - few.size <= most, (
-                f"4 records of {len(one.buf)} bytes add {many.size - few.size}, their record_size() is {most}"
-            )
-
-    # ---- other threads ----
 
     @promise
     def test_others_may_look_while_it_writes(self, backend: Backend) -> None:
@@ -533,78 +355,3 @@ class StoreChecks(Kit):
         backend.close()
         self.settle(backend)
         self.holds(backend, wrote)
-
-    # ---- files ----
-
-    @promise
-    @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
-    def test_files_have_the_mode_that_was_asked_for(self, site: Site, mode: int) -> None:
-        """A segment's file has the permission bits of file_mode, whatever the umask; no file beside it has more."""
-        before = os.umask(0o027 if mode == 0o664 else 0)
-        try:
-            with self.started(attrs.evolve(site, file_mode=mode)) as backend:
-                stored = self.store(backend, [record()])
-        finally:
-            os.umask(before)
-        if not os.path.isfile(stored.location):
-            not_checked("the location is not a file")
-        found = stat.S_IMODE(os.stat(stored.location).st_mode)
-        assert found == mode, f"file_mode is {mode:o}, the file's mode {found:o}"
-        for name, (kind, _) in _tree(Path(site.folder)).items():
-            if stat.S_ISREG(kind):
-                assert not stat.S_IMODE(kind) & ~mode, (
-                    f"file_mode is {mode:o}, the mode of {name} {stat.S_IMODE(kind):o}"
-                )
-
-    @promise
-    def test_links_are_not_followed(self, backend: Backend, tmp_path: Path) -> None:
-        """Nothing is written through a link at a segment's name: it may lead anywhere."""
-        self.needs_segments(backend)
-        target, kept = tmp_path / "target", tmp_path / "kept"
-        kept.write_bytes(b"somebody's")
-        for second, leads_to in enumerate((target, kept)):
-            (Path(backend.site.folder) / self.segment(backend, second).name).symlink_to(leads_to)
-            with contextlib.suppress(SipDumpError):
-                self.write(backend, [record(b"link")], second=second)
-            with contextlib.suppress(SipDumpError):
-                backend.close()
-        self.write(backend, [record()], second=5)
-        self.settle(backend)
-        assert not target.exists(), "a file was made through a link"
-        assert kept.read_bytes() == b"somebody's", "a file was written through a link"
-
-    @promise
-    def test_nothing_is_written_elsewhere(
-        self, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Nothing is written outside the site's folder, whatever tags and messages contain."""
-        (tmp_path / "cwd").mkdir()
-        monkeypatch.chdir(tmp_path / "cwd")
-        monkeypatch.setenv("HOME", str(tmp_path / "cwd"))
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "cwd"))
-        hostile = ["../../escaped", "../escaped", "escaped/x", str(tmp_path / "escaped"), "|touch escaped", ".", ".."]
-        self.write(backend, [record(text.encode(), tag=text, node=text) for text in hostile])
-        self.settle(backend)
-        self.received(backend)
-        backend.stop()
-        backend.start()
-        left = sorted(path.name for path in [*tmp_path.iterdir(), *(tmp_path / "cwd").iterdir()])
-        assert left == ["cwd", "store"], f"outside the folder there are now {left}"
-
-
-def _content(stored: StoredSegment) -> bytes:
-    path = Path(stored.location)
-    return path.read_bytes() if path.is_file() else b""
-
-
-def _tree(folder: Path) -> dict[str, Any]:
-    """Return everything in a folder by name: mode and, of files, content."""
-    return {
-        str(path.relative_to(folder)): (status.st_mode, path.read_bytes() if stat.S_ISREG(status.st_mode) else b"")
-        for path, status in _walk(folder)
-    }
-
-
-def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for path in sorted(folder.rglob("*")):
-        yield path, path.lstat()

@@ -1,14 +1,14 @@
 """What a backend promises about writing: every byte of every record, once, in order, or an error."""
 
+import contextlib
 import copy
 import gc
 import itertools
-import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,84 +16,21 @@ import pytest
 
 from sipdump_core.drivers.base import Backend, Site, Transform
 from sipdump_core.drivers.batch import Batch
-from sipdump_core.drivers.capabilities import Deletes, can
-from sipdump_core.drivers.discovery import is_suffix, unusable
+from sipdump_core.drivers.capabilities import Searches, can
 from sipdump_core.drivers.guard import Guard
-from sipdump_core.errors import ClosedError, ConfigError
-from sipdump_core.record import Flow, Record
-from sipdump_core.settings.options import Setting, build, describe
+from sipdump_core.drivers.query import Query
+from sipdump_core.errors import ClosedError
+from sipdump_core.record import Record
 from sipdump_core.testing.kit import Kit
-from sipdump_core.testing.promise import not_checked, promise
-from sipdump_core.testing.samples import FIELDS, MESSAGES, mixed, numbered, record
+from sipdump_core.testing.promise import does_not_apply, promise
+from sipdump_core.testing.samples import CALL_IDS, FIELDS, MESSAGES, called, mixed, numbered, record
+from sipdump_core.testing.watch import Decoys, closed_once
 
 __all__ = ["WriterChecks"]
 
 
 class WriterChecks(Kit):
-    """The checks of drivers, of writing, and of what is read back."""
-
-    # ---- the driver ----
-
-    @promise
-    def test_the_driver_is_declared(self, site: Site) -> None:
-        """A driver declares name, flag, suffix, version of the interface and options as sipdump needs them."""
-        cls = type(self.make_backend(site))
-        why = unusable(cls)
-        assert not why, f"{cls.__qualname__} {why}"
-        suffix = self.make_backend(site).suffix
-        assert is_suffix(suffix), f"suffix {suffix!r} of an instance cannot end a file name like '.data'"
-        if cls.has_lifecycle():
-            assert can(cls, Deletes), "it has segments() without delete(): pruning always fails"
-        unknown = set(cls.loses) - {*(field.name for field in attrs.fields(Flow)), "time_us"}
-        assert not unknown, f"loses contains names that are not fields that may be lost: {sorted(unknown)}"
-
-    @promise
-    def test_options_round_trip(self, site: Site) -> None:
-        """Every option has a type, a default and a line of help, and what an operator sets arrives in opts."""
-        cls = type(self.make_backend(site))
-        assert attrs.has(cls.options), f"options must be an attrs class, not {cls.options!r}"
-        module = f"sipdump_{cls.name}"
-        for told in describe(cls.options):
-            assert told["help"], f"the option {told['name']} has no help"
-            default = told["default"]
-            for value in _others(told):
-                try:
-                    options = build(cls.options, [Setting(module, told["name"], value)])
-                except ConfigError as error:
-                    if value == default:
-                        raise AssertionError(f"the default of the option {told['name']} is refused: {error}") from error
-                    continue  # its check refuses this value
-                set_to = getattr(options, told["name"])
-                assert set_to in (value, (value,)), f"the option {told['name']} set to {value!r} is {set_to!r}"
-                try:
-                    backend = cls(options, site)
-                except ConfigError:
-                    continue  # it contradicts the other options' defaults
-                assert attrs.asdict(backend.opts) == attrs.asdict(options), (
-                    f"opts has not the {told['name']} {value!r} that was set"
-                )
-
-    @promise
-    def test_the_constructor_touches_nothing(self, site: Site, tmp_path: Any) -> None:
-        """Making an instance opens, creates and starts nothing: configurations are checked with it."""
-        missing = tmp_path / "missing"
-        threads, opened = threading.enumerate(), len(os.listdir("/proc/self/fd"))
-        made = [self.make_backend(attrs.evolve(site, folder=str(missing))), self.make_backend(site)]
-        assert not missing.exists(), "the constructor makes the folder"
-        left = sorted(path.name for path in tmp_path.rglob("*") if path.name != "store")
-        assert not left, f"the constructor leaves {left}"
-        assert not set(threading.enumerate()) - set(threads), "the constructor starts a thread"
-        assert len(os.listdir("/proc/self/fd")) <= opened, "the constructor opens a file or a connection"
-        assert all(backend.opts is not None and backend.site is not None for backend in made)
-
-    @promise
-    def test_health_and_stats_are_of_their_type(self, backend: Backend) -> None:
-        """health() returns one line of text, empty while all is well, and stats() a mapping of names to integers."""
-        fresh = self.reader(backend)
-        for one, when in ((fresh, "before start()"), (backend, "after start()")):
-            _check_numbers(one, when)
-        self.write(backend, [record()])
-        _check_numbers(backend, "after close()")
+    """The checks of writing, and of what is read back."""
 
     # ---- start, open, close, stop ----
 
@@ -150,7 +87,54 @@ class WriterChecks(Kit):
         self.holds(backend, numbered(3))
         _in_thread(backend.stop)
 
+    @promise
+    def test_no_descriptor_is_closed_twice(self, site: Site, tmp_path: Path) -> None:
+        """A descriptor is closed once: a moment later its number is that of somebody else's file."""
+        with Decoys(tmp_path / "decoy") as decoys:
+            with closed_once(decoys.open):
+                backend = self.make_backend(site)
+                for second in range(2):
+                    backend.start()
+                    segment = self.write(backend, [record()], second=second)
+                    backend.flush()
+                    backend.close()
+                    with contextlib.suppress(Exception):  # another check tests whether the name is refused
+                        backend.open(segment)
+                    backend.close()
+                    if backend.has_lifecycle() and self.can_read(backend):
+                        for stored in [*backend.segments()]:
+                            [*backend.read(stored)]
+                            if stored.sealed:
+                                backend.delete(stored)
+                    backend.stop()
+                del backend
+                gc.collect()
+            gone = decoys.gone()
+        assert not gone, f"of {decoys.count} files of others it has closed {gone}"
+
     # ---- every byte, every field ----
+
+    @promise
+    def test_every_call_id_is_kept(self, backend: Backend) -> None:
+        """A Call-ID may hold any byte, be folded and of any length: its messages are kept, and found by it."""
+        batch = [record(called(call_id, n)) for n, call_id in enumerate(CALL_IDS.values())]
+        batch += [record(called(call_id, 1000, b"i")) for call_id in CALL_IDS.values()]
+        backend.open(self.segment(backend))
+        for one in batch:
+            try:
+                backend.write(Batch([one, one]))
+            except Exception as error:
+                raise AssertionError(f"the Call-ID {one.call_id!r:.40} is refused: {error}") from error
+        backend.close()
+        self.settle(backend)
+        twice = [one for one in batch for _ in range(2)]
+        self.holds(backend, twice)
+        reader: Any = self.reader(backend)
+        if can(reader, Searches) and self.can_read(backend):
+            (stored,) = self.segments(backend)
+            for call_id in {one.call_id for one in batch if one.call_id}:
+                found = [*reader.search(stored, Query(call_ids=[call_id]))]
+                self.same(backend, [one for one in twice if one.call_id == call_id], found)
 
     @promise
     def test_every_byte_is_kept(self, backend: Backend) -> None:
@@ -301,7 +285,7 @@ class WriterChecks(Kit):
     def test_the_transforms_are_applied(self, site: Site) -> None:
         """A transformed backend stores each message as changed by the site's transforms, one after the other."""
         if not type(self.make_backend(site)).transformed:
-            not_checked("the backend does not ask for transforms")
+            does_not_apply("the backend does not ask for transforms")
         with self.started(attrs.evolve(site, transforms=[_Append(b" one"), _Append(b" two")])) as backend:
             self.write(backend, [record(b"to bob"), record(b"to alice")])
             self.settle(backend)
@@ -321,81 +305,7 @@ class WriterChecks(Kit):
         self.settle(backend)
         self.holds(backend, numbered(9))
 
-    # ---- failures ----
-
-    @promise
-    def test_an_outage_is_a_storage_error(self, site: Site) -> None:
-        """While the store cannot be reached, calls raise errors of sipdump_core; afterwards everything works again."""
-        with self.started(site) as backend:
-            self.write(backend, [record(b"before")])
-            self.settle(backend)
-        backend = self.make_backend(site)
-        with self.outage(backend):
-            if backend.has_lifecycle():
-                self.raises_storage_error(lambda: list(backend.segments()))
-            steps: list[Callable[[], Any]] = [
-                backend.start,
-                lambda: backend.open(self.segment(backend, 1)),
-                lambda: backend.write(Batch([record(b"after")])),
-                backend.flush,
-                backend.close,
-            ]
-            failed = any(self.raises_storage_error(step) for step in steps)  # ends at the first that raises
-            self.raises_storage_error(backend.close)
-            self.raises_storage_error(backend.stop)
-        with self.started(site) as backend:
-            if failed:
-                self.write(backend, [record(b"after")], second=2)
-            self.settle(backend)
-            self.holds(backend, [record(b"before"), record(b"after")])
-
-    @promise
-    def test_it_works_again_after_an_outage(self, site: Site) -> None:
-        """After an outage the same instance works again: a failed start, segment or batch may be repeated."""
-        backend = self.make_backend(site)
-        with self.outage(backend):
-            starts = not self.raises_storage_error(backend.start)
-        with self.ended(backend):
-            if not starts:
-                backend.start()
-            backend.open(self.segment(backend))
-            backend.write(Batch([record(b"before")]))
-            backend.flush()
-            todo = [record(b"meanwhile")]
-            with self.outage(backend):
-                if not self.raises_storage_error(lambda: backend.write(Batch(todo))):
-                    todo = []
-                    self.raises_storage_error(backend.flush)
-                self.raises_storage_error(backend.close)
-                self.raises_storage_error(backend.close)  # an error of the first is about what was written
-                self.raises_storage_error(lambda: backend.open(self.segment(backend, 1)))
-            for second in range(2, 7):  # some notice only now that their connection is dead
-                self.raises_storage_error(backend.close)
-                again = partial(self._open_and_write, backend, [*todo, record(b"after")], second)
-                if not self.raises_storage_error(again):
-                    break
-            else:
-                raise AssertionError("it still raises when the outage is over")
-            backend.close()
-            self.settle(backend)
-            _check_numbers(backend, "after an outage")
-            self.holds(backend, [record(b"before"), record(b"meanwhile"), record(b"after")])
-
-    def _open_and_write(self, backend: Backend, batch: Sequence[Record], second: int) -> None:
-        backend.open(self.segment(backend, second))
-        backend.write(Batch(batch))
-
-    @promise
-    def test_write_after_stop_loses_nothing_in_silence(self, backend: Backend) -> None:
-        """write() after stop() raises an error of sipdump_core, or stores."""
-        self.write(backend, [record(b"one")])
-        backend.stop()
-        todo = [record(b"two")]
-        if self.raises_storage_error(lambda: backend.write(Batch(todo))):
-            todo = []
-        backend.start()
-        self.settle(backend)
-        self.holds(backend, [record(b"one"), *todo])
+    # ---- what is said ----
 
     @promise
     def test_storing_is_silent(
@@ -420,23 +330,6 @@ class _Append(Transform):
     def apply(self, batch: Sequence[Record], bufs: Sequence[bytes]) -> Sequence[bytes]:
         """Append to each message that mentions bob."""
         return [buf + self.opts if b"bob" in one.buf else buf for one, buf in zip(batch, bufs, strict=True)]
-
-
-def _check_numbers(backend: Backend, when: str) -> None:
-    health, stats = backend.health(), backend.stats()
-    assert isinstance(health, str), f"health() {when} returns {health!r}"
-    assert not health, f"health() {when} says that something is wrong: {health}"
-    assert isinstance(stats, Mapping), f"stats() {when} returns {stats!r}"
-    wrong = {key: value for key, value in stats.items() if type(key) is not str or type(value) is not int}
-    assert not wrong, f"stats() {when} has {wrong}"
-
-
-def _others(told: Mapping[str, Any]) -> list[Any]:
-    """Return values to try for an option: its default unless a tuple, and others."""
-    default = told["default"]
-    if told["type"] == "int":
-        return [default, default + 1, default - 1, 2 * default + 1, 0, 1]
-    return [*([default] if isinstance(default, str) else []), "x", "/tmp/x", "ü ☎", ""]  # noqa: S108 - nothing is opened
 
 
 def _in_thread(call: Callable[[], Any]) -> None:

@@ -14,7 +14,7 @@ from sipdump_core.errors import StorageError
 from sipdump_core.lifecycle.retention import prune
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.sipdump import SipDump
-from sipdump_parquet import ParquetBackend
+from sipdump_parquet import ParquetBackend, conversion
 from sipdump_parquet.options import WAL_SUFFIX
 from sipdump_text import TextBackend
 from tests.backends.parquet import support
@@ -125,7 +125,7 @@ def test_a_pipe_is_not_waited_for(folder: Path, backend: object) -> None:
 def test_a_draft_of_the_process_table_that_a_stranger_has_made(folder: Path) -> None:
     with SipDump(enable=1, folder=folder) as dump:
         dump.received(b"a", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         (meta,) = files(folder, ".meta")
         (folder / f".{meta.name}.{os.getpid()}").mkdir()
         dump.table.add(1, 0, "HEP agent id=77")
@@ -188,6 +188,31 @@ def test_a_write_ahead_file_of_a_stranger(folder: Path, caplog: pytest.LogCaptur
     assert [each.state for each in make(folder).segments()] == ["of another user"]
 
 
+def test_a_write_ahead_file_that_a_stranger_put_there_meanwhile_is_not_sealed(folder: Path) -> None:
+    """When the folder was listed it was ours."""
+    wal = leave(folder, [record(b"forged")])
+    backend = make(folder)
+    segments = backend._left()
+    given(wal)
+    (done,) = conversion.recover(segments, backend.opts, backend.site)
+    assert "belongs to another user" in str(done.error)
+    assert os.listdir(folder) == [wal.name]
+
+
+def test_two_do_not_seal_at_once_what_a_stranger_has_locked(folder: Path) -> None:
+    wal = leave(folder, [record(b"1")])
+    wal.chmod(0o644)
+    lock = folder / f".{SEGMENT.stem}.parquet.lock"
+    lock.touch(0o600)
+    with stranger_locks(wal), lock.open() as other:
+        fcntl.flock(other.fileno(), fcntl.LOCK_EX)
+        (done,) = make(folder).recover()
+        assert done.in_use
+        assert wal.exists()
+    lock.unlink()
+    assert [done.records for done in make(folder).recover()] == [1]
+
+
 def test_a_write_ahead_file_of_a_stranger_beside_our_parquet_file(folder: Path) -> None:
     wal = leave(folder, [record(b"forged")])
     forged = wal.read_bytes()
@@ -214,9 +239,9 @@ def test_a_huge_hole_costs_neither_memory_nor_time(folder: Path) -> None:
     with wal.open("r+b") as file:
         file.truncate(1 << 42)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
+    start = time.process_time()
     (done,) = make(folder).recover()
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
     assert done.records == 1
 

@@ -17,6 +17,17 @@ _HEAD = struct.Struct(">II")
 _flow = lru_cache(1000)(Flow)
 
 
+@lru_cache(1 << 14)  # the check of searching reads a segment as often as it asks
+def _record(head: bytes, buf: bytes) -> Record:
+    time_us, *flow = json.loads(head)
+    return Record(time_us, _flow(*flow), buf)
+
+
+@lru_cache(1000)
+def _fields(flow: Flow) -> bytes:
+    return json.dumps(attrs.astuple(flow)).removeprefix("[").encode()
+
+
 class Good(FolderBackend):
     """Files of frames: the fields as JSON, and the message, each behind its length."""
 
@@ -24,12 +35,11 @@ class Good(FolderBackend):
     suffix = ".good"
 
     def frame(self, record: Record) -> bytes:
-        head = json.dumps([record.time_us, *attrs.astuple(record.flow)]).encode()
+        head = b"[%d, %b" % (record.time_us, _fields(record.flow))
         return _HEAD.pack(len(head), len(record.buf)) + head + record.buf
 
     def unframe(self, head: bytes, buf: bytes) -> Record:
-        time_us, *flow = json.loads(head)
-        return Record(time_us, _flow(*flow), buf)
+        return _record(head, buf)
 
     def encode(self, batch: Sequence[Record]) -> bytes:
         return b"".join(map(self.frame, batch))

@@ -268,7 +268,7 @@ class StartTakesTheOpenOneForACrash(Good):
 @caught_by("however_many_segments_are_listed")
 class ListsOnePage(Good):
     def segments(self) -> Iterable[StoredSegment]:
-        return [*super().segments()][:1000]
+        return [*super().segments()][:100]  # small, because a busy machine writes few in the time of the check
 
 
 @caught_by("times_are_kept_in_every_zone")

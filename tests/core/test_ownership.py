@@ -54,3 +54,16 @@ def test_a_folder_of_another_user_is_not_private(tmp_path: Path) -> None:
     os.chown(tmp_path, NOBODY, NOBODY)
     with pytest.raises(StorageError, match="belongs to another user"):
         require_private(str(tmp_path))
+
+
+@needs_root
+def test_a_link_of_another_user_is_not_private_wherever_it_leads(tmp_path: Path) -> None:
+    """He could let it lead elsewhere."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    require_private(str(link))
+    os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(StorageError, match="belongs to another user"):
+        require_private(str(link))

@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.posix_regex import Pattern
+from tests.support import examples
 
 REG_EXTENDED, REG_ICASE, REG_NEWLINE, REG_NOSUB = 1, 2, 4, 8
 LC_ALL_MASK = 8127
@@ -87,7 +88,7 @@ sources = st.lists(branches.map(b"".join), min_size=1, max_size=2).map(b"|".join
 
 @only_glibc
 @given(sources, st.lists(texts.map(b"".join), min_size=1, max_size=8), st.sampled_from([0, REG_ICASE, REG_NEWLINE, 6]))
-@settings(max_examples=600, deadline=None)
+@examples(200)
 def test_as_the_c_library(source: bytes, subjects: list[bytes], flags: int) -> None:
     expected = regexec(source, subjects, flags)
     if expected is None:

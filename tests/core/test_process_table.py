@@ -1,6 +1,7 @@
 """The process table, as .meta files list it."""
 
 import time
+from collections.abc import Callable
 
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.version import VERSION
@@ -18,6 +19,22 @@ def test_it_reads_as_kamailios() -> None:
         f"v: 1.0\nversion: sipdump {VERSION}\nstart: {time.asctime(time.localtime(1_795_386_431))}\nnrprocs: 2\n"
         "process: 0 4710 main process\nprocess: 1 4711 udp receiver child=0\n"
     )
+
+
+def test_the_start_is_local_time(live_in: Callable[[str], None]) -> None:
+    live_in("Asia/Kathmandu")
+    assert "\nstart: Mon Nov 23 04:12:11 2026\n" in ProcessTable(1_795_386_431.9).render()
+
+
+def test_a_row_that_came_back_after_the_rotation_stays() -> None:
+    table = ProcessTable(0)
+    table.add(1, 2, "worker")
+    table.retire(1, 2, "worker")
+    table.begin_segment()
+    assert rows(table) == []
+    table.add(1, 2, "worker")
+    table.begin_segment()
+    assert rows(table) == ["process: 1 2 worker"]
 
 
 def test_a_row_is_entered_once_at_the_next_index() -> None:

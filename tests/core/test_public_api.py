@@ -24,7 +24,7 @@ NAMES = {
     "StoredSegment", "Transform", "__version__", "at_least", "in_range", "one_of", "option", "read_config",
     "tap_datagram", "tap_streams",
 }  # fmt: skip
-TESTING = {"Contract", "not_checked", "promise", "record"}
+TESTING = {"Contract", "FaultProxy", "does_not_apply", "not_checked", "promise", "record"}
 METHODS = {
     "Backend": {
         "__init__": "(self, options, site)",
@@ -74,8 +74,8 @@ METHODS = {
 ATTRIBUTES = {
     "Backend": {
         "api": 1, "batch_records": 0, "batch_seconds": 0.0, "flag": 0, "forgeable": False, "longest": 0, "loses": (),
-        "name": "",
-        "options": sipdump_core.NoOptions, "remote": False, "requires": (), "suffix": "", "transformed": False,
+        "name": "", "options": sipdump_core.NoOptions, "remote": False, "requires": (), "stop_seconds": 5.0,
+        "suffix": "", "transformed": False,
     },
     "Transform": {"api": 1, "flag": 0, "name": "", "options": sipdump_core.NoOptions},
 }  # fmt: skip

@@ -42,6 +42,7 @@ ORDER = (
         "errors",
         "redaction",
         "subcommands",
+        "program",
         "version",
     ),
 )

@@ -1,7 +1,9 @@
 """Names of segments."""
 
 import time
+from collections.abc import Callable
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,23 @@ def test_the_name_is_kamailios(monkeypatch: pytest.MonkeyPatch) -> None:
     assert segment.start == 1_795_386_431
 
 
+def test_names_are_local_time(live_in: Callable[[str], None]) -> None:
+    live_in("Asia/Kathmandu")
+    segment = Segment.starting("p-", 1_795_386_431)
+    assert segment.stamp == "2026-11-23--04-12-11"
+    assert segment.start == 1_795_386_431
+
+
+def test_names_when_the_clock_is_set_back_an_hour(live_in: Callable[[str], None]) -> None:
+    live_in("Europe/Berlin")  # on 2026-10-25 at 03:00 it is 02:00
+    first = 1_792_888_200  # 02:30 for the first time
+    assert [Segment.starting("p-", first + seconds).stamp[12:] for seconds in (-3600, 0, 3600, 7200)] == [
+        "01-30-00", "02-30-00", "02-30-00", "03-30-00",
+    ]  # fmt: skip
+    assert Segment.starting("p-", first).start in (first, first + 3600)  # the name cannot tell
+    assert Segment.starting("p-", first + 7200).start == first + 7200
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -48,6 +67,26 @@ def test_the_name_is_kamailios(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_no_name(name: str) -> None:
     assert Segment.parse(name, "p-", ".data") is None
+
+
+@given(st.tuples(st.integers(-1, 10_000), *[st.integers(-1, 99)] * 5))
+def test_a_stamp_is_what_strptime_takes(fields: tuple[int, ...]) -> None:
+    stamp = "{:04}-{:02}-{:02}--{:02}-{:02}-{:02}".format(*fields)
+    try:
+        time.strptime(stamp, "%Y-%m-%d--%H-%M-%S")
+    except ValueError:
+        assert Segment.parse(stamp, "", "") is None
+        with pytest.raises(ValueError, match=r"."):
+            _ = Segment("", stamp).start
+    else:
+        assert Segment.parse(stamp, "", "") == Segment("", stamp)
+
+
+@given(
+    st.lists(st.builds(Segment, st.sampled_from("ab"), st.just("2026-11-22--23-31-00"), st.integers(0, 20)), max_size=9)
+)
+def test_they_sort_by_their_parts(segments: list[Segment]) -> None:
+    assert [attrs.astuple(each) for each in sorted(segments)] == sorted(attrs.astuple(each) for each in segments)
 
 
 def test_digits_are_ascii() -> None:

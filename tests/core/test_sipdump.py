@@ -1,10 +1,12 @@
 """The in-process interface."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from sipdump_core.errors import ClosedError
 from sipdump_core.record import Record
 from sipdump_core.sipdump import SipDump
 from sipdump_text import TextBackend
-from tests.core.support import A, B, files, read
+from tests.core.support import A, B, Probe, files, plan, probe, read
 from tests.support import OPTIONS, record, wait_for
 
 
@@ -109,25 +111,81 @@ def test_a_time_that_no_format_holds_is_refused(tmp_path: Path) -> None:
 def test_a_forked_child_is_told_and_the_parents_segment_is_sealed(tmp_path: Path) -> None:
     with SipDump(enable=1, folder=tmp_path) as dump:
         dump.received(b"parent", A, B)
-        assert dump.flush(10)
+        assert dump.flush(60)
         out, into = os.pipe()
         child = os.fork()
         if not child:
-            answer = b"stored"
+            answer = "stored"
             try:
                 dump.received(b"child", A, B)
             except ClosedError:
-                answer = b"refused"
-            os.write(into, answer)
+                answer = "refused"
+            dump.table.add(9, 9, "of the child")
+            answer += f" {dump.close()} {_open_segments(tmp_path)}"
+            os.write(into, answer.encode())
             signal.pause()
-        assert os.read(out, 10) == b"refused"
-    backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
-    assert [stored.sealed for stored in backend.segments()] == [True]
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    os.close(out)
-    os.close(into)
-    assert [one.buf for one in read(tmp_path)] == [b"parent"]
+        try:
+            assert os.read(out, 1000) == b"refused True []"  # and the segment stays its parent's
+            assert len(_open_segments(tmp_path)) == 1
+            dump.received(b"parent again", A, B)
+            (meta,) = files(tmp_path, ".meta")
+            assert "of the child" not in meta.read_text()
+            assert dump.close()
+            backend = TextBackend(NoOptions(), Site(str(tmp_path), "kamailio-sipdump-"))
+            assert [stored.sealed for stored in backend.segments()] == [True]
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(out)
+            os.close(into)
+    assert [one.buf for one in read(tmp_path)] == [b"parent", b"parent again"]
+
+
+def _open_segments(folder: Path) -> list[str]:
+    """Return the segments in a folder that this process has open."""
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    paths = [os.readlink(link) for link in links if os.path.lexists(link)]
+    return [path for path in paths if path.startswith(str(folder)) and path.endswith(".data")]
+
+
+def test_a_flush_waits_for_every_backend_and_no_longer_than_it_may(tmp_path: Path) -> None:
+    free = threading.Event()
+    with SipDump(plan=plan(tmp_path, Probe)) as dump:
+        probe(dump).on_write = lambda: free.wait(30)
+        dump.received(b"a", A, B)
+        wait_for(lambda: len(read(tmp_path)) == 1)
+        assert not dump.flush(0.05)  # the text is stored, the probe's not
+
+        def wait() -> None:
+            free.wait(30)
+
+        dump._intake.order(wait)
+        assert not dump.flush(0.05)  # not even handed on
+        free.set()
+        assert dump.flush(60)
+        assert [one.buf for one in probe(dump).stored] == [b"a"]
+
+
+def test_a_flush_is_of_all_that_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
+    with SipDump(plan=plan(tmp_path, Probe, wait=10_000_000)) as dump:
+        dump.intercept([record(b"%d" % n) for n in range(500)])
+        assert dump.flush(60)
+        assert len(read(tmp_path)) == len(probe(dump).stored) == 500
+        assert probe(dump).calls[-1] == "flush"
+
+
+def test_a_closed_one_is_forgotten(tmp_path: Path) -> None:
+    dump = SipDump(enable=1, folder=tmp_path, fage=5)
+    dump.received(b"a", A, B)
+    assert dump.close()
+    left = weakref.ref(dump)
+    del dump
+
+    def gone() -> bool:
+        gc.collect()
+        return left() is None
+
+    wait_for(gone)
 
 
 def test_after_close_nothing_is_taken(tmp_path: Path) -> None:

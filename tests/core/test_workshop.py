@@ -48,7 +48,7 @@ def test_a_driver_that_can_be_loaded_now_is_in_the_workshop_and_not_in_the_plan(
     late = next(backend for backend in workshop.backends(workshop.site()) if isinstance(backend, DeferredBackend))
     _, errors = workshop.keepers()
     assert ["cannot be used: broken" in str(error) for error in errors] == [True]
-    monkeypatch.setattr("sipdump_core.workshop.reload", lambda _: Driver("late", "sipdump-late", "2", Late))
+    monkeypatch.setattr("sipdump_core.workshop.reload", lambda *_: Driver("late", "sipdump-late", "2", Late))
     late.start()
     assert late.backend.opts == LateOptions(7)
     assert [driver.version for driver in workshop.chosen if driver.name == "late"] == ["2"]
@@ -65,7 +65,7 @@ def test_a_driver_whose_flag_mode_lacks_stays_out(tmp_path: Path, monkeypatch: p
     settings = [Setting("sipdump", "folder", str(tmp_path)), Setting("sipdump", "mode", 257)]
     workshop = Workshop(make_plan(settings, [TEXT, BROKEN]))
     (late,) = [b for b in workshop.backends(workshop.site()) if isinstance(b, DeferredBackend)]
-    monkeypatch.setattr("sipdump_core.workshop.reload", lambda _: Driver("late", "sipdump-late", "2", Flagged))
+    monkeypatch.setattr("sipdump_core.workshop.reload", lambda *_: Driver("late", "sipdump-late", "2", Flagged))
     with pytest.raises(DriverError, match="its flag 512 is not in mode"):
         late.start()
 

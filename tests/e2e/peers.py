@@ -24,7 +24,7 @@ import pytest
 LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 DATA_START = b"====================\n"
 DATA_TRAILER = b"||||||||||||||||||||\n"
-DEADLINE = 15.0
+DEADLINE = 60.0
 """Seconds until a condition is given up: long, because only a failing test waits for it."""
 
 _POLL = 0.005
@@ -341,7 +341,7 @@ class Stage:
         argv = [
             program("sipp") or "sipp", *(["-sn", scenario] if isinstance(scenario, str) else ["-sf", str(scenario)]),
             "-i", f"[{host}]" if ":" in host else host, "-p", str(port), "-m", "1", "-nostdin",
-            "-cp", str(free_port()), "-mp", str(free_port()), "-timeout", "20", "-timeout_error",
+            "-cp", str(free_port()), "-mp", str(free_port()), "-timeout", "60", "-timeout_error",
             "-max_socket", "64", *options, *([target] if target else []),
         ]  # fmt: skip
         return self.run(argv, "sipp", {"TERM": "dumb"})

@@ -41,7 +41,7 @@ def test_the_program_with_a_tap(stage: Stage) -> None:
     found = re.search(r"answering on port (\d+)", program.output())
     assert found
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.sendto(request(), ("127.0.0.1", int(found[1])))
         assert sock.recv(65535).startswith(b"SIP/2.0 200 OK\r\n")
 

@@ -146,7 +146,7 @@ def test_tcp_reply_goes_where_via_says(stage: Stage) -> None:
     message = request("OPTIONS", 1, host="127.0.0.1:5099").replace(b"/UDP ", b"/TCP ")
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(message)
-        sock.settimeout(10)
+        sock.settimeout(60)
         assert sock.recv(4096).startswith(b"SIP/2.0 200")
         own = sock.getsockname()[1]
         theirs, ours = settled(server, daemon, 2)
@@ -193,7 +193,7 @@ def test_older_hep(stage: Stage, version: int, af: str) -> None:
     before = time.time()
     with socket.socket(socket.AF_INET6 if af == "ipv6" else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((LOOPBACK[af], 0))
-        sock.settimeout(10)
+        sock.settimeout(60)
         host = LOOPBACK[af] if af == "ipv4" else "[::1]"
         for number, body in enumerate([b"", b"\xff\x80", b"\x01\x02\x03", b"x" * LONG]):
             message = request("MESSAGE", number, body=body, host=f"{host}:{sock.getsockname()[1]}")
@@ -215,7 +215,7 @@ def settled(server: Kamailio, daemon: Daemon, least: int) -> tuple[list[Seen], l
         return len(theirs) >= least and len(daemon.records()) >= len(theirs)
 
     try:
-        until(done, f"{least} records on both sides", 10)
+        until(done, f"{least} records on both sides")
     except AssertionError:
         compare(server.records(), daemon.records())
         raise

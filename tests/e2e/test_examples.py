@@ -128,7 +128,7 @@ def test_the_enable_command_three_ways(stage: Stage) -> None:
     path = f"{Path(program('kamcmd') or '').parent}:{os.environ['PATH']}"
     argv = [str(EXAMPLES / "rpc_enable.sh"), f"unix:{sock}"]
     env = {**os.environ, "PATH": path}
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False, env=env)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env=env)
     assert done.returncode == 0, done.stderr
     values = re.findall(r"(oldval|newval): (\d)", done.stdout)
     assert [(k, v) for k, v in values] == [

@@ -127,7 +127,7 @@ def _kamailio(stage: Stage, kind: str, sock: Path, callee: str = "", *, missing:
 
 def _ps(sock: Path) -> str:
     argv = [program("kamcmd") or "kamcmd", "-s", f"unix:{sock}.ctl", "core.ps"]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False).stdout
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 def _has_python_module() -> bool:
@@ -162,7 +162,7 @@ def _talk(host: str, port: int, proto: str, bodies: dict[int, bytes], first: int
     kind = socket.SOCK_DGRAM if proto == "udp" else socket.SOCK_STREAM
     sent = []
     with socket.socket(family, kind) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect((host, port))
         for number, body in bodies.items():
             via = f"{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"

@@ -152,7 +152,7 @@ def play(port: int, seen: Callable[[], int]) -> int:
         proto = "TCP" if body == b"over TCP" else "UDP"
         family = socket.AF_INET6 if body == b"over IPv6" else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM if proto == "TCP" else socket.SOCK_DGRAM) as sock:
-            sock.settimeout(10)
+            sock.settimeout(60)
             sock.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
             host, own_port = sock.getsockname()[:2]
             sock.sendall(message(number, body, proto, f"[{host}]:{own_port}" if ":" in host else f"{host}:{own_port}"))

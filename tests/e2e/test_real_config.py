@@ -20,6 +20,7 @@ from sipdump_core.config.reader import read_config
 from sipdump_core.errors import ConfigError, SipDumpError
 from sipdump_core.plan import make_plan
 from tests.e2e.peers import Stage, need, program, sipdumpd_command
+from tests.support import examples
 
 pytestmark = pytest.mark.peer
 
@@ -48,7 +49,7 @@ def kamailio(config: Path, defines: Sequence[str] = ()) -> tuple[bool, list[tupl
     options = [part for define in defines for part in ("-A", define)]
     env = {**os.environ, "SIPDUMP_TEST": "12"}
     done = subprocess.run(
-        [*argv, *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, env=env, check=False
+        [*argv, *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, env=env, check=False
     )
     found = [(name, kind.decode()) for name, kind in _UNKNOWN.findall(done.stderr)]
     return done.returncode == 0, found, done.stderr.decode(errors="backslashreplace")
@@ -114,7 +115,7 @@ def test_the_daemon_takes_debians_configuration(tmp_path: Path) -> None:
         (["-A", "WITH_NAT", "-A", "MODE=0"], 1, 'modparam("sipdump", "mode", 0)'),
         (["-A", "FLT_ACC"], 1, "FLT_ACC is already defined; in: #!define FLT_ACC 1"),
     ]:
-        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
 
 
@@ -266,7 +267,7 @@ RULES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rules=RULES, literals=st.lists(LITERALS, min_size=1, max_size=30))
 def test_strings_have_the_same_value(rules: list[str], literals: list[str], tmp_path: Path) -> None:
     need("kamailio")

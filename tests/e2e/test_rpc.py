@@ -20,6 +20,7 @@ from sipdump_core.control.binrpc import call, encode_values
 from tests.e2e.peers import Daemon, Stage, free_port, hep3, need, program, request
 
 BINRPC = ("unix", "unixd", "tcp", "udp")
+JSON = "Content-Type: application/json"
 
 
 class Server(NamedTuple):
@@ -94,7 +95,7 @@ def run(argv: Sequence[str | Path], stdin: str = "", **env: str) -> tuple[int, s
     """Run a client, and give exit code and output, without what tells one run from another: pids as ids."""
     done = subprocess.run(
         [program(str(argv[0])) or str(argv[0]), *map(str, argv[1:])],
-        input=stdin, capture_output=True, text=True, timeout=30, check=False, env={**os.environ, **env},
+        input=stdin, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **env},
     )  # fmt: skip
     return done.returncode, re.sub(r'("?id"?:\s*)\d+', r"\1N", done.stdout + done.stderr)
 
@@ -301,14 +302,14 @@ REQUESTS = [
 def test_curl(pair: Pair, data: str) -> None:
     need("curl")
     pair.reset()
-    options = ["-s", "--max-time", "10", "-d", data, "-w", "\n%{http_code} %{content_type}\n"]
+    options = ["-s", "--max-time", "10", "-H", JSON, "-d", data, "-w", "\n%{http_code} %{content_type}\n"]
     theirs, ours = (_curl(server, *options) for server in (pair.kamailio, pair.ours))
     same(theirs, ours)
     assert ours[0] == 0
 
 
 def _curl(server: Server, *options: str) -> tuple[int, str]:
-    done = subprocess.run(["curl", *options, server.http], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(["curl", *options, server.http], capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout
 
 
@@ -319,7 +320,7 @@ def test_datagrams(pair: Pair, data: str) -> None:
     answers = []
     for server in (pair.kamailio, pair.ours):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(10)
+            sock.settimeout(60)
             sock.bind("")
             sock.sendto(data.encode(), str(server.sock))
             answers.append((0, sock.recv(65536).decode()))
@@ -335,7 +336,7 @@ def test_datagrams_over_udp(stage: Stage) -> None:
     stage.sipdumpd(f"--modparam=sipdump_ctl:jsonrpc:s:udp:127.0.0.1:{ports[1]}")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(10)
+        sock.settimeout(60)
         for data in REQUESTS:
             answers = []
             for port in ports:
@@ -350,7 +351,9 @@ def test_curl_and_the_trap(pair: Pair) -> None:
     for params in ('["abc"]', "[null]", "[[1]]", "[0.5]", '[""]'):
         pair.reset()
         data = f'{{"jsonrpc":"2.0","method":"sipdump.enable","params":{params},"id":1}}'
-        theirs, ours = (json.loads(_curl(server, "-s", "-d", data)[1]) for server in (pair.kamailio, pair.ours))
+        theirs, ours = (
+            json.loads(_curl(server, "-s", "-H", JSON, "-d", data)[1]) for server in (pair.kamailio, pair.ours)
+        )
         assert theirs["result"] == {"oldval": 1, "newval": 0}
         assert ours["error"]["code"] == 400
         assert call(pair.ours.binrpc["unix"], "sipdump.enable") == [{"oldval": 1, "newval": 1}]
@@ -359,7 +362,7 @@ def test_curl_and_the_trap(pair: Pair) -> None:
 def _raw(address: str, data: bytes) -> bytes:
     """Send bytes, and give what comes back until the connection ends or nothing comes for a while."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect(address.removeprefix("unix:"))
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
@@ -405,7 +408,7 @@ def test_raw_binrpc(pair: Pair, data: bytes) -> None:
 
 def admin(*argv: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "sipdump_core.admin", *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_sipdump_admin(stage: Stage, tmp_path: Path) -> None:
@@ -439,7 +442,7 @@ def test_sockets_of_the_daemon(stage: Stage, tmp_path: Path) -> None:
     options = (f"--modparam=sipdump_ctl:binrpc:s:unix:{ctl}", f"--modparam=sipdump_ctl:jsonrpc:s:fifo:{fifo}")
     daemon = stage.sipdumpd(*options)
     assert oct(ctl.stat().st_mode)[-3:] == oct(fifo.stat().st_mode)[-3:] == "600"
-    second = subprocess.run([*daemon.argv], capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path)
+    second = subprocess.run([*daemon.argv], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert second.returncode == 1
     assert "another program is listening there" in second.stderr
     assert call(f"unix:{ctl}", "core.echo", "x") == ["x"]

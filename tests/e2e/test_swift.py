@@ -162,7 +162,7 @@ def test_objects_and_uploads_outlive_a_kill(tmp_path: Path) -> None:
         endpoint = server.endpoint
         server.kill()
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", server.port), 5)
+            socket.create_connection(("127.0.0.1", server.port), 60)
         server.start()
         assert server.endpoint == endpoint
         with client(server) as s3:

@@ -3,17 +3,18 @@
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.e2e.peers import free_port, need
+from tests.e2e.peers import bound, files, free_port, need, read_data, read_pcap, until
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 FOLDER = "/tmp/sipdump-tutorial"
 PORTS = ("9060", "5060", "5070", "5080")
-BACKGROUND = "&"
 
 
 def example(text: str, name: str) -> str:
@@ -24,40 +25,72 @@ def example(text: str, name: str) -> str:
 
 
 def commands(text: str) -> list[str]:
-    """Return what the reader types from section 2 on, with a moment after what takes one."""
-    typed = re.findall(r"^    \$ (.*)$", text.partition("\n## 2. ")[2], re.MULTILINE)
-    slow = ("sipp", "kill", "sipdump-admin rpc")
-    return [line + ("\nsleep 2" if line.endswith(BACKGROUND) or line.startswith(slow) else "") for line in typed]
+    """Return what the reader types from section 2 on."""
+    return re.findall(r"^    \$ (.*)$", text.partition("\n## 2. ")[2], re.MULTILINE)
 
 
 def test_the_tutorial_can_be_followed_word_for_word(tmp_path: Path) -> None:
     need("kamailio", "sipp", "kamcmd", "tshark")
+    ports = {port: free_port() for port in PORTS}
     text = TUTORIAL.read_text().replace(FOLDER, str(tmp_path))
-    for port in PORTS:
-        text = text.replace(port, str(free_port()))
+    for port, ours in ports.items():
+        text = text.replace(port, str(ours))
     for name in ("sipdumpd.cfg", "kamailio.cfg"):
         (tmp_path / name).write_text(example(text, name))
     for folder in ("calls", "run"):
         (tmp_path / folder).mkdir()
-    script = "\n".join(["set -x", *commands(text)])
+
+    def said() -> str:
+        return (tmp_path / "said").read_text(errors="replace")
+
+    def stored(count: int) -> bool:
+        records = [one for path in files(tmp_path / "calls", ".data") for one in read_data(path)]
+        packets = [one for path in files(tmp_path / "calls", ".pcap") for one in read_pcap(path)]
+        return len(records) == len(packets) == count
+
+    # A reader goes on when these commands have done what they are for.
+    done: dict[str, Callable[[], object]] = {
+        "sipdumpd -f sipdumpd.cfg &": lambda: "sipdumpd started" in said(),
+        "kamailio -f kamailio.cfg -Y run -DD -E 2>kamailio.log &": lambda: bound(ports["5060"], "udp"),
+        f"sipp -sn uas -i 127.0.0.1 -p {ports['5080']} -m 4 -bg": lambda: bound(ports["5080"], "udp"),
+        f"sipp -sn uac -i 127.0.0.1 -p {ports['5070']} -m 3 -d 100 127.0.0.1:{ports['5060']}": lambda: stored(39),
+        f"sipp -sn uac -i 127.0.0.1 -p {ports['5070']} -m 1 -d 100 127.0.0.1:{ports['5060']}": lambda: stored(52),
+        "kill %1": lambda: "summary: backend" in said(),
+    }
+    typed = commands(text)
+    assert done.keys() <= set(typed)
+    lines = [line + ("\necho >did; read <goon" if line in done else "") for line in typed]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
-    with subprocess.Popen(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path, "TZ": "UTC"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as shell:
+    os.mkfifo(tmp_path / "did")
+    os.mkfifo(tmp_path / "goon")
+    with (
+        (tmp_path / "did").open("r+b", buffering=0) as did,
+        (tmp_path / "goon").open("r+b", buffering=0) as goon,
+        (tmp_path / "said").open("wb") as out,
+        subprocess.Popen(
+            ["bash", "-c", "\n".join(["set -x", *lines, "wait"])],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path, "TZ": "UTC"},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        ) as shell,
+    ):
         try:
-            said = shell.communicate(timeout=90)[0].decode(errors="replace")
+            for line in filter(done.__contains__, typed):
+                assert select.select([did], [], [], 60)[0]
+                did.readline()
+                until(done[line], line, 60)
+                goon.write(b"\n")
+            shell.wait(60)
         finally:
             with contextlib.suppress(ProcessLookupError):  # all have ended
                 os.killpg(shell.pid, signal.SIGKILL)
-    rows = re.findall(r"^(text|pcap) +\S+ +\d+ +(\S+) +(open|sealed) +kamailio-sipdump-", said, re.MULTILINE)
+            print(said())
+    rows = re.findall(r"^(text|pcap) +\S+ +\d+ +(\S+) +(open|sealed) +kamailio-sipdump-", said(), re.MULTILINE)
     first = [("text", "-", "open"), ("pcap", "-", "open")]
-    assert rows == [*first, ("text", "39", "sealed"), ("pcap", "39", "sealed"), *first], said
+    assert rows == [*first, ("text", "39", "sealed"), ("pcap", "39", "sealed"), *first]
     for expected in (
         'event="sipdumpd started"',
         "tag: rcv\n",
@@ -69,4 +102,4 @@ def test_the_tutorial_can_be_followed_word_for_word(tmp_path: Path) -> None:
         "received=52 disabled=0 ",
         'event="summary: backend" name=text stored=52 dropped=0',
     ):
-        assert expected in said, f"{expected!r} is not in:\n{said}"
+        assert expected in said(), f"{expected!r} is not there"

@@ -160,6 +160,25 @@ def clocks_differ() -> Flow:
     }, clocks={"ams-1": -3_000_000}, of_nodes=True)  # fmt: skip
 
 
+def clock_behind_the_whole_call() -> Flow:
+    """The second node's clock is 7 s behind: Bob's BYE seems to be there before Alice's INVITE."""
+    scene = Scene(BOTH, skew_us={"ams-1": -7_000_000})
+    path = (ALICE, P1, P2, BOB)
+    invite = scene.at(0).request("INVITE", *path, body=OFFER)
+    scene.at(40).reply(invite, "180 Ringing")  # P1 at 42 ms
+    scene.at(1000).reply(invite, "200 OK", body=ANSWER)  # P1 at 1002 ms
+    scene.at(1010).request("ACK", *path, to_tag="b1")
+    bye = scene.at(6000).request("BYE", *reversed(path), cseq=1, **INNER)  # P1 at 6002 ms, P2 at 6001 ms
+    scene.at(6010).reply(bye, "200 OK")
+    return Flow("clock behind the whole call", "two nodes", scene.done(), {
+        scene.call_id: answer(
+            began="10:32:00.001000", ended="10:32:06.001000", state="ended", status=200, reason="OK",
+            hops=[ALICE, P1, P2, BOB], nodes=["fra-1", "ams-1"], messages=18, post_dial_delay=0.041,
+            setup_time=1.001, duration=4.999, ended_by="callee", codecs=["PCMA"], media=MEDIA,
+        ),
+    }, clocks={"ams-1": -7_000_000}, of_nodes=True)  # fmt: skip
+
+
 def spiral() -> Flow:
     """The proxy sends the request to itself with another URI before it goes on to Bob."""
     scene = Scene(FRA)
@@ -383,6 +402,6 @@ def cancelled_at_once() -> Flow:
 FLOWS = (
     only_the_forks, both_hang_up, answer_lost, invite_lost, cancelled_at_once,
     session_timer, cancel_crosses_answer, reinvite_refused_by_caller, reliable_provisional, retransmissions,
-    two_answers, clocks_differ, spiral, loop, redirected, ringing_after_challenge, timed_out, beginning_not_seen,
-    messages_lost, rfc_2543,
+    two_answers, clocks_differ, clock_behind_the_whole_call, spiral, loop, redirected, ringing_after_challenge,
+    timed_out, beginning_not_seen, messages_lost, rfc_2543,
 )  # fmt: skip

@@ -47,6 +47,7 @@ class ParquetBackend(FolderBackend):
     suffix = ".parquet"
     options = ParquetOptions
     requires = ("pyarrow",)
+    stop_seconds = 30.0  # what is closed is sealed before the end
 
     def __init__(self, options: ParquetOptions, site: Site) -> None:
         options.check()

@@ -69,6 +69,7 @@ class S3Backend(Backend):
     flag = 32
     options = S3Options
     requires = ("boto3",)
+    stop_seconds = 30.0  # for sealing, and uploads of stop_wait seconds
     remote = True
     """What is stored here is slower to read than a local file."""
 

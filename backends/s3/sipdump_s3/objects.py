@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.capabilities import DescribesFiles, SearchesFiles, can
-from sipdump_core.drivers.discovery import discover
+from sipdump_core.drivers.discovery import Driver, take_stock
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError, StorageError
@@ -24,6 +24,8 @@ __all__ = ["Objects"]
 
 _TAILS = 256
 """Objects whose ends are remembered, of up to 64 KiB each."""
+_ENDINGS = 100
+"""Endings of names for which is remembered what reads them."""
 _HELD = 8 << 20
 """Bytes of messages that are held to see that an object does not vanish while it is read."""
 _HELD_RECORDS = 20_000
@@ -53,15 +55,16 @@ class Objects:
         self._site = site
         self._keys = keys
         self._lend = lend
-        self._known: Sequence[FolderBackend] = ()
+        self._drivers: Sequence[Driver] | None = None
+        self._made: dict[str, FolderBackend | None] = {}
+        self._readers: Cache[str, FolderBackend | None] = Cache(_ENDINGS)
         self._tails: Cache[tuple[str, int, float], Tail] = Cache(_TAILS)
 
     def segments(self) -> Iterator[tuple[str, StoredSegment]]:
         """Yield every segment below the prefix, with its collector's name, which is empty for this one."""
-        inners = self._inners()
         with self._lend() as bucket:
             for key, size, uploaded in bucket.list(self._keys.above):
-                inner = _with_suffix(inners, key)
+                inner = self._reader(key)
                 utc = inner and self._keys.any_segment(key, inner.suffix)
                 if utc:
                     node = self._keys.node_of(key)
@@ -152,24 +155,31 @@ class Objects:
         Raises:
             StorageError: none has its suffix.
         """
-        inner = self._inner if key.endswith(self._inner.suffix) else _with_suffix(self._inners(), key)
+        inner = self._reader(key)
         if inner is None:
             raise StorageError("read", self._address + key, "no installed backend reads such a file")
         return inner
 
-    def _inners(self) -> Sequence[FolderBackend]:
-        """Return a backend for each suffix that segments may have, the longest suffix first."""
-        if not self._known:
-            made = {self._inner.suffix: self._inner}
-            for driver in discover():
-                if driver.cls and issubclass(driver.cls, FolderBackend) and not driver.fault:
-                    with contextlib.suppress(SipDumpError):  # its options are wrong: only its files are not read
-                        backend = self._site.make(driver.name, self._inner.site)
-                        if isinstance(backend, FolderBackend):
-                            made.setdefault(backend.suffix, backend)
-            self._known = sorted(made.values(), key=lambda backend: -len(backend.suffix))
-        return self._known
+    def _reader(self, key: str) -> FolderBackend | None:
+        """Return the backend with the longest suffix that a key ends with, None if none has such a one."""
+        _, _, ending = key.rpartition("/")[2].partition(".")
+        if ending in self._readers:
+            return self._readers[ending]
+        made = [each for each in (self._inner, *self._others(key)) if each and key.endswith(each.suffix)]
+        return self._readers.keep(ending, max(made, key=lambda each: len(each.suffix), default=None))
 
+    def _others(self, key: str) -> Iterator[FolderBackend | None]:
+        """Yield the backends that may have a key's suffix; what cannot have it is not even imported."""
+        if self._drivers is None:
+            self._drivers = [driver for driver in take_stock().drivers if driver.kind == "backend"]
+        for driver in self._drivers:
+            if driver.suffix is None or (driver.suffix and key.endswith(driver.suffix)):
+                if driver.name not in self._made:
+                    self._made[driver.name] = self._make(driver.name)
+                yield self._made[driver.name]
 
-def _with_suffix(inners: Sequence[FolderBackend], key: str) -> FolderBackend | None:
-    return next((inner for inner in inners if key.endswith(inner.suffix)), None)
+    def _make(self, name: str) -> FolderBackend | None:
+        with contextlib.suppress(SipDumpError):  # it cannot be used: only its files are not read
+            backend = self._site.make(name, self._inner.site)
+            return backend if isinstance(backend, FolderBackend) else None
+        return None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.drivers.folder import FolderBackend, free_name
 from sipdump_core.drivers.syncing import sync_folder
 from sipdump_core.errors import SipDumpError, StorageError, StorageFullError
 from sipdump_core.log import Event, Limit, log
@@ -162,11 +162,9 @@ class Spool:
     def quarantine(self, path: str, reason: str) -> None:
         """Set a file aside that can never be uploaded, for somebody to look at."""
         folder = os.path.join(self.folder, "quarantine")
-        target = os.path.join(folder, os.path.basename(path))
         try:
             os.makedirs(folder, 0o700, exist_ok=True)
-            if os.path.lexists(target):
-                target += f".{os.stat(path).st_mtime_ns}"
+            target = free_name(os.path.join(folder, os.path.basename(path)))
             os.rename(path, target)
         except OSError as error:
             self._log.warn("quarantine", "segment cannot be set aside", path=path, error=error)

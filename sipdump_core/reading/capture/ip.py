@@ -1,7 +1,7 @@
 """From a frame to what UDP and TCP carry: link layers, IPv4 and IPv6, tunnels, fragments.
 
 Sources: https://www.tcpdump.org/linktypes.html; RFC 791 (IPv4), RFC 8200 (IPv6), RFC 2003 and 2473 (IP in IP),
-RFC 2784 (GRE).
+RFC 2784 (GRE), RFC 2516 (PPPoE), RFC 3032 (MPLS).
 """
 
 import socket
@@ -15,6 +15,9 @@ __all__ = ["TCP", "UDP", "Datagram", "Reassembler", "Segment", "address", "netwo
 TCP, UDP = 6, 17
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _TAGS = frozenset((0x8100, 0x88A8, 0x9100))
+_PPPOE, _PPP = 0x8864, {0x0021: _IPV4, 0x0057: _IPV6}
+_MPLS = frozenset((0x8847, 0x8848))
+_VERSIONS = {4: _IPV4, 6: _IPV6}
 _ETHERNET, _NULL, _RAW, _LOOP, _SLL, _SLL2 = 1, 0, 101, 108, 113, 276
 _RAW_TOO = frozenset((12, 14, _RAW))
 _LINK_IPV4, _LINK_IPV6 = 228, 229
@@ -63,24 +66,32 @@ def network(linktype: int, frame: bytes) -> tuple[int, int]:
 
 def _network(linktype: int, frame: bytes) -> tuple[int, int]:
     if linktype == _ETHERNET:
-        at = 12
-    elif linktype == _SLL:
-        at = 14
-    elif linktype == _SLL2:
-        return struct.unpack_from(">H", frame)[0], 20
-    elif linktype == _NULL:  # in the byte order of the machine that captured it
+        return _within(frame, frame[12] << 8 | frame[13], 14)
+    if linktype == _SLL:
+        return _within(frame, frame[14] << 8 | frame[15], 16)
+    if linktype == _SLL2:
+        return _within(frame, frame[0] << 8 | frame[1], 20)
+    if linktype == _NULL:  # in the byte order of the machine that captured it
         return _FAMILIES.get(min(int.from_bytes(frame[:4], "big"), int.from_bytes(frame[:4], "little")), 0), 4
-    elif linktype == _LOOP:
+    if linktype == _LOOP:
         return _FAMILIES.get(int.from_bytes(frame[:4], "big"), 0), 4
-    elif linktype in _RAW_TOO or linktype in (_LINK_IPV4, _LINK_IPV6):
-        return {4: _IPV4, 6: _IPV6}.get(frame[0] >> 4, 0), 0
-    else:
-        return 0, 0
-    kind = frame[at] << 8 | frame[at + 1]
+    if linktype in _RAW_TOO or linktype in (_LINK_IPV4, _LINK_IPV6):
+        return _VERSIONS.get(frame[0] >> 4, 0), 0
+    return 0, 0
+
+
+def _within(frame: bytes, kind: int, at: int) -> tuple[int, int]:
+    """Return EtherType and offset of what VLAN tags, PPPoE and MPLS carry."""
     while kind in _TAGS:
+        kind = frame[at + 2] << 8 | frame[at + 3]
         at += 4
-        kind = frame[at] << 8 | frame[at + 1]
-    return kind, at + 2
+    if kind == _PPPOE:
+        return _PPP.get(frame[at + 6] << 8 | frame[at + 7], 0), at + 8
+    if kind in _MPLS:
+        while not frame[at + 2] & 1:  # the bottom of the stack
+            at += 4
+        return _VERSIONS.get(frame[at + 4] >> 4, 0), at + 4
+    return kind, at
 
 
 class Reassembler:

@@ -1,9 +1,8 @@
 """A ladder as JSON."""
 
-import json
-
 from sipdump_core.calls.ladder import Ladder, Step
 from sipdump_core.calls.summary import iso_utc
+from sipdump_core.reading.lines import as_json
 from sipdump_core.reading.render.style import Style
 
 __all__ = ["render_json"]
@@ -20,7 +19,7 @@ def render_json(ladder: Ladder, _: Style) -> str:
         "steps": [_step(ladder, step) for step in ladder.steps],
         "notes": list(ladder.notes),
     }
-    return json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
+    return as_json(content, indent=2) + "\n"
 
 
 def _step(ladder: Ladder, step: Step) -> dict[str, object]:

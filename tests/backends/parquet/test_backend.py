@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.admin import command as admin
@@ -21,7 +21,7 @@ from sipdump_parquet import ParquetBackend
 from sipdump_parquet.options import COLUMNS, WAL_SUFFIX
 from sipdump_parquet.table import TYPES
 from tests.backends.parquet.support import SEGMENT, SMALL, STAMP, calls, leave, make, read, write
-from tests.support import OPTIONS, record
+from tests.support import OPTIONS, examples, record
 
 
 class TestContract(Contract):
@@ -134,7 +134,7 @@ def test_the_files_own_properties(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [SEGMENT.name]
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     st.lists(
         st.tuples(

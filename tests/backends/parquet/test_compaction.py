@@ -3,8 +3,6 @@
 import fcntl
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from sipdump_core.segment import Segment
 from sipdump_parquet.options import COLUMNS, FIRST_COLUMNS
 from sipdump_parquet.sort import Sorter
 from tests.backends.parquet.support import SEGMENT, calls, leave, make, read, sealed, write
+from tests.forks import script
 from tests.support import OPTIONS, record
 
 HOUR = "date=2026-11-22/hour=23"
@@ -243,18 +242,24 @@ def test_a_broken_file_spoils_no_others(tmp_path: Path) -> None:
     assert (tmp_path / at(5).name).exists()
 
 
-def test_a_damaged_page_leaves_all_sources(tmp_path: Path) -> None:
-    store(tmp_path)
+def test_a_damaged_page_is_left_and_spoils_no_others(tmp_path: Path) -> None:
+    batch = store(tmp_path)
     path = tmp_path / at(1).name
     data = bytearray(path.read_bytes())
     at_buf = pq.read_metadata(path).row_group(0).column(len(COLUMNS) - 1).data_page_offset
     data[at_buf + 60] ^= 0xFF
     path.write_bytes(data)
-    before = set(tmp_path.iterdir())
+    broken, done = compact(tmp_path)
+    assert (broken.location, [stored.location for stored in broken.sources]) == ("", [str(path)])
+    assert str(path) in str(broken.error)
+    assert done.error is None
+    assert done.records is not None
+    assert 0 < done.records < len(batch)
+    assert path.read_bytes() == data
+    assert {file.name for file in tmp_path.glob("*.parquet")} == {path.name, Path(done.location).name}
     (done,) = compact(tmp_path)
-    assert done.location == ""
-    assert str(path) in str(done.error)
-    assert set(tmp_path.iterdir()) == before
+    assert str(path) in str(done.error), "with one other there is nothing to merge"
+    assert path.read_bytes() == data
 
 
 def test_what_a_crash_left_is_deleted_and_not_merged_again(tmp_path: Path) -> None:
@@ -286,6 +291,17 @@ def test_a_source_in_use_is_deleted_the_next_time(tmp_path: Path) -> None:
     assert compact(tmp_path) == []
     assert sealed(tmp_path) == [at(2).next().name]
     assert read(tmp_path, at(2).next()) == batch
+
+
+def test_drafts_of_others_stay(tmp_path: Path) -> None:
+    """Those of this prefix are what a crash left; another daemon may be at work on those of its own."""
+    store(tmp_path)
+    ours, others = (tmp_path / f".{prefix}2026-11-22--23-09-00.parquet.merge" for prefix in ("t-", "u-"))
+    for path in (ours, others):
+        path.touch()
+    compact(tmp_path)
+    assert not ours.exists()
+    assert others.exists()
 
 
 def test_two_compactions_do_not_meet(tmp_path: Path) -> None:
@@ -327,9 +343,9 @@ list(ParquetBackend(ParquetOptions(), Site(folder, "t-")).compact())
 )
 def test_a_crash_at_each_step(tmp_path: Path, step: str, number: int) -> None:
     batch = store(tmp_path)
-    root = Path(__file__).parents[3]
-    child = subprocess.run([sys.executable, "-c", _STEP, str(tmp_path), step, str(number)], cwd=root, check=False)
-    assert child.returncode == 9
+    with script(_STEP, str(tmp_path), step, str(number)) as (child, _):
+        child.join()
+        assert child.exitcode == 9
     bufs = {one.buf for stored in make(tmp_path).segments() for one in make(tmp_path).read(stored)}
     assert bufs == {one.buf for one in batch}, "all are there at any moment"
     assert all(done.error is None for done in compact(tmp_path))

@@ -1,24 +1,26 @@
 """Crashes and damage: what was taken is there exactly once, whatever moment the writer ends at."""
 
+import fcntl
 import logging
 import os
 import random
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from sipdump_core.drivers.capabilities import Recovered
+from sipdump_core.locks import take
 from sipdump_core.log import Event
 from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Damage, Journal, scan
 from sipdump_core.record import Record
-from sipdump_core.segment import Segment
+from sipdump_core.segment import Segment, StoredSegment
+from sipdump_parquet import conversion
 from sipdump_parquet.options import WAL_SUFFIX
 from tests.backends.parquet.support import SEGMENT, leave, make, read, sealed, write
+from tests.forks import script
 from tests.support import record
 
 ROUNDS = int(os.environ.get("SIPDUMP_CRASH_ROUNDS", "20"))
@@ -27,7 +29,7 @@ ROUNDS = int(os.environ.get("SIPDUMP_CRASH_ROUNDS", "20"))
 _WRITER = """
 import sys
 from sipdump_core.drivers.base import Site
-from sipdump_core.segment import Segment
+from sipdump_core.segment import Segment, StoredSegment
 from sipdump_parquet import ParquetBackend
 from sipdump_parquet.options import ParquetOptions
 from tests.support import record
@@ -48,11 +50,6 @@ while True:
 """
 
 
-def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
-    root = Path(__file__).parents[3]
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=root, stdout=subprocess.PIPE, text=True)
-
-
 def everything(folder: Path) -> list[int]:
     """The number of every record in the folder."""
     backend = make(folder)
@@ -64,13 +61,12 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
     dice = random.Random(7)
     stored = 0
     for _ in range(ROUNDS):
-        with python(_WRITER, str(tmp_path), str(stored), str(1 << 16)) as writer:
-            assert writer.stdout
+        with script(_WRITER, str(tmp_path), str(stored), str(1 << 16)) as (writer, printed):
             acknowledged = stored
             for _ in range(dice.randrange(1, 40)):
-                acknowledged = int(writer.stdout.readline())
+                acknowledged = int(printed.readline())
             writer.kill()
-            rest = writer.stdout.read().split("\n")
+            rest = printed.read().split("\n")
         acknowledged = max([acknowledged, *(int(line) for line in rest[:-1] if line)])
         found = everything(tmp_path)
         assert len(found) == len(set(found)), "none twice, at no moment"
@@ -129,9 +125,9 @@ def test_a_crash_at_each_step_of_sealing(tmp_path: Path, step: str, number: int,
     if damaged:
         flip(wal, 1)
         expected = [1, 3]
-    with python(_STEP, str(tmp_path), step, str(number), after) as child:
-        child.communicate()
-    assert child.returncode == 9
+    with script(_STEP, str(tmp_path), step, str(number), after) as (child, _):
+        child.join()
+        assert child.exitcode == 9
     found = everything(tmp_path)
     assert sorted(found) == expected
     results = list(make(tmp_path).recover())
@@ -159,6 +155,32 @@ def test_a_segment_that_was_sealed_already_is_not_sealed_again(tmp_path: Path) -
     assert [(done.records, done.location) for done in make(tmp_path).recover()] == [(2, str(tmp_path / SEGMENT.name))]
     assert everything(tmp_path) == [1, 2]
     assert os.listdir(tmp_path) == [SEGMENT.name]
+
+
+def test_a_parquet_file_of_the_same_name_is_no_reason_to_lose_another_write_ahead_file(tmp_path: Path) -> None:
+    """The name may have come twice: in the hour that comes twice, say, or because somebody put a file there."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    earlier = write(elsewhere, [record(b"1")])
+    leave(tmp_path, [record(b"2")])
+    earlier.rename(tmp_path / earlier.name)
+    (done,) = make(tmp_path).recover()
+    assert (done.records, done.location) == (1, str(tmp_path / SEGMENT.next().name))
+    assert sorted(everything(tmp_path)) == [1, 2]
+
+
+def test_a_segment_that_is_sealed_while_it_is_listed_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(tmp_path, [record(b"1")])
+    backend = make(tmp_path)
+    listed = Journal.segments
+
+    def sealing(journal: Journal) -> Iterable[StoredSegment]:
+        monkeypatch.undo()
+        assert list(make(tmp_path).recover())
+        return listed(journal)
+
+    monkeypatch.setattr(Journal, "segments", sealing)
+    assert [stored.segment for stored in backend.segments()] == [SEGMENT]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -253,6 +275,59 @@ def test_what_a_living_process_writes_is_left_to_it(tmp_path: Path) -> None:
     writer.close()
     writer.stop()
     assert everything(tmp_path) == [1, 2]
+
+
+def test_one_kind_of_lock_is_enough_to_be_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wal = leave(tmp_path, [record(b"1")])
+    with wal.open("r+b") as file:
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "flock", lambda *_: None)
+            assert take(file.fileno())
+        (done,) = make(tmp_path).recover()
+        assert done.in_use
+        assert wal.exists()
+    (done,) = make(tmp_path).recover()
+    assert done.records == 1
+
+
+def test_a_write_ahead_file_that_another_one_seals_meanwhile_is_his(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, [record(b"1")])
+
+    def looking(_: int) -> bool:
+        monkeypatch.undo()
+        assert len(list(make(tmp_path).recover())) == 1
+        return False
+
+    monkeypatch.setattr(conversion, "in_use", looking)
+    assert list(make(tmp_path).recover()) == []
+    assert os.listdir(tmp_path) == [SEGMENT.name]
+
+
+def test_a_link_is_not_sealed_wherever_it_leads(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    wal = leave(elsewhere, [record(b"1")])
+    (tmp_path / wal.name).symlink_to(wal)
+    backend = make(tmp_path)
+    assert list(backend.segments()) == []
+    (done,) = conversion.recover([SEGMENT], backend.opts, backend.site)
+    assert "symbolic links" in str(done.error)
+    assert sorted(os.listdir(tmp_path)) == sorted([wal.name, "elsewhere"])
+    assert wal.exists()
+
+
+def test_where_files_have_no_locks_only_its_writer_seals_a_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = leave(tmp_path, [record(b"1")])
+    monkeypatch.setattr(conversion, "has_locks", lambda _: False)
+    (done,) = make(tmp_path).recover()
+    assert done.in_use
+    assert "has no locks" in str(done.error)
+    assert os.listdir(tmp_path) == [wal.name]
+    assert write(tmp_path, [record(b"2")], segment=SEGMENT.next()).exists()
 
 
 def test_a_start_takes_up_what_was_left(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -388,8 +389,9 @@ def test_real_messages() -> None:
 
 
 def test_hostile_messages_take_no_longer_than_their_length() -> None:
-    """A hang would fail by the suite's patience; these would take hours where time grew with the square."""
-    size = 1 << 20
+    """These would take hours where time grew with the square."""
+    begin = time.process_time()
+    size = 1 << 18
     for piece in (
         b" ",
         b'"',
@@ -416,3 +418,4 @@ def test_hostile_messages_take_no_longer_than_their_length() -> None:
             b"X " + many + b" SIP/2.0",
         )
         pull(b"X sip:x SIP/2.0\r\nP-Charging-Vector: " + many, b"X sip:x SIP/2.0\r\nSession-ID: " + many)
+    assert time.process_time() - begin < 60

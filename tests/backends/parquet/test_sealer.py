@@ -161,9 +161,11 @@ def test_the_time_of_a_file_is_that_of_its_last_record(tmp_path: Path) -> None:
 def test_what_no_try_can_seal_is_kept_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of ours, which comes again each time, must hold up nothing else."""
     real = Builder.table
+    faults = []
 
     def fault(self: Builder, columns: journal.Columns, first: int) -> Any:
         if b"poison" in columns.payload:
+            faults.append((tmp_path / f"{SEGMENT.stem}{WAL_SUFFIX}").exists())
             raise RuntimeError("a bug")
         return real(self, columns, first)
 
@@ -180,6 +182,7 @@ def test_what_no_try_can_seal_is_kept_aside(tmp_path: Path, monkeypatch: pytest.
     wait_for(lambda: kept.exists() and not backend.health())
     backend.stop()
     assert sealed(tmp_path) == [SEGMENT.next().name]
+    assert faults == [True] * sealer.ATTEMPTS
     assert aside.read_bytes() == b"of an earlier time"
     with kept.open("rb") as file:
         assert [one.buf for one in journal.Journal(backend.site).decode(file)] == [b"poison"]

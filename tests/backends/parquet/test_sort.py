@@ -6,11 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_parquet import sort
 from sipdump_parquet.sort import Sorter
+from tests.support import examples
 
 SCHEMA = pa.schema(
     [("call_id", pa.string()), ("time", pa.timestamp("us", "UTC")), ("seq", pa.int64()), ("buf", pa.binary())]
@@ -48,7 +49,7 @@ def expected(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 CALL_IDS = st.one_of(st.none(), st.text("ab\0é☎\U0001f600", max_size=3))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     drawn=st.lists(st.tuples(CALL_IDS, st.integers(-5, 5), st.binary(max_size=30)), max_size=60),
     memory=st.sampled_from([1, 200, 1000, 1 << 20]),

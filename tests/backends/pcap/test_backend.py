@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.drivers.base import NoOptions, Site
@@ -15,7 +15,7 @@ from sipdump_core.record import Record
 from sipdump_core.testing import Contract
 from sipdump_pcap import HeaderTransform, PcapBackend
 from sipdump_pcap.header import may_have_line, split
-from tests.support import OPTIONS, record
+from tests.support import OPTIONS, examples, record
 
 
 class TestContract(Contract):
@@ -68,7 +68,7 @@ def test_an_ipv4_packet() -> None:
     assert frame[34:] == struct.pack(">HHHH", 5999, 5070, 13, 0) + b"hello"
 
 
-@settings(max_examples=200, deadline=None)
+@examples(100)
 @given(
     st.ip_addresses(v=6), st.ip_addresses(v=6), st.integers(0, 65535), st.integers(0, 65535), st.binary(max_size=200)
 )
@@ -81,7 +81,7 @@ def test_an_ipv6_packet_has_a_right_udp_checksum(src: object, dst: object, sport
     assert frame[60:62] != b"\0\0"
 
 
-@settings(max_examples=200, deadline=None)
+@examples(100)
 @given(st.ip_addresses(v=4), st.ip_addresses(v=4), st.integers(0, 65493))
 def test_an_ipv4_packet_has_a_right_header_checksum(src: object, dst: object, length: int) -> None:
     one = record(bytes(length), src_ip=str(src), dst_ip=str(dst))
@@ -158,7 +158,7 @@ def test_other_packets_and_other_files_are_passed_over(caplog: pytest.LogCapture
     assert "not a pcap file" in caplog.text
 
 
-@settings(max_examples=200, deadline=None)
+@examples(100)
 @given(st.binary(max_size=400))
 def test_any_bytes_can_be_read(data: bytes) -> None:
     for found in decode(pcap().preamble() + data):
@@ -238,7 +238,7 @@ def test_the_cheap_test_misses_no_line(buf: bytes) -> None:
     assert may_have_line(buf) or split(buf) is None
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(300)
 @given(st.lists(st.lists(pieces, max_size=6), max_size=4), st.sampled_from(["127.0.0.1", "::1"]), st.booleans())
 def test_any_messages_come_back(drawn: list[list[bytes]], ip: str, headed: bool) -> None:
     """Those of a flow that is known by then too."""

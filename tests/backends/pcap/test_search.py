@@ -18,7 +18,7 @@ from sipdump_core.segment import Segment, StoredSegment
 from sipdump_pcap import HeaderTransform, PcapBackend
 from sipdump_pcap.search import PcapSearch
 from tests.backends.searching import TIME_US, followed, limits, queries, same_as_reading, stored_at
-from tests.support import OPTIONS, record
+from tests.support import OPTIONS, examples, record
 
 NAME = "t-2026-11-22--23-31-00"
 LINE = b"P-KSR-SIPDump: tls pid=1 pno=1\r\n"
@@ -79,7 +79,7 @@ def records(draw: st.DrawFn) -> Record:
 
 
 batches = st.lists(st.lists(records(), min_size=1, max_size=4), min_size=1, max_size=5)
-several = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+several = settings(examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 LONGEST = {"sipdump_pcap__search___LONGEST": 2600}
 
 

@@ -1,6 +1,5 @@
 """The S3 backend against a server over real HTTP: the contract, keys, listing, retention, options."""
 
-import contextlib
 import json
 import os
 import re
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import pytest
@@ -24,6 +24,7 @@ from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.sipdump import SipDump
 from sipdump_core.testing import Contract
 from sipdump_core.testing.kit import installed
+from sipdump_core.testing.proxy import FaultProxy as TcpProxy
 from sipdump_s3 import S3Backend, S3Options
 from sipdump_s3.keys import Keys, check_template
 from tests.s3_faults import FaultProxy, answer
@@ -51,17 +52,12 @@ class TestContract(Contract):
     @pytest.fixture(autouse=True)
     def _server(self, s3_server: Server, s3_bucket: str) -> Iterator[None]:
         self.bucket = s3_bucket
-        with FaultProxy(s3_server.endpoint) as self.proxy:
+        with TcpProxy(urlsplit(s3_server.endpoint).port or 0) as self.proxy:
+            self.endpoint = f"http://127.0.0.1:{self.proxy.port}"
             yield
 
     def make_backend(self, site: Site) -> Backend:
-        return backend_of(self.proxy.endpoint, self.bucket, site, format="parquet")  # the default
-
-    @contextlib.contextmanager
-    def outage(self, backend: Backend) -> Iterator[None]:
-        self.proxy.down.set()
-        yield
-        self.proxy.down.clear()
+        return backend_of(self.endpoint, self.bucket, site, format="parquet")  # the default
 
 
 def test_a_segment_goes_to_its_partition_with_what_is_known_of_it(backend: S3Backend, client: Any) -> None:
@@ -134,6 +130,18 @@ def test_the_zone_of_whoever_uploads_changes_nothing(
         assert list(objects(client, backend.opts.bucket)) == [f"{ROOT}.data"]
         metadata = client.head_object(Bucket=backend.opts.bucket, Key=f"{ROOT}.data")["Metadata"]
         assert metadata["sipdump-start"] == "2026-11-22T23:31:00+00:00"
+
+
+def test_the_times_in_the_metadata_are_utc(backend: S3Backend, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start is that of the name, the end that of the last write."""
+    monkeypatch.setenv("TZ", "XYZ-5:30")
+    time.tzset()
+    path = spool(backend, stamp="2026-11-23--05-01")
+    os.utime(path, (1_795_387_000, 1_795_387_000))
+    sent(backend)
+    metadata = client.head_object(Bucket=backend.opts.bucket, Key=f"{ROOT}.data")["Metadata"]
+    assert metadata["sipdump-start"] == "2026-11-22T23:31:00+00:00"
+    assert metadata["sipdump-end"] == "2026-11-22T22:36:40+00:00"
 
 
 def test_two_collectors_at_once_share_a_bucket(s3_server: Server, s3_bucket: str, tmp_path: Path) -> None:
@@ -446,7 +454,7 @@ def config_of(folder: Path, bucket: str, endpoint: str) -> Path:
         f'modparam("sipdump", "mode", 33)\nmodparam("sipdump", "folder", "{folder}")\n'
         f'modparam("sipdump_s3", "bucket", "{bucket}")\nmodparam("sipdump_s3", "endpoint_url", "{endpoint}")\n'
         f'modparam("sipdump_s3", "format", "text")\nmodparam("sipdump_s3", "node", "n1")\n'
-        f'modparam("sipdump_s3", "timeout", 5)\n'
+        f'modparam("sipdump_s3", "timeout", 60)\n'
     )
     return path
 

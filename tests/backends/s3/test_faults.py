@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import attrs
 import pytest
 
 from sipdump_core.drivers.folder import RECORDS_XATTR
@@ -27,11 +29,13 @@ from tests.support import FakeClock, record, wait_for
 PART = 5 << 20
 BIG = os.urandom(1 << 20) * 11
 """A message that makes a segment of three parts."""
+LARGE = BIG[: 6 << 20]
+"""Of two."""
 
 
 @pytest.fixture
 def backend(proxy: FaultProxy, s3_bucket: str, tmp_path: Path) -> S3Backend:
-    return backend_of(proxy.endpoint, s3_bucket, tmp_path, timeout=1, part_bytes=PART)
+    return backend_of(proxy.endpoint, s3_bucket, tmp_path, part_bytes=PART)
 
 
 @pytest.fixture
@@ -145,13 +149,15 @@ def test_an_answer_lost_within_one_try_is_found_by_the_condition(backend: S3Back
         (corrupt, "checksum mismatch", ""),
     ],
 )
-@pytest.mark.parametrize("buf", [b"small" * 99, BIG], ids=["put", "multipart"])
+@pytest.mark.parametrize("buf", [b"small" * 99, LARGE], ids=["put", "multipart"])
 def test_every_trouble_has_a_state_and_a_hint_and_ends_by_itself(
     backend: S3Backend, proxy: FaultProxy, client: Any, fault: Fault, state: str, hint: str, buf: bytes
 ) -> None:
     proxy.on("PUT", "", fault)
     path = spool(backend, buf)
-    (result,) = backend.ship()
+    timeout = 1 if fault is stall else 60
+    given = attrs.evolve(backend.opts, timeout=timeout)
+    (result,) = S3Backend(given, backend.site).ship()
     assert isinstance(result.error, S3Error)
     assert (result.error.state, result.location) == (state, "")
     assert hint in result.error.hint
@@ -311,16 +317,16 @@ def test_a_server_that_refuses_checksums_gets_md5_instead(
     message: str,
 ) -> None:  # fmt: skip
     proxy.on(where, "", refusing(b"x-amz-checksum-", status, code, message), times=999)
-    for second, buf in enumerate((b"small", BIG, b"another")):
+    for second, buf in enumerate((b"small", LARGE, b"another")):
         spool(backend, buf, second=second)
     sent(backend)
-    assert stored(backend) == [b"small", BIG, b"another"]
+    assert stored(backend) == [b"small", LARGE, b"another"]
     assert caplog.text.count("server refuses checksums; Content-MD5 is sent instead") == 1
     assert "knows no conditional put" not in caplog.text
     assert caplog.text.count("refuses to look at objects with their checksums") == (where == ".*")
     assert 'set modparam("sipdump_s3", "checksum", "md5")' in caplog.text.replace("\\", "")
     puts = [r for r in proxy.requests if r.method == "PUT"]
-    assert all(b"content-md5" in r.head.lower() for r in puts[-5:])
+    assert all(b"content-md5" in r.head.lower() for r in puts[-4:])
     assert b"if-none-match" in puts[-1].head.lower()
 
 
@@ -348,9 +354,9 @@ def test_a_server_that_knows_neither_checksums_nor_conditions(
 
     proxy.on(".*", "", act, times=999)
     spool(backend, b"small", second=0)
-    spool(backend, BIG, second=1)
+    spool(backend, LARGE, second=1)
     sent(backend)
-    assert stored(backend) == [b"small", BIG]
+    assert stored(backend) == [b"small", LARGE]
     assert caplog.text.count("knows no conditional put") == caplog.text.count("server refuses checksums") == 1
 
 
@@ -368,17 +374,17 @@ def test_a_server_that_refuses_every_checksum_gets_none(
             connection.sendall(proxy.forward(request))
 
     proxy.on("PUT|POST|HEAD", "", act, times=999)
-    for second, buf in enumerate((b"small", BIG, b"another")):
+    for second, buf in enumerate((b"small", LARGE, b"another")):
         spool(backend, buf, second=second)
     sent(backend)
-    assert stored(backend) == [b"small", BIG, b"another"]
+    assert stored(backend) == [b"small", LARGE, b"another"]
     log = caplog.text.replace("\\", "")
     assert log.count("server refuses checksums; none is sent") == 1
     assert 'set modparam("sipdump_s3", "checksum", "none")' in log
     assert "knows no conditional put" not in log
 
 
-@pytest.mark.parametrize("buf", [b"small" * 99, BIG], ids=["put", "multipart"])
+@pytest.mark.parametrize("buf", [b"small" * 99, LARGE], ids=["put", "multipart"])
 def test_what_a_server_refuses_in_every_form_is_told_as_it_was_at_first(
     backend: S3Backend, proxy: FaultProxy, buf: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -568,6 +574,17 @@ def test_abandoned_uploads_of_this_collector_are_aborted_and_of_no_other(backend
     assert sorted(left) == sorted(others)
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "other-2026-11-20--10-00-00.data", f"{PREFIX}2026-11-20--10-00-00.pcap"])
+def test_an_upload_of_another_program_below_our_keys_is_left_alone(backend: S3Backend, client: Any, name: str) -> None:
+    bucket = backend.opts.bucket
+    ours = backend.keys.key(Segment(PREFIX, "2026-11-20--10-00-00", 0, ".data"))
+    client.create_multipart_upload(Bucket=bucket, Key=f"{ours.rpartition('/')[0]}/{name}")
+    spool(backend)
+    sent(backend)
+    (left,) = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert left["Key"].endswith(name)
+
+
 def test_who_may_not_list_uploads_ships_all_the_same(backend: S3Backend, proxy: FaultProxy) -> None:
     proxy.on("GET", r"\?uploads", answer(403, "AccessDenied"), times=99)
     spool(backend, b"one")
@@ -602,7 +619,7 @@ def test_the_spool_drops_its_oldest_with_a_count(
 
 def test_a_segment_on_its_way_is_not_dropped(proxy: FaultProxy, s3_bucket: str, tmp_path: Path) -> None:
     proxy.on("PUT", "31-00.data", stall)
-    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, spool_max_bytes=1 << 20, timeout=30)
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, spool_max_bytes=1 << 20)
     backend.start()
     try:
         spool(backend, b"a" * 400_000, second=0)
@@ -621,7 +638,7 @@ def test_a_segment_that_has_just_come_is_not_dropped_while_uploads_work(
 ) -> None:
     """It waits for its turn, and the records for it; when that takes too long, it is the oldest that goes."""
     proxy.on("PUT", "31-00.data", stall)
-    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, spool_max_bytes=1 << 20, timeout=30)
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, spool_max_bytes=1 << 20)
     backend.start()
     try:
         spool(backend, b"a" * 400_000, second=0)
@@ -796,7 +813,7 @@ def page(status: int, body: bytes) -> Fault:
 def test_a_server_that_is_none_of_s3(backend: S3Backend, proxy: FaultProxy, status: int, body: bytes) -> None:
     """It says yes to everything, or no; nothing is lost, and nothing is taken for an empty bucket."""
     proxy.on(".*", "", page(status, body), times=9999)
-    for second, buf in enumerate((b"small", BIG)):
+    for second, buf in enumerate((b"small", LARGE)):
         spool(backend, buf, second=second)
     results = list(backend.ship())
     assert results
@@ -879,6 +896,48 @@ def test_what_cannot_be_read_is_set_aside_and_the_others_go(
             os.seteuid(0)
 
 
+def test_what_is_set_aside_replaces_nothing_that_was_before(backend: S3Backend) -> None:
+    aside = Path(backend.spool.folder) / "quarantine"
+    for buf in (b"first", b"second", b"third"):
+        path = spool(backend, buf)
+        os.utime(path, (0, 0))
+        backend.spool.quarantine(str(path), "a test")
+        assert not path.exists()
+        backend._names.clear()
+    assert len([path for path in aside.iterdir() if path.name.startswith(PREFIX)]) == 3
+    assert {buf for path in aside.iterdir() for buf in (b"first", b"second", b"third") if buf in path.read_bytes()} == {
+        b"first", b"second", b"third"
+    }  # fmt: skip
+    assert backend.stats()["quarantined"] == 3
+
+
+def test_what_a_spool_makes_is_for_its_owner_alone(backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr("sipdump_s3.spool.sync_folder", synced.append)
+    umask = os.umask(0)
+    try:
+        path = spool(backend)
+        backend.spool.quarantine(str(path), "a test")
+        assert not backend.spool.lock()
+    finally:
+        os.umask(umask)
+    folder = Path(backend.spool.folder)
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in (folder, *folder.iterdir())}
+    assert modes == {folder.name: 0o700, "quarantine": 0o700, ".shipper": 0o600}
+    assert synced == [str(folder.parent)]  # its name
+    backend.spool.unlock()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(backend: S3Backend, tmp_path: Path) -> None:
+    spool(backend)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (Path(backend.spool.folder) / ".shipper").symlink_to(victim)
+    with pytest.raises(StorageError, match="lock spool"):
+        list(backend.ship())
+    assert victim.read_text() == "precious"
+
+
 def test_a_spool_that_others_could_write_to_is_refused(backend: S3Backend) -> None:
     folder = Path(backend.spool.folder)
     folder.mkdir(mode=0o700)
@@ -929,7 +988,7 @@ def test_a_second_one_at_the_same_spool_waits_and_says_for_whom(
 def test_the_end_waits_for_a_silent_server_no_longer_than_it_may(
     proxy: FaultProxy, s3_bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, stop_wait=0, timeout=30)
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, stop_wait=0)
     proxy.on("PUT", "", stall, times=99)
     backend.start()
     spool(backend, b"one")
@@ -985,7 +1044,7 @@ def test_two_hours_of_outage(backend: S3Backend, proxy: FaultProxy, caplog: pyte
 
 def test_writing_never_waits_for_the_network(proxy: FaultProxy, s3_bucket: str, tmp_path: Path) -> None:
     """While the server is silent, records come in by the thousand."""
-    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, timeout=30, stop_wait=5)
+    backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, stop_wait=60)
     proxy.on(".*", "", stall, times=99)
     backend.start()
     spool(backend)

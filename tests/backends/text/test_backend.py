@@ -8,14 +8,14 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.record import Record
 from sipdump_core.testing import Contract
 from sipdump_text import TextBackend
-from tests.support import OPTIONS, record
+from tests.support import OPTIONS, examples, record
 
 
 class TestContract(Contract):
@@ -151,14 +151,14 @@ messages = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(st.lists(st.tuples(fields, addresses, messages), min_size=1, max_size=5))
 def test_round_trip(drawn: list[tuple[dict[str, Any], tuple[str, Any, Any], bytes]]) -> None:
     batch = [Record.of(buf, **values, af=af, src_ip=str(src), dst_ip=str(dst)) for values, (af, src, dst), buf in drawn]
     assert decode(text().encode(batch)) == batch
 
 
-@settings(max_examples=200, deadline=None)
+@examples(100)
 @given(
     st.lists(
         st.one_of(
@@ -205,7 +205,7 @@ def odd_files(draw: st.DrawFn) -> bytes:
     return data[: len(data) - draw(st.sampled_from([0, 0, 1, 30, 200]))]
 
 
-@settings(max_examples=600, deadline=None)
+@examples(200)
 @given(odd_files(), st.sampled_from([97, 700, 2000, 1 << 20]))
 def test_the_quick_reader_finds_what_the_careful_one_finds(data: bytes, chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

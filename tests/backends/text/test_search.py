@@ -18,7 +18,7 @@ from sipdump_core.segment import Segment, StoredSegment
 from sipdump_text import TextBackend
 from sipdump_text.search import TextSearch
 from tests.backends.searching import TIME_US, followed, limits, queries, same_as_reading, stored_at
-from tests.support import OPTIONS, record
+from tests.support import OPTIONS, examples, record
 
 NAME = "t-2026-11-22--23-31-00"
 
@@ -90,7 +90,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 SMALL = {"sipdump_text__search__BODY_LIMIT": 1500, "sipdump_text__decode__BODY_LIMIT": 1500,
          "sipdump_text__search___AHEAD": 300}  # fmt: skip
-several = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+several = settings(examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @several

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def test_the_header_of_mode_8_is_read_and_written(
     assert plain(stored(target), "node", "tag") == plain(MIXED[:2], "node", "tag")
 
 
+@pytest.mark.usefixtures("utc")
 def test_several_backends_get_one_segment_under_the_files_name(
     tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +115,10 @@ def test_the_process_table_beside_a_file_comes_along(
     assert found.read_text() == meta
 
 
-def test_rotation_and_prefix(tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rotation_and_prefix(
+    tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str], live_in: Callable[[str], None]
+) -> None:
+    live_in("Asia/Kathmandu")  # names are local time, at 45 minutes past UTC's hours
     config = tmp_path / "x.cfg"
     config.write_text(
         f'modparam("sipdump", "folder", "{target}")\nmodparam("sipdump", "mode", 1)\n'
@@ -126,7 +130,7 @@ def test_rotation_and_prefix(tmp_path: Path, target: Path, capsys: pytest.Captur
     assert code == 0
     assert "24 records in 4 segments of text" in out
     assert [path.name for path in sorted(target.glob("*.data"))] == [
-        f"old-2026-11-22--{hour}-00-00.data" for hour in range(10, 14)
+        f"old-2026-11-22--{hour}-45-00.data" for hour in range(15, 19)
     ]
 
 
@@ -160,6 +164,7 @@ def test_what_a_capture_lacks_is_reported(tmp_path: Path, target: Path, capsys: 
     assert json.loads(out)[0]["problems"] == [f"the capture is not whole path={path} truncated_messages=1"]
 
 
+@pytest.mark.usefixtures("utc")
 @pytest.mark.parametrize("to", ["text", "parquet", "text,pcap"])
 def test_a_file_that_was_imported_before_is_refused(
     tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str], to: str
@@ -248,9 +253,9 @@ def test_into_a_third_partys_backend(
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "examples" / "sipdump-jsonl"))
     import sipdump_jsonl
 
-    known = discovery.discover()
+    known = discovery.take_stock().drivers
     driver = discovery.Driver("jsonl", "sipdump-jsonl", "1", sipdump_jsonl.JsonlBackend)
-    monkeypatch.setattr("sipdump_core.plan.discover", lambda *_: [*known, driver])
+    monkeypatch.setattr("sipdump_core.plan.take_stock", lambda *_: discovery.Stock([*known, driver]))
     source = written(tmp_path / "source", "text", MIXED)
     code, out, err = run(capsys, "import", source, "--folder", target, "--to", "jsonl")
     assert code == 0, err

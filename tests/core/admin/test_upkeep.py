@@ -4,6 +4,9 @@ import contextlib
 import errno
 import json
 import os
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +19,8 @@ from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_text import TextBackend
 from tests.core.admin.run import run
-from tests.support import record
+from tests.core.drivers.test_discovery import install
+from tests.support import record, wait_for
 
 PREFIX = "kamailio-sipdump-"
 
@@ -208,3 +212,88 @@ def test_counting_goes_on_after_a_segment_that_cannot_be_read(
     text = {row["location"]: row["records"] for row in json.loads(out) if row["backend"] == "text"}
     assert text[str(first)] is None
     assert None not in [records for location, records in text.items() if location != str(first)]
+
+
+STRANGER = """
+import sys
+from sipdump_core import FolderBackend
+class B(FolderBackend):
+    name = "stranger"
+    suffix = ".stranger"
+    def encode(self, batch): return b"x"
+    def decode(self, file): yield from ()
+"""
+HANG = "sys.modules['sipdump_free'].wait(60)"
+
+
+@pytest.fixture
+def stranger(folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A third party's driver, and a file of it in the folder; what it waits for comes after the test."""
+    packages = tmp_path_factory.mktemp("packages")
+    free = threading.Event()
+    monkeypatch.setitem(sys.modules, "sipdump_free", free)
+    monkeypatch.syspath_prepend(str(packages))
+    monkeypatch.delitem(sys.modules, "sipdump_stranger", raising=False)
+    install(packages, "sipdump-stranger", STRANGER, "stranger = sipdump_stranger:B")
+    (folder / f"{PREFIX}2026-11-22--23-31-00.stranger").touch()
+    yield packages / "sipdump_stranger.py"
+    free.set()
+    wait_for(lambda: not [each for each in threading.enumerate() if each.name.startswith("sipdump-stranger")])
+
+
+@pytest.mark.parametrize(
+    ("command", "method", "others"),
+    [
+        (["list"], "segments(self)", ["text", "pcap"]),
+        (["list", "--count"], "read(self, stored)", ["text", "pcap"]),
+        (["prune", "--fage", "172800"], "segments(self)", ["text: 1 segments pruned", "pcap: 1 segments pruned"]),
+        (["prune", "--fage", "0.5"], "delete_many(self, chunk)", []),
+        (["recover"], "recover(self)", ["nothing to recover"]),
+        (["compact"], "compact(self, **_)", []),
+    ],
+)
+def test_one_that_hangs_does_not_keep_the_others(
+    folder: Path, stranger: Path, command: list[str], method: str, others: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command[-1] == "0.5":
+        command = ["prune", "--fage", "1"]
+        for path in folder.iterdir():
+            os.utime(path, (time.time() - 60,) * 2)
+        others = ["text: 2 segments pruned", "pcap: 2 segments pruned"]
+    stranger.write_text(f"{STRANGER}    def {method}:\n        {HANG}\n        return []\n")
+    code, out, err = run(capsys, *command, "--folder", folder, "--timeout", 0.3)
+    assert code == 1
+    assert "the backend stranger of sipdump-stranger 1.5 has answered nothing for 0.3 s, and is given up" in err
+    assert all(text in out for text in others if "nothing" not in text)
+
+
+def test_where_the_segments_are_may_hang_or_be_wrong(
+    folder: Path, stranger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger.write_text(f"{STRANGER}    def where(self):\n        sys.exit(3)\n")
+    code, out, err = run(capsys, "list", "--folder", folder)
+    assert (code, "SystemExit: 3" in err, ".data" in out) == (1, True, True)
+
+
+def test_wrong_metadata_is_told_and_stops_nobody(
+    folder: Path, stranger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = stranger.parent / "sipdump_stranger-1.5.dist-info"
+    (info / "METADATA").unlink()
+    (info / "entry_points.txt").write_text("[sipdump.backends]\nstranger = no module\n")
+    code, out, err = run(capsys, "list", "--folder", folder)
+    assert (code, ".data" in out) == (0, True)
+    assert f"sipdump-admin: warning: {info}/entry_points.txt:2: " in err
+    assert f"sipdump-admin: warning: {info}/METADATA: " in err
+    code, out, err = run(capsys, "backends")
+    assert (code, "its entry point must be module:Class, not 'no module'" in out) == (1, True)
+    assert f"{info}/entry_points.txt:2: " in err
+
+
+def test_what_an_import_prints_is_not_in_the_json(
+    folder: Path, stranger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger.write_text(f"print('hello')\n{STRANGER}")
+    code, out, err = run(capsys, "list", "--folder", folder, "--json")
+    assert (code, "stranger" in [row["backend"] for row in json.loads(out)]) == (0, True)
+    assert "hello" in err

@@ -110,6 +110,26 @@ def test_of_two_the_first_counts_even_when_it_is_empty() -> None:
     assert (message.call_id, message.cseq, message.from_.user) == (None, None, "a")
 
 
+@pytest.mark.parametrize("name", ["Call-ID", "From", "To", "CSeq"])
+def test_of_two_in_the_same_form_the_first_counts(name: str) -> None:
+    values = {"Call-ID": b"a", "From": b"<sip:a@x>", "To": b"<sip:a@x>", "CSeq": b"1 X"}
+    head = b"".join(b"%b: %b\r\n" % (other.encode(), value) for other, value in values.items())
+    second = {"Call-ID": b"b", "From": b"<sip:b@x>", "To": b"<sip:b@x>", "CSeq": b"2 Y"}[name]
+    message = Message(b"X sip:x SIP/2.0\r\n" + head + b"%b: %b\r\n\r\n" % (name.encode(), second))
+    assert (message.call_id, message.from_.user, message.to.user) == ("a", "a", "a")
+    assert (message.cseq, message.cseq_method) == (1, "X")
+
+
+@pytest.mark.parametrize(("digits", "value"), [(10, 9_999_999_999), (18, 10**18 - 1), (19, None), (20, None)])
+def test_numbers_without_end_are_none(digits: int, value: int | None) -> None:
+    """Nineteen nines do not fit into the 64 bits that stores have for a number."""
+    nines = b"9" * digits
+    message = Message(
+        b"X sip:x SIP/2.0\r\nCSeq: %b X\r\nExpires: %b\r\nm: <sip:a@b>;expires=%b\r\n\r\n" % ((nines,) * 3)
+    )
+    assert (message.cseq, message.expires, message.contacts[0].expires) == (value, value, value)
+
+
 def test_line_ends_before_a_message_are_no_part_of_it() -> None:
     message = Message(b"\r\n\r\nINVITE sip:x SIP/2.0\r\nCall-ID: x\r\nSubject: y\r\n\r\nv=0\r\n")
     assert (message.method, message.call_id, message.header("s"), message.body) == ("INVITE", "x", None, b"v=0\r\n")
@@ -157,13 +177,13 @@ def test_nothing_raises_on_any_bytes(buf: bytes) -> None:
 )  # fmt: skip
 def test_hostile_messages_take_no_longer_than_their_length(piece: bytes) -> None:
     """These would take minutes and hours where time grew with the square."""
-    many = piece * ((1 << 18) // len(piece))
-    begin = time.monotonic()
+    many = piece * ((1 << 17) // len(piece))
+    begin = time.process_time()
     everything(Message(b"X" + many))
     for head in (b"From: ", b"Via: SIP/2.0/UDP x", b"m: ", b"c: ", b"c: multipart/x;boundary=b\r\n\r\n",
                  b"c: application/sdp\r\n\r\n"):  # fmt: skip
         everything(Message(b"X sip:x SIP/2.0\r\n" + head + many))
-    assert time.monotonic() - begin < 30
+    assert time.process_time() - begin < 10
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="no folder of real messages is named by SIPDUMP_CORPUS")

@@ -98,9 +98,9 @@ def test_large_and_hostile_calls_take_no_longer_than_their_messages() -> None:
                 node=f"n{number % 3}",
             )
         )
-    begin = time.monotonic()
+    begin = time.process_time()
     summary = Call.of(made).summary()
-    assert time.monotonic() - begin < 60
+    assert time.process_time() - begin < 60
     assert summary.messages > 10_000
 
 

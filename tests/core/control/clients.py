@@ -26,10 +26,10 @@ def packet(method: str, *args: Any) -> bytes:
 def connect(where: Address) -> socket.socket:
     if where.path:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect(where.path)
         return sock
-    return socket.create_connection((where.host, where.port), 10)
+    return socket.create_connection((where.host, where.port), 60)
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -48,6 +48,15 @@ def works(ctl: Ctl) -> bool:
 def query(sock: socket.socket, **members: Any) -> Any:
     sock.send(json.dumps({"jsonrpc": "2.0", "id": 1, **members}).encode())
     return json.loads(sock.recv(65536))
+
+
+def post(where: Address, method: str) -> Any:
+    """Call a method by HTTP, and return the answer."""
+    body = json.dumps({"jsonrpc": "2.0", "method": method, "id": 1})
+    head = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
+    with connect(where) as sock:
+        sock.sendall(f"POST /RPC HTTP/1.1\r\n{head}\r\n\r\n{body}".encode())
+        return json.loads(read_all(sock).partition(b"\r\n\r\n")[2])
 
 
 def fifo_call(path: Path, replies: Path, name: str, **members: Any) -> Any:

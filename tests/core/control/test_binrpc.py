@@ -166,7 +166,13 @@ def _close(one: Any, other: Any) -> bool:
 @given(st.binary(max_size=2000))
 def test_any_bytes_are_values_or_an_error(data: bytes) -> None:
     with contextlib.suppress(FormatError):
-        decode_values(data)
+        assert all(map(_of_binrpc, decode_values(data)))
+
+
+def _of_binrpc(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(name, str) for name in value) and all(map(_of_binrpc, value.values()))
+    return all(map(_of_binrpc, value)) if isinstance(value, list) else type(value) in (int, float, str, bytes)
 
 
 @given(st.binary(max_size=400) | st.binary(max_size=400).map(lambda tail: b"\xa1\x03" + tail))

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def test_list(dump: SipDump, rpc: Rpc) -> None:
         dump.intercept([record()])
         rpc.call("sipdump.rotate")
     dump.intercept([record()])
-    assert dump.flush(10)
+    assert dump.flush(60)
     rows = rpc.call("sipdump.list")
     assert len(rows) == 8
     assert [row["state"] for row in rows] == ["sealed"] * 6 + ["open"] * 2
@@ -128,7 +128,7 @@ def test_prune(tmp_path: Path) -> None:
         for path in old:
             os.utime(path, (time.time() - 259_200,) * 2)
         dump.intercept([record()])
-        assert dump.flush(10)
+        assert dump.flush(60)
         assert rpc.call("sipdump.prune") == [
             {"backend": "parquet", "segments": 0, "bytes": 0},
             {"backend": "pcap", "segments": 1, "bytes": size[".pcap"]},
@@ -162,6 +162,21 @@ def test_core(rpc: Rpc) -> None:
     assert any(row["DSC"] == "thread sipdump-text" for row in rpc.call("core.psx"))
 
 
+def test_times_are_local(dump: SipDump, live_in: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    live_in("Asia/Kathmandu")
+    monkeypatch.setattr(time, "time", lambda: 1_795_386_431.5)
+    rpc = Rpc(dump)
+    monkeypatch.setattr(time, "time", lambda: 1_795_386_500.0)
+    (uptime,) = rpc.call("core.uptime")
+    assert uptime == {"now": "Mon Nov 23 04:13:20 2026", "up_since": "Mon Nov 23 04:12:11 2026", "uptime": 68}
+    dump.intercept([record()])
+    assert dump.flush(10)
+    row = rpc.call("sipdump.list")[0]
+    assert row["start"].replace("-", "").replace(":", "").replace("T", "") == (
+        row["name"].removeprefix("kamailio-sipdump-").partition(".")[0].replace("-", "") + "+0545"
+    )
+
+
 def test_system(rpc: Rpc) -> None:
     methods = rpc.call("system.listMethods", ["sipdump"])
     assert methods == sorted(rpc.methods)
@@ -189,7 +204,7 @@ def test_two_prunes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     def slow(*_: object, **__: object) -> Iterator[Any]:
         started.set()
-        go.wait(10)
+        go.wait(60)
         yield from ()
 
     with SipDump(enable=1, folder=tmp_path, fage=10, start_pruning=False) as dump:
@@ -197,7 +212,7 @@ def test_two_prunes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("sipdump_core.control.commands.prune_all", slow)
         thread = threading.Thread(target=rpc.call, args=("sipdump.prune",))
         thread.start()
-        assert started.wait(10)
+        assert started.wait(60)
         with pytest.raises(RpcFault, match="under way"):
             rpc.call("sipdump.prune")
         go.set()

@@ -136,8 +136,9 @@ def test_any_fifo_bytes(data: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_request_or_an_error(data: bytes) -> None:
     found = Request.of(data)
-    assert found.error or found.method is not None
-    assert found.failure(RpcFault(1, "x")).decode("utf-8", "surrogateescape")
+    assert found.error or json.loads(data)["method"] == found.method
+    answer = json.loads(found.failure(RpcFault(1, "x")).decode("utf-8", "replace"))
+    assert answer["error"] == {"code": 1, "message": "x"}
 
 
 JSON = st.recursive(

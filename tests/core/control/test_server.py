@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from sipdump_core.control.binrpc import call
+from sipdump_core.control.binrpc import call, take_request
 from sipdump_core.control.commands import Rpc
+from sipdump_core.control.jsonrpc import take_whole
 from sipdump_core.control.server import Ctl
 from sipdump_core.errors import ConfigError, RpcFault
 from sipdump_core.settings.ctl import CtlOptions
@@ -39,7 +40,7 @@ def test_binrpc(start: Start, rpc: Rpc, tmp_path: Path, address: str) -> None:
 def test_json_by_datagram(start: Start, rpc: Rpc, tmp_path: Path) -> None:
     start(jsonrpc=(f"unix:{tmp_path}/rpc.sock",))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.bind("")
         sock.connect(f"{tmp_path}/rpc.sock")
         assert query(sock, method="sipdump.enable", params=["0"])["result"] == {"oldval": 1, "newval": 0}
@@ -52,10 +53,65 @@ def test_json_by_datagram(start: Start, rpc: Rpc, tmp_path: Path) -> None:
 def test_json_over_udp(start: Start, rpc: Rpc) -> None:
     (where,) = start(jsonrpc=("udp:127.0.0.1:0",)).addresses
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect((where.host, where.port))
         assert query(sock, method="sipdump.enable", params=["0"])["result"] == {"oldval": 1, "newval": 0}
         assert query(sock, method="system.listMethods")["result"] == sorted(rpc.methods)
+
+
+STRAYS = {
+    "binrpc": [
+        b"\xa1\x13\x03abcd\x10\x01",  # a reply
+        b"\xa1\x33\x03abcd\x20\x01\x91",  # a fault
+        b"\xa1\x1f\xff\xff\xff\xffabcd",  # a reply that is too long
+        b"an echo of something",
+    ],
+    "jsonrpc": [
+        b'{"jsonrpc": "2.0", "result": 1, "id": 1}',
+        b'{"jsonrpc": "2.0", "error": {"code": 1, "message": "x"}, "id": 1}',
+        b'{"error": "x"}',
+        b'[{"result": 1}]',
+        b"an echo of something",
+    ],
+}
+
+
+@pytest.mark.parametrize("protocol", STRAYS)
+@pytest.mark.parametrize("unix", [False, True])
+def test_answers_of_other_servers_are_not_answered(start: Start, tmp_path: Path, protocol: str, unix: bool) -> None:
+    """One forged datagram would have two servers, or one and itself, answer each other for ever."""
+    where = f"unixd:{tmp_path}/ctl" if unix else "udp:127.0.0.1:0"
+    (address,) = start(**{protocol: (where,)}).addresses
+    ask = packet("core.echo", "x") if protocol == "binrpc" else b'{"jsonrpc": "2.0", "method": "core.version", "id": 7}'
+    strays = STRAYS[protocol][: -1 if unix else None]  # nobody can forge the sender of a unix datagram
+    with socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.bind("" if unix else ("127.0.0.1", 0))
+        sock.connect(address.path if unix else (address.host, address.port))
+        for stray in strays:
+            sock.send(stray)
+        sock.send(ask)
+        answer = sock.recv(65536)
+        assert b"abcd" in answer if protocol == "binrpc" else json.loads(answer)["id"] == 7
+        sock.send(answer)  # as a server does that takes it for a request
+        sock.send(ask)
+        assert sock.recv(65536) == answer
+
+
+@pytest.mark.parametrize("protocol", STRAYS)
+def test_what_a_server_says_to_requests_that_are_wrong_is_a_stray(start: Start, protocol: str) -> None:
+    """So two of them end at once, whatever the first datagram was."""
+    (address,) = start(**{protocol: ("udp:127.0.0.1:0",)}).addresses
+    wrong = {"binrpc": [b"\xa1\x03\x00abcd"], "jsonrpc": [b"{}", b"[]", b"1", b'{"method": 1}', b'{"jsonrpc": "2.0"}']}
+    take = take_request if protocol == "binrpc" else take_whole
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.connect((address.host, address.port))
+        for data in wrong[protocol]:
+            sock.send(data)
+            answered = take(bytearray(sock.recv(65536)))
+            assert answered is not None
+            assert answered.stray
 
 
 def test_a_datagram_client_without_a_name_and_one_that_reads_nothing(start: Start, tmp_path: Path) -> None:
@@ -71,7 +127,7 @@ def test_a_datagram_client_without_a_name_and_one_that_reads_nothing(start: Star
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("")
         sock.connect(f"{tmp_path}/ctl")
-        sock.settimeout(10)
+        sock.settimeout(60)
         for _ in range(200):  # more than its queue has room for
             sock.send(packet("core.echo", "x"))
         assert works(ctl)
@@ -150,7 +206,7 @@ def test_what_is_no_socket_is_left_alone(start: Start, tmp_path: Path, options: 
     with pytest.raises(ConfigError, match=r"there is a file that is no (socket|fifo)"):
         start(**{name: (address.format(path),) for name, address in options.items()})
     assert os.path.lexists(path)
-    assert what != "file" or path.read_text() == "precious"
+    assert path.is_dir() if what == "folder" else path.read_text() == "precious"
 
 
 def test_errors_name_their_place(rpc: Rpc, start: Start, tmp_path: Path) -> None:

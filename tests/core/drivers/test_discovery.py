@@ -1,22 +1,30 @@
 """Finding drivers: conflicts, drivers that do not load, entry points of other distributions."""
 
+import importlib
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.discovery import Driver, discover, select
+from sipdump_core.drivers.deferred import DeferredBackend
+from sipdump_core.drivers.discovery import Driver, discover, select, take_stock
 from sipdump_core.errors import ConfigError, DriverError
+from sipdump_core.plan import make_plan
+from sipdump_core.segment import Segment
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
 from sipdump_core.settings.options import Setting
 from sipdump_core.version import VERSION
+from sipdump_core.workshop import Workshop
 from sipdump_parquet import ParquetBackend
 from sipdump_pcap import HeaderTransform, PcapBackend
 from sipdump_s3 import S3Backend
 from sipdump_text import TextBackend
+from tests.support import wait_for
 
 
 def install(folder: Path, distribution: str, code: str, entry: str) -> None:
@@ -32,7 +40,7 @@ def install(folder: Path, distribution: str, code: str, entry: str) -> None:
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
-    for module in ("sipdump_bad", "sipdump_a", "sipdump_b", "sipdump_kafka"):
+    for module in ("sipdump_bad", "sipdump_a", "sipdump_b", "sipdump_kafka", "sipdump_files", "sipdump_application"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return tmp_path
 
@@ -50,12 +58,220 @@ def test_a_third_partys_driver(path: Path) -> None:
     assert (found.distribution, found.version, found.flag, found.error) == ("sipdump-kafka", "1.5", 256, "")
 
 
-@pytest.mark.parametrize(("name", "flag", "claim"), [("kafka", 512, "flag 512"), ("redis", 1024, "name redis")])
-def test_two_drivers_with_one_claim_are_an_error_that_names_both(path: Path, name: str, flag: int, claim: str) -> None:
-    install(path, "sipdump-a", GOOD.format(name="redis", flag=512), "redis = sipdump_a:B")
-    install(path, "sipdump-b", GOOD.format(name=name, flag=flag), f"{name} = sipdump_b:B")
-    with pytest.raises(DriverError, match=f"two drivers claim the {claim}: .*sipdump-.*sipdump-.*uninstall one"):
-        discover()
+MARKED = "open({mark!r}, 'w').close()\n" + GOOD
+
+
+def marked(folder: Path, name: str, flag: int, more: str = "") -> Path:
+    """Install a driver whose import leaves a file, and return that file's path."""
+    mark = folder / f"mark-{name}"
+    code = MARKED.format(mark=str(mark), name=name, flag=flag) + more
+    install(folder, f"sipdump-{name}", code, f"{name} = sipdump_{name}:B")
+    return mark
+
+
+@pytest.fixture
+def many(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three drivers whose flags are known before their import, and one whose flag is not."""
+    for name, flag in (("one", 256), ("two", 512), ("three", 0)):
+        monkeypatch.delitem(sys.modules, f"sipdump_{name}", raising=False)
+        marked(path, name, flag)
+    monkeypatch.delitem(sys.modules, "sipdump_hidden", raising=False)
+    marked(path, "hidden", 1024, "    flag = int('1024')\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("params", "imported"),
+    [
+        ({"mode": 1}, []),
+        ({"mode": 3}, []),
+        ({"mode": 257}, ["one"]),
+        ({"mode": 1 + 256 + 512}, ["one", "two"]),
+        ({"mode": 1, "backend": "three"}, ["three"]),
+        ({"mode": 0, "backend": "two"}, ["two"]),
+        ({"mode": 1025}, ["hidden"]),
+        ({"mode": 257, "backend": "hidden"}, ["hidden", "one"]),
+        ({"mode": 257, "block": "one"}, []),
+        ({"mode": 257, "block": "sipdump-one"}, []),
+        ({"mode": 1, "backend": "two", "block": "two"}, []),
+    ],
+)
+def test_only_what_is_switched_on_is_imported(many: Path, params: dict[str, int | str], imported: list[str]) -> None:
+    settings = [Setting("sipdump", name, value) for name, value in {"folder": str(many), **params}.items()]
+    plan = make_plan(settings)
+    assert sorted(path.name.removeprefix("mark-") for path in many.glob("mark-*")) == imported
+    assert sorted({driver.name for driver in plan.chosen} - {"text"}) == imported
+    Workshop(plan).keepers()
+    Workshop(plan).check()
+    assert sorted(path.name.removeprefix("mark-") for path in many.glob("mark-*")) == imported
+
+
+def test_a_blocked_driver_is_told_where_it_is_switched_on(many: Path) -> None:
+    settings = [Setting("sipdump", "mode", 257, "k:1"), Setting("sipdump", "backend", "two", "k:2")]
+    settings += [Setting("sipdump", "block", name, f"k:{name}") for name in ("one", "two", "nosuch")]
+    assert [str(notice) for notice in make_plan(settings, to_start=False).notices] == [
+        "k:nosuch: block: no backend and no distribution 'nosuch' is installed",
+        "k:2: backend: two is blocked, and not switched on",
+        "k:1: mode has one (256), which is blocked, and not switched on",
+    ]
+    with pytest.raises(ConfigError, match=r"the backend one of sipdump-one 1\.5 cannot be used: it is blocked by"):
+        make_plan([Setting("sipdump", "mode", 256), Setting("sipdump", "block", "one")], to_start=False)
+
+
+def test_what_is_set_for_one_that_is_off_is_not_checked_and_that_is_told(many: Path) -> None:
+    settings = [Setting("sipdump_two", "nosuch", 5, "k:1")]
+    (notice,) = make_plan(settings, to_start=False).notices
+    assert str(notice) == "k:1: two is not switched on: what is set for it is not checked"
+    with pytest.raises(ConfigError, match="no such parameter"):
+        make_plan([*settings, Setting("sipdump", "backend", "two")], to_start=False)
+    with pytest.raises(ConfigError, match="no such parameter"):  # of our own it costs nothing
+        make_plan([Setting("sipdump_parquet", "nosuch", 5)], to_start=False)
+
+
+def test_one_that_is_off_is_imported_for_files_of_its_own_alone(many: Path) -> None:
+    workshop = Workshop(make_plan([Setting("sipdump", "folder", str(many))]))
+    text = Segment.starting("kamailio-sipdump-", 0)
+    for suffix in (".data", ".meta", ".data.tmp"):
+        (many / f"{text.stem}{suffix}").touch()
+    install(many, "sipdump-files", FILES.format(mark=str(many / "mark-files")), "files = sipdump_files:B")
+    workshop = Workshop(make_plan([Setting("sipdump", "folder", str(many))]))
+    assert "files" not in [backend.name for backend in workshop.keepers()[0]]
+    assert not list(many.glob("mark-*"))
+    (many / f"{text.stem}.files").touch()
+    backends, errors = workshop.keepers()
+    assert ("files" in [backend.name for backend in backends], errors) == (True, [])
+    assert [path.name for path in many.glob("mark-*")] == ["mark-files"]
+
+
+FILES = """
+open({mark!r}, 'w').close()
+from sipdump_core import FolderBackend
+class B(FolderBackend):
+    name = "files"
+    suffix = ".files"
+"""
+
+
+@pytest.mark.parametrize("first", ["kafka", "redis"])
+@pytest.mark.parametrize(
+    ("name", "flag", "suffix", "claim"),
+    [("kafka", 512, ".k", "flag 512"), ("redis", 1024, ".k", "name redis"), ("kafka", 1024, ".r", "suffix .r")],
+)
+def test_two_third_parties_with_one_claim_disable_each_other(
+    path: Path, name: str, flag: int, suffix: str, claim: str, first: str
+) -> None:
+    a = GOOD.format(name="redis", flag=512) + "    suffix = '.r'\n"
+    b = GOOD.format(name=name, flag=flag) + f"    suffix = '{suffix}'\n"
+    install(path, "sipdump-a", f"raise RuntimeError\n{a}", "redis = sipdump_a:B")
+    install(path, "sipdump-b", f"raise RuntimeError\n{b}", f"{name} = sipdump_b:B")
+    stock = take_stock()
+    both = [driver for driver in (*stock.drivers, *stock.refused) if not driver.is_ours]
+    assert len(both) == 2
+    assert {driver.error.partition(": neither is used; uninstall one of them, or block one")[0] for driver in both} == {
+        f"claims the {claim}, and so does {name} of sipdump-b 1.5",
+        f"claims the {claim}, and so does redis of sipdump-a 1.5",
+    }
+    settings = [Setting("sipdump", "mode", 1 + 512), Setting("sipdump", "backend", first if name != "redis" else name)]
+    plan = make_plan(settings, to_start=False)
+    assert [driver.name for driver in plan.chosen if driver.cls] == ["text"]
+    assert take_stock(["sipdump-a"]).drivers[-1].error == ""  # the other one is free
+    with pytest.raises(ConfigError, match=f"cannot be used: claims the {claim}"):
+        make_plan([Setting("sipdump", "mode", 0), settings[1]], to_start=False)
+
+
+def test_one_distribution_with_a_name_twice_is_told_with_the_file(path: Path) -> None:
+    install(path, "sipdump-bad", GOOD.format(name="bad", flag=256), "bad = sipdump_bad:B\nbad = sipdump_bad:C")
+    stock = take_stock()
+    place = path / "sipdump_bad-1.5.dist-info" / "entry_points.txt"
+    errors = [driver.error for driver in (*stock.drivers, *stock.refused) if driver.name == "bad"]
+    assert errors == [f"has several entry points of that name ({place}): none of them is used; install it again"] * 2
+
+
+def test_a_clash_that_shows_only_after_the_import_disables_both(path: Path) -> None:
+    for name in ("a", "b"):
+        install(path, f"sipdump-{name}", GOOD.format(name=name, flag="int('256')"), f"{name} = sipdump_{name}:B")
+    settings = [Setting("sipdump", "mode", 257), Setting("sipdump", "folder", str(path))]
+    plan = make_plan(settings)
+    assert [(driver.name, driver.error[:20]) for driver in plan.chosen] == [
+        ("a", "claims the flag 256,"),
+        ("b", "claims the flag 256,"),
+        ("text", ""),
+    ]
+    workshop = Workshop(plan)
+    (deferred, _) = [each for each in workshop.backends(workshop.site()) if isinstance(each, DeferredBackend)]
+    with pytest.raises(DriverError, match="claims the flag 256"):
+        deferred.start()
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "suffix", "error"),
+    [
+        ("text", 256, "", "claims the name text, which is sipdump's own"),
+        ("bad", 256, ".pcap", "claims the suffix .pcap, which is sipdump's own"),
+        ("bad", 256, ".parquet.wal", "claims the suffix .parquet, which is sipdump's own"),
+        ("bad", 4, "", "declares the flag 4; third parties take 256 or more"),
+    ],
+)
+def test_what_sipdump_claims_is_its_own(path: Path, name: str, flag: int, suffix: str, error: str) -> None:
+    code = f"raise RuntimeError\n{GOOD.format(name=name, flag=flag)}    suffix = {suffix!r}\n"
+    install(path, "sipdump-bad", code, f"{name} = sipdump_bad:B")
+    stock = take_stock()
+    (refused,) = (driver for driver in (*stock.drivers, *stock.refused) if driver.distribution == "sipdump-bad")
+    assert error in refused.error
+    plan = make_plan([Setting("sipdump", "mode", 5)], to_start=False)
+    assert [driver.name for driver in plan.chosen if driver.cls] == ["pcap", "text"]
+    assert all(driver.is_ours for driver in plan.chosen)
+    told = [str(notice) for notice in plan.notices]
+    assert [error in text for text in told] == ([True] if name == "text" else [])
+
+
+def test_a_suffix_that_a_constructor_takes_from_another_driver_is_refused(path: Path) -> None:
+    code = (
+        "from sipdump_core import FolderBackend\nclass B(FolderBackend):\n    name = 'bad'\n"
+        "    def __init__(self, options, site):\n        super().__init__(options, site)\n"
+        "        self.suffix = '.parquet'\n"
+    )
+    install(path, "sipdump-bad", code, "bad = sipdump_bad:B")
+    settings = [Setting("sipdump", "folder", str(path)), Setting("sipdump", "backend", "bad")]
+    with pytest.raises(DriverError, match=r"it has the suffix \.parquet, which is that of parquet"):
+        Workshop(make_plan(settings)).check()
+
+
+@pytest.mark.parametrize("call", ["import", "constructor"])
+def test_one_that_hangs_is_given_up_and_named(path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    monkeypatch.setitem(sys.modules, "sipdump_free", free)
+    hang = "import sys; sys.modules['sipdump_free'].wait(60)\n"
+    code = (hang if call == "import" else "") + GOOD.format(name="stuck", flag=256)
+    code += f"    def __init__(self, options, site):\n        {hang}" if call == "constructor" else ""
+    install(path, "sipdump-bad", code, "stuck = sipdump_bad:B")
+    settings = [Setting("sipdump", "mode", 257), Setting("sipdump", "folder", str(path))]
+    workshop = Workshop(make_plan([*settings, Setting("sipdump", "load_timeout", 1)]))
+    text, late = sorted(workshop.backends(workshop.site()), key=lambda backend: backend.name != "text")
+    assert isinstance(text, TextBackend)
+    with pytest.raises(DriverError, match=rf"stuck of sipdump-bad 1\.5 cannot be .*: its {call} has not returned for"):
+        late.start()
+    errors = workshop.keepers()[1]
+    assert [f"its {call} has not returned" in str(error) for error in errors] == [True]
+    free.set()
+    wait_for(lambda: not [each for each in threading.enumerate() if each.name == f"sipdump-stuck-{call}"])
+    if call == "import":  # it came late, and can be used
+        late.start()
+
+
+def test_a_package_may_make_a_sipdump_with_a_backend_of_its_own_while_it_is_imported(path: Path) -> None:
+    package = path / "sipdump_application"
+    package.mkdir()
+    (package / "store.py").write_text(GOOD.format(name="own", flag=256))
+    (package / "__init__.py").write_text(
+        "from sipdump_core.drivers.discovery import load, take_stock\n"
+        "(found,) = (load(each, 60) for each in take_stock().drivers if each.name == 'own')\n"
+    )
+    install(path, "sipdump-own", "", "own = sipdump_application.store:B")
+    began = time.monotonic()
+    application = importlib.import_module("sipdump_application")
+    assert application.found.error == ""
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(
@@ -140,7 +356,7 @@ def test_a_driver_that_cannot_be_used_is_told_and_stops_nobody(path: Path, code:
     assert [d.name for d in select(discover(), Setting("sipdump", "mode", 1), by_name)] == ["text", "bad"]
     # alone, it stores nothing: that is no start
     with pytest.raises(ConfigError, match=r"the backend bad of sipdump-bad 1.5 cannot be used: "):
-        select([found], Setting("sipdump", "mode", 8192), by_name)
+        select([found], Setting("sipdump", "mode", 0), by_name)
 
 
 @pytest.mark.parametrize("name", ["hep", "ksr", "ctl", "kemi"])

@@ -182,6 +182,23 @@ def test_a_broken_segment_spoils_no_others(tmp_path: Path) -> None:
     assert [stored.location for stored in done.sources] == ["23-1", "23-3"]
 
 
+def test_a_segment_that_breaks_a_merge_is_left_out_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, h23_1=Blob("a"), h23_2=Blob("?"), h23_3=Blob("b"), h23_4=Blob("?"))
+    draft = store.draft
+
+    def read(pack: Sequence[Candidate]) -> contextlib.AbstractContextManager[Draft]:
+        for each in pack:
+            if store.blobs[each.name].text == "?":
+                raise StorageError("read", each.stored.location, "a damaged page")
+        return draft(pack)
+
+    monkeypatch.setattr(store, "draft", read)
+    first, second, done = run(store)
+    assert [[stored.location for stored in each.sources] for each in (first, second)] == [["23-2"], ["23-4"]]
+    assert [stored.location for stored in done.sources] == ["23-1", "23-3"]
+    assert {name: blob.text for name, blob in store.blobs.items()} == {"23-3-1": "ab", "23-2": "?", "23-4": "?"}
+
+
 @pytest.mark.parametrize("step", ["contents 23-2-1", "holds 23-1"])
 def test_an_hour_that_cannot_be_looked_at_is_left_alone(tmp_path: Path, step: str) -> None:
     """The segment that cannot be read may be what others were merged into."""

@@ -30,6 +30,11 @@ def put(folder: Path, name: str, modified: float) -> Path:
     return path
 
 
+def state(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Return all that is in a folder: contents, times and modes."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_mode) for path in folder.iterdir()}
+
+
 def test_prune_takes_what_is_old_and_ours(backend: TextBackend, tmp_path: Path) -> None:
     now = Segment("p-", "2026-11-22--00-00-00").start
     old = put(tmp_path, "p-2026-11-18--00-00-00.data", now - 3 * DAY)
@@ -42,8 +47,9 @@ def test_prune_takes_what_is_old_and_ours(backend: TextBackend, tmp_path: Path) 
     kept.append(put(tmp_path, "p-2026-11-18--00-00-05.meta", now - 3 * DAY))  # beside a .pcap that is not pruned here
     kept.append(put(tmp_path, "p-2026-11-20--12-00-00.data", now - DAY))
     kept.append(put(tmp_path, "p-2026-11-21--12-00-00.meta", now - DAY / 2))
+    before = state(tmp_path)
     (dry,) = prune([backend], 2 * DAY, now=now, dry_run=True)
-    assert old.exists()
+    assert state(tmp_path) == before  # a lone .meta is still there, too
     (pruned,) = prune([backend], 2 * DAY, now=now)
     assert dry == pruned
     assert (pruned.stored.location, pruned.stored.size, pruned.error) == (str(old), 10, None)
@@ -58,6 +64,12 @@ def test_age_is_that_of_the_last_write_whatever_the_name_says(backend: TextBacke
     assert not list(prune([backend], DAY, now=now))
     put(tmp_path, "p-2026-11-21--23-59-59.data", now - 2 * DAY)
     assert len(list(prune([backend], DAY, now=now))) == 1
+
+
+def test_what_is_just_as_old_as_it_may_be_is_kept(backend: TextBackend, tmp_path: Path) -> None:
+    put(tmp_path, "p-2026-11-18--00-00-00.data", 1_000_000)
+    assert not list(prune([backend], 100, now=1_000_100))
+    assert len(list(prune([backend], 100, now=1_000_101))) == 1
 
 
 def test_prune_never_takes_the_open_segment(backend: TextBackend, tmp_path: Path) -> None:

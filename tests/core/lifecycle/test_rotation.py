@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sipdump_core.lifecycle.rotation import LONGEST_SHIFT, Rotation, next_on_the_clock
 from sipdump_core.record import Record
-from tests.support import record
+from tests.support import examples, record
 
 
 def take(rotation: Rotation, records: Sequence[Record]) -> int:
@@ -127,7 +127,7 @@ def test_a_shift_of_half_an_hour(zone: Callable[[str], None]) -> None:
     assert [end[:8] for end in ends(local("2026-04-05 01:10:00", dst=1), HOUR, 2)] == ["05 02:00", "05 03:00"]
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(st.floats(1_767_000_000, 1_830_000_000), st.integers(1, 3 * DAY), st.sampled_from(["Europe/Berlin", "UTC"]))
 @example(1_774_732_120.0, 14_020, "Europe/Berlin")  # a multiple in the hour that daylight saving time leaves out
 def test_an_end_is_a_multiple_and_not_far(start: float, interval: int, name: str) -> None:

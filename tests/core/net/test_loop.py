@@ -4,13 +4,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sipdump_core import threads
 from sipdump_core.errors import ClosedError
+from sipdump_core.net import loop as net_loop
 from sipdump_core.net.loop import Connection, Loop
+from sipdump_core.net.unix_socket import bind_unix
 from tests.support import wait_for
 
 
@@ -57,7 +60,7 @@ class Bench:
         return self.made[-1]
 
     def connect(self) -> socket.socket:
-        self.socks.append(socket.create_connection(self.listener.getsockname(), 10))
+        self.socks.append(socket.create_connection(self.listener.getsockname(), 60))
         return self.socks[-1]
 
     def close(self) -> None:
@@ -173,6 +176,27 @@ def test_one_that_is_closed_in_a_round_gets_no_event_of_it(bench: Bench) -> None
     fourth.close()
 
 
+def test_datagrams_have_their_turn_between_connections(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the others take: the kernel drops what nobody takes in time."""
+    monkeypatch.setattr(net_loop, "_DATAGRAMS_EVERY_S", 0.0)
+    calls: list[str] = []
+    one, other = socket.socketpair()
+    bench.loop.receive(one, lambda: calls.append("datagrams"))
+    socks = [bench.connect() for _ in range(3)]
+    bench.loop.start()
+    wait_for(lambda: len(bench.made) == 3)
+    for made in bench.made:
+        monkeypatch.setattr(made, "ready", lambda made=made: calls.append(made.sock.recv(1).decode()))
+    busy = threading.Event()
+    bench.loop.call_soon(busy.wait)
+    for sock in socks:
+        sock.send(b"x")
+    busy.set()
+    wait_for(lambda: calls.count("x") == 3)
+    assert "x x" not in " ".join(calls)
+    other.close()
+
+
 def test_what_is_called_later_is_called_in_time_and_order(bench: Bench) -> None:
     calls: list[object] = []
     began = time.monotonic()
@@ -200,6 +224,20 @@ def test_what_has_arrived_is_taken_before_the_end(bench: Bench) -> None:
     assert sock.recv(1) == b"1"
 
 
+def test_who_connects_after_the_stop_finds_no_file(tmp_path: Path) -> None:
+    """So that it waits for the next daemon, and is not accepted by one that is about to end."""
+    loop = Loop("test", "test")
+    path = tmp_path / "socket"
+    loop.receive(bind_unix(str(path), socket.SOCK_DGRAM), lambda: None)
+    found: list[bool] = []
+    loop.drain = lambda: found.append(path.exists())
+    loop.start()
+    assert path.exists()
+    loop.stop(1.0)
+    loop.close()
+    assert found == [False]
+
+
 def test_a_peer_that_goes_on_sending_does_not_hold_up_the_end(bench: Bench) -> None:
     bench.loop.start()
     bench.loop.drain = lambda: bench.loop.call_soon(again)
@@ -209,7 +247,7 @@ def test_a_peer_that_goes_on_sending_does_not_hold_up_the_end(bench: Bench) -> N
 
     began = time.monotonic()
     bench.loop.stop(0.3)
-    assert 0.2 <= time.monotonic() - began < 5
+    assert 0.2 <= time.monotonic() - began < 30
 
 
 def test_a_fault_of_the_selector_is_survived(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -226,7 +264,7 @@ def test_a_fault_of_the_selector_is_survived(monkeypatch: pytest.MonkeyPatch, ca
     done = threading.Event()
     loop.start()
     loop.call_soon(done.set)
-    assert done.wait(10)
+    assert done.wait(60)
     loop.stop()
     loop.close()
     assert caplog.text.count("thread=test error=") == 2
@@ -242,6 +280,6 @@ def test_nothing_that_a_callback_raises_ends_the_thread() -> None:
 
     loop.call_soon(leave)
     loop.call_soon(done.set)
-    assert done.wait(10)
+    assert done.wait(60)
     loop.stop()
     loop.close()

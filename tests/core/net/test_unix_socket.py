@@ -3,13 +3,16 @@
 import fcntl
 import os
 import socket
+import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sipdump_core.errors import ConfigError
-from sipdump_core.net.unix_socket import bind_unix, remove_if_ours
+from sipdump_core.net import unix_socket
+from sipdump_core.net.unix_socket import UnixSocket, bind_unix, remove_if_ours
 from tests.strangers import needs_root, open_to_all, stranger_locks
 
 
@@ -48,14 +51,63 @@ def test_sockets_that_cannot_be_made(tmp_path: Path, path: str, user: str, group
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_do_not_make_a_socket_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second to find a stale one would remove the first one's new one."""
+    monkeypatch.setattr(unix_socket, "_LOCK_TIMEOUT", 0.01)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with pytest.raises(ConfigError, match="its folder stays locked"):
+        bind_unix(str(tmp_path / "s"), socket.SOCK_STREAM)
+    os.close(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_socket_is_private_until_all_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between bind and the end nobody gets in whom its mode keeps out, whatever the umask."""
+    path = tmp_path / "s"
+    steps: list[tuple[Any, ...]] = []
+
+    def mode() -> int:
+        return stat.S_IMODE(path.lstat().st_mode)
+
+    def bind(sock: UnixSocket, address: str) -> None:
+        super(UnixSocket, sock).bind(address)
+        steps.append(("bind", mode()))
+
+    def listen(sock: UnixSocket, backlog: int) -> None:
+        steps.append(("listen", mode()))
+        super(UnixSocket, sock).listen(backlog)
+
+    def chown(where: str, uid: int, gid: int, **how: bool) -> None:
+        steps.append(("chown", where, uid, gid, how, mode()))
+
+    monkeypatch.setattr(UnixSocket, "bind", bind)
+    monkeypatch.setattr(UnixSocket, "listen", listen)
+    monkeypatch.setattr(os, "chown", chown)
+    umask = os.umask(0)
+    try:
+        with bind_unix(str(path), socket.SOCK_STREAM, 0o664, group="123") as sock:
+            remove_if_ours(sock)
+    finally:
+        os.umask(umask)
+    assert steps == [
+        ("bind", 0o600),
+        ("chown", str(path), -1, 123, {"follow_symlinks": False}, 0o600),
+        ("listen", 0o664),
+    ]
+
+
 @needs_root
 @pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX])
-def test_a_stranger_s_lock_on_the_folder_is_not_waited_for(tmp_path: Path, kind: int) -> None:
+def test_a_stranger_s_lock_on_the_folder_is_not_waited_for(
+    tmp_path: Path, kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sipdump_core.net.unix_socket._LOCK_TIMEOUT", 60.0)
     path = str(open_to_all(tmp_path) / "s")
     start = time.monotonic()
     with stranger_locks(tmp_path, kind):
         sock = bind_unix(path, socket.SOCK_STREAM)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 30
     remove_if_ours(sock)
     sock.close()
     assert os.listdir(tmp_path) == []

@@ -1,5 +1,6 @@
 """Deliveries: what backends raise is counted and tried again, and costs no other backend anything."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.batch import Batch
 from sipdump_core.errors import PartialWriteError, RecordError, StorageError, StorageFullError
-from sipdump_core.pipeline import delivery
+from sipdump_core.pipeline import delivery, lane
 from sipdump_core.pipeline.dead_letter import DeadLetters
 from sipdump_core.record import Record
 from sipdump_core.sipdump import SipDump
@@ -55,7 +56,7 @@ def test_a_failing_backend_costs_the_others_nothing(
     probe(dump).on_write = lambda: None
     dump.received(b"b", A, B)
     wait_for(lambda: probe(dump).stored and dump.stats().backends["probe"].state == "ok")
-    assert dump.flush(10)
+    assert dump.flush(60)
     stats = dump.stats().backends
     assert stats["text"].stored == 4
     assert stats["probe"].stored + sum(stats["probe"].dropped.values()) == 4
@@ -272,7 +273,7 @@ def test_a_record_size_that_raises_stops_nobody(tmp_path: Path, monkeypatch: pyt
     with SipDump(plan=plan(tmp_path, Probe, rotate_size=100_000)) as made:
         monkeypatch.setattr(probe(made), "record_size", lambda _: 1 // 0)
         made.received(b"a", A, B)
-        assert made.flush(10)
+        assert made.flush(60)
         assert len(probe(made).stored) == len(read(tmp_path)) == 1
 
 
@@ -286,8 +287,85 @@ def test_a_full_store_goes_on_in_the_same_segment(dump: SipDump, monkeypatch: py
 
     probe(dump).on_write = full
     dump.received(b"a", A, B)
-    assert dump.flush(10)
+    assert dump.flush(60)
     assert [call for call in probe(dump).calls if call != "flush"] == ["open", "write"]
+
+
+def test_after_any_other_error_of_the_store_a_fresh_segment_is_begun(
+    dump: SipDump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the open one has is good; behind the failure it may not be."""
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
+    failures = iter([True])
+
+    def fail() -> None:
+        if next(failures, False):
+            probe(dump).calls.append("failure")
+            raise StorageError("write", "x", "Input/output error")
+
+    dump.received(b"a", A, B)
+    assert dump.flush(60)
+    probe(dump).on_write = fail
+    dump.received(b"b", A, B)
+    assert dump.flush(60)
+    calls = [call for call in probe(dump).calls if call != "flush"]
+    assert calls == ["open", "write", "failure", "close", "open", "write"]
+
+
+def test_the_pause_between_two_tries_grows_up_to_its_bound(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF", (1.0, 5.0))
+    pauses: list[float] = []
+    monkeypatch.setattr(delivery.Delivery, "pause", lambda _, seconds: pauses.append(seconds))
+
+    def fail() -> None:
+        if len(pauses) < 5:
+            raise StorageError("write", "x", "away")
+
+    probe(dump).on_write = fail
+    dump.received(b"a", A, B)
+    assert dump.flush(60)
+    assert pauses == [1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+def test_a_segment_that_is_no_longer_good_is_sealed_though_nothing_comes(
+    dump: SipDump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "CHECK_EVERY", 0.001)
+    monkeypatch.setattr(lane, "CHECK_EVERY", 0.001)
+    target = probe(dump)
+    bad = threading.Event()
+
+    def check() -> None:
+        if bad.is_set() and "close" not in target.calls:
+            raise StorageError("sync", "x", "Input/output error")
+
+    monkeypatch.setattr(target, "check", check)
+    dump.received(b"a", A, B)
+    assert dump.flush(60)
+    bad.set()
+    wait_for(lambda: "close" in target.calls)
+    dump.received(b"b", A, B)
+    assert dump.flush(60)
+    assert [call for call in target.calls if call != "flush"] == ["open", "write", "close", "open", "write"]
+
+
+def test_a_flush_that_failed_is_tried_again(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump.received(b"a", A, B)
+    assert dump.flush(60)
+    failures = [StorageError("flush", "x", "away")] * 2
+    flushes = []
+
+    def flush() -> None:
+        flushes.append(1)
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(probe(dump), "flush", flush)
+    dump.received(b"b", A, B)
+    for _ in range(4):
+        assert dump.flush(60)
+    assert len(flushes) == 3, "and no more often than until it has worked"
+    assert dump.stats().backends["probe"].state == "ok"
 
 
 def test_a_folder_that_goes_away_is_survived_and_told(

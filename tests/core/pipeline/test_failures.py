@@ -94,7 +94,7 @@ def test_what_one_raises_costs_the_others_nothing_and_it_recovers(
         broken.clear()
         dump.intercept([record(b"more")])
         wait_for(lambda: dump.stats().backends["flaky"].state == "ok")
-        assert dump.flush(10)
+        assert dump.flush(60)
         numbers = dump.stats().backends["flaky"]
         assert numbers.stored + sum(numbers.dropped.values()) == 11
         if operation != "write" or isinstance(error, StorageError):
@@ -122,7 +122,7 @@ def test_records_that_a_write_names_come_again_alone(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Flaky, "write", write)
     with start(tmp_path, Flaky) as dump:
         dump.intercept([record(b"%d" % n) for n in range(5)])
-        assert dump.flush(10)
+        assert dump.flush(60)
         numbers = dump.stats().backends["flaky"]
     assert batches == [[b"0", b"1", b"2", b"3", b"4"], [b"1", b"3"]]
     assert (numbers.stored, numbers.dropped, numbers.state) == (5, {}, "ok")
@@ -139,7 +139,7 @@ def test_records_that_are_refused_for_good_go_to_the_dead_letter(
     monkeypatch.setattr(Flaky, "write", write)
     with start(tmp_path, Flaky) as dump:
         dump.intercept([record(b"a"), record(b"bad"), record(b"b")])
-        assert dump.flush(10)
+        assert dump.flush(60)
         numbers = dump.stats().backends["flaky"]
     assert (numbers.stored, numbers.refused, numbers.dropped) == (2, 1, {})
 
@@ -169,7 +169,7 @@ def test_nonsense_that_one_returns_stops_nobody(
     monkeypatch.setattr(Flaky, attribute, value)
     with start(tmp_path, Flaky, rotate_size=10_000) as dump:
         dump.intercept([record(b"%d" % n) for n in range(10)])
-        assert dump.flush(10)
+        assert dump.flush(60)
         assert dump.stats().backends["text"].stored == 10
         assert dump.stats().backends["flaky"].stored == 10
     assert len(text_of(tmp_path)) == 10
@@ -223,13 +223,13 @@ def test_a_flush_that_always_fails_is_one_trouble(
     with start(tmp_path, Flaky) as dump:
         for n in range(10):
             dump.intercept([record(b"%d" % n)])
-            assert dump.flush(10)
+            assert dump.flush(60)
             numbers = dump.stats().backends["flaky"]
             assert (numbers.state, numbers.stored, numbers.error) == ("retrying", n + 1, "RuntimeError: bug")
         assert "works again" not in caplog.text
         monkeypatch.undo()
         dump.intercept([record()])
-        assert dump.flush(10)
+        assert dump.flush(60)
         assert dump.stats().backends["flaky"].state == "ok"
     (said,) = (line for line in caplog.text.splitlines() if "works again" in line)
     assert "backend=flaky" in said
@@ -268,7 +268,7 @@ def test_a_constructor_that_is_wrong_stops_nobody(
         name = "unmade"
 
     setattr(Unmade, method, value)
-    monkeypatch.setattr("sipdump_core.workshop.reload", lambda _: Driver("unmade", "sipdump-bad", "1.5", Unmade))
+    monkeypatch.setattr("sipdump_core.workshop.reload", lambda *_: Driver("unmade", "sipdump-bad", "1.5", Unmade))
     with start(tmp_path, Unmade, mode=1) as dump:
         dump.intercept([record()])
         wait_for(lambda: len(text_of(tmp_path)) == 1)
@@ -352,7 +352,7 @@ def test_a_driver_that_could_not_be_loaded_works_when_it_is_mended(
         assert "the backend late of sipdump-late 1.5 cannot be used: ModuleNotFoundError" in caplog.text
         dump.intercept([record(b"a")])
         wait_for(lambda: len(text_of(folder)) == 1)
-        assert "nosuchmodule" in dump.stats().backends["late"].error
+        wait_for(lambda: "nosuchmodule" in dump.stats().backends["late"].error)
         (error,) = dump.workshop.keepers(prefix="p-")[1]
         assert "the backend late of sipdump-late 1.5 cannot be used" in str(error)  # so a prune says it
         stored = packages / "stored"
@@ -376,7 +376,7 @@ def test_a_driver_that_hangs_is_seen_and_is_not_waited_for(tmp_path: Path, monke
     wait_for(lambda: len(text_of(tmp_path)) == 50)
     begin = time.monotonic()
     assert not dump.close(0.2)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
     assert sum(dump.stats().backends["flaky"].dropped.values()) == 50
     free.set()
 

@@ -1,19 +1,158 @@
 """The intake: the bounded queue in front of the writer."""
 
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipdump_core.errors import StorageError
-from sipdump_core.pipeline.intake import NEAR_US, in_order
+from sipdump_core.errors import ClosedError, StorageError
+from sipdump_core.pipeline.dispatcher import Dispatcher
+from sipdump_core.pipeline.intake import BATCH_BYTES, BATCH_RECORDS, NEAR_US, Intake, in_order
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.sipdump import SipDump
 from tests.core.support import A, B, Probe, files, plan, probe, read
 from tests.support import record, wait_for
+
+
+class Sink:
+    """A dispatcher that notes what it is given, and holds the writer where a test says so."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[bytes]] = []
+        self.free = threading.Event()
+        self.free.set()
+        self.errors: list[BaseException] = []
+
+    def handle(self, batch: Sequence[Record]) -> None:
+        self.batches.append([one.buf for one in batch])
+        self.free.wait(30)
+        if self.errors:
+            raise self.errors.pop()
+
+    def tick(self) -> None:
+        """Nothing is due."""
+
+    def wait(self) -> float | None:
+        return None
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    made = Sink()
+    yield made
+    made.free.set()
+
+
+def intake(sink: Sink, records: int = 10_000, size: int = 1 << 30, gather: float = 0.0) -> Intake:
+    return Intake(cast(Dispatcher, sink), records, size, gather)
+
+
+def held(sink: Sink, one: Intake) -> None:
+    """Let the writer be busy with a record, so that what comes next waits in the queue."""
+    sink.free.clear()
+    before = len(sink.batches)
+    one.put([record(b"first")], block=True)
+    wait_for(lambda: len(sink.batches) > before)
+
+
+def test_a_batch_is_bounded_in_records_and_in_bytes(sink: Sink) -> None:
+    one = intake(sink)
+    one.put([record(b"x")] * (2 * BATCH_RECORDS + 1), block=True)
+    one.put([record(b"x" * 100_000)] * 100, block=True)
+    one.put([record(b"x" * (BATCH_BYTES + 1)), record(b"y")], block=True)
+    assert one.close(30)
+    assert sum(map(len, sink.batches)) == 2 * BATCH_RECORDS + 1 + 100 + 2
+    assert max(map(len, sink.batches)) == BATCH_RECORDS
+    assert all(len(batch) == 1 or sum(map(len, batch)) <= BATCH_BYTES for batch in sink.batches)
+
+
+def test_callers_that_wait_for_room_are_told_of_the_end(sink: Sink) -> None:
+    one = intake(sink, records=1)
+    held(sink, one)
+    one.put([record(b"second")], block=True)
+    told = threading.Event()
+
+    def bring() -> None:
+        with pytest.raises(ClosedError):
+            one.put([record(b"third")], block=True)
+        told.set()
+
+    threading.Thread(target=bring, daemon=True).start()
+    wait_for(lambda: one._room._waiters)  # type: ignore[attr-defined]  # of threading.Condition
+    assert not one.close(0.0)  # the writer is busy
+    assert told.wait(60)
+    sink.free.set()
+    assert one.close(10)
+    assert sink.batches == [[b"first"], [b"second"]]
+
+
+def test_the_bounds_are_exact_and_room_comes_back(sink: Sink) -> None:
+    one = intake(sink, records=10, size=100)
+    held(sink, one)
+    assert one.put([record(b"x")] * 20, block=False) == 10
+    assert one.put([record(b"x")], block=False) == 1
+    sink.free.set()
+    wait_for(lambda: len(sink.batches) == 2)
+    held(sink, one)
+    assert one.put([record(b"x" * 30)] * 4, block=False) == 1
+    sink.free.set()
+    wait_for(lambda: sink.batches[-1] == [b"x" * 30] * 3)
+    held(sink, one)
+    assert one.put([record(b"x" * 100)], block=False) == 0
+    sink.free.set()
+    assert one.close(10)
+    with pytest.raises(ClosedError):
+        one.put([record()], block=False)
+    with pytest.raises(ClosedError):
+        one.order(lambda: None)
+
+
+def fail() -> None:
+    raise ZeroDivisionError
+
+
+def test_an_order_comes_behind_what_was_there_and_before_what_follows(sink: Sink) -> None:
+    one = intake(sink)
+    held(sink, one)
+    one.put([record(b"a")], block=True)
+    one.order(lambda: sink.batches.append([b"order 1"]))
+    one.order(fail)  # costs nobody anything
+    one.put([record(b"b")], block=True)
+    one.order(lambda: sink.batches.append([b"order 2"]))
+    one.put([record(b"c")], block=True)
+    sink.free.set()
+    assert one.close(10)
+    assert sink.batches == [[b"first"], [b"a"], [b"order 1"], [b"b"], [b"order 2"], [b"c"]]
+
+
+@pytest.mark.parametrize("what", ["a full batch", "an order", "the end"])
+def test_gathering_ends_early_for(sink: Sink, what: str) -> None:
+    one = intake(sink, gather=60.0)
+    one.put([record(b"x")] * (BATCH_RECORDS - 1), block=True)
+    if what == "a full batch":
+        one.put([record(b"x")], block=True)
+    elif what == "an order":
+        one.order(lambda: None)
+    else:
+        assert one.close(10)
+    wait_for(lambda: sink.batches)
+    assert one.close(10)
+
+
+def test_a_bug_does_not_end_the_writer(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
+    one = intake(sink)
+    sink.errors = [SystemExit(3)]
+    one.put([record(b"a")], block=True)
+    wait_for(lambda: not sink.errors)
+    one.put([record(b"b")], block=True)
+    assert one.close(10)
+    assert sink.batches == [[b"a"], [b"b"]]
+    assert "this is a bug in sipdump" in caplog.text
 
 
 def test_a_full_queue_drops_with_a_count(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from sipdump_core import subcommands
+from sipdump_core.admin.command import main as admin
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.reading import find
-from sipdump_core.reading.command import COMMANDS
+from sipdump_core.reading.command import COMMANDS, main
 from sipdump_core.reading.dashes import join_dashes
 from tests.core.reading.run import run
 
@@ -49,6 +52,24 @@ def test_errors(
 
     monkeypatch.setattr(find, "find", fail)
     assert run(capsys, "find", "--folder", "/tmp") == (code, "", said)
+
+
+def test_ctrl_c_while_a_command_is_loaded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subcommands, "import_module", interrupted)
+    assert run(capsys, "find", "--folder", "/tmp") == (130, "", "")
+    assert admin(["import"]) == 130
+    assert capsys.readouterr().err == "sipdump-admin: interrupted: what was done so far stays\n"
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_closed_streams(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setattr(sys, name, None)  # as Python has it after a shell's >&-
+    assert main(["find", "--folder", str(tmp_path)]) == 1
+    assert admin(["list", "--folder", str(tmp_path)]) == 0
+    getattr(sys, name).close()
 
 
 @pytest.mark.parametrize("args", [[], ["nosuch"], ["find", "x"], ["show"], ["export"]])

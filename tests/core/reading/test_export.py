@@ -10,6 +10,7 @@ import pytest
 
 from sipdump_core.calls.summary import iso_utc
 from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.syncing import SYNCER
 from sipdump_core.reading.capture.reader import read_capture
 from sipdump_core.reading.store import Store
 from sipdump_core.record import Record
@@ -200,6 +201,20 @@ def test_files_that_are_refused(folder: Path, tmp_path: Path, capsys: pytest.Cap
         assert message in err
     assert [path.name for path in tmp_path.iterdir()] == ["old.pcap"]
     assert (tmp_path / "old.pcap").read_text() == "mine"
+
+
+def test_a_draft_is_not_synced_behind_its_back(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SYNCER, "watch", None)  # by then it has another name, or is gone
+    err = exported(capsys, folder, tmp_path / "x.pcapng", "one@a")
+    assert err == f"sipdump-read: {tmp_path}/x.pcapng has 1 call\n"
+
+
+def test_calls_that_are_not_there_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("x.pcap", "x.html"):
+        err = exported(capsys, folder, tmp_path / name, "one@a", "no\x1bsuch", "two@b")
+        assert err.splitlines()[1:] == [r"sipdump-read: note: no\x1bsuch was not found"]
 
 
 def test_an_open_store_is_exported_up_to_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.mark.usefixtures("utc")
 def test_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "find", "--folder", folder)
     assert (code, err) == (0, "")
@@ -122,17 +123,52 @@ def test_nothing_found(folder: Path, capsys: pytest.CaptureFixture[str], form: s
     assert code == 1
     assert out.startswith(expected)
     assert len(out.splitlines()) <= 1
-    assert err.startswith("sipdump-read: nothing was found in 1 segment of parquet, 2026-11-22 10:00:10 to ")
-    assert err.endswith(" UTC (+00:00)\n")
+    begin = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at("10:00:10") / 1e6))
+    assert err.startswith(f"sipdump-read: nothing was found in 1 segment of parquet, {begin} to ")
+    offset = time.strftime("%z")
+    assert err.endswith(f" ({offset[:3]}:{offset[3:]})\n")
 
 
 def test_nothing_to_look_at(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "find", "--folder", tmp_path)
     assert (code, err) == (1, f"sipdump-read: nothing was found: there is no segment within the span in {tmp_path}\n")
-    code, _, err = run(capsys, "find", "--folder", folder, "--until", "2020-01-01")
+    code, _, err = run(capsys, "find", "--folder", folder, "--since", "2020-01-01 10:32", "--until", "11:00")
     assert code == 1
-    assert "there is no segment within the span in " in err
-    assert str(folder) in err
+    span = "from 2020-01-01 10:32:00 until 2020-01-01 11:00:00 UTC (+00:00)"
+    told = f"nothing was found {span}: there is no segment within the span in {folder}"
+    assert err == f"sipdump-read: {told}\n"
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_times_that_not_all_zones_have(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    for when in ("9999-12-31T23:59:59Z", "0001-01-01T00:00Z", "@-62135590000"):
+        code, out, _ = run(capsys, "find", "--folder", folder, "--call-id", "nosuch", "--until", when)
+        assert code in (1, 2)
+        assert out == ""
+
+
+def test_nothing_could_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kamailio-sipdump-2026-11-22--10-00-00.parquet").write_bytes(b"torn")
+    code, _, err = run(capsys, "find", "--folder", tmp_path)
+    assert code == 1
+    assert "2026-11-22--10-00-00.parquet: " in err
+    assert err.endswith(f"sipdump-read: nothing was found: nothing could be read in {tmp_path}\n")
+
+
+def test_what_is_no_folder_and_what_is_no_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = next(folder.iterdir())
+    for option, path, hint in (
+        ("--folder", file, "this is a file: name it with --file"),
+        ("--file", folder, "this is a folder: name it with --folder"),
+        ("--folder", folder / "nosuch", "there is no such folder"),
+        ("--file", folder / "nosuch", "there is no such file"),
+        ("--file", file / "below", "Not a directory"),
+    ):
+        assert run(capsys, "find", option, path) == (2, "", f"sipdump-read: {option} {path}: {hint}\n")
 
 
 def test_what_a_format_does_not_keep_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

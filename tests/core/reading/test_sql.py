@@ -1,6 +1,7 @@
 """``sipdump-read sql``: all that is stored is in the views, each record once, and nothing is left behind."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -219,8 +220,9 @@ def test_hostile_values_reach_no_terminal(folder: Path, ask: Ask, capsys: pytest
     )
     fill(shop.backend("text", shop.site()), [attrs.evolve(message(1), buf=buf)], START)
     for statement in ("SELECT * FROM messages", "SELECT * FROM calls", 'SELECT hops AS "\x1b[2J" FROM calls'):
-        assert main(["sql", statement, "--folder", str(folder)]) == 0
-        assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
+        for form in ([], ["--json"], ["--csv"]):
+            assert main(["sql", statement, "--folder", str(folder), *form]) == 0
+            assert all(line.isprintable() for line in re.split(r"\r?\n", capsys.readouterr().out)), form
     assert ask("SELECT buf FROM messages")[0]["buf"] == buf.decode("utf-8", "backslashreplace")
     assert len(ask("SELECT from_user FROM calls")) == 1
 
@@ -268,6 +270,12 @@ def test_wrong_sql(folder: Path, statement: str, capsys: pytest.CaptureFixture[s
     assert not out
     assert err.startswith("sipdump-read: ")
     assert "Error" in err
+
+
+@pytest.mark.parametrize("statement", ["", " ; ", "-- nothing"])
+def test_no_statement(folder: Path, statement: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sql", statement, "--folder", str(folder)]) == 2
+    assert capsys.readouterr().err == "sipdump-read: the statement is empty\n"
 
 
 def test_no_extension_is_fetched(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

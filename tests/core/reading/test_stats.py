@@ -1,6 +1,7 @@
 """``sipdump-read stats``: numbers worked out by hand; ratios and delays as RFC 6076 defines them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,14 @@ def test_by_caller(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }  # fmt: skip
 
 
-def test_by_hour_and_destination(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_by_hour_and_destination(
+    folder: Path, capsys: pytest.CaptureFixture[str], live_in: Callable[[str], None]
+) -> None:
+    live_in("Asia/Tokyo")  # hours are local
     rows = stats(capsys, folder, "--by", "hour")["by"]
     assert [(row["hour"], row["calls"]) for row in rows] == [
-        ("2026-11-22T10:00+0000", 11),
-        ("2026-11-22T11:00+0000", 1),
+        ("2026-11-22T19:00+0900", 11),
+        ("2026-11-22T20:00+0900", 1),
     ]
     rows = stats(capsys, folder, "--by", "dst")["by"]
     assert {row["dst"]: row["calls"] for row in rows} == {f"{PROXY}:5060": 12, f"{PHONE}:5060": 0}

@@ -4,6 +4,7 @@ import os
 import random
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,16 @@ from pathlib import Path
 import attrs
 import pytest
 
+from sipdump_core.drivers.base import Backend, NoOptions, Site
 from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.query import Query
+from sipdump_core.reading import shelves
 from sipdump_core.reading.command import main
 from sipdump_core.reading.searched import Searched
+from sipdump_core.reading.shelves import BackendShelf
 from sipdump_core.reading.store import Interrupted, Store
 from sipdump_core.record import Record
-from sipdump_core.segment import Segment
+from sipdump_core.segment import Segment, StoredSegment
 from tests.core.reading.run import found, run
 from tests.core.reading.stores import fill, workshop
 from tests.core.reading.traffic import at, call, store
@@ -310,6 +314,29 @@ class Slow:
         if self.read == self.after:
             self.opened.interrupt()
         return True
+
+
+def test_a_store_whose_listing_hangs_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+
+    class Hangs(Backend):
+        name = "hangs"
+
+        def segments(self) -> list[StoredSegment]:
+            free.wait(30)
+            return []
+
+    monkeypatch.setattr(shelves, "PATIENCE", 0.1)
+    store(tmp_path, call("one@a"))
+    hanging = BackendShelf(Hangs(NoOptions(), Site(str(tmp_path), "p-", distribution="sipdump-hangs 1")))
+    text = shelves.FolderShelf(workshop(tmp_path), str(tmp_path))
+    store_ = Store([hanging, text])
+    for _ in range(2):  # the second time it is not even asked
+        call_ids, searched = asked(store_)
+        assert call_ids == ["one@a"]
+        (problem,) = set(searched.problems)
+        assert "list: the backend hangs of sipdump-hangs 1 has answered nothing for 0.1 s" in problem
+    free.set()
 
 
 def test_an_interrupted_scan_has_found_what_it_has_found(tmp_path: Path) -> None:

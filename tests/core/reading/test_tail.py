@@ -1,6 +1,7 @@
 """``sipdump-read tail``: the last messages, and then each that comes, once."""
 
 import itertools
+import os
 import random
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.query import Query
+from sipdump_core.reading.command import main
 from sipdump_core.reading.shelves import BackendShelf
 from sipdump_core.reading.store import Store
 from sipdump_core.reading.tail import Follower
@@ -50,7 +52,7 @@ def dump(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SipDump]:
 
 def feed(dump: SipDump, first: int, count: int) -> None:
     dump.intercept(numbered(first, count))
-    assert dump.flush(10)
+    assert dump.flush(60)
 
 
 def follower(folder: Path, query: Query | None = None) -> Follower:
@@ -117,7 +119,7 @@ def test_rotations_lose_nothing_and_repeat_nothing(dump: SipDump, tmp_path: Path
         if draw.random() < 0.6:
             dump.rotate()
     dump.intercept(numbered(first, 1))
-    assert dump.flush(10)
+    assert dump.flush(60)
     found += followed(following, first + 1 - 3 - len(found))
     assert sorted(found, key=lambda each: int(each[:-2])) == expected(3, first + 1 - 3)
 
@@ -143,7 +145,7 @@ def test_the_same_bytes_at_the_same_moment_are_two_messages(dump: SipDump, tmp_p
     following = follower(tmp_path)
     (one,) = numbered(0, 1)
     dump.intercept([one, one])
-    assert dump.flush(10)
+    assert dump.flush(60)
     assert followed(following, 2) == ["0@a", "0@a"]
 
 
@@ -185,14 +187,15 @@ def test_segments_that_are_pruned_while_they_are_followed(dump: SipDump, tmp_pat
     assert followed(following, 1) == expected(1, 1)
 
 
-def test_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], live_in: Callable[[str], None]) -> None:
+    live_in("Asia/Kathmandu")
     store(tmp_path, call("one@a"), call("two@a", at("10:32:01"), status=486))
     code, out, err = run(capsys, "tail", "--folder", tmp_path, "--once", "-n", 3)
-    assert (code, err) == (0, "sipdump-read: times are UTC (+00:00)\n")
+    assert (code, err) == (0, "sipdump-read: times are +0545 (+05:45)\n")
     assert [line.split("  ")[:5] for line in out.splitlines()] == [
-        ["2026-11-22 10:32:03.010000", "rcv", "udp", "192.0.2.10:5060 > 203.0.113.1:5060", "ACK"],
-        ["2026-11-22 10:32:32.000000", "rcv", "udp", "192.0.2.10:5060 > 203.0.113.1:5060", "BYE"],
-        ["2026-11-22 10:32:32.020000", "snd", "udp", "203.0.113.1:5060 > 192.0.2.10:5060", "200 OK (BYE)"],
+        ["2026-11-22 16:17:03.010000", "rcv", "udp", "192.0.2.10:5060 > 203.0.113.1:5060", "ACK"],
+        ["2026-11-22 16:17:32.000000", "rcv", "udp", "192.0.2.10:5060 > 203.0.113.1:5060", "BYE"],
+        ["2026-11-22 16:17:32.020000", "snd", "udp", "203.0.113.1:5060 > 192.0.2.10:5060", "200 OK (BYE)"],
     ]
     assert out.splitlines()[1].endswith("alice > bob  one@a  fra-1")
     code, out, _ = run(capsys, "tail", "--folder", tmp_path, "--once", "-n", 100)
@@ -243,3 +246,22 @@ def test_ctrl_c_ends_it(
     assert len(out.splitlines()) == 1
     assert "Traceback" not in err
     assert sys.exc_info() == (None, None, None)
+
+
+def test_it_ends_when_nobody_reads_any_more(
+    dump: SipDump, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(dump, 0, 3)
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as read, open(writer, "w", buffering=1) as write:
+        fresh: Callable[[Follower], Iterator[Record]] = Follower.fresh
+
+        def left(following: Follower) -> Iterator[Record]:
+            assert len(read.read(4096).splitlines()) == 3
+            read.close()
+            return fresh(following)
+
+        monkeypatch.setattr(Follower, "fresh", left)
+        monkeypatch.setattr(sys, "stdout", write)
+        assert main(["tail", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == "sipdump-read: times are UTC (+00:00)\n"

@@ -1,5 +1,7 @@
 """Times and spans as people type them."""
 
+import time
+from collections.abc import Iterator
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -48,6 +50,26 @@ def test_summer_time_is_that_of_the_day_itself() -> None:
     assert parse_when("1:30", in_summer).isoformat() == "2026-10-25T01:30:00+02:00"
 
 
+@pytest.fixture
+def local_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("local_zone")
+def test_days_are_counted_by_the_calendar() -> None:
+    after_midnight = datetime.fromisoformat("2026-03-30T00:30+02:00")  # yesterday had 23 hours
+    assert parse_when("yesterday", after_midnight).isoformat() == "2026-03-29T00:00:00+01:00"
+    assert parse_when("00:45", after_midnight).isoformat() == "2026-03-29T00:45:00+01:00"
+    noon = datetime.fromisoformat("2026-03-29T12:00+02:00")
+    eve = parse_when("yesterday 23:30", noon)
+    assert eve.isoformat() == "2026-03-28T23:30:00+01:00"
+    assert parse_when("3:30", noon, after=eve).isoformat() == "2026-03-29T03:30:00+02:00"
+
+
 def test_the_end_of_a_span_comes_after_its_start() -> None:
     start = parse_when("yesterday 23:00", NOW)
     assert parse_when("23:30", NOW, after=start) == at(2026, 11, 26, 23, 30)
@@ -61,6 +83,13 @@ def test_the_end_of_a_span_comes_after_its_start() -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match=r"yesterday 10:30|-15m|since 1970"):
         parse_when(text, NOW)
+
+
+@pytest.mark.usefixtures("local_zone")
+@pytest.mark.parametrize("text", ["0001-01-01", "9999-12-31T23:59:59.9"])
+def test_what_no_zone_has(text: str) -> None:
+    with pytest.raises(ValueError, match=f"'{text}' is too far away"):
+        parse_when(text, datetime.now().astimezone())
 
 
 def test_a_span() -> None:

@@ -563,8 +563,10 @@ def test_the_older_forms_of_event_callback_stay(tmp_path: Path) -> None:
 
 def test_no_script_is_run_without_the_event_route(tmp_path: Path) -> None:
     (tmp_path / "callback.py").write_text("raise RuntimeError")
-    make_plan(settings(tmp_path, "callback.py", mode=1))
-    make_plan(settings(tmp_path, "callback.py"), to_start=False)
+    assert make_plan(settings(tmp_path, "callback.py", mode=1)).route is None
+    assert make_plan(settings(tmp_path, "callback.py"), to_start=False).route is None
+    with pytest.raises(ConfigError, match="RuntimeError"):
+        make_plan(settings(tmp_path, "callback.py"))
 
 
 def test_options() -> None:

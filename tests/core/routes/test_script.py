@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.config.reader import parse_config
@@ -17,7 +17,7 @@ from sipdump_core.routes.event_route import DROP, Callback
 from sipdump_core.routes.script import compile_route
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
 from sipdump_core.sipdump import SipDump
-from tests.support import OPTIONS, record
+from tests.support import OPTIONS, examples, record
 
 
 def block(text: str) -> RouteBlock:
@@ -350,7 +350,7 @@ any_records = st.builds(
 
 
 @given(programs, any_records)
-@settings(max_examples=400, deadline=None)
+@examples(200)
 def test_no_record_makes_a_route_raise(program: str, any_record: Record) -> None:
     try:
         callback = route(program)
@@ -367,7 +367,7 @@ tokens = st.sampled_from(_TOKENS)
 
 
 @given(st.lists(tokens, max_size=25).map(" ".join))
-@settings(max_examples=600, deadline=None)
+@examples(200)
 def test_any_text_compiles_or_is_refused_with_its_place(text: str) -> None:
     try:
         blocks = parse_config(f"event_route[sipdump:msg] {{\n{text}\n}}\n", "k.cfg").event_routes

@@ -2,10 +2,11 @@
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.record import Record
@@ -18,7 +19,7 @@ from sipdump_core.routes.variables import (
     compile_format,
     compile_pv,
 )
-from tests.support import OPTIONS, record
+from tests.support import OPTIONS, examples, record
 
 
 def value(text: str, buf: bytes = OPTIONS, **fields: object) -> object:
@@ -63,6 +64,24 @@ def test_time_and_process() -> None:
     assert value("$pp") == 2738
     assert value("$$") == b"$"
     assert value("$null") is None
+
+
+def test_time_is_local_and_utime_is_not(live_in: Callable[[str], None]) -> None:
+    at = 1_795_386_431_765_284
+    live_in("Asia/Kathmandu")
+    assert value("$timef(%d %H:%M:%S)", time_us=at) == b"23 04:12:11"
+    assert value("$utimef(%d %H:%M:%S)", time_us=at) == b"22 22:27:11"
+    for name, local, utc in (
+        ("sec", 11, 11), ("min", 12, 27), ("hour", 4, 22), ("mday", 23, 22), ("wday", 2, 1), ("yday", 327, 326),
+    ):  # fmt: skip
+        assert (value(f"$time({name})", time_us=at), value(f"$utime({name})", time_us=at)) == (local, utc)
+    assert value("$Tf", time_us=at) == b"Mon Nov 23 04:12:11 2026"
+    assert value("$(Ts{s.ftime,%d %H:%M})", time_us=at) == b"23 04:12"
+    live_in("Europe/Berlin")
+    summer, winter = 1_792_888_200_000_000, 1_792_891_800_000_000  # 02:30 comes twice
+    shown = "$timef(%H:%M %z) $time(isdst) $utime(hour) $utime(isdst)"
+    assert printed(shown, time_us=summer) == b"02:30 +0200 1 0 0"
+    assert printed(shown, time_us=winter) == b"02:30 +0100 0 1 0"
 
 
 def test_a_text_of_variables() -> None:
@@ -154,7 +173,7 @@ records = st.builds(
 
 
 @given(names, st.lists(transformation, max_size=4), records)
-@settings(max_examples=500, deadline=None)
+@examples(200)
 def test_no_record_makes_a_variable_raise(name: str, transformations: list[str], any_record: Record) -> None:
     try:
         form = compile_format(f"$({name}{''.join(transformations)})", parse_call_id=True)
@@ -164,7 +183,7 @@ def test_no_record_makes_a_variable_raise(name: str, transformations: list[str],
 
 
 @given(st.text(alphabet="$(){}[],s.lenTV ipdumbf01\\%", max_size=40))
-@settings(max_examples=500, deadline=None)
+@examples(200)
 def test_any_text_compiles_or_is_refused(text: str) -> None:
     try:
         form = compile_format(text, parse_call_id=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from sipdump_core.admin import command as admin
-from sipdump_core.drivers.discovery import discover
 
 FILES = {
     ".github/workflows/test.yml",
@@ -33,9 +32,10 @@ def check(folder: Path, *command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(600)  # they run the whole kit
 @pytest.mark.parametrize("kind", ["file", "stream"])
 def test_what_it_writes_passes_its_own_tests_and_checks(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, mypy_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "kafka"
     assert admin.main(["new-backend", "kafka", "--kind", kind, "--dir", str(folder)]) == 0
@@ -47,7 +47,7 @@ def test_what_it_writes_passes_its_own_tests_and_checks(
     assert project["entry-points"]["sipdump.backends"] == {"kafka": "sipdump_kafka:KafkaBackend"}
     check(folder, "ruff", "check")
     check(folder, "ruff", "format", "--check")
-    check(folder, "mypy")
+    check(folder, "mypy", "--cache-dir", str(mypy_cache))
     check(folder, "pytest", "-q", "-p", "no:cacheprovider")
 
 
@@ -68,27 +68,11 @@ def test_only_public_names_are_used(kind: str, tmp_path: Path) -> None:
         assert set(found) <= {"sipdump_core", "sipdump_core.testing"}
 
 
-def test_the_flag_is_a_third_partys_and_free(tmp_path: Path) -> None:
-    flags = set()
-    for name in ("kafka", "redis", "clickhouse", "postgres"):
-        assert admin.main(["new-backend", name, "--dir", str(tmp_path / name)]) == 0
-        text = (tmp_path / name / f"sipdump_{name}" / "__init__.py").read_text()
-        (flag,) = map(int, re.findall(r"^    flag = (\d+)$", text, re.MULTILINE))
-        assert flag >= 256
-        assert flag.bit_count() == 1
-        assert flag < 1 << 31
-        flags.add(flag)
-    assert len(flags) > 1  # it depends on the name, so that two authors seldom meet
-    assert not flags & {driver.flag for driver in discover()}
-
-
-def test_a_flag_that_is_taken_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sipdump_core.scaffold import project as scaffold
-
-    first = scaffold._free_flag("kafka", set())
-    second = scaffold._free_flag("kafka", {first})
-    assert second not in (0, first)
-    assert scaffold._free_flag("kafka", {1 << bit for bit in range(31)}) == 0
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_it_takes_no_flag_and_is_switched_on_by_name(kind: str, tmp_path: Path) -> None:
+    assert admin.main(["new-backend", "kafka", "--kind", kind, "--dir", str(tmp_path)]) == 0
+    assert "    flag = 0  #" in (tmp_path / "sipdump_kafka" / "__init__.py").read_text()
+    assert 'modparam("sipdump", "backend", "kafka")' in (tmp_path / "README.md").read_text()
 
 
 def test_the_folder_is_named_after_the_distribution_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

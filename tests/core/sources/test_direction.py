@@ -261,3 +261,19 @@ def test_the_kernel_says_which_addresses_are_this_machines() -> None:
     assert not is_ours("192.0.2.1")
     assert not is_ours("2001:db8::1")
     assert not is_ours("a.name.that.is.no.address.invalid")
+
+
+def test_a_name_in_a_via_is_looked_up_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's name would hold up all HEP for as long as its name server likes."""
+    asked: list[str] = []
+
+    def ours(host: str) -> bool:
+        asked.append(host)
+        return False
+
+    monkeypatch.setattr(direction, "is_ours", ours)
+    sender = Sender(("192.0.2.50", 9))
+    for name in ("slow.example.com", "127.0.0.1.example.com", "localhost", "x" * 5000):
+        buf = f"BYE sip:x SIP/2.0\r\nVia: SIP/2.0/UDP {name}:5060;branch=z\r\n\r\n".encode()
+        assert sender(buf, ("192.0.2.60", 5060), ("192.0.2.70", 5070)) == "hep"
+    assert set(asked) <= {"192.0.2.50", "192.0.2.60", "192.0.2.70"}

@@ -7,8 +7,10 @@ import socket
 import ssl
 import termios
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,9 +20,10 @@ from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.settings.options import Setting, build
 from sipdump_core.sipdump import SipDump
+from sipdump_core.sources import hep
 from sipdump_core.sources.hep import HepSource
 from sipdump_text import TextBackend
-from tests.hep import SIP, hep3
+from tests.hep import SIP, chunk, frame, hep3
 from tests.support import wait_for
 
 
@@ -49,7 +52,7 @@ class Bench:
 
     def stored(self, count: int) -> list[Record]:
         wait_for(lambda: self.source.stats().get("records", 0) >= count)
-        assert self.dump.flush(10)
+        assert self.dump.flush(60)
         backend = TextBackend(NoOptions(), Site(str(self.folder), "kamailio-sipdump-"))
         return [record for stored in backend.segments() for record in backend.read(stored)]
 
@@ -68,6 +71,18 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(*listen: str, **options: object) -> Bench:
+            bench = Bench(tmp_path, *listen, **options)
+            stack.callback(bench.close)
+            return bench
+
+        yield make
 
 
 def test_udp(bench: Bench) -> None:
@@ -125,6 +140,107 @@ def test_a_connection_that_brings_nothing_good_is_closed(bench: Bench) -> None:
     wait_for(lambda: bench.count("connections") == 0)
     bench.tcp().sendall(hep3(b"other"))
     assert [r.buf for r in bench.stored(1)] == [b"other"]
+
+
+BAD = {
+    "a wrong key": hep3(extra=(chunk(14, b"wrong!"),)),
+    "no key": hep3(),
+    "nothing in it": b"HEP3\0\6",
+    "an impossible chunk": frame(b"\0\0\0\1\0\5"),
+    "a compressed stranger": gzip.compress(hep3()),
+    "damaged gzip": gzip.compress(hep3())[:-8] + bytes(8),
+    "a bomb": gzip.compress(bytes(60_000)),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_frames_of_every_kind_close_their_connection_and_hold_up_nobody(
+    make_bench: Callable[..., Bench], kind: str
+) -> None:
+    bench = make_bench(auth_key="sekret")
+    good = hep3(b"good", extra=(chunk(14, b"sekret"),))
+    bad, honest = bench.tcp(), bench.tcp()
+    honest.sendall(good)
+    for _ in range(2):  # good ones between them are no reason
+        with contextlib.suppress(OSError):
+            bad.sendall(BAD[kind] * 45)
+            bad.sendall(good)
+    assert len(bench.stored(3)) == 3
+    with contextlib.suppress(OSError):
+        bad.sendall(BAD[kind] * 150 + good)
+    wait_for(lambda: bench.count("connections_refused") == 1)
+    with contextlib.suppress(ConnectionResetError):
+        assert bad.recv(1) == b""
+    honest.sendall(good)
+    bench.udp().send(good)
+    assert len(bench.stored(5)) == 5
+
+
+def test_a_socket_has_a_bounded_share_of_a_round(bench: Bench) -> None:
+    class Endless:
+        taken = 0
+
+        def recvfrom(self, _: int) -> tuple[bytes, tuple[str, int]]:
+            self.taken += 1
+            assert self.taken <= 512
+            return hep3(b"%d" % self.taken), ("127.0.0.1", 5)
+
+    bench.source._read_datagrams(cast(socket.socket, Endless()))
+    assert 1 <= bench.count("packets") <= 512
+
+
+def test_each_connection_has_its_turn_and_none_is_cut(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn is over after its time; here after one frame."""
+    monkeypatch.setattr(hep, "_TURN_US", -1)
+    monkeypatch.setattr(hep, "_FIRST_TURN_US", -1)
+    bench = make_bench("tcp:127.0.0.1:0", max_connections=2)
+    taken: list[bytes] = []
+    monkeypatch.setattr(bench.source, "_deliver", lambda records: taken.extend(record.buf[:1] for record in records))
+    busy = threading.Event()
+    for name in (b"a", b"b"):
+        bench.tcp(0).sendall(b"".join(hep3(name + b"%d" % n) for n in range(20)))
+    wait_for(lambda: bench.count("connections") == 2)
+    wait_for(lambda: len(taken) == 40)
+    taken.clear()
+    bench.source._loop.call_soon(busy.wait)
+    for sock in bench.sockets:
+        sock.sendall(b"".join(hep3(b"%c" % (97 + bench.sockets.index(sock)) + b"%d" % n) for n in range(20)))
+    bench.tcp(0).sendall(hep3(b"c"))  # costs one of them its place, but nothing that it has sent
+    busy.set()
+    wait_for(lambda: len(taken) == 41)
+    assert taken.count(b"a") == taken.count(b"b") == 20
+    assert b"c" in taken[:30]
+
+
+def test_a_connection_that_was_never_of_use_makes_room_first(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench("tcp:127.0.0.1:0", max_connections=3)
+    honest = bench.tcp(0)
+    honest.sendall(hep3(b"1"))
+    assert bench.stored(1)
+
+    def connected(count: int) -> bool:
+        return bench.count("connections") + bench.count("connections_evicted") == count
+
+    for count in range(1, 21):
+        bench.tcp(0)
+        wait_for(partial(connected, 1 + count))
+    honest.sendall(hep3(b"2"))
+    late = bench.tcp(0)
+    late.sendall(hep3(b"3"))
+    assert {record.buf for record in bench.stored(3)} == {b"1", b"2", b"3"}
+    assert bench.count("connections_evicted") == 19
+
+
+def test_a_peer_is_forgotten_with_its_connection(bench: Bench) -> None:
+    known = bench.source._decoder._peers
+    for count in range(1, 21):
+        with contextlib.closing(bench.tcp()) as sock:
+            sock.sendall(hep3())
+            assert bench.stored(count)
+        wait_for(lambda: bench.count("connections") == 0)
+    wait_for(lambda: (len(known), known.size) == (0, 0))
 
 
 def test_one_packet_that_breaks_the_decoder_costs_no_other(

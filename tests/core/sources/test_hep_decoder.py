@@ -1,21 +1,26 @@
 """Decoding HEP."""
 
+import gc
 import gzip
 import struct
+import tracemalloc
+import weakref
 import zlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.errors import FormatError
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
+from sipdump_core.sources import hep_decoder
 from sipdump_core.sources.compression import inflate
 from sipdump_core.sources.hep_decoder import HepDecoder
 from tests.hep import SIP, chunk, frame, hep3, hep12
+from tests.support import examples
 
 PEER = ("192.0.2.1", 5060)
 NOW = 1_795_386_432_000_000
@@ -37,6 +42,21 @@ def test_a_packet_as_kamailio_sends_it() -> None:
     )  # fmt: skip
     assert (one.src_ip, one.src_port, one.dst_ip, one.dst_port) == ("192.0.2.1", 5060, "192.0.2.2", 5070)
     assert (one.buf, one.node) == (SIP, "77")
+
+
+def test_strangers_fill_neither_the_table_nor_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hep_decoder, "_MAX_AGENTS", 3)
+    monkeypatch.setattr(hep_decoder, "_MAX_TROUBLED", 3)
+    table = ProcessTable(0)
+    made = HepDecoder(HepOptions(), table)
+    for number in range(10):
+        made.decode(hep3(extra=(chunk(12, struct.pack(">I", number)),)), (f"192.0.2.{number}", 5060), NOW)
+    assert table.render().count("HEP agent") == 3
+    strict = decoder(auth_key="sekret")
+    for number in range(10):
+        assert not strict.decode(hep3(), (f"192.0.2.{number}", 5060), NOW)
+    assert len(strict.troubles) == 3
+    assert strict.counts["auth_failed"] == 10
 
 
 def test_the_correlation_id_travels_with_each_record() -> None:
@@ -167,9 +187,20 @@ def test_what_inflates_too_far_is_refused() -> None:
     bomb = zlib.compress(bytes(50 << 20))
     with pytest.raises(FormatError, match="grows past 1048576 bytes"):
         decode(hep3(None, extra=(chunk(16, bomb),)))
-    assert len(decode(hep3(None, extra=(chunk(16, zlib.compress(b"x" * 70000)),))).buf) == 70000
+    long = b"".join(b"<note>%d</note>" % n for n in range(5000))
+    assert decode(hep3(None, extra=(chunk(16, zlib.compress(long, 9)),))).buf == long
     with pytest.raises(FormatError, match="grows past"):
         inflate(gzip.compress(bytes(70000)), 65535)
+
+
+@pytest.mark.parametrize("size", [10_000, 60_000, 500_000])
+def test_what_inflates_more_than_a_hundredfold_is_refused(size: int) -> None:
+    """Within all limits of size, a small bomb would cost a thousand times what it costs to send."""
+    bomb = zlib.compress(bytes(size), 9)
+    for data in (hep3(None, extra=(chunk(16, bomb),)), bomb, gzip.compress(bytes(size))):
+        with pytest.raises(FormatError, match="grows past"):
+            decoder(max_message=1 << 20).decode(data, PEER, NOW)
+    assert inflate(zlib.compress(bytes(4000)), 65535) == bytes(4000)
 
 
 @pytest.mark.parametrize("data", [b"", b"xyz", zlib.compress(SIP)[:-7], b"\x1f\x8b", SIP])
@@ -478,7 +509,7 @@ def test_a_malformed_packet_is_a_format_error(data: bytes) -> None:
         decoder().decode(data, PEER, NOW)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(200)
 @given(st.data())
 def test_any_bytes_give_a_record_nothing_or_a_format_error(data: st.DataObject) -> None:
     base = data.draw(st.sampled_from([hep3(), hep12(1), hep12(2), gzip.compress(hep3(), mtime=0), b""]))
@@ -492,6 +523,77 @@ def test_any_bytes_give_a_record_nothing_or_a_format_error(data: st.DataObject) 
     except FormatError:
         return
     assert all(isinstance(record, Record) for record in records)
+
+
+def hog(number: int, kind: str) -> bytes:
+    """Make a packet that is dear to remember."""
+    long = b"%08d" % number + bytes(60_000)
+    extra = {"vendor": chunk(5, long, vendor=7), "node": chunk(19, long), "link": chunk(17, long)}
+    via = b"Via: SIP/2.0/UDP 127.0.0.1:%d;branch=%s\r\n" % (number + 1, b"%08d" % number + b"z" * 60_000)
+    if kind != "branch":
+        return hep3(extra=(extra[kind],))
+    return hep3(b"BYE sip:x SIP/2.0\r\n" + via + b"\r\n", src=("127.0.0.1", number + 1), dst=("127.0.0.1", 9))
+
+
+@pytest.mark.parametrize("kind", ["vendor", "node", "link", "branch"])
+@pytest.mark.parametrize("peers", [1, 100])
+def test_memory_is_bounded_in_bytes_over_all_peers(kind: str, peers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hep_decoder, "_MEMORY", 1 << 20)
+    one = decoder()
+    host = "127.0.0.1" if kind == "branch" else "192.0.2.77"
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            one.decode(hog(number, kind), (host, number % peers), NOW)
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert one._peers.size <= 1 << 20
+    assert held < 2 << 20, "100 packets brought 6 MB"
+
+
+def test_a_peer_is_forgotten_and_strangers_cost_a_regular_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hep_decoder, "_MEMORY", 1 << 20)
+    one = decoder()
+    (first,) = one.decode(hep3(), PEER, NOW)
+    for number in range(100):
+        one.decode(hog(number, "node"), ("192.0.2.77", number), NOW)
+        (again,) = one.decode(hep3(), PEER, NOW)
+        assert again.flow is first.flow
+    known = weakref.ref(one._peers[PEER])
+    one.forget(PEER)
+    assert known() is None, "it waits for no garbage collector"
+    for number in range(100):
+        one.forget(("192.0.2.77", number))
+    assert (one._peers.size, len(one._peers)) == (0, 0)
+
+
+def test_the_key_is_looked_at_before_anything_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dear(*_: object) -> Any:
+        raise AssertionError("a stranger caused this")
+
+    one = decoder(auth_key="sekret")
+    stranger = hep3(extra=(chunk(14, b"wrong!"), chunk(16, zlib.compress(SIP))))
+    with monkeypatch.context() as patched:
+        for name in ("read_chunks", "inflate", "top_via", "split_messages"):
+            patched.setattr(hep_decoder, name, dear, raising=False)
+        for data in (stranger, zlib.compress(stranger), gzip.compress(stranger), stranger * 3, stranger[:-1]):
+            assert not one.decode(data, PEER, NOW)
+    assert set(one.counts) == {"auth_failed"}
+    assert not one._peers
+    friend = hep3(extra=(chunk(14, b"wrong!", vendor=3), chunk(14, b"sekret")))
+    for data in (friend, zlib.compress(friend), gzip.compress(friend)):
+        assert [record.buf for record in one.decode(data, PEER, NOW)] == [SIP]
+    last = hep3(SIP, extra=(chunk(19, b"n" * 3000), chunk(14, b"sekret")))
+    assert len(one.decode(gzip.compress(last), PEER, NOW)) == 1, "the key may stand late"
+
+
+def test_a_frame_is_cut_out_of_its_datagram_before_its_key_is_looked_for() -> None:
+    one = decoder(auth_key="sekret")
+    good, bad = hep3(extra=(chunk(14, b"sekret"),)), hep3(b"bad", extra=(chunk(14, b"wrong!"),))
+    assert [record.buf for record in one.decode(bad + good + bad, PEER, NOW)] == [SIP]
+    assert one.counts == {"auth_failed": 2, "records": 1}
 
 
 variations = st.fixed_dictionaries(
@@ -516,7 +618,7 @@ variations = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(st.lists(variations, min_size=1, max_size=12), st.sampled_from(["", "sekret"]), st.integers(-3, 3))
 def test_what_came_before_changes_nothing(drawn: list[dict[str, Any]], key: str, cut: int) -> None:
     """The decoder remembers layouts; each packet must decode as by a decoder that has seen none."""

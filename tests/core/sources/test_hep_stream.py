@@ -6,15 +6,16 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.errors import FormatError
 from sipdump_core.sources.hep_stream import FrameReader
 from tests.hep import chunk, frame, hep3
+from tests.support import examples
 
 
-@settings(max_examples=200, deadline=None)
+@examples(100)
 @given(st.lists(st.binary(min_size=1, max_size=100), min_size=1, max_size=8), st.integers(1, 50), st.integers(0, 255))
 def test_a_stream_is_cut_into_its_frames_however_it_arrives(bufs: list[bytes], step: int, packed: int) -> None:
     frames = [frame(chunk(15, buf)) for buf in bufs]
@@ -45,7 +46,7 @@ def test_a_stream_goes_on_behind_garbage() -> None:
 PIECES = [b"HEP3", b"EEP3", b"HEP3\0\6", hep3(), b"\x1f\x8b\x08", gzip.compress(hep3(), mtime=0), zlib.compress(hep3())]
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(st.lists(st.one_of(st.binary(max_size=30), st.sampled_from(PIECES)), max_size=10))
 def test_any_stream_ends_and_memory_is_bounded(parts: list[bytes]) -> None:
     reader = FrameReader()
@@ -66,6 +67,15 @@ def test_compressed_members_are_frames(step: int, compress: Callable[[bytes], by
     assert [one for one in found if isinstance(one, bytes)] == [*good, good[1], good[2]]
     assert any("damaged gzip" in str(one) for one in found)
     assert reader.waiting == len(packed[0]) - 3
+
+
+def test_a_member_that_brings_nothing_for_ever_is_given_up() -> None:
+    """Empty blocks of deflate: they inflate to nothing, and would be kept until the member ends."""
+    reader = FrameReader()
+    found = list(reader.feed(b"\x78\x01" + b"\0\0\0\xff\xff" * 40_000 + hep3()))
+    assert "grows past 65535 bytes" in str(found[0])
+    assert found[-1] == hep3()
+    assert reader.waiting < 6
 
 
 def test_a_member_with_several_frames_and_one_that_grows_too_far() -> None:

@@ -21,6 +21,7 @@ from sipdump_core.errors import ConfigError
 from sipdump_core.net.unix_socket import bind_unix, remove_if_ours
 from sipdump_core.settings.ksr import KsrOptions
 from sipdump_core.settings.options import Setting, build
+from sipdump_core.sources import ksr as ksr_source
 from sipdump_core.sources.ksr import FRAME_MAX
 from tests.core.sources.workers import HEAD, TIME, Bench, closed, frame, hello, message
 from tests.support import OPTIONS, wait_for
@@ -306,7 +307,7 @@ def test_the_script_without_sipdumpd_keeps_a_mebibyte_then_drops_and_counts(
     start = time.monotonic()
     for number in range(300):
         worker.message(b"%08d" % number * 1000)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
     assert worker.slowest < 0.1
     lines = "".join(ksr.log)
     assert "cannot connect" in lines
@@ -331,7 +332,7 @@ def test_a_reader_that_does_not_read_blocks_nothing(tmp_path: Path, worker: Work
     dropped = sum(worker.object._dropped.values())
     assert dropped > 0
     sock, _ = listener.accept()
-    sock.settimeout(10)
+    sock.settimeout(60)
     received, messages, reported = bytearray(), 0, 0
     while reported < dropped:  # it goes on where it was, with whole frames
         received += sock.recv(1 << 20)
@@ -358,7 +359,7 @@ def test_a_full_backlog_blocks_nothing(tmp_path: Path, worker: Worker, ksr: Fake
                 other.connect(str(tmp_path / "ksr"))
         start = time.monotonic()
         worker.message()
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5
         assert "cannot connect" in ksr.log[0]
 
 
@@ -401,7 +402,7 @@ def test_a_forked_worker_connects_for_itself(bench: Bench, worker: Worker) -> No
         "if pid: os.waitpid(pid, 0)\n"
         "else: os._exit(0)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     wait_for(lambda: len(bench.records) == 4)
     others = [record for record in bench.records if record.buf != b"parent"]
     assert all(int(record.buf) == record.pid for record in others)
@@ -416,3 +417,29 @@ def test_an_error_in_the_script_is_counted_and_hurts_nobody(bench: Bench, worker
     ksr.sipdump.get_tag = lambda: "rcv"
     worker.message()
     wait_for(lambda: bench.source.stats()["dropped_by_kamailio"] == 1)
+
+
+def test_a_worker_of_whose_frames_none_makes_sense_is_closed(bench: Bench) -> None:
+    nonsense = message(head=b"rcv\tudp\tnowhere\t5060\t192.0.2.2\t5061")
+    with bench.connect(hello() + (nonsense * 90 + message()) * 2) as sock:
+        wait_for(lambda: len(bench.records) == 2)
+        sock.sendall(nonsense * 200)
+        assert closed(sock)
+    assert 280 < bench.source.stats()["malformed"] < 290
+
+
+def test_flows_are_bounded_in_bytes_over_all_workers_and_go_with_them(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ksr_source, "_MEMORY", 100_000)
+    bench = make_bench()
+    known = bench.source._flows
+    with contextlib.ExitStack() as stack:
+        for worker in range(20):
+            heads = [b"%s\tudp\t192.0.2.1\t%d\t192.0.2.2\t5061" % (b"t" * 900, port) for port in range(30)]
+            stack.enter_context(bench.connect(hello(pid=worker) + b"".join(message(head=head) for head in heads)))
+            wait_for(lambda worker=worker: len(bench.records) == 30 * (worker + 1))  # type: ignore[misc]
+            assert 0 < known.size <= 100_000
+            assert known.size == sum(each.size for each in known.values())
+        assert {record.pid for record in bench.records} == set(range(20))
+    wait_for(lambda: (len(known), known.size) == (0, 0))

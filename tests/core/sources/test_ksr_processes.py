@@ -100,6 +100,13 @@ def test_a_process_that_was_starting_is_listed_once(
             wait_for(lambda: bench.meta() == ["process: 0 100 main process - attendant", "process: 1 4711 worker"])
 
 
+def test_a_table_without_end_is_refused_and_a_long_description_is_cut() -> None:
+    assert len(parse_ps([1, "worker"] * 4096)) == 4096
+    with pytest.raises(FormatError):
+        parse_ps([1, "worker"] * 4097)
+    assert parse_ps([1, "x" * 1000]) == [(1, "x" * 200)]
+
+
 def test_core_ps_answers() -> None:
     assert parse_ps([1, "a", 2, "b\nprocess: 9 9 forged"]) == [(1, "a"), (2, "b?process: 9 9 forged")]
     for wrong in (["a", 1], [1], [1, 2], [{"a": 1}, "x"]):

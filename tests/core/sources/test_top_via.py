@@ -53,8 +53,11 @@ def test_replies() -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     for buf in (data, START + b"Via: SIP/2.0/UDP " + data, START + b"v:" + data):
-        top_via(buf)
-        websocket(buf)
+        via = top_via(buf)
+        assert websocket(buf) in (("", via.transport) if via else ("",))
+        if via:
+            assert via.transport == via.transport.lower()
+            assert via.sent_by[0]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class Bench:
 
     def connect(self, data: bytes = b"") -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect(str(self.path))
         if data:  # one that is refused is closed by now, and would not even take nothing
             sock.sendall(data)

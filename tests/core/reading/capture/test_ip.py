@@ -70,6 +70,23 @@ def test_vlans(tags: tuple[int, ...]) -> None:
     assert payloads(ETHERNET, frames.ethernet(ipv4(udp(DATA)), tags=tags)) == [DATA]
 
 
+def test_vlans_of_sll2() -> None:
+    packet = ipv4(udp(DATA))
+    tagged = struct.pack(">HHIHBB8s", 0x8100, 0, 1, 1, 0, 6, b"\x02" * 8) + struct.pack(">HH", 100, 0x0800) + packet
+    assert payloads(SLL2, tagged) == [DATA]
+
+
+@pytest.mark.parametrize(("packet", "ppp"), [(ipv4(udp(DATA)), 0x21), (ipv6(udp(DATA)), 0x57)], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("tags", [(), (0x8100,)])
+def test_pppoe_and_mpls(packet: bytes, ppp: int, tags: tuple[int, ...]) -> None:
+    session = struct.pack(">BBHHH", 0x11, 0, 1, len(packet) + 2, ppp)
+    assert payloads(ETHERNET, frames.ethernet(session + packet, 0x8864, tags)) == [DATA]
+    assert payloads(ETHERNET, frames.ethernet(session[:-2] + b"\xc0\x21" + packet, 0x8864, tags)) == []  # LCP
+    labels = struct.pack(">II", 100 << 12 | 64, 200 << 12 | 1 << 8 | 64)
+    assert payloads(ETHERNET, frames.ethernet(labels + packet, 0x8847, tags)) == [DATA]
+    assert payloads(ETHERNET, frames.ethernet(labels[:4], 0x8847, tags)) == []  # cut
+
+
 def test_what_is_no_ip() -> None:
     assert payloads(ETHERNET, frames.ethernet(b"\x00" * 28, 0x0806), b"", b"short") == []
     assert payloads(147, ipv4(udp(DATA))) == []

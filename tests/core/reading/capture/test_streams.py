@@ -196,8 +196,8 @@ def test_plain_sip_after_websocket_between_the_same_ports() -> None:
         st.tuples(st.integers(0, 5000), st.binary(max_size=50) | st.sampled_from([ONE, TWO, UPGRADE])), max_size=20
     )
 )
-def test_nothing_is_raised(parts: list[tuple[int, bytes]]) -> None:
-    taken(parts)
+def test_of_any_segments_no_byte_comes_twice(parts: list[tuple[int, bytes]]) -> None:
+    assert sum(map(len, taken(parts))) <= sum(len(data) for _, data in parts)
 
 
 @given(
@@ -208,9 +208,9 @@ def test_nothing_is_raised(parts: list[tuple[int, bytes]]) -> None:
 )
 def test_no_byte_is_looked_at_for_ever(pieces: list[bytes]) -> None:
     framing = Framing()
-    for piece in pieces:
-        list(framing.take(piece))
+    found = [message for piece in pieces for message in framing.take(piece)]
     framing.end()
+    assert sum(map(len, found)) <= sum(map(len, pieces))
 
 
 @pytest.mark.parametrize(
@@ -229,4 +229,5 @@ def test_hostile_bytes_take_linear_time(unit: bytes) -> None:
         return time.process_time() - began
 
     spent(200)
-    assert spent(16_000) < 16 * max(spent(2_000), 0.01)
+    # a loaded machine may slow down one of them; where time grows with the square, each time it takes 64 times as long
+    assert any(spent(16_000) < 16 * max(spent(2_000), 0.01) for _ in range(3))

@@ -50,6 +50,12 @@ def test_nothing_hostile_leaves_its_cell_or_its_block() -> None:
     assert not re.search(r"(?<!\\)[<>`]", outside)
 
 
+def test_nothing_hostile_in_json_reaches_the_terminal() -> None:
+    text = render(hostile(), "json")
+    assert all(line.isprintable() for line in text.splitlines())
+    assert HOSTILE in json.loads(text)["steps"][0]["message"]
+
+
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
 def test_json_has_everything(flow: Flow) -> None:
     ladder = of_flow(flow.name)
