@@ -150,10 +150,11 @@ class Delivery:
                 parted |= bool(partial and len(places) < len(batch))
                 batch = batch.part(places)
                 tries += not isinstance(error, _NO_REFUSAL)
-                if tries and self._tries and (tries >= self._tries or self._suspects or self.hurried):
-                    if partial and parted:
-                        self._refuse(batch, partial)
-                        return ()
+                enough = bool(self._tries) and (tries >= self._tries or (tries > 0 and self.hurried))
+                if enough and partial and parted:
+                    self._refuse(batch, partial)
+                    return ()
+                if enough or (tries and self._tries and self._suspects):
                     batch = self._sift(batch, offer)
                     if not batch:
                         return ()

@@ -226,6 +226,27 @@ def test_a_batch_that_comes_again_is_the_same(dump: SipDump) -> None:
     assert len({first.id, part.id, following.id}) == 3
 
 
+def test_a_record_that_is_busy_for_a_moment_is_not_refused_with_another_one(dump: SipDump, tmp_path: Path) -> None:
+    target = probe(dump)
+    busy = [1, 1, 1]
+
+    def write(batch: Batch) -> None:
+        if any(one.buf == b"poison" for one in batch):
+            raise StorageError("insert", "db", "too long")
+        if batch[-1].buf == b"busy" and busy:
+            busy.pop()
+            target.stored += batch[:-1]
+            raise PartialWriteError("insert", "db", "locked", [len(batch) - 1])
+        target.stored += batch
+
+    target.write = write  # type: ignore[method-assign,assignment]  # of this instance
+    for bufs in ([b"a", b"poison"], [b"b", b"busy"]):
+        dump.intercept([record(buf) for buf in bufs])
+        assert dump.flush(30)
+    assert sorted(one.buf for one in target.stored) == [b"a", b"b", b"busy"]
+    assert dead(tmp_path) == [b"poison"]
+
+
 def test_what_finds_no_room_in_the_dead_letter_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
