@@ -57,12 +57,13 @@ class Source:
 
     def _secret_at(self, begin: int, end: int) -> int:
         """Return where the value of a secret parameter begins on a line; its end if there is none."""
-        statement = self.text.rfind("modparam", max(0, begin - _STATEMENT), end)
-        if statement < 0 or (statement < begin and ")" in self.text[statement:begin]):
-            return end
-        strings = list(_STRING.finditer(self.text, statement, end))[:2]
-        if strings and may_be_secret(strings[0][2], strings[-1][2]):
-            return max(begin, strings[-1].end())
+        before = self.text.rfind("modparam", max(0, begin - _STATEMENT), begin)
+        statements = [before] if before >= 0 and ")" not in self.text[before:begin] else []
+        statements += [found.start() for found in re.compile("modparam").finditer(self.text, begin, end)]
+        for statement in statements:
+            strings = list(_STRING.finditer(self.text, statement, end))[:2]
+            if strings and may_be_secret(strings[0][2], strings[-1][2]):
+                return max(begin, strings[-1].end())
         return end
 
     def error(self, message: str, offset: int) -> ConfigError:

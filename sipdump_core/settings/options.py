@@ -197,7 +197,7 @@ def option(
     # with a converter, the class can be made of plain values in Python, too
     converter = _converter(parse) if parse else None
     if secret:
-        converter = _hiding(converter)
+        converter = _hiding(converter, default)
     return attrs.field(default=default, metadata=metadata, repr=shown, converter=converter)
 
 
@@ -365,12 +365,12 @@ def _typed(setting: Setting, wanted: type) -> Any:
     raise setting.error(f"must be {names[wanted]}")
 
 
-def _hiding(converter: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
-    """Return a converter that hides what it is given."""
+def _hiding(converter: Callable[[Any], Any] | None, default: Any) -> Callable[[Any], Any]:
+    """Return a converter that hides what it is given; the default is in the driver's source, and no secret."""
 
     def convert(value: Any) -> Any:
         for each in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(each, int | float | str):
+            if value != default and type(each) in (int, float, str):
                 hide(str(each))
         return converter(value) if converter else value
 

@@ -118,6 +118,7 @@ def test_an_error_shows_no_secret(name: str, value: Any) -> None:
         'modparam("sipdump_shop", "dsn",\n"hunter2',
         'modparam("sipdump_s.*", "dsn", "hunter2" 5)',
         "modparamx('sipdump_shop', 'dsn', 'hunter2' 1)",
+        'modparam("sipdump_shop", "dsn", "hunter2") modparam("sipdump", "mode", x)',
         'modparam("sipdump", "password",\n   "hunter2" 5)',
     ],
 )
@@ -126,6 +127,16 @@ def test_a_syntax_error_shows_no_secret(text: str) -> None:
         parse_config(text + "\n", "k.cfg")
     assert "hunter2" not in str(caught.value)
     assert str(caught.value).startswith("k.cfg:")
+
+
+def test_what_cannot_be_a_secret_is_not_taken_out_of_texts() -> None:
+    cls = attrs.make_class(
+        "O", {"on": option(False, help="", secret=True), "name": option("guest", help="", secret=True)}
+    )
+    cls.__annotations__ = {"on": bool, "name": str}
+    cls()
+    build(cls, [Setting("sipdump_shop", "on", 1)])
+    assert redaction.redacted("True guest") == "True guest"
 
 
 def test_what_is_no_secret_is_shown() -> None:
