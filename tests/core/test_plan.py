@@ -76,6 +76,7 @@ def test_a_folder_that_is_not_there_is_an_error_of_its_place() -> None:
         ({"fprefix": "a\nb"}, "printable"),
         ({"rotate": "5"}, "must be an integer"),
         ({"fprefix": "a/b"}, "no slash"),
+        ({"fprefix": "é" * 101}, "at most 200 bytes"),
         ({"mode": 8}, "invalid mode parameter: it switches on nothing that stores"),
         ({"mode": 0}, "invalid mode parameter"),
         ({"mode": 64}, r"no installed backend owns the flag 64; installed are the event route \(2\), header \(8\)"),

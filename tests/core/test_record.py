@@ -108,6 +108,13 @@ def test_headers_are_found_as_by_the_rules(buf: bytes) -> None:
     assert sip.content_length(buf, 0, len(buf)) == (int(length[1]) if length else None)
 
 
+def test_a_length_without_end_is_none() -> None:
+    for digits, length in ((10, 9_999_999_999), (11, None), (5000, None)):
+        head = b"X x SIP/2.0\r\nContent-Length: %b\r\n\r\n" % (b"9" * digits)
+        assert sip.content_length(head, 0, len(head)) == length
+        assert [found[2] for found in sip.content_lengths(head)] == ([length] if length else [])
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_have_headers_within_them(data: bytes) -> None:
     end = sip.header_end(data)

@@ -13,6 +13,7 @@ import pytest
 
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.errors import ClosedError
+from sipdump_core.pipeline import lane
 from sipdump_core.record import Record
 from sipdump_core.sipdump import SipDump
 from sipdump_text import TextBackend
@@ -102,9 +103,12 @@ def test_without_flag_2_the_event_route_does_not_run(tmp_path: Path) -> None:
 
 def test_a_time_that_no_format_holds_is_refused(tmp_path: Path) -> None:
     with SipDump(enable=1, folder=tmp_path) as dump:
-        for time_us in (-1, 10**20):
+        for time_us in (-1, 2**32 * 1_000_000, 10**20):
             with pytest.raises(ValueError, match="time_us must be microseconds"):
                 dump.received(b"a", A, B, time_us=time_us)
+        for time_us in (0, 2**32 * 1_000_000 - 1):
+            dump.received(b"a", A, B, time_us=time_us)
+    assert [one.time_us for one in read(tmp_path)] == [0, 2**32 * 1_000_000 - 1]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -157,10 +161,12 @@ def test_a_flush_waits_for_every_backend_and_no_longer_than_it_may(tmp_path: Pat
         assert not dump.flush(0.05)  # the text is stored, the probe's not
 
         def wait() -> None:
-            free.wait(30)
+            free.wait(60)
 
         dump._intake.order(wait)
+        began = time.monotonic()
         assert not dump.flush(0.05)  # not even handed on
+        assert time.monotonic() - began < 30
         free.set()
         assert dump.flush(60)
         assert [one.buf for one in probe(dump).stored] == [b"a"]
@@ -172,6 +178,30 @@ def test_a_flush_is_of_all_that_was_there_when_it_was_asked_for(tmp_path: Path) 
         assert dump.flush(60)
         assert len(read(tmp_path)) == len(probe(dump).stored) == 500
         assert probe(dump).calls[-1] == "flush"
+
+
+def test_at_the_end_the_writer_is_hurried_and_waited_for_before_the_backends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_WATCH_EVERY", 0.01)
+    free = threading.Event()
+    dump = SipDump(plan=plan(tmp_path, Probe, queue=10))
+    probe(dump).on_write = lambda: free.wait(60)
+    for _ in range(3):  # it waits for room, which there is none of
+        dump.intercept([record()] * 10)
+    close = dump._dispatcher.close
+    writing: list[bool] = []
+
+    def note(timeout: float) -> bool:
+        writing.append(dump._intake._thread.is_alive())
+        free.set()
+        return close(timeout)
+
+    monkeypatch.setattr(dump._dispatcher, "close", note)
+    assert not dump.close(3)
+    assert writing == [False]
+    numbers = dump.stats().backends["probe"]
+    assert numbers.stored + sum(numbers.dropped.values()) == 30
 
 
 def test_a_closed_one_is_forgotten(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tests.s3_support import PREFIX, backend_of, sent, spool, spooled, stored
 from tests.support import FakeClock, record, wait_for
 
 PART = 5 << 20
+pytestmark = pytest.mark.usefixtures("utc")  # names in the spool are in UTC, those of segments in local time
 BIG = os.urandom(1 << 20) * 11
 """A message that makes a segment of three parts."""
 LARGE = BIG[: 6 << 20]

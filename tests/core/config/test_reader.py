@@ -194,6 +194,12 @@ def test_a_wrong_option(text: str) -> None:
         parse_modparam_option(text)
 
 
+def test_a_number_without_end_is_refused() -> None:
+    assert values(f'modparam("sipdump", "x", {"1" * 100})') == [("sipdump", "x", int("1" * 100))]
+    with pytest.raises(ConfigError, match=r"^k\.cfg:1:\d+: the number is too long: 1{20}\.\.\."):
+        parse_config(f'modparam("sipdump", "x", {"1" * 101})', "k.cfg")
+
+
 def test_an_option_replaces_all_of_its_name() -> None:
     found = override([Setting("a", "x", 1), Setting("a", "x", 2), Setting("a", "y", 3)], [Setting("a", "x", 4)])
     assert [(s.name, s.value) for s in found] == [("y", 3), ("x", 4)]

@@ -42,6 +42,14 @@ def test_where_commands_come_in(text: str, address: Address) -> None:
     assert parse_address(str(address)) == address
 
 
+@pytest.mark.parametrize("port", [65536, 99999])
+def test_a_port_has_16_bits(port: int) -> None:
+    for parse, text in ((parse_listen, "udp:h:{}"), (parse_address, "tcp:h:{}"), (parse_jsonrpc, "http:h:{}")):
+        assert parse(text.format(65535))
+        with pytest.raises(ValueError, match="must be"):
+            parse(text.format(port))
+
+
 def test_where_json_comes_in() -> None:
     assert parse_jsonrpc("http:127.0.0.1:80") == Address("http", "", "127.0.0.1", 80)
     assert parse_jsonrpc("udp:[::1]:80") == Address("udp", "", "::1", 80)

@@ -542,7 +542,7 @@ def test_a_journal_that_cannot_be_synced_costs_the_store_no_segment(
         dump.intercept([record(b"1")])
         wait_for(lambda: Remote.stored == [b"1"])
         failures.append(StorageError("sync", "x", "Input/output error"))
-        assert checked.wait(10)
+        assert checked.wait(60)
         dump.intercept([record(b"2")])
         wait_for(lambda: Remote.stored == [b"1", b"2"])
         assert closed == []

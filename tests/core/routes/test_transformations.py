@@ -24,6 +24,8 @@ def printed(text: str, buf: bytes = OPTIONS, **fields: object) -> bytes:
         ("{s.int}", b"-12", -12),
         ("{s.int}", b"", 0),
         ("{s.int}", b"2147483648", None),
+        ("{s.int}", b"0" * 19 + b"1", 1),
+        ("{s.int}", b"0" * 20 + b"1", None),
         ("{s.int}", b"12a", None),
         ("{s.substr,1,2}", b"abcd", b"bc"),
         ("{s.substr,-3,2}", b"abcd", b"bc"),
@@ -124,3 +126,16 @@ def test_results_are_bounded() -> None:
     assert value("$(sipdump(buf){s.prefixes})", b"a" * 65_000) is None
     assert value("$(sipdump(buf){s.encode.hexa}{s.len})", b"a" * 65_535) == 131_070
     assert MAX_VALUE < 2**20
+
+
+@pytest.mark.parametrize("transformations", ["{s.encode.hexa}", "{s.encode.hexa}{s.decode.hexa}", "{s.len}{s.int}"])
+def test_what_grows_too_long_on_the_way_is_null(transformations: str) -> None:
+    for size in (MAX_VALUE // 2, MAX_VALUE // 2 + 1):
+        found = value(f"$(sipdump(buf){transformations})", b"x" * size)
+        if transformations == "{s.len}{s.int}":
+            assert found == size
+        elif size > MAX_VALUE // 2:
+            assert found is None
+        else:
+            assert isinstance(found, bytes)
+            assert found in (b"x" * size, b"78" * size)

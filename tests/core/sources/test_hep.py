@@ -176,17 +176,22 @@ def test_bad_frames_of_every_kind_close_their_connection_and_hold_up_nobody(
     assert len(bench.stored(5)) == 5
 
 
-def test_a_socket_has_a_bounded_share_of_a_round(bench: Bench) -> None:
+@pytest.mark.parametrize(("time_us", "packets"), [(1 << 60, 512), (-1, 1)], ids=["in number", "in time"])
+def test_a_socket_has_a_bounded_share_of_a_round(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, time_us: int, packets: int
+) -> None:
+    monkeypatch.setattr(hep, "_DATAGRAMS_US", time_us)
+
     class Endless:
         taken = 0
 
         def recvfrom(self, _: int) -> tuple[bytes, tuple[str, int]]:
             self.taken += 1
-            assert self.taken <= 512
+            assert self.taken <= packets
             return hep3(b"%d" % self.taken), ("127.0.0.1", 5)
 
     bench.source._read_datagrams(cast(socket.socket, Endless()))
-    assert 1 <= bench.count("packets") <= 512
+    assert bench.count("packets") == packets
 
 
 def test_each_connection_has_its_turn_and_none_is_cut(
