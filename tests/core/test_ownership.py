@@ -77,5 +77,6 @@ def test_root_is_trusted_by_everybody(tmp_path: Path, monkeypatch: pytest.Monkey
     os.seteuid(NOBODY)
     try:
         assert is_ours("file")
+        assert owners(".") == {0, NOBODY}
     finally:
         os.seteuid(0)
