@@ -29,7 +29,7 @@ def test_work_that_fails_is_reported_and_begins_again(
 
 def test_the_pauses_grow_and_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(threads.time, "sleep", pauses.append)
+    monkeypatch.setattr("sipdump_core.threads.time.sleep", pauses.append)
 
     def run() -> None:
         if len(pauses) < 6:

@@ -1,5 +1,6 @@
 """The event loop of what listens."""
 
+import math
 import socket
 import threading
 import time
@@ -202,12 +203,37 @@ def test_what_is_called_later_is_called_in_time_and_order(bench: Bench) -> None:
     began = time.monotonic()
     for delay_s in (0.2, 0.1, 0.1):
         bench.loop.call_later(delay_s, lambda delay_s=delay_s: calls.append(delay_s))  # type: ignore[misc]
-    bench.loop.every(0.05, lambda: 1 // 0)  # goes on in spite of its errors
     bench.loop.start()
     bench.loop.call_soon(lambda: calls.append(threading.current_thread().name))
     wait_for(lambda: len(calls) == 4)
     assert calls == ["test", 0.1, 0.1, 0.2]
     assert time.monotonic() - began >= 0.2
+
+
+def test_what_is_called_again_and_again_goes_on_in_spite_of_its_errors(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[float] = []
+
+    def fail() -> None:
+        calls.append(time.monotonic())
+        raise ValueError("surprise")
+
+    bench.loop.every(0.01, fail)
+    bench.loop.start()
+    wait_for(lambda: len(calls) >= 3)
+    assert "surprise" in caplog.text
+
+
+def test_a_time_limit_of_zero_is_none(bench: Bench) -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        connection = Connection(bench.loop, one)
+        assert connection.deadline == math.inf
+        connection.touch(5)
+        assert connection.deadline == connection.active + 5
+        connection.touch(0)
+        assert connection.deadline == math.inf
 
 
 def test_what_has_arrived_is_taken_before_the_end(bench: Bench) -> None:
