@@ -128,6 +128,20 @@ def test_the_longest_idle_connection_makes_room(bench: Bench, caplog: pytest.Log
     assert "too many test connections" in caplog.text
 
 
+def test_what_one_has_sent_that_makes_room_is_taken(bench: Bench) -> None:
+    sock = bench.connect()
+
+    def accepted() -> bool:
+        bench.loop._accept(bench.listener, bench.connected)
+        return bool(bench.made)
+
+    wait_for(accepted)
+    sock.sendall(b"1")
+    bench.loop._evict()
+    assert sock.recv(1) == b"1"
+    assert sock.recv(1) == b""
+
+
 @pytest.mark.parametrize("bench", [{"timeout_s": 0.3}], indirect=True)
 def test_an_idle_connection_is_closed(bench: Bench) -> None:
     bench.loop.start()
