@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TextIO
 
 __all__ = ["as_program"]
 
@@ -41,7 +42,7 @@ def as_program(name: str, run: Callable[[], int], *, data: bool = True) -> int:
     finally:
         for stream in (sys.stdout, sys.stderr):  # whoever reads it may take his time
             with suppress(Exception):
-                stream.flush()
+                _flush(stream)
         _end_in_time(name, status)
     return status
 
@@ -59,6 +60,13 @@ def _keep_stdout() -> None:
         )
         stream.flush()
         os.dup2(2, 1)
+
+
+def _flush(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except BrokenPipeError:  # the reader went away, as head(1) does; what is left has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _end_in_time(name: str, status: int) -> None:

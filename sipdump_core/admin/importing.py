@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import attrs
 
@@ -16,12 +18,14 @@ from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.capabilities import Lists, Reads, can
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import blaming
+from sipdump_core.drivers.metadata import OURS
 from sipdump_core.drivers.query import Query
 from sipdump_core.drivers.syncing import SYNCER
-from sipdump_core.errors import ConfigError, SegmentExistsError, SipDumpError, StorageError
+from sipdump_core.errors import ConfigError, DriverError, SegmentExistsError, SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file
 from sipdump_core.lifecycle.retention import PATIENCE, listed
 from sipdump_core.log import warnings_to
+from sipdump_core.pipeline.delivery import STALL
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.lines import counted
 from sipdump_core.reading.shelves import Shelf, Shelved, open_shelves
@@ -259,11 +263,35 @@ class _Importer:
         if self._segment is not None:
             self._segment = None
             for backend in self._backends:
-                with blaming(backend, "close"):
+                with blaming(backend, "close"), _in_time(backend, "close"):
                     backend.close()
 
     @staticmethod
     def _stop(backend: Backend) -> None:
-        with blaming(backend, "stop"):
+        with blaming(backend, "stop"), _in_time(backend, "stop"):
             backend.close()
             backend.stop()
+
+
+@contextmanager
+def _in_time(backend: Backend, operation: str) -> Iterator[None]:
+    """Interrupt a call of a third party that takes longer than its ``stop_seconds``, if this is the main thread.
+
+    Raises:
+        DriverError: it has not returned in time.
+    """
+    if backend.site.distribution.startswith(f"{OURS} ") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seconds = max(STALL, backend.stop_seconds)
+
+    def interrupt(*_: object) -> None:
+        raise DriverError(f"{operation}: the backend {backend.name} has not returned within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

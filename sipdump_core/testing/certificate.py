@@ -46,7 +46,7 @@ class Certificate:
         self._suites: dict[str, dict[str, Any]] = {}
 
     @pytest.hookimpl
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Attach to a check what it checks, so that the report says so in any process."""
         cls = getattr(item, "cls", None)
         if cls is None or not issubclass(cls, Contract):

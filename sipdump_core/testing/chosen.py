@@ -54,9 +54,7 @@ class Chosen:
             return str(self._value("host") or "127.0.0.1"), value
         found = _ADDRESS.fullmatch(str(value))
         if not found:
-            raise pytest.UsageError(
-                f"--sipdump-proxy: {self.proxied} must be a port, host:port or a URL, not {value!r}"
-            )
+            raise pytest.UsageError(f"--sipdump-proxy: {self.proxied} must be a port, host:port or URL, not {value!r}")
         return found["host"].strip("[]"), int(found["port"])
 
     def _rewritten(self, port: int) -> int | str:

@@ -83,9 +83,11 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return f"sipdump backend: {chosen.cls.name} ({chosen.cls.__module__}.{chosen.cls.__qualname__}), {chosen.options}"
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Attach the promise to the item, so that the report finds it in any process."""
-    sentence = getattr(getattr(item, "function", None), _PROMISE, None)
+    name, cls = item.name.partition("[")[0], getattr(item, "cls", None)
+    functions = (vars(each).get(name) for each in getattr(cls, "__mro__", ()))  # an own check of a name has its promise
+    sentence = next((getattr(one, _PROMISE) for one in functions if hasattr(one, _PROMISE)), "")
     if sentence:
         item.user_properties.append((_PROMISE, sentence))
 

@@ -139,6 +139,7 @@ class FaultProxy:
                 if self._left is not None and len(data) >= self._left:
                     part, self._left = self._left, None
                     self.faults += 1
+                    link.is_cut = True  # already now, so that no answer to that part gets through
                 elif self._left is not None:
                     self._left -= len(data)
             if not link.to_store(data[:part]):

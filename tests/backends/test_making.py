@@ -65,7 +65,7 @@ def test_a_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cls: type[Fo
     backend.open(segment)
     backend.write([record(b"1")])
     backend.close()
-    assert SYNCER.finish(10)
+    assert SYNCER.finish(60)
     made.check(backend.suffix)
     assert stat.S_IMODE((tmp_path / segment.name).stat().st_mode) == MODE
 

@@ -255,3 +255,14 @@ def test_a_lock_on_the_folder_stops_no_compaction(folder: Path) -> None:
         (done,) = backend.compact(min_age=0, now=time.time() + 100)
     assert done.error is None
     assert done.records == 2
+
+
+def test_a_draft_of_a_merge_that_a_stranger_has_made_is_left_alone(folder: Path) -> None:
+    write(folder, [record(b"1")])
+    write(folder, [record(b"2")], segment=SEGMENT.next())
+    path = folder / f".{SEGMENT.next().stem}.parquet.merge"
+    path.write_text("the stranger's")
+    given(path)
+    (done,) = make(folder).compact(min_age=0)
+    assert done.error is None
+    assert path.read_text() == "the stranger's"

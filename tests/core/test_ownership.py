@@ -7,7 +7,7 @@ import pytest
 
 from sipdump_core.errors import StorageError
 from sipdump_core.ownership import is_ours, owners, require_private
-from tests.strangers import NOBODY, needs_root
+from tests.strangers import NOBODY, needs_root, open_to_all
 
 
 def test_a_file_of_this_user_is_ours(tmp_path: Path) -> None:
@@ -67,3 +67,16 @@ def test_a_link_of_another_user_is_not_private_wherever_it_leads(tmp_path: Path)
     os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
     with pytest.raises(StorageError, match="belongs to another user"):
         require_private(str(link))
+
+
+@needs_root
+def test_root_is_trusted_by_everybody(tmp_path: Path) -> None:
+    folder = open_to_all(tmp_path) / "folder"
+    folder.mkdir()
+    (folder / "file").touch()
+    os.chown(folder, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        assert is_ours(str(folder / "file"))
+    finally:
+        os.seteuid(0)

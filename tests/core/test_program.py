@@ -64,5 +64,11 @@ def test_what_a_library_writes_past_it_is_not_taken_for_data() -> None:
     assert "ValueError" in done.stderr
 
 
+def test_a_reader_that_went_away_is_no_error() -> None:
+    code = "import os\nread, write = os.pipe()\nos.close(read)\nos.dup2(write, 1)\n"
+    done = run(f"{code}def main():\n    print('a')\n    return 2")
+    assert (done.returncode, done.stderr) == (2, "")
+
+
 def test_the_grace_is_short() -> None:
     assert program.GRACE == 5

@@ -154,6 +154,7 @@ class Child:
                 stderr=out,
                 cwd=log.parent,
                 env={name: value for name, value in variables.items() if value is not None},
+                start_new_session=True,  # so that it can be ended with its children
             )
 
     @property
@@ -197,11 +198,14 @@ class Child:
         return self.wait(timeout)
 
     def end(self) -> None:
-        """End it in any case, and leave nothing of it behind."""
+        """End it in any case, and leave nothing of it behind.
+
+        Kamailio 5.6 may wait a minute for a child that missed the signal.
+        """
         try:
             self.stop(timeout=5)
         except AssertionError:
-            self.process.kill()
+            os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()
 
 

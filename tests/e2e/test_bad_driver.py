@@ -73,6 +73,49 @@ def test_a_daemon_with_a_bad_driver(stage: Stage, tmp_path: Path, fault: str) ->
     begin = time.monotonic()
     code_at_end = daemon.stop(signal.SIGTERM, timeout=60)
     assert time.monotonic() - begin < 30  # it would hang for a minute
-    # 1: some waited for it to the end; what it could not digest was given up before
-    assert code_at_end == (0 if fault in ("raises", "exits") else 1)
+    assert code_at_end == 1  # all waited for it to the end
     assert "name=bad stored=0 dropped=3" in daemon.output()
+
+
+ENDLESS = (
+    """
+import atexit, signal, threading, time
+from sipdump_core import program
+program.GRACE = 0.5
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+atexit.register(time.sleep, 60)
+"""
+    + BACKEND.format("pass")
+    + """
+    stop_seconds = 0.0
+    def start(self):
+        threading.Thread(target=time.sleep, args=(60,)).start()
+    def close(self):
+        time.sleep(60)
+"""
+    + SOONER
+)
+
+
+def test_a_driver_cannot_keep_the_daemon(stage: Stage, tmp_path: Path) -> None:
+    install(tmp_path, "sipdump-bad", ENDLESS, "bad = sipdump_bad:B")
+    daemon = stage.sipdumpd("--modparam=sipdump:backend:s:bad", env={"PYTHONPATH": str(tmp_path)})
+    send(daemon.port, request("1"))
+    stored(daemon, request("1"))
+    daemon.says('event="segment opened" backend=bad')
+    begin = time.monotonic()
+    assert daemon.stop(signal.SIGTERM, timeout=60) == 1
+    assert time.monotonic() - begin < 30
+    assert "a driver wants to handle a signal" in daemon.output()
+    assert "backend did not stop in time" in daemon.output()
+    assert "the process ends without waiting for it" in daemon.output()
+
+
+def test_a_crash_names_the_driver(stage: Stage, tmp_path: Path) -> None:
+    code = BACKEND.format("import ctypes; ctypes.string_at(0)")
+    install(tmp_path, "sipdump-bad", code, "bad = sipdump_bad:B")
+    daemon = stage.sipdumpd("--modparam=sipdump:backend:s:bad", env={"PYTHONPATH": str(tmp_path)})
+    send(daemon.port, request("1"))
+    assert daemon.wait() == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in daemon.output()
+    assert "in backend bad, write()" in daemon.output()

@@ -28,7 +28,7 @@ from tests.e2e.peers import Stage, request
 from tests.e2e.test_daemon import send
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(600)  # they build wheels and install them
+pytestmark = pytest.mark.timeout(900)  # they build wheels and install them
 GUIDE = ROOT / "docs" / "backends.md"
 EXAMPLES = ["jsonl", "sqlite"]
 
@@ -36,7 +36,7 @@ EXAMPLES = ["jsonl", "sqlite"]
 def run(argv: Sequence[str | Path], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     """Run a command that must succeed, and give its output."""
     done = subprocess.run(
-        argv, env={**os.environ, **(env or {})}, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+        argv, env={**os.environ, **(env or {})}, cwd=cwd, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, f"{argv}\n{done.stdout}\n{done.stderr}"
     return done.stdout

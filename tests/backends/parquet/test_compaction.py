@@ -293,6 +293,13 @@ def test_a_source_in_use_is_deleted_the_next_time(tmp_path: Path) -> None:
     assert read(tmp_path, at(2).next()) == batch
 
 
+def test_a_merged_file_is_as_young_as_its_youngest_source_whichever_that_is(tmp_path: Path) -> None:
+    store(tmp_path)
+    os.utime(tmp_path / at(0).name, (2_000_000, 2_000_000))
+    (done,) = compact(tmp_path)
+    assert os.stat(done.location).st_mtime == 2_000_000
+
+
 def test_drafts_of_others_stay(tmp_path: Path) -> None:
     """Those of this prefix are what a crash left; another daemon may be at work on those of its own."""
     store(tmp_path)

@@ -326,8 +326,8 @@ def test_where_files_have_no_locks_only_its_writer_seals_a_segment(
     (done,) = make(tmp_path).recover()
     assert done.in_use
     assert "has no locks" in str(done.error)
-    assert os.listdir(tmp_path) == [wal.name]
-    assert write(tmp_path, [record(b"2")], segment=SEGMENT.next()).exists()
+    assert write(tmp_path, [record(b"2")], segment=SEGMENT.next()).exists(), "which also looked at what was left"
+    assert sorted(os.listdir(tmp_path)) == sorted([wal.name, SEGMENT.next().name])
 
 
 def test_a_start_takes_up_what_was_left(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_write_ahead_file_and_its_name_are_synced(
     size = (tmp_path / wal).stat().st_size
     wait_for(lambda: [("fdatasync", wal, size), ("fsync", tmp_path.name, 0)] == steps)
     backend.forget()
-    assert SYNCER.finish(10)
+    assert SYNCER.finish(60)
 
 
 def lose_rows(tables: Iterator[Any], _: ParquetOptions) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,44 @@ def test_what_cannot_be_sealed_is_tried_again(tmp_path: Path, monkeypatch: pytes
     wait_for(lambda: not backend.health())
     backend.stop()
     assert os.listdir(tmp_path) == [SEGMENT.name]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_the_disk_refuses_is_tried_for_as_long_as_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the contents, and nothing is put aside for it."""
+    refusals = iter(range(2 * sealer.ATTEMPTS))
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if next(refusals, None) is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    backend = make(tmp_path)
+    backend.start()
+    backend.open(SEGMENT)
+    backend.write([record()])
+    backend.close()
+    try:
+        wait_for(lambda: os.listdir(tmp_path) == [SEGMENT.name])
+    finally:
+        backend.stop()
+
+
+def test_the_time_between_two_tries_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = make(tmp_path)
+    made = sealer.Sealer(backend.opts, backend.site, [])
+    made.stop()
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    job = sealer._Job(SEGMENT)
+    waits = []
+    for _ in range(12):
+        made._failed(job, "path", StorageError("seal", "path", "a test"))
+        waits.append(job.due - 1000.0)
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
 
 
 def test_many_small_batches_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

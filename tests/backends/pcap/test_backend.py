@@ -14,6 +14,7 @@ from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.record import Record
 from sipdump_core.testing import Contract
 from sipdump_pcap import HeaderTransform, PcapBackend
+from sipdump_pcap.frame import _fold
 from sipdump_pcap.header import may_have_line, split
 from tests.support import OPTIONS, examples, record
 
@@ -310,6 +311,12 @@ def test_a_header_line_of_the_message_itself_is_left_alone() -> None:
     message = OPTIONS.replace(b"Via:", b"P-KSR-SIPDump: quic pid=x\r\nVia:")
     (found,) = decode(pcap().preamble() + pcap().encode([record(message)]))
     assert found.buf == message
+
+
+@pytest.mark.parametrize(("total", "folded"), [(0xFFFF, 0xFFFF), (0x10000, 1), (0x1FFFF, 1), (0x2FFFE, 1)])
+def test_a_carry_of_the_carry_counts_too(total: int, folded: int) -> None:
+    """Random addresses hardly ever have one (RFC 1071)."""
+    assert _fold(total) == folded
 
 
 def test_addresses_of_a_file(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.drivers.base import NoOptions, Site
+from sipdump_core.drivers.folder import disorder
 from sipdump_core.record import Record
+from sipdump_core.segment import Segment
 from sipdump_core.testing import Contract
 from sipdump_text import TextBackend
+from sipdump_text.decode import TRAILER
 from tests.support import OPTIONS, examples, record
 
 
@@ -240,3 +243,19 @@ def test_files_are_made_with_the_mode_that_was_asked_for(tmp_path: Path) -> None
             assert (tmp_path / f"{mode}-2026-11-22--23-31-00.data").stat().st_mode & 0o777 == mode
     finally:
         os.umask(old)
+
+
+def test_of_a_message_that_may_be_read_as_other_records_no_order_is_kept(tmp_path: Path) -> None:
+    """Readers skip by time where the order is known; what such a message holds has any time."""
+    backend = TextBackend(NoOptions(), Site(str(tmp_path), "p-"))
+    segment = Segment("p-", "2026-11-22--00-00-00", 0, ".data")
+    backend.open(segment)
+    with (tmp_path / segment.name).open("rb") as file:
+        backend.write([record(b"plain")])
+        if disorder(file.fileno()) is None:
+            pytest.skip("the file system has no extended attributes")
+        backend.write([record(b"in" + TRAILER + b"side")])
+        assert disorder(file.fileno()) is None
+        backend.write([record(b"plain")])
+        assert disorder(file.fileno()) is None
+    backend.close()

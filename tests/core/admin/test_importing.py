@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.query import Query
 from sipdump_core.reading.store import Store
 from sipdump_core.record import Record
@@ -262,6 +265,35 @@ def test_into_a_third_partys_backend(
     assert "5 records in 1 segment of jsonl" in out
     (path,) = target.glob("*.jsonl")
     assert len(path.read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("method", ["close", "stop"])
+def test_an_end_that_hangs_is_interrupted(
+    tmp_path: Path, target: Path, method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sipdump_core.drivers import discovery
+
+    class Endless(FolderBackend):
+        name = "endless"
+        suffix = ".endless"
+
+        def encode(self, batch: Sequence[Record]) -> bytes:
+            return b"x" * len(batch)
+
+    monkeypatch.setattr(Endless, method, lambda _: time.sleep(60))
+    monkeypatch.setattr(Endless, "stop_seconds", 0.2)
+    monkeypatch.setattr("sipdump_core.admin.importing.STALL", 0.1)
+    before = signal.getsignal(signal.SIGALRM)
+    driver = discovery.Driver("endless", "sipdump-endless", "1", Endless)
+    known = discovery.take_stock().drivers
+    monkeypatch.setattr("sipdump_core.plan.take_stock", lambda *_: discovery.Stock([*known, driver]))
+    source = written(tmp_path / "source", "text", MIXED)
+    code, _, err = run(capsys, "import", source, "--folder", target, "--to", "endless")
+    assert code == 1
+    assert "the backend endless has not returned within 0.2 s" in err
+    assert [path.read_bytes() for path in target.glob("*.endless")] == [b"xxxxx"]
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 def test_a_bar_on_a_terminal(

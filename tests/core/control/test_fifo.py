@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sipdump_core.control import fifo
+from sipdump_core.control import fifo, jsonrpc
 from sipdump_core.control.commands import Rpc
 from sipdump_core.control.fifo import ReplyFifos
 from sipdump_core.errors import ConfigError
@@ -158,6 +158,31 @@ def test_a_reply_fifo_that_is_replaced_while_it_is_opened_gets_nothing(
     os.close(reader)
     sender.close()
     loop.close()
+
+
+def test_a_request_that_is_too_long_is_given_up_at_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jsonrpc, "MAX_REQUEST", 1000)
+    path = tmp_path / "rpc.fifo"
+    start(jsonrpc=(f"fifo:{path}",), fifo_reply_dir=str(tmp_path), request_timeout=3600)
+    path.write_bytes(b"{" * 1001)
+    wait_for(lambda: "a request is too long" in caplog.text)
+    assert fifo_call(path, tmp_path, "r", method="core.version")["result"]
+
+
+def test_a_reply_fifo_with_two_names_gets_nothing(
+    patience: "tuple[Patience, ReplyFifos]", tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be another program's, linked here so that it gets our answer."""
+    _, sender = patience
+    os.mkfifo(tmp_path / "r")
+    os.link(tmp_path / "r", tmp_path / "elsewhere")
+    reader = os.open(tmp_path / "r", os.O_RDONLY | os.O_NONBLOCK)
+    sender.send("r", b"secret")
+    assert os.read(reader, 100) == b""
+    assert "no fifo with one name" in caplog.text
+    os.close(reader)
 
 
 class Patience(Loop):

@@ -85,7 +85,7 @@ def test_answers_of_other_servers_are_not_answered(start: Start, tmp_path: Path,
     ask = packet("core.echo", "x") if protocol == "binrpc" else b'{"jsonrpc": "2.0", "method": "core.version", "id": 7}'
     strays = STRAYS[protocol][: -1 if unix else None]  # nobody can forge the sender of a unix datagram
     with socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.bind("" if unix else ("127.0.0.1", 0))
         sock.connect(address.path if unix else (address.host, address.port))
         for stray in strays:
@@ -105,7 +105,7 @@ def test_what_a_server_says_to_requests_that_are_wrong_is_a_stray(start: Start, 
     wrong = {"binrpc": [b"\xa1\x03\x00abcd"], "jsonrpc": [b"{}", b"[]", b"1", b'{"method": 1}', b'{"jsonrpc": "2.0"}']}
     take = take_request if protocol == "binrpc" else take_whole
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect((address.host, address.port))
         for data in wrong[protocol]:
             sock.send(data)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,15 @@ def test_a_file_that_was_deleted_before_it_had_its_lock_is_made_again(
     backend.close()
     remove(str(path), path.stat().st_mode)
     assert not path.exists()
+
+
+def test_a_link_that_took_a_files_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").touch()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic links"):
+        remove(str(link), stat.S_IFREG | stat.S_ISVTX | 0o600)
+    assert link.is_symlink()
 
 
 def test_a_forked_child_that_has_the_file_open_keeps_it_from_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from sipdump_core.drivers import syncing
 from sipdump_core.drivers.base import NoOptions, Site
-from sipdump_core.drivers.syncing import SYNCER, sync_folder
+from sipdump_core.drivers.syncing import SYNCER, SyncedFile, Syncer, sync_folder
 from sipdump_core.errors import StorageError, StorageFullError
 from sipdump_core.segment import Segment
 from sipdump_text import TextBackend
@@ -84,6 +84,35 @@ def test_an_open_file_is_synced_while_it_grows_and_only_then(tmp_path: Path, bac
     backend.write([record(b"second")])
     wait_for(lambda: len(disk.calls) > len(calls))
     assert disk.calls[len(calls) :] == [("fdatasync", str(path))]
+    wait_for(lambda: not SYNCER._busy)
+    backend.close()
+    assert SYNCER.finish(10)
+    assert disk.calls[-1] == ("fsync", str(path)), "the last sync is of all that is known of it"
+
+
+def test_a_folder_that_cannot_be_opened_at_the_end_is_a_failure(
+    backend: TextBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no later time at which it would be tried again."""
+
+    def short(_: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(syncing, "sync_folder", short)
+    backend.open(SEGMENT)
+    backend.write([record(b"first")])
+    backend.close()
+    assert SYNCER.finish(10)
+    assert "file cannot be synced" in caplog.text
+
+
+def test_a_forked_child_closes_what_is_the_parents_to_sync(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT, 0o600)
+    syncer = Syncer()
+    syncer._files.append(SyncedFile(fd, "file", 1.0, lambda *_: None, 0.0, complete=True))
+    syncer.forget()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
 def test_what_is_written_during_a_sync_is_synced_again(tmp_path: Path, backend: TextBackend, disk: Disk) -> None:

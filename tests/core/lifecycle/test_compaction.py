@@ -115,6 +115,13 @@ def test_a_dry_run_takes_no_step(tmp_path: Path) -> None:
     assert (done.location, done.size_before, done.size_after) == ("", 2, 0)
 
 
+def test_a_dry_run_deletes_nothing_that_an_earlier_one_left(tmp_path: Path) -> None:
+    store = Store(tmp_path, h23_1=Blob("a"), h23_1_1=Blob("ab", merged={"23-1": "a"}), h23_2=Blob("c"))
+    run(store, dry_run=True)
+    assert store.steps == []
+    assert len(store.blobs) == 3
+
+
 def test_what_is_large_young_busy_or_of_another_kind_is_left(tmp_path: Path) -> None:
     store = Store(
         tmp_path, h23_1=Blob("a"), h23_2=Blob("large" * 20), h23_3=Blob("young", 995.0), h23_4=Blob("b", busy=True),
@@ -212,6 +219,14 @@ def test_an_hour_that_cannot_be_looked_at_is_left_alone(tmp_path: Path, step: st
     assert failed.error
     assert not failed.location
     assert {"23-1", "23-2", "23-2-1"} <= set(store.blobs)
+
+
+def test_an_hour_that_cannot_be_looked_at_keeps_no_other_waiting(tmp_path: Path) -> None:
+    store = Store(tmp_path, h22_1=Blob("a"), h22_2=Blob("b"), h23_1=Blob("c"), h23_2=Blob("d"))
+    store.refused = {"contents 22-2"}
+    failed, done = run(store)
+    assert (failed.partition, str(failed.error)) == ("hour=22", "take the step contents 22-2: refused")
+    assert (done.partition, done.location) == ("hour=23", "23-2-1")
 
 
 def test_two_do_not_meet(tmp_path: Path) -> None:

@@ -110,30 +110,27 @@ def test_a_sweep_takes_lone_ones_only_that_are_old_or_of_what_was_deleted(tmp_pa
 
 def test_it_is_synced_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = steps_of(monkeypatch)
-    meta_file.create(site(tmp_path, "v: 1.0\n", sync=1), SEGMENT)
-    assert SYNCER.finish(10)
-    assert steps == [("fsync", NAME, 7), ("fsync", tmp_path.name, 0)]
+    meta_file.create(site(tmp_path, sync=1), SEGMENT)
+    assert SYNCER.finish(60)
+    assert steps == [("fsync", NAME, 3), ("fsync", tmp_path.name, 0)]
 
 
-@pytest.mark.parametrize("name", [NAME, "p-2026-11-22--00-00-00-7.meta"])
-def test_what_stands_beside_a_segment_or_is_young_is_not_swept(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).touch()
-    os.utime(tmp_path / name, (1000, 1000))
-    stem = name.removesuffix(".meta")
+def test_one_that_is_exactly_as_old_as_that_is_not_swept(tmp_path: Path) -> None:
+    (tmp_path / NAME).touch()
+    os.utime(tmp_path / NAME, (1000, 1000))
     meta_file.sweep(str(tmp_path), "p-", (), 1000)
-    assert (tmp_path / name).exists(), "it is as young as that"
-    (tmp_path / f"{stem}.data").touch()
-    meta_file.sweep(str(tmp_path), "p-", (stem,), 2000)
-    assert (tmp_path / name).exists(), "a segment is there"
-    (tmp_path / f"{stem}.data").unlink()
+    assert (tmp_path / NAME).exists()
     meta_file.sweep(str(tmp_path), "p-", (), 1001)
-    assert not (tmp_path / name).exists()
+    assert not (tmp_path / NAME).exists()
 
 
 @needs_root
-def test_what_a_stranger_has_put_there_is_not_swept(tmp_path: Path) -> None:
-    path = open_to_all(tmp_path) / NAME
-    path.touch()
-    os.chown(path, NOBODY, NOBODY)
-    meta_file.sweep(str(tmp_path), "p-", (SEGMENT.stem,), 2e9)
-    assert path.exists()
+def test_what_a_stranger_has_made_is_neither_swept_nor_used_for_a_draft(tmp_path: Path) -> None:
+    draft, other = (open_to_all(tmp_path) / name for name in (f".{NAME}.{os.getpid()}", f"{SEGMENT.next().stem}.meta"))
+    for path in (draft, other):
+        path.write_text("precious")
+        os.chown(path, NOBODY, NOBODY)
+    meta_file.create(site(tmp_path, "old"), SEGMENT)
+    meta_file.rewrite(site(tmp_path, "new"), SEGMENT)
+    meta_file.sweep(str(tmp_path), "p-", (SEGMENT.next().stem,), 2e9)
+    assert draft.read_text() == other.read_text() == "precious"

@@ -2,14 +2,15 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sipdump_core.drivers.base import Backend, NoOptions, Site
-from sipdump_core.errors import DriverError, StorageError
+from sipdump_core.errors import DriverError, SipDumpError, StorageError
+from sipdump_core.lifecycle import retention
 from sipdump_core.lifecycle.retention import counted, listed, prune, prune_all
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_text import TextBackend
@@ -70,6 +71,25 @@ def test_what_is_just_as_old_as_it_may_be_is_kept(backend: TextBackend, tmp_path
     put(tmp_path, "p-2026-11-18--00-00-00.data", 1_000_000)
     assert not list(prune([backend], 100, now=1_000_100))
     assert len(list(prune([backend], 100, now=1_000_101))) == 1
+
+
+def test_a_store_is_asked_to_delete_no_more_at_once_than_s3_can(
+    backend: TextBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert retention._CHUNK == 1000
+    monkeypatch.setattr(retention, "_CHUNK", 2)
+    for second in range(5):
+        put(tmp_path, f"p-2026-11-20--00-00-0{second}.data", 1000)
+    asked: list[int] = []
+    delete_many = backend.delete_many
+
+    def deleting(chunk: Sequence[StoredSegment]) -> Iterator[tuple[StoredSegment, SipDumpError | None]]:
+        asked.append(len(chunk))
+        return iter(delete_many(chunk))
+
+    monkeypatch.setattr(backend, "delete_many", deleting)
+    assert len(list(prune([backend], 50, now=2000))) == 5
+    assert asked == [2, 2, 1]
 
 
 def test_prune_never_takes_the_open_segment(backend: TextBackend, tmp_path: Path) -> None:
