@@ -30,7 +30,7 @@ class Sink:
 
     def handle(self, batch: Sequence[Record]) -> None:
         self.batches.append([one.buf for one in batch])
-        self.free.wait(30)
+        self.free.wait(600)
         if self.errors:
             raise self.errors.pop()
 

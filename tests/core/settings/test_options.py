@@ -194,6 +194,11 @@ def test_what_is_no_duration(text: str) -> None:
         duration(text)
 
 
+def test_both_ends_of_a_range_are_in_it() -> None:
+    assert [in_range(1, 5)(value) for value in (0, 1, 5, 6)] == ["must be 1 to 5", None, None, "must be 1 to 5"]
+    assert [at_least(1)(value) for value in (0, 1)] == ["must be 1 or more", None]
+
+
 @attrs.frozen
 class Typed:
     """Options of the types that a modparam has no form for."""
