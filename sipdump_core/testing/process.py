@@ -109,6 +109,7 @@ class ProcessChecks(Kit):
                     stored, in_time = self._race(backend, child, attrs.evolve(segment, sequence=number), wait)
                     wrote += stored
                     late += not in_time
+        with self.started(site) as backend:
             self.settle(backend)
             found = sorted(one.buf for one in self.received(backend))
             assert found == sorted(wrote), f"of {len(wrote)} records that were stored {len(found)} are read"

@@ -255,6 +255,10 @@ class KeepsEverySocket(GoodTcp):
             self._all.append(self._socket)
         self._socket = None
 
+    def __del__(self) -> None:
+        for one in self._all:
+            one.close()
+
 
 @caught_by("outages_leave_nothing_open")
 class AThreadForEachOutage(GoodStream):

@@ -10,10 +10,12 @@ from types import ModuleType
 
 import pytest
 
-from sipdump_core import Backend
 from sipdump_core.testing import certificate
 from sipdump_core.testing.contract import checks
+from sipdump_core.testing.failures import FailureChecks
 from sipdump_core.testing.kit import Kit
+from sipdump_core.testing.network import NetworkChecks
+from sipdump_core.testing.search import SearchChecks
 from tests.broken import contents, manners, networks, processes, searches, segments
 from tests.broken.good import FAULTS, Fault, FileContract, GoodStream, GoodStreamWithSegments
 from tests.broken.networks import GoodTcp, Store
@@ -49,15 +51,19 @@ class TestGood(FileContract):
     """A good backend of files passes."""
 
 
-class TestGoodSearch(FileContract):
-    """One that also answers questions, is followed, and merges."""
+class TestGoodSearch(SearchChecks):
+    """One that also answers questions, is followed, and merges: what else it does is as above."""
 
     backend_class = GoodSearch
 
 
-@pytest.mark.parametrize("backend", [GoodStream, GoodTcp])
-def test_good_streams_pass(backend: type[Backend]) -> None:
-    assert caught([Fault(backend, [])], every_check=True) == {}
+def test_good_streams_pass() -> None:
+    assert caught([Fault(GoodStream, [])], every_check=True) == {}
+
+
+def test_a_good_stream_over_tcp_passes() -> None:
+    names = [name for part in (NetworkChecks, FailureChecks) for name in vars(part) if name.startswith("test_")]
+    assert caught([Fault(GoodTcp, names)]) == {}
 
 
 def test_a_good_stream_with_segments_passes() -> None:
