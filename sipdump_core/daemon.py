@@ -162,7 +162,7 @@ def _summary(dump: SipDump, source: HepSource, ksr: KsrSource | None) -> None:
     for backend in dump.backends:
         numbers = stats.backends[backend.name]
         reasons = {f"dropped_{reason.replace(' ', '_')}": count for reason, count in numbers.dropped.items()}
-        dropped = {"dropped": sum(numbers.dropped.values()), **reasons}
+        dropped = {"dropped": sum(numbers.dropped.values()), **reasons, "refused": numbers.refused}
         log.info(Event("summary: backend", name=backend.name, stored=numbers.stored, **dropped, **numbers.counters))
 
 

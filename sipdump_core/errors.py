@@ -23,6 +23,8 @@ so that nothing outside this tree leaves the public interface for a failing stor
 import errno
 from collections.abc import Iterable
 
+from sipdump_core.redaction import redacted
+
 __all__ = [
     "ClosedError",
     "ConfigError",
@@ -43,7 +45,10 @@ __all__ = [
 
 
 class SipDumpError(Exception):
-    """The root: everything that sipdump raises on purpose."""
+    """The root: everything that sipdump raises on purpose. Its text shows no secret option."""
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class ConfigError(SipDumpError):
@@ -200,8 +205,8 @@ def kind_and_text(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a driver's text as one line of bounded length: a client library may quote the whole batch."""
-    line = " ".join(text.split())
+    """Return a driver's text as one line of bounded length, without secrets: a client may quote the whole batch."""
+    line = " ".join(redacted(text).split())
     return line if len(line) <= _LINE else f"{line[:_LINE]}..."
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from sipdump_core.cache import Cache
+from sipdump_core.redaction import redacted
 
 __all__ = ["KEPT", "Event", "Limit", "escaped", "log", "setup", "warnings_to"]
 
@@ -29,7 +30,9 @@ class Event:
         self.fields = fields
 
     def __str__(self) -> str:
-        return " ".join([self.what, *(f"{_shown(key)}={_shown(value)}" for key, value in self.fields.items())])
+        return redacted(
+            " ".join([self.what, *(f"{_shown(key)}={_shown(value)}" for key, value in self.fields.items())])
+        )
 
 
 class Limit:
@@ -112,7 +115,9 @@ def _fields(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str
     fields |= {"event": event.what, **event.fields}
     if record.exc_info:
         fields["traceback"] = formatter.formatException(record.exc_info)
-    return fields
+    return {
+        key: value if isinstance(value, int | float | None) else redacted(_text(value)) for key, value in fields.items()
+    }
 
 
 def escaped(text: str, keep: str = "") -> str:

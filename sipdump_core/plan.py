@@ -13,7 +13,7 @@ from sipdump_core.errors import ConfigError
 from sipdump_core.routes.event_route import Route, load_callback
 from sipdump_core.settings.core import MODE_EVENT_ROUTE, Params
 from sipdump_core.settings.modules import CORE, KAMAILIO_KEMI, MODULES, misspelled, refuse_unknown, resolve
-from sipdump_core.settings.options import Notice, Setting, Settings, build
+from sipdump_core.settings.options import Notice, Setting, Settings, build, marked
 
 if TYPE_CHECKING:
     from sipdump_core.config.route_block import RouteBlock
@@ -73,6 +73,8 @@ def make_plan(
     drivers = switched_on(drivers, params.mode, params.backend, params.load_timeout)
     # what is set for a driver that is not loaded is kept until it is
     classes = {**MODULES, **{_module(driver): driver.cls.options for driver in drivers if driver.cls}}
+    options: dict[str, type[Any]] = {CORE: Params, **classes}
+    resolved = Settings(marked(each, options[each.module]) if each.module in options else each for each in resolved)
     built = {name: build(cls, resolved.of(name)) for name, cls in classes.items()}
     chosen = select(drivers, resolved.last(CORE, "mode", params.mode), resolved.of(CORE, "backend"))
     route, notices = None, [*stock.notices, *misspelled(settings, names), *_unused(stock, drivers, resolved)]

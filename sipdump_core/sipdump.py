@@ -15,16 +15,17 @@ from sipdump_core.drivers.base import Backend
 from sipdump_core.errors import ClosedError
 from sipdump_core.flows import Address, Flows
 from sipdump_core.lifecycle.pruner import Pruner
-from sipdump_core.log import Limit, log
-from sipdump_core.pipeline.delivery import LaneStats
+from sipdump_core.log import Event, Limit, log
 from sipdump_core.pipeline.dispatcher import Dispatcher
 from sipdump_core.pipeline.intake import Intake
+from sipdump_core.pipeline.numbers import LaneStats
 from sipdump_core.plan import Plan, make_plan
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
+from sipdump_core.redaction import REDACTED
 from sipdump_core.routes.event_route import Callback, EventRoute
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
-from sipdump_core.settings.options import Setting
+from sipdump_core.settings.options import Setting, may_be_secret
 from sipdump_core.workshop import Workshop
 
 __all__ = ["SipDump", "Stats"]
@@ -286,11 +287,18 @@ class SipDump:
         atexit.unregister(self.close)
         self._closing = True
         self._pruner.stop()
+        lost = 0
         end = self._clock.monotonic() + timeout
         if not self._intake.close(timeout / 2):
             self._dispatcher.hurry()
-            self._intake.close(timeout / 2)
-        return self._dispatcher.close(max(0.0, end - self._clock.monotonic()))
+            if not self._intake.close(timeout / 2):
+                lost = self._intake.abandon()
+        ended = self._dispatcher.close(max(0.0, end - self._clock.monotonic()))
+        if lost:
+            with self._counts:
+                self._queue_dropped += lost
+            log.error(Event("records dropped: the writer did not end in time", count=lost))
+        return ended and not lost
 
     def _one(
         self, tag: str, buf: bytes | bytearray | memoryview, src: Address, dst: Address, proto: str,
@@ -339,4 +347,5 @@ def _forget(dump: SipDump | None) -> None:
 def _settings(module: str, name: str, value: Any) -> list[Setting]:
     values = value if isinstance(value, (list, tuple)) else (value,)
     plain = [os.fspath(v) if isinstance(v, os.PathLike) else int(v) if isinstance(v, bool) else v for v in values]
-    return [Setting(module, name, v, f"SipDump({name}={value!r})") for v in plain]
+    shown = REDACTED if may_be_secret(module, name) else repr(value)
+    return [Setting(module, name, v, f"SipDump({name}={shown})") for v in plain]

@@ -10,15 +10,17 @@ from typing import Any
 import attrs
 
 from sipdump_core.drivers.base import Backend, Site, Transform
+from sipdump_core.drivers.batch import batching
 from sipdump_core.drivers.contained import contained
 from sipdump_core.drivers.deferred import DeferredBackend
 from sipdump_core.drivers.discovery import Driver, disabled, is_suffix, load, refusal, reload
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import Guard
-from sipdump_core.errors import ConfigError, DriverError, SipDumpError
+from sipdump_core.errors import ConfigError, DriverError, SipDumpError, StorageError
 from sipdump_core.lifecycle.meta_file import META_SUFFIX
 from sipdump_core.lifecycle.rotation import LONGEST_SHIFT
 from sipdump_core.log import Event, log
+from sipdump_core.pipeline.dead_letter import DeadLetters
 from sipdump_core.pipeline.spool import SpoolOptions
 from sipdump_core.plan import Plan
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
@@ -147,7 +149,15 @@ class Workshop:
                     backends.append(self._make(driver, site))
             except SipDumpError as error:  # one driver's fault must not hide the others
                 errors.append(error)
-        return backends, errors
+        return backends + self._dead_letters(site), errors
+
+    @staticmethod
+    def _dead_letters(site: Site) -> list[Backend]:
+        """Return what lists, reads and prunes the dead letters, if there are any."""
+        letters = DeadLetters(site)
+        with suppress(StorageError):  # the backends of files will say so
+            return [letters] if any(letters.segments()) else []
+        return []
 
     def _with_files(self, site: Site) -> set[str]:
         """Return the names of drivers that are not loaded, and may have files at a site.
@@ -215,7 +225,8 @@ class Workshop:
         if not (driver.cls and issubclass(driver.cls, Backend)):
             raise DriverError(f"{driver.name} of {driver.distribution} is no backend")
         if driver.cls.transformed:
-            site = attrs.evolve(site, transforms=[self._transform(each) for each in self.chosen if _is_transform(each)])
+            transforms = tuple(self._transform(each) for each in self.chosen if _is_transform(each))
+            site = attrs.evolve(site, transforms=transforms)
         site = attrs.evolve(site, distribution=driver.origin)
         with Guard() as guard:
             backend: Backend = self._construct(driver, site)
@@ -293,11 +304,13 @@ def _verify(backend: Backend) -> None:
     """Check what a driver's constructor has made.
 
     Raises:
-        TypeError: it is not a backend, or not initialized, or its suffix is not one.
+        TypeError: it is not a backend, or not initialized, or its suffix or its wishes for batches make no sense.
     """
     if not isinstance(backend, Backend):
         raise TypeError(f"the class returns {backend!r} instead of an instance")
     if not (hasattr(backend, "opts") and isinstance(getattr(backend, "site", None), Site)):
         raise TypeError("its constructor does not call super().__init__(options, site)")
+    if backend.api >= 2:  # an earlier driver may have attributes and options of these names for itself
+        batching(backend)
     if not is_suffix(backend.suffix):
         raise TypeError(f"it has the suffix {backend.suffix!r}, which is no end of a file name, as '.data'")

@@ -22,8 +22,9 @@ from sipdump_core.config.route_block import RouteBlock
 from sipdump_core.config.source import Source, read_source
 from sipdump_core.config.substitution import quote
 from sipdump_core.errors import ConfigError
+from sipdump_core.redaction import REDACTED
 from sipdump_core.settings.modules import is_like_ours
-from sipdump_core.settings.options import Notice, Setting, is_secret
+from sipdump_core.settings.options import Notice, Setting, may_be_secret
 
 __all__ = ["Config", "override", "parse_config", "parse_modparam_option", "read_config"]
 
@@ -95,7 +96,8 @@ def parse_modparam_option(text: str) -> Setting:
         ConfigError: it is not of that form.
     """
     parts = text.split(":", 3)
-    place = f"--modparam={':'.join([*parts[:3], '...']) if is_secret(':'.join(parts[:2])) else text}"
+    hidden = may_be_secret(parts[0], ":".join(parts[:2]))
+    place = f"--modparam={':'.join([*parts[:3], REDACTED]) if hidden else text}"
     if len(parts) < 4 or parts[2] not in ("i", "s"):
         raise ConfigError("must be MODULE:NAME:TYPE:VALUE with the type i (integer) or s (string)", place)
     module, name, kind, value = parts
@@ -285,14 +287,19 @@ def _parse(statement: str, pieces: Sequence[Piece]) -> Tree[Token]:
         piece = pieces[-1 if ended else token.start_pos or 0]
         expected = getattr(error, "accepts", None) or getattr(error, "expected", None) or ()
         allowed = " or ".join(sorted(_NAMES[kind] for kind in expected if kind in _NAMES))
-        text = "the value" if any(map(_names_a_secret, pieces)) else piece.text[:40]
+        hidden = any(map(_names_a_secret, pieces))
+        text = "the value" if hidden else piece.text[:40]
         found = f"after {text}" if ended else f"not {text}"
         hint = f": expected {allowed}, {found}" if allowed else ""
-        raise piece.error(f"{statement} is not understood{hint}") from error
+        message = f"{statement} is not understood{hint}"
+        if hidden:  # its line may be the value
+            raise ConfigError(message, piece.source.place(piece.offset)) from None
+        raise piece.error(message) from error
 
 
 def _names_a_secret(piece: Piece) -> bool:
-    return piece.kind == "string" and is_secret(piece.text)
+    words = re.findall(r"""[^\s"']+""", piece.text)
+    return piece.kind == "string" and any(may_be_secret(word, word) for word in words)
 
 
 def _int(text: str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from sipdump_core.errors import ConfigError
-from sipdump_core.settings.options import is_secret, without_user
+from sipdump_core.settings.options import may_be_secret, without_user
 
 __all__ = ["MAX_SIZE", "Source", "read_source"]
 
@@ -19,7 +19,9 @@ MAX_SIZE: Final = 1 << 22
 """Limit for the characters of all files, and for what defines and substitutions make of them."""
 
 _SHOWN = 200
-_VALUE = re.compile(r"""(\bmodparamx?\s*\(\s*["'][^"']*["']\s*,\s*["']([^"']*)["']\s*,).*""")
+_STRING = re.compile(r"""(["'])([^\n]*?)\1""")
+_STATEMENT = 1000
+"""Characters before a line in which a statement may have begun that goes on there."""
 _HINTS = {
     errno.EACCES: "; run this as root, or as a user who may read it",
     errno.EISDIR: "; name the file in it",
@@ -49,9 +51,20 @@ class Source:
     def line(self, offset: int) -> str:
         """Return the line that a character is in, stripped, without secrets, and cut if it is very long."""
         line = bisect_right(self._starts, offset, hi=len(self._starts) - 1)
-        shown = self.text[self._starts[line - 1] : self._starts[line] - 1].strip()
-        shown = _VALUE.sub(lambda found: f"{found[1]} ..." if is_secret(found[2]) else found[0], without_user(shown))
+        begin, end = self._starts[line - 1], self._starts[line] - 1
+        shown = without_user(self.text[begin : self._secret_at(begin, end)].strip())
         return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+
+    def _secret_at(self, begin: int, end: int) -> int:
+        """Return where the value of a secret parameter begins on a line; its end if there is none."""
+        before = self.text.rfind("modparam", max(0, begin - _STATEMENT), begin)
+        statements = [before] if before >= 0 and ")" not in self.text[before:begin] else []
+        statements += [found.start() for found in re.compile("modparam").finditer(self.text, begin, end)]
+        for statement in statements:
+            strings = list(_STRING.finditer(self.text, statement, end))[:2]
+            if strings and may_be_secret(strings[0][2], strings[-1][2]):
+                return max(begin, strings[-1].end())
+        return end
 
     def error(self, message: str, offset: int) -> ConfigError:
         """Make the error that points at a character and shows its line."""

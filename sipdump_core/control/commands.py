@@ -200,6 +200,7 @@ class Rpc:
                 "error": lane.error,
                 "stored": lane.stored,
                 "backlog": lane.backlog,
+                "refused": lane.refused,
                 "dropped": sum(lane.dropped.values()),
                 **{f"dropped ({reason})": count for reason, count in lane.dropped.items()},
                 **lane.counters,

@@ -1,13 +1,14 @@
 """Batches: what a backend gets to write at once, and by what a store knows it again."""
 
+import math
 import secrets
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sipdump_core.record import Record
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "batching"]
 
 
 class Batch(tuple[Record, ...]):
@@ -50,11 +51,30 @@ class Batch(tuple[Record, ...]):
         raise AttributeError(f"a batch cannot be changed: {name}")
 
     def part(self, places: Sequence[int]) -> "Batch":
-        """Return the records at these places, one or more, in their order; the whole batch if these are all."""
+        """Return the records at these places, in this order; the batch itself if these are all."""
         if len(places) == len(self):
             return self
         indexes = [self.indexes[place] for place in places]
-        first, last = indexes[0], indexes[-1]
+        first, last = (indexes[0], indexes[-1]) if indexes else (0, -1)
         of_a_run = indexes == list(range(first, last + 1))
         name = f"{first}-{last}" if of_a_run else blake2b(repr(indexes).encode(), digest_size=8).hexdigest()
         return Batch([self[place] for place in places], f"{self.whole}/{name}", self.whole, tuple(indexes))
+
+
+def batching(backend: Any) -> tuple[int, float]:
+    """Return how many records a backend wants in a batch, and how many seconds the first waits for the others.
+
+    Returns:
+        Zeros for what it does not care about.
+
+    Raises:
+        TypeError: they are no numbers, or negative.
+    """
+    options = getattr(backend, "opts", None)
+    records = getattr(options, "batch_records", backend.batch_records)
+    seconds = getattr(options, "batch_seconds", backend.batch_seconds)
+    if type(records) is not int or records < 0:
+        raise TypeError(f"its batch_records is {records!r}, which is no number of records")
+    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+        raise TypeError(f"its batch_seconds is {seconds!r}, which is no number of seconds")
+    return records, float(seconds)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sipdump_core.drivers.base import Backend, Site
-from sipdump_core.drivers.batch import Batch
+from sipdump_core.drivers.batch import Batch, batching
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 
@@ -37,6 +37,7 @@ class DeferredBackend(Backend):
         if self._made is None:
             self._made = self._make()
             self.suffix = self._made.suffix  # known only now
+            self.batch_records, self.batch_seconds = batching(self._made)
         return self._made
 
     def start(self) -> None:

@@ -46,7 +46,7 @@ NAMESPACE = "sipdump.backends"
 THIRD_PARTY_FLAGS = 256
 """Third parties take mode flags from here up."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
-_SUFFIX = re.compile(r"|(?!\.meta)(?:\.[\w+-]+)+", re.ASCII)
+_SUFFIX = re.compile(r"|(?!\.(?:meta|dead))(?:\.[\w+-]+)+", re.ASCII)
 
 
 @attrs.frozen

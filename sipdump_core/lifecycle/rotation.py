@@ -10,8 +10,6 @@ __all__ = ["LONGEST_SHIFT", "Rotation", "next_on_the_clock"]
 LONGEST_SHIFT = 3600
 """Seconds that a day may be longer than usual, when daylight saving time ends."""
 
-_CHUNK = 64  # records whose sizes are asked for at once; those behind a rotation are asked for again
-
 
 class Rotation:
     """Decides when a segment is full or stale; it holds the numbers of the open segment, and no clock.
@@ -21,7 +19,7 @@ class Rotation:
         size: bytes that the largest file of it may have, 0 for no limit.
         records: how many records it may hold, 0 for no limit.
         sizes: for each backend, a function that returns how many bytes each of some records takes in its file.
-        preambles: for each backend, how many bytes its file begins with.
+        preambles: for each backend, a function that returns how many bytes its file begins with.
         align: whether segments end on the clock, see :func:`next_on_the_clock`.
     """
 
@@ -31,7 +29,7 @@ class Rotation:
         size: int = 0,
         records: int = 0,
         sizes: Sequence[Callable[[Sequence[Record]], Sequence[int]]] = (),
-        preambles: Sequence[int] = (),
+        preambles: Sequence[Callable[[], int]] = (),
         *,
         align: bool = False,
     ) -> None:
@@ -39,7 +37,7 @@ class Rotation:
         self._size = size
         self._records = records
         self._sizes = sizes
-        self._preambles = preambles or [0] * len(sizes)
+        self._preambles = preambles or [lambda: 0] * len(sizes)
         self._align = align
         self.begin(0.0, 0.0)
 
@@ -53,7 +51,7 @@ class Rotation:
         self._deadline = now + self._rotate + (LONGEST_SHIFT if self._align else 0)
         self._end = next_on_the_clock(time_s, self._rotate) if self._align else 0.0
         self._count = 0
-        self._totals = list(self._preambles)
+        self._totals = [preamble() for preamble in self._preambles] if self._size else []
 
     def due(self, now: float, time_s: float) -> float:
         """Return the seconds until the segment is stale, 0 or less if it is.
@@ -65,28 +63,32 @@ class Rotation:
         due = self._deadline - now
         return min(due, self._end - time_s) if self._align else due
 
-    def take(self, records: Sequence[Record]) -> int:
-        """Return how many of these records, from the first, still go into the open segment, and count them.
+    def weigh(self, records: Sequence[Record]) -> Sequence[tuple[int, ...]]:
+        """Return how many bytes each record takes in the file of each backend; nothing where that limits nothing."""
+        return list(zip(*[sizes(records) for sizes in self._sizes], strict=True)) if self._size else ()
+
+    def take(self, count: int, weights: Sequence[tuple[int, ...]] = ()) -> int:
+        """Return how many of the next records still go into the open segment, and count them.
 
         The first record of a segment always goes in, however large it is.
+
+        Args:
+            count: how many there are.
+            weights: what ``weigh`` returned for them.
         """
-        limit = len(records)
-        if self._records:
-            limit = min(limit, self._records - self._count)
-        if self._size:
-            limit = self._fitting(records[:limit])
+        limit = min(count, self._records - self._count) if self._records else count
+        if weights:
+            limit = self._fitting(weights[:limit])
         self._count += limit
         return limit
 
-    def _fitting(self, records: Sequence[Record]) -> int:
-        for begin in range(0, len(records), _CHUNK):
-            chunk = records[begin : begin + _CHUNK]
-            for at, sizes in enumerate(zip(*[sizes(chunk) for sizes in self._sizes], strict=True), begin):
-                totals = [total + size for total, size in zip(self._totals, sizes, strict=True)]
-                if self._count + at and max(totals) > self._size:
-                    return at
-                self._totals = totals
-        return len(records)
+    def _fitting(self, weights: Sequence[tuple[int, ...]]) -> int:
+        for at, sizes in enumerate(weights):
+            totals = [total + size for total, size in zip(self._totals, sizes, strict=True)]
+            if self._count + at and max(totals) > self._size:
+                return at
+            self._totals = totals
+        return len(weights)
 
 
 def next_on_the_clock(time_s: float, interval: int) -> int:

@@ -1,7 +1,8 @@
 """Delivery: makes one backend store what it is given, whatever it raises.
 
-What a backend raises is counted, logged at most once a second, and tried again: a storage error for as long as somebody
-waits for it; any other exception of ``write`` a few times, and then record by record (one record may be at fault).
+What a backend raises is counted, logged at most once a second, and tried again, for as long as somebody waits for it.
+A batch that fails a few times although a segment can be opened is sifted: what its store refuses while it takes other
+records goes to the dead letter.
 """
 
 import threading
@@ -9,13 +10,15 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from itertools import chain, repeat
+from typing import Any, Literal
 
 import attrs
 
 from sipdump_core.clock import Clock, local_iso
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.batch import Batch
+from sipdump_core.drivers.batch import Batch, batching
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import Guard, labelled
 from sipdump_core.errors import (
     PartialWriteError,
@@ -28,13 +31,16 @@ from sipdump_core.errors import (
     one_line,
 )
 from sipdump_core.log import Event, Limit, log
+from sipdump_core.pipeline.blame import refused, unstored
+from sipdump_core.pipeline.dead_letter import DeadLetter
+from sipdump_core.pipeline.numbers import LaneStats
+from sipdump_core.pipeline.sieve import AwayError, Offer, Sieve
+from sipdump_core.pipeline.writer import Writer
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 
-__all__ = ["BACKOFF", "CHECK_EVERY", "Delivery", "LaneStats", "Writer"]
+__all__ = ["BACKOFF", "CHECK_EVERY", "Delivery"]
 
-ATTEMPTS = 5
-"""How often a batch is tried if what it raises is no StorageError."""
 BACKOFF = (0.1, 10.0)
 """Seconds before the second try, and at most."""
 STALL = 5.0
@@ -45,66 +51,18 @@ _ANSWER = 1.0
 """Seconds that a caller of ``snapshot`` waits for the backend's own numbers."""
 _NAMES = 1000
 """How many names in a row may be taken before that is the driver's fault."""
+_NO_REFUSAL = (StorageFullError, SegmentLostError)
+"""Errors that are no record's fault."""
+_SAME_SEGMENT = (StorageFullError, PartialWriteError)
+"""Errors after which the same segment goes on."""
+_TIMES_LARGER, _LARGER = 16, 8192
+"""What a record takes in a segment is believed up to so many times its message, and so many bytes."""
+_LATELY = 60.0
+"""Seconds after a refusal within which others are likely."""
+_QUICKER = 4
+"""How much sooner single records are tried again then."""
 _APART = frozenset(("flush", "record_size"))
 """What may fail again and again while records are stored: only its own success shows that it works again."""
-
-
-@attrs.define
-class LaneStats:
-    """What a backend did; counts are of records."""
-
-    state: str = "ok"
-    """ok, retrying (an error, see ``error``), stalled (a call does not return) or stopped."""
-    since: float = 0.0
-    """When the state began, seconds since the epoch."""
-    error: str = ""
-    """The last error, with its kind."""
-    stored: int = 0
-    backlog: int = 0
-    dropped: Counter[str] = attrs.field(factory=Counter)
-    """Records lost to this backend, by reason."""
-    distribution: str = ""
-    """The distribution, with its version, that the driver came from."""
-    counters: Mapping[str, int] = attrs.field(factory=dict)
-    """The backend's own (``Backend.stats``)."""
-
-
-class Writer(Protocol):
-    """What a delivery writes to: a backend, or the spool before it. Its methods are those of ``Backend``."""
-
-    @property
-    def suffix(self) -> str:
-        """What names of its segments end with."""
-
-    def start(self) -> None:
-        """Get ready."""
-
-    def stop(self) -> None:
-        """End what ``start`` began."""
-
-    def open(self, segment: Segment) -> None:
-        """Begin a segment."""
-
-    def write(self, batch: Batch) -> None:
-        """Store a batch."""
-
-    def flush(self) -> None:
-        """Make what was written visible."""
-
-    def check(self) -> None:
-        """Raise if the open segment is no longer good."""
-
-    def close(self) -> None:
-        """Seal the open segment."""
-
-    def health(self) -> str:
-        """Return what is wrong in the background."""
-
-    def stats(self) -> Mapping[str, int]:
-        """Return counters."""
-
-    def forget(self) -> None:
-        """Let go of what is open, in a forked child."""
 
 
 class Delivery:
@@ -114,15 +72,32 @@ class Delivery:
         backend: the backend.
         clock: the time, for stalls and state changes.
         writer: what is written to instead, on the way to the backend.
+        dead: keeps what the store refuses; None: that is dropped.
+        tries: how often a batch is tried, and then each of its records, before any of it is refused; 0: for ever.
     """
 
-    def __init__(self, backend: Backend, clock: Clock, writer: Writer | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        writer: Writer | None = None,
+        dead: DeadLetter | None = None,
+        tries: int = 0,
+    ) -> None:
         self.backend = backend
         self.started = False
         self.losses = 0
         """How many segments were lost while they were open."""
+        self.lost = False
+        """Whether records were dropped at the end."""
         self._writer: Writer = writer or backend
         self._clock = clock
+        self._dead = dead
+        self._tries = tries
+        self._away = False
+        """Whether the store took nothing when a batch was last sifted."""
+        self._refused_at = -_LATELY
+        """When a record was last found that the store refuses, monotonic seconds."""
         site = getattr(backend, "site", None)
         self._stats = LaneStats(since=clock.time(), distribution=getattr(site, "distribution", ""))
         self._lock = threading.RLock()  # guards the numbers
@@ -150,40 +125,43 @@ class Delivery:
         """Store what follows in a segment of this name, with the backend's own suffix."""
         self._segment = segment
 
-    def deliver(self, records: Sequence[Record]) -> Sequence[Record]:
+    def deliver(self, batch: Batch, offer: Offer = lambda _: None) -> Sequence[Record]:
         """Store a batch, however often that must be tried.
 
+        Args:
+            batch: the records.
+            offer: stores a batch that waits behind this one, to see whether the store works at all.
+
         Returns:
-            What is not stored because of ``hurry``; another try may store it. What the backend cannot digest is
-            dropped, and not among it.
+            What is not stored because of ``hurry``; another try may store it. What the store refuses for good is in
+            the dead letter, and not among it.
         """
-        batch = records if isinstance(records, Batch) else Batch(records)
         delay, ceiling = BACKOFF
-        attempt = 0
+        tries = 0
+        parted = False  # it has stored some of the batch, and named the others
         while True:
-            lasting = True  # what is raised before a record was looked at is no record's fault
             self.check()
             error = self._prepare()
             if error is None:
-                attempt += 1
-                error = self._write(batch)
-                if error is None:
+                places, error = self._attempt(batch)
+                if not places:
                     return ()
-                lasting = isinstance(error, (StorageError, OSError))
-                if isinstance(error, PartialWriteError):
-                    failed = _failed(error, len(batch))
-                    batch = batch.part(sorted(failed))
-                    lasting = False
-                elif lasting and not isinstance(error, StorageFullError):
-                    self.seal()  # what the segment has is good; go on in a fresh one
-            if lasting and self.hurried:
+                partial = error if isinstance(error, PartialWriteError) else None
+                parted |= bool(partial and len(places) < len(batch))
+                batch = batch.part(places)
+                tries += not isinstance(error, _NO_REFUSAL)
+                enough = bool(self._tries) and (tries >= self._tries or (tries > 0 and self.hurried))
+                if enough and partial and parted:
+                    self._refuse(batch, partial)
+                    return ()
+                if enough or (tries and self._tries and self._suspects):
+                    batch = self._sift(batch, offer)
+                    if not batch:
+                        return ()
+            else:
+                tries = 0  # an outage tells nothing of the records
+            if self.hurried:
                 return batch
-            if not lasting and (attempt >= ATTEMPTS or self.hurried):
-                if isinstance(error, PartialWriteError):
-                    self.drop(len(batch), type(error).__name__)
-                else:
-                    self._sift(batch)
-                return ()
             self.pause(delay)
             delay = min(2 * delay, ceiling)
 
@@ -191,6 +169,18 @@ class Delivery:
         """Make visible what was stored since the last flush."""
         if self._dirty:
             self._dirty = self._call("flush") is not None
+
+    @property
+    def _suspects(self) -> bool:
+        """Whether records were refused lately: then the next batch that fails need not be tried so often as a whole."""
+        return self._clock.monotonic() - self._refused_at < _LATELY
+
+    @property
+    def batching(self) -> tuple[int, float]:
+        """What batches the backend wants, see :func:`~sipdump_core.drivers.batch.batching`."""
+        with Guard():
+            return batching(self.backend)
+        return 0, 0.0
 
     @property
     def flushed(self) -> bool:
@@ -208,10 +198,15 @@ class Delivery:
         if self._opened and now - self._checked >= CHECK_EVERY:
             self._checked = now
             if self._call("check") is not None:
-                self.seal()
+                self._seal()
+            self._look_after_dead("check")
 
     def seal(self) -> None:
-        """Close the open segment."""
+        """Close the open segment, and its dead letter."""
+        self._seal()
+        self._look_after_dead("close")
+
+    def _seal(self) -> None:
         if self._opened:
             self._opened = False
             if self._call("close") is None and self._segment:
@@ -288,16 +283,31 @@ class Delivery:
             self._named("forget")()
         if guard.error:
             log.warning(Event("backend failed", backend=self.backend.name, operation="forget", error=guard.text))
+        self._look_after_dead("forget")
 
     def sizes(self, records: Sequence[Record]) -> Sequence[int]:
-        """Return how many bytes each record will take in this backend's segment."""
+        """Return how many bytes each record will take in this backend's segment, as far as that can be believed."""
         with Guard() as guard:
             sizes = [max(0, int(size)) for size in map(self.backend.record_size, records)]
+            for record, size in zip(records, sizes, strict=True):
+                if size > _TIMES_LARGER * len(record.buf) + _LARGER:
+                    raise ValueError(f"record_size() returned {size} for a message of {len(record.buf)} bytes")
             self._worked("record_size")
             return sizes
         if guard.error:
             self.failed("record_size", guard.error)
-        return [len(record.buf) for record in records]
+        return likely_sizes(records)
+
+    def preamble(self) -> int:
+        """Return how many bytes this backend's segment begins with."""
+        with Guard():  # its lane reports what it raises, when it opens a segment
+            return len(self.backend.preamble()) if isinstance(self.backend, FolderBackend) else 0
+        return 0
+
+    def size_is_late(self) -> None:
+        """Note that the backend does not say in time how large a segment is."""
+        error = StorageError("record_size", self.backend.name, "it takes too long; sizes are guessed")
+        self.failed("record_size", error)
 
     def drop(self, count: int, reason: str = "") -> None:
         """Count records as lost, and log it.
@@ -308,6 +318,7 @@ class Delivery:
         """
         if not count:
             return
+        self.lost |= self.hurried
         with self._lock:
             reason = reason or self._stats.error.partition(":")[0]
             self._stats.dropped[reason] += count
@@ -355,6 +366,14 @@ class Delivery:
             fields["at"] = f"{last.filename}:{last.lineno}"
         self._log.warn(operation, "backend failed", **fields)
 
+    def _look_after_dead(self, operation: Literal["check", "close", "forget"]) -> None:
+        """Check, seal or forget the dead letter; it is logged if that fails, and costs the backend nothing."""
+        with Guard() as guard:
+            if self._dead:
+                getattr(self._dead, operation)()
+        if guard.error:
+            self._log.warn("dead", "dead letter failed", backend=self.backend.name, error=guard.text)
+
     def _lost(self, error: SegmentLostError) -> None:
         """Count what a segment held that is gone; what follows goes into the next one."""
         with self._lock:
@@ -376,7 +395,7 @@ class Delivery:
             if recovered:
                 self._set_state("ok", "")
         if recovered:
-            log.warning(Event("backend works again", backend=self.backend.name, stored=self._stats.stored))
+            self._log.warn("works", "backend works again", backend=self.backend.name, stored=self._stats.stored)
 
     def _set_state(self, state: str, error: str) -> None:
         """Set the state, and since when it holds; the lock is held."""
@@ -443,37 +462,85 @@ class Delivery:
                 return
         raise StorageError("open", segment.name, f"this name is taken, and {_NAMES - 1} before it")
 
-    def _write(self, batch: Batch) -> BaseException | None:
+    def _attempt(self, batch: Batch) -> tuple[Sequence[int], BaseException | None]:
+        """Write a batch; return the places of what is neither stored nor refused, and why."""
+        places: Sequence[int] = range(len(batch))
+        while places:
+            part = batch.part(places)
+            error, failed = self._write(part)
+            if error is None:
+                break
+            named = refused(error, part)
+            if not named:
+                if isinstance(error, (StorageError, OSError)) and not isinstance(error, _SAME_SEGMENT):
+                    self._seal()  # what the segment has is good; go on in a fresh one
+                return [places[at] for at in failed], error
+            self._refuse(part.part(named), error)
+            places = [places[at] for at in failed if at not in named]
+        return (), None
+
+    def _write(self, batch: Batch) -> tuple[BaseException | None, Sequence[int]]:
+        """Call ``write`` once; return what it raises, and the places of what is not stored."""
         with self._calling() as guard:
             self._named("write")(batch)
         error = guard.error
-        failed = _failed(error, len(batch)) if error else ()
+        failed = unstored(error, batch) if error else ()
         self._dirty = True
+        self._away &= len(failed) == len(batch)
         with self._lock:
             self._stats.stored += len(batch) - len(failed)
-        if error and failed:
+        if error and failed and not refused(error, batch):
             self.failed("write", error)
-            return error
+            return error, failed
         self._worked("write")
-        return None
+        return error if failed else None, failed
 
-    def _sift(self, batch: Batch) -> None:
-        """Store what can be stored of a batch that raises: halves of it, down to the record at fault."""
-        half = len(batch) // 2
-        for part in (batch.part(range(half)), batch.part(range(half, len(batch)))) if half else (batch,):
-            error = self._prepare() or self._write(part)
-            if error is not None and len(part) > 1:
-                self._sift(part)
-            elif error is not None:
-                self.drop(1, type(error).__name__)
+    def _sift(self, batch: Batch, offer: Offer) -> Batch:
+        """Store what can be stored of a batch that fails, and refuse what cannot; return what is undecided."""
+        if self.hurried and self._away:  # it was asked enough
+            return batch
+        why: dict[int, BaseException] = {}
+
+        def write(part: Batch) -> Sequence[int]:
+            self.check()
+            if self._prepare() is not None:
+                raise AwayError
+            places, error = self._attempt(part)
+            if places and isinstance(error, _NO_REFUSAL):
+                raise AwayError
+            if places and error and part.whole == batch.whole:
+                why.update((part.indexes[place], error) for place in places)
+            return places
+
+        delay = BACKOFF[0] / (_QUICKER if self._suspects else 1)
+        delays = chain((delay * 2**n for n in range(7)), repeat(BACKOFF[1]))
+        sieve = Sieve(batch, write, offer, lambda: self.pause(next(delays)), self._clock.monotonic)
+        places, decided = sieve.run(self._tries)
+        self._away = not decided
+        if not decided:
+            return batch.part(places)
+        for place in places:
+            self._refuse(batch.part([place]), why[batch.indexes[place]])
+            self._refused_at = self._clock.monotonic()
+        self._worked("write")
+        return batch.part(())
+
+    def _refuse(self, part: Batch, error: BaseException) -> None:
+        """Put what the store refuses into the dead letter."""
+        reason = kind_and_text(error)
+        fields: dict[str, Any] = {"backend": self.backend.name, "count": len(part), "reason": reason}
+        with Guard() as guard:
+            if self._dead and self._segment:
+                kept = self._dead.put(self._segment, part, reason)
+                with self._lock:
+                    self._stats.refused += kept
+                what = "the store refuses records; they are in the dead letter"
+                self._log.warn("refused", what, **fields, path=self._dead.path)
+                return
+        self._log.warn("lost", "the store refuses records, and they cannot be kept", **fields, error=guard.text)
+        self.drop(len(part), "refused")
 
 
-def _failed(error: BaseException, count: int) -> frozenset[int]:
-    """Return the indexes of the ``count`` records that an error of ``write`` leaves unstored: all if it names none."""
-    every = frozenset(range(count))
-    if not isinstance(error, PartialWriteError):
-        return every
-    try:
-        return every.intersection(error.failed)
-    except (AttributeError, TypeError):  # a driver's own subclass of it may have none, or no indexes
-        return every
+def likely_sizes(records: Sequence[Record]) -> Sequence[int]:
+    """Return how many bytes each record takes in a segment, as :meth:`sipdump_core.Backend.record_size` guesses it."""
+    return [len(record.buf) + 256 for record in records]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.drivers.guard import Guard
 from sipdump_core.drivers.syncing import SYNCER
 from sipdump_core.errors import SegmentExistsError, StorageError
 from sipdump_core.lifecycle import meta_file as meta
@@ -52,7 +51,7 @@ class Dispatcher:
         clock: Clock,
     ) -> None:
         self.lanes = [
-            Lane(delivery_to(backend, clock), params.queue, params.queue_bytes, clock) for backend in backends
+            Lane(delivery_to(backend, clock, params), params.queue, params.queue_bytes, clock) for backend in backends
         ]
         self._site = site
         self._suffixes = [b.suffix for b in backends if isinstance(b, FolderBackend)]
@@ -64,12 +63,13 @@ class Dispatcher:
             params.rotate_size,
             params.rotate_records,
             [lane.sizes for lane in self.lanes],
-            [_preamble_size(backend) for backend in backends],
+            [lane.preamble for lane in self.lanes],
             align=bool(params.rotate_align),
         )
         self._segment: Segment | None = None
         self._last: Segment | None = None
         self._losses = 0
+        self._abandoned = False
         self._meta_claimed = False
         self._meta_changes = -1
         self._meta_time = 0.0
@@ -78,14 +78,16 @@ class Dispatcher:
     def handle(self, records: Sequence[Record]) -> None:
         """Store records in the open segment and in as many more as they fill."""
         self.tick()
+        weights = self._rotation.weigh(records)
         at = 0
         while at < len(records):
             if self._segment is None:
                 self._open()
-            rest = records[at:] if at else records
-            count = self._rotation.take(rest)
+            if self._abandoned:
+                return
+            count = self._rotation.take(len(records) - at, weights[at:])
             if count:
-                batch = rest if count == len(rest) else rest[:count]
+                batch = tuple(records[at : at + count])
                 size = sum([len(record.buf) for record in batch])
                 for lane in self.lanes:
                     lane.write(batch, size, block=self._block)
@@ -121,7 +123,7 @@ class Dispatcher:
         """Seal the open segment; the next record opens a new one."""
         if self._segment is None:
             return
-        if self._meta_changes != self._table.changes:
+        if self._meta_changes != self._table.changes and not self._abandoned:
             self._write_meta(self._segment)
         for lane in self.lanes:
             lane.seal()
@@ -135,6 +137,10 @@ class Dispatcher:
         """Stop waiting for any lane."""
         for lane in self.lanes:
             lane.hurry()
+
+    def abandon(self) -> None:
+        """Take nothing more and write no more ``.meta``: a disk that hangs, say, is not waited for."""
+        self._abandoned = True
 
     def forget(self) -> None:
         """In a forked child: let go of what is open; it belongs to the parent."""
@@ -190,9 +196,3 @@ class Dispatcher:
             self._meta_changes = changes
         except StorageError as error:
             self._log.warn("meta", "meta file not written", error=error)
-
-
-def _preamble_size(backend: Backend) -> int:
-    with Guard():  # its lane reports what it raises, when it opens a segment
-        return len(backend.preamble()) if isinstance(backend, FolderBackend) else 0
-    return 0

@@ -39,7 +39,9 @@ class Intake:
         self._items: list[Record] = []
         self._bytes = 0
         self._orders: list[tuple[int, Callable[[], None]]] = []
-        self._closed = False
+        self._closed = self._abandoned = False
+        self._held = 0
+        """How many records the thread has, and has not handed on."""
         lock = threading.Lock()
         self._work = threading.Condition(lock)
         self._room = threading.Condition(lock)
@@ -89,6 +91,15 @@ class Intake:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def abandon(self) -> int:
+        """After a ``close`` in vain: let the thread hand on nothing more; return how many records are lost by that."""
+        with self._work:
+            self._abandoned = True
+            self._dispatcher.abandon()
+            lost = self._held + len(self._items)
+            self._items, self._held = [], 0
+            return lost
+
     def _take(self, records: Sequence[Record]) -> int:
         """Queue as many records, from the first, as there is room for; the lock is held."""
         before = len(self._items)
@@ -113,6 +124,7 @@ class Intake:
                 if self._gather and 0 < len(self._items) < BATCH_RECORDS and not (self._orders or self._closed):
                     self._work.wait(self._gather)
                 items, self._items, self._bytes = self._items, [], 0
+                self._held = len(items)
                 orders, self._orders = self._orders, []
                 closed = self._closed
                 self._room.notify_all()
@@ -144,6 +156,10 @@ class Intake:
                 size = sum([len(record.buf) for record in batch])
             self._dispatcher.handle(batch)
             at += len(batch)
+            with self._work:
+                if self._abandoned:
+                    return
+                self._held -= len(batch)
 
 
 def in_order(records: list[Record]) -> list[Record]:

@@ -36,7 +36,7 @@ import attrs
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.errors import ClosedError
+from sipdump_core.errors import ClosedError, RecordError
 from sipdump_core.log import Event, log
 from sipdump_core.record import Flow, Record
 
@@ -246,6 +246,16 @@ class Journal(FolderBackend):
         payload = text.encode()
         self._append(_head(self._salt, NOTE, 0, payload) + payload)
 
+    def write_noted(self, text: str, batch: Sequence[Record]) -> None:
+        """Append a note and the batch that it is about: both or, if that fails, neither.
+
+        Raises:
+            StorageError: they could not be written; the file is as before.
+        """
+        payload = text.encode()
+        self._append(_head(self._salt, NOTE, 0, payload) + payload + self.encode(batch))
+        self._records += len(batch)
+
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Yield the records of every whole frame; skip and log what is damaged."""
         for frame in scan(file):
@@ -275,6 +285,12 @@ class Journal(FolderBackend):
         weights = lengths
         if any(ids):
             weights = [length + _ID_WEIGHT * more for length, more in zip(lengths, ids, strict=True)]
+        longest = FRAME_LIMIT - FRAME_LIMIT // 16  # a frame has a flow, too
+        if max(weights) > longest:
+            too_long = [place for place, weight in enumerate(weights) if weight > longest]
+            raise RecordError(
+                "write", self.name, f"a message of more than {longest} bytes is too long to be stored", too_long
+            )
         for cut in _cuts(weights):
             self._frame(batch[cut], messages[cut], lengths[cut], buffer)
         with buffer.getbuffer() as view:
@@ -304,8 +320,6 @@ class Journal(FolderBackend):
         buffer.write(bytes(_HEAD.size))
         buffer.writelines([_SUM.pack(len(lines)), lines, *columns, *messages])
         end = buffer.tell()
-        if end - begin - _HEAD.size > FRAME_LIMIT:
-            raise ValueError(f"a message of {max(map(len, messages))} bytes is too long to be stored")
         with buffer.getbuffer() as view, view[begin + _HEAD.size : end] as payload:
             head = _head(self._salt, RECORDS, len(batch), payload)
         buffer.seek(begin)

@@ -9,11 +9,8 @@ frame: what was accepted last before a crash may be delivered once more.
 import contextlib
 import fcntl
 import os
-import stat
-import struct
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 import attrs
 
@@ -25,10 +22,15 @@ from sipdump_core.drivers.syncing import sync_folder
 from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError, StorageFullError
 from sipdump_core.log import Event, log
 from sipdump_core.ownership import require_private
-from sipdump_core.pipeline.delivery import BACKOFF, CHECK_EVERY, Delivery, LaneStats
-from sipdump_core.pipeline.journal import NOTE, Damage, Frame, Journal, scan
+from sipdump_core.pipeline.dead_letter import DeadLetter
+from sipdump_core.pipeline.delivery import BACKOFF, CHECK_EVERY, Delivery
+from sipdump_core.pipeline.journal import Journal
+from sipdump_core.pipeline.numbers import LaneStats
+from sipdump_core.pipeline.spool_feed import SEAL, SpoolFeed
+from sipdump_core.pipeline.spool_reader import PLACE_SUFFIX
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.settings.core import Params
 from sipdump_core.settings.options import at_least, option
 from sipdump_core.threads import lasting
 
@@ -36,9 +38,6 @@ __all__ = ["SpoolOptions", "delivery_to"]
 
 STOP_WAIT = 5.0
 """Seconds that the end waits for what is still to be delivered; the rest stays for the next start."""
-_PLACE = struct.Struct("<Q")
-_PLACE_SUFFIX = ".place"
-_SEAL = "seal"
 _JOURNALS = 16  # a journal takes this part of the bound: only a whole one can be deleted
 
 
@@ -52,12 +51,13 @@ class SpoolOptions:
     )
 
 
-def delivery_to(backend: Backend, clock: Clock) -> Delivery:
+def delivery_to(backend: Backend, clock: Clock, params: Params) -> Delivery:
     """Return what delivers to a backend: through a spool, if its options name one, or directly."""
     options = getattr(backend, "opts", None)
     if isinstance(options, SpoolOptions) and options.spool:
-        return SpooledDelivery(backend, options, clock)
-    return Delivery(backend, clock)
+        return SpooledDelivery(backend, options, clock, params)
+    dead = DeadLetter(backend.site, backend.name, params.dead_max_bytes)
+    return Delivery(backend, clock, dead=dead, tries=params.refuse_after)
 
 
 class SpooledDelivery(Delivery):
@@ -67,11 +67,17 @@ class SpooledDelivery(Delivery):
         backend: the backend.
         options: where the spool is, and how large it may be.
         clock: the time.
+        params: what becomes of records that the store refuses.
     """
 
-    def __init__(self, backend: Backend, options: SpoolOptions, clock: Clock) -> None:
-        self._spool = Spool(backend, options, clock)
+    def __init__(self, backend: Backend, options: SpoolOptions, clock: Clock, params: Params) -> None:
+        self._spool = Spool(backend, options, clock, params)
         super().__init__(backend, clock, self._spool)
+
+    @property
+    def batching(self) -> tuple[int, float]:
+        """Everything goes to the spool at once: it makes the batches that the backend wants."""
+        return 0, 0.0
 
     @property
     def stop_seconds(self) -> float:
@@ -88,6 +94,7 @@ class SpooledDelivery(Delivery):
             since=worse.since,
             error=outer.error or inner.error,
             stored=inner.stored,
+            refused=inner.refused,
             dropped=outer.dropped + inner.dropped,
             counters={**inner.counters, "spooled": outer.stored, "spool_bytes": self._spool.bytes},
         )
@@ -100,9 +107,10 @@ class Spool:
         backend: the backend that stores.
         options: where the spool is, and how large it may be.
         clock: the time.
+        params: what becomes of records that the store refuses.
     """
 
-    def __init__(self, backend: Backend, options: SpoolOptions, clock: Clock) -> None:
+    def __init__(self, backend: Backend, options: SpoolOptions, clock: Clock, params: Params) -> None:
         self.suffix = f".{backend.name}.spool"  # spools of several backends may share a folder
         self.bytes = 0
         """How many wait in the folder."""
@@ -113,18 +121,14 @@ class Spool:
         self._prefix = backend.site.prefix
         self._clock = clock
         self._journal = Journal(attrs.evolve(backend.site, folder=options.spool), self.suffix)
-        self._delivery = Delivery(backend, clock)
+        self._params = params
+        self._feed = self._made()
         self._counted = 0
         self._bytes_lock = threading.Lock()
         self._work = threading.Event()
-        self._deadline = 0.0
         self._segment: Segment | None = None
-        self._live: Segment | None = None
+        self.live: Segment | None = None
         """The journal that is being written, whatever its lock says: set before the file is there."""
-        self._feeding: Segment | None = None
-        self._reading: Segment | None = None
-        self._taken = 0
-        """How many records of the journal that is being read were delivered, or given up, in this run."""
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -136,8 +140,7 @@ class Spool:
         if self._thread is not None and self._thread.is_alive():
             raise StorageError("open the spool", self._folder, "the backend has not returned since the last stop")
         lock = self._take_folder()
-        self._delivery = Delivery(self._backend, self._clock)
-        self._feeding = self._reading = None
+        self._feed = self._made()
         self.bytes = sum(stored.size for stored in self._journal.segments())
         self._work.set()
         self._lock = lock
@@ -148,10 +151,15 @@ class Spool:
             os.close(lock)
             raise StorageError("open the spool", self._folder, str(error)) from error
 
+    def _made(self) -> SpoolFeed:
+        """Make what delivers to the backend."""
+        dead = DeadLetter(self._backend.site, self._name, self._params.dead_max_bytes, recall=True)
+        delivery = Delivery(self._backend, self._clock, dead=dead, tries=self._params.refuse_after)
+        return SpoolFeed(self, self._journal, delivery, self._clock, self._params.queue)
+
     def stop(self) -> None:
         """Deliver what there is, within ``STOP_WAIT`` seconds; the rest stays in the folder."""
-        self._deadline = self._clock.monotonic() + STOP_WAIT
-        self._delivery.hurry()
+        self._feed.hurry(self._clock.monotonic() + STOP_WAIT)
         self._work.set()
         if self._thread is not None:
             self._thread.join(STOP_WAIT + 1)
@@ -186,15 +194,15 @@ class Spool:
             self._open_journal()
         self._journal.write(batch)
         self._count_journal()
-        self._work.set()
+        if self._feed.wants(len(batch)):
+            self._work.set()
 
     def check(self) -> None:
         """Look whether the journal is still good; go on in a fresh one if it is not."""
         try:
             self._journal.check()
         except SegmentLostError as error:
-            if self._reading == self._live:  # what was delivered from there is not lost
-                error.records = max(0, error.records - self._taken)
+            error.records = max(0, error.records - self._feed.taken_from(self.live))  # what was delivered is not lost
             self._abandon_journal()
             raise
         except StorageError:
@@ -204,7 +212,7 @@ class Spool:
     def close(self) -> None:
         """Seal the segment after what it was given."""
         if self._journal.fileno() >= 0:
-            self._journal.note(_SEAL)
+            self._journal.note(SEAL)
             self._close_journal()
         self._work.set()
 
@@ -214,7 +222,7 @@ class Spool:
     def health(self) -> str:
         """Report what is wrong with the spool; ``snapshot`` says how the backend is."""
         thread = self._thread
-        if thread and not thread.is_alive() and not self._delivery.hurried:
+        if thread and not thread.is_alive() and not self._feed.delivery.hurried:
             return "the thread that delivers from the spool has ended"
         return self._journal.health()
 
@@ -229,7 +237,7 @@ class Spool:
 
     def snapshot(self) -> LaneStats:
         """Return the numbers of the delivery to the backend."""
-        return self._delivery.snapshot()
+        return self._feed.delivery.snapshot()
 
     def _open_journal(self) -> None:
         """Begin the next journal, and note in it which segment its records belong to."""
@@ -237,7 +245,7 @@ class Spool:
             raise ClosedError(f"write to the backend {self._name}: no segment is open")
         name = attrs.evolve(self._segment, suffix=self.suffix)
         while True:
-            self._live = name
+            self.live = name
             try:
                 self._journal.open(name)
             except SegmentExistsError:
@@ -250,12 +258,12 @@ class Spool:
     def _close_journal(self) -> None:
         self._count_journal()
         self._journal.close()
-        self._live = None
+        self.live = None
 
     def _abandon_journal(self) -> None:
         """Let go of a journal whose file is gone."""
         self._journal.close()
-        self._live = None
+        self.live = None
         self._count(-self._counted)
         self._counted = 0
 
@@ -283,14 +291,15 @@ class Spool:
         return lock
 
     def _run(self) -> None:
-        delivery, lock = self._delivery, self._lock
+        feed, lock = self._feed, self._lock
+        delivery = feed.delivery
         delivery.start()
         stopping = False
         while not stopping:
             stopping = delivery.hurried  # looked at before: what came until then is still delivered
             self._work.clear()
             with Guard() as guard:
-                self._drain(delivery)
+                feed.drain()
             if guard.error:  # of the spool's own files
                 delivery.failed("read the spool", guard.error)
             if guard.error or not delivery.flushed:
@@ -298,96 +307,29 @@ class Spool:
                 delivery.pause(BACKOFF[1])
             if delivery.hurried:
                 continue
-            self._wait(delivery)
+            self._wait(feed)
             if not delivery.started:
                 delivery.start()
         with Guard():  # the delivery reports what it raises
             delivery.end()
         os.close(lock)
 
-    def _wait(self, delivery: Delivery) -> None:
+    def _wait(self, feed: SpoolFeed) -> None:
         """Wait for something to deliver, or for the next try of what failed; meanwhile, look after the segment."""
+        delivery = feed.delivery
         if not delivery.started:
             self._work.wait(BACKOFF[1])
             return
-        while not self._work.wait(CHECK_EVERY if delivery.opened else None):
+        while True:
+            left = feed.due - self._clock.monotonic() if feed.due else None
+            idle = CHECK_EVERY if delivery.opened else None
+            if self._work.wait(min([each for each in (left, idle) if each is not None], default=None)):
+                return
+            if left is not None and left <= CHECK_EVERY:
+                return
             delivery.check()
 
-    def _drain(self, delivery: Delivery) -> None:
-        """Deliver all that the folder holds, up to the end of the journal that is being written."""
-        for stored in list(self._journal.segments()):
-            if not self._feed(delivery, stored):
-                return
-
-    def _feed(self, delivery: Delivery, stored: StoredSegment) -> bool:
-        """Deliver what is left of one journal; False when those behind it must wait, or it is time to stop."""
-        whole = True
-        sealed = stored.sealed and stored.segment != self._live
-        try:
-            with open(stored.location, "rb") as file, _Place(stored.location) as place:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise StorageError("read the spool", stored.location, "it is no regular file")
-                if self._reading != stored.segment:  # its first note names the segment, wherever the place is
-                    self._taken = 0
-                    first = next(scan(file), None)
-                    if isinstance(first, Frame) and first.kind == NOTE:
-                        self._turn(delivery, first)
-                    self._reading = stored.segment
-                for item in scan(file, place.read()):
-                    if isinstance(item, Damage):
-                        if not sealed:
-                            break  # more of it may come
-                        _warn_of(stored, item)
-                        whole = whole and item.torn
-                        continue
-                    if item.kind == NOTE:
-                        whole = self._turn(delivery, item) and whole
-                    else:
-                        try:
-                            batch = list(item.columns().records())
-                        except ValueError:  # its sum is right, but it is not of its form
-                            _warn_of(stored, Damage(item.offset, item.end, torn=False))
-                            whole, batch = False, []
-                        if batch and not self._deliver(delivery, batch):
-                            return False
-                        self._taken += len(batch)
-                    place.write(item.end)
-            delivery.flush()
-            if sealed and delivery.flushed:  # before that, the store may have it in memory alone
-                self._settle(stored, whole=whole)
-        except OSError as error:
-            raise StorageError.from_os("read the spool", stored.location, error) from error
-        return delivery.flushed
-
-    def _turn(self, delivery: Delivery, frame: Frame) -> bool:
-        """Do what a note in a journal says: seal, or go on in the segment that it names.
-
-        Returns:
-            False if it says nothing that is known here: its sum is right, but it is not of its form.
-        """
-        try:
-            note = frame.text()
-            segment = None if note == _SEAL else Segment.parse(_stem_of(note, self._prefix), self._prefix, "")
-        except ValueError:
-            return False
-        if note == _SEAL:
-            delivery.seal()
-            self._feeding = None
-            return True
-        if segment and self._feeding != segment:
-            delivery.seal()
-            delivery.begin(segment)
-            self._feeding = segment
-        return segment is not None
-
-    def _deliver(self, delivery: Delivery, batch: Sequence[Record]) -> bool:
-        if delivery.hurried and self._clock.monotonic() > self._deadline:
-            return False
-        rest = delivery.deliver(batch)
-        delivery.caught_up()
-        return not rest
-
-    def _settle(self, stored: StoredSegment, *, whole: bool) -> None:
+    def settle(self, stored: StoredSegment, *, whole: bool) -> None:
         """Delete a journal that was delivered; one that was damaged is kept aside."""
         size = os.stat(stored.location).st_size  # when it was listed it may have been smaller
         if whole:
@@ -398,43 +340,8 @@ class Spool:
             log.error(Event("damaged spool is kept aside", path=kept))
         self._count(-size)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(stored.location + _PLACE_SUFFIX)
+            os.unlink(stored.location + PLACE_SUFFIX)
 
     def _count(self, size: int) -> None:
         with self._bytes_lock:
             self.bytes += size
-
-
-class _Place:
-    """How far a journal was delivered: an offset in a small file beside it."""
-
-    def __init__(self, journal: str) -> None:
-        self._fd = os.open(journal + _PLACE_SUFFIX, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-    def read(self) -> int:
-        noted = os.pread(self._fd, _PLACE.size, 0)
-        return int(_PLACE.unpack(noted)[0]) if len(noted) == _PLACE.size else 0
-
-    def write(self, place: int) -> None:
-        os.pwrite(self._fd, _PLACE.pack(place), 0)
-
-
-def _stem_of(note: str, prefix: str) -> str:
-    """Return the stem of the segment that a note names as ``<stamp> <sequence>``.
-
-    Raises:
-        ValueError: it does not name one.
-    """
-    stamp, sequence = note.split(" ")
-    return Segment(prefix, stamp, int(sequence)).stem
-
-
-def _warn_of(stored: StoredSegment, damage: Damage) -> None:
-    lost = damage.end - damage.offset
-    log.warning(Event("spool is not whole", path=stored.location, offset=damage.offset, lost_bytes=lost))

@@ -14,6 +14,7 @@ from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import PATIENCE, listed
+from sipdump_core.pipeline.dead_letter import DeadLetters
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.units import Holding
 from sipdump_core.record import Record
@@ -168,7 +169,7 @@ class FolderShelf:
         known = self._made.get(prefix)
         if known is None:
             made, errors = self._workshop.keepers(self._folder, prefix)
-            known = self._made[prefix] = [BackendShelf(backend) for backend in made if _readable(backend)], errors
+            known = self._made[prefix] = [BackendShelf(backend) for backend in _readable(made)], errors
         return known
 
     def __str__(self) -> str:
@@ -247,7 +248,7 @@ def open_shelves(
         slack = max(window, 60) if window else None
         made, errors = Workshop(plan).keepers()
         problems += map(str, errors)
-        shelves += [BackendShelf(backend, slack) for backend in made if _readable(backend)]
+        shelves += [BackendShelf(backend, slack) for backend in _readable(made)]
     for folder in folders:
         if not stat.S_ISDIR(_mode_of("--folder", folder)):
             raise ConfigError("this is a file: name it with --file", f"--folder {folder}")
@@ -259,8 +260,12 @@ def open_shelves(
     return shelves, problems
 
 
-def _readable(backend: Backend) -> bool:
-    return can(backend, Lists) and can(backend, Reads)
+def _readable(backends: Sequence[Backend]) -> list[Backend]:
+    """Return those that can be read, and what reads their dead letters, which may come later."""
+    found = [backend for backend in backends if can(backend, Lists) and can(backend, Reads)]
+    if found and not any(isinstance(backend, DeadLetters) for backend in found):
+        found.append(DeadLetters(found[0].site))
+    return found
 
 
 def _prefixes(folder: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from sipdump_core.drivers.base import Backend
+from sipdump_core.pipeline.dead_letter import DeadLetters
 from sipdump_core.segment import StoredSegment
 
 __all__ = ["Family", "Holding", "Unit", "family", "units"]
@@ -104,6 +105,13 @@ def _connected(holdings: Sequence[H]) -> Iterable[list[H]]:
 
 
 def _choose(holdings: Sequence[H], asked: Collection[str]) -> Unit[H]:
+    dead = [holding for holding in holdings if isinstance(holding.backend, DeadLetters)]
+    unit = _best([holding for holding in holdings if not isinstance(holding.backend, DeadLetters)], asked)
+    # what one backend refused another one may have, or refused too
+    return attrs.evolve(unit, holdings=[*unit.holdings, *dead], overlapping=True) if dead else unit
+
+
+def _best(holdings: Sequence[H], asked: Collection[str]) -> Unit[H]:
     by_backend: defaultdict[int, list[H]] = defaultdict(list)
     for holding in holdings:
         by_backend[id(holding.backend)].append(holding)

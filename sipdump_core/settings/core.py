@@ -114,6 +114,19 @@ class Params:
         help="between two fdatasync calls on the files that are being written; 0: left to the kernel",
         check=in_range(0, _MAX),
     )
+    refuse_after: int = option(
+        5,
+        unit="tries",
+        help="how often a batch is tried, and then each of its records, before a store that takes others is taken to "
+        "refuse it; 0: for ever",
+        check=in_range(0, 1000),
+    )
+    dead_max_bytes: int = option(
+        1 << 28,
+        unit="bytes",
+        help="how much the dead letters (.dead, records that a store refuses) may have; what finds no room is dropped",
+        check=at_least(0),
+    )
     file_mode: int = option(
         0o640,
         unit="permission bits, 0640 is octal",

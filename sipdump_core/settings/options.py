@@ -31,6 +31,7 @@ import attrs
 from sipdump_core.errors import ConfigError, kind_and_text
 from sipdump_core.log import Event
 from sipdump_core.posix_regex import Pattern
+from sipdump_core.redaction import REDACTED, hide, redacted
 
 __all__ = [
     "Check",
@@ -46,6 +47,7 @@ __all__ = [
     "in_range",
     "is_secret",
     "marked",
+    "may_be_secret",
     "one_of",
     "option",
     "permissions",
@@ -65,7 +67,8 @@ _TYPES: dict[Any, str] = {
     float: "float",
     tuple[str, ...]: "str, repeatable",
 }
-_REDACTED = "..."
+_OWN = re.compile(r"sipdump(_(hep|ksr|ctl|kemi))?")
+"""The modules whose secrets are known by their names; any other one of ours is a driver's."""
 _FLAGS = {"1": True, "0": False, "yes": True, "no": False, "on": True, "off": False, "true": True, "false": False}
 _SECRET = re.compile(r"pass|secret|token|auth|credential", re.IGNORECASE)
 _USER_INFO = re.compile(r"//[^/\s]*@")
@@ -99,18 +102,18 @@ class Setting:
     """``file:line:column``, or the command line's option."""
     line: str = attrs.field(default="", eq=False, repr=False)
     """The line of the configuration file, for errors."""
-    secret: bool = attrs.field(default=False, eq=False, repr=False)
-    """Whether its option was declared secret; a name that says so is enough, too."""
+    secret: bool | None = attrs.field(default=None, eq=False, repr=False)
+    """Whether its option was declared secret; None: its driver has not been asked yet."""
 
     @property
     def hidden(self) -> bool:
         """Whether nobody is to see the value."""
-        return self.secret or is_secret(self.name)
+        return may_be_secret(self.module, self.name) if self.secret is None else self.secret or is_secret(self.name)
 
     @property
     def shown_value(self) -> str:
         """The value for people: that of a secret, and user and password of an address, are ``...``."""
-        return _REDACTED if self.hidden else without_user(str(self.value))
+        return REDACTED if self.hidden else without_user(str(self.value))
 
     def error(self, message: str) -> ConfigError:
         """Return the error that points at this setting, for the caller to raise."""
@@ -190,10 +193,18 @@ def option(
         secret: nobody is to see the value: ``...`` stands for it in messages, logs and the repr of the options.
     """
     metadata = {"help": help, "unit": unit, "check": check, "parse": parse, "secret": secret}
-    shown: Any = (lambda _: _REDACTED) if secret else True
+    shown: Any = (lambda _: REDACTED) if secret else True
     # with a converter, the class can be made of plain values in Python, too
     converter = _converter(parse) if parse else None
+    if secret:
+        converter = _hiding(converter, default)
     return attrs.field(default=default, metadata=metadata, repr=shown, converter=converter)
+
+
+def may_be_secret(module: str, name: str) -> bool:
+    """Return whether a value is not to be shown before it is known what its driver says of it."""
+    parts = module.lower().split("|")  # it may be a pattern
+    return is_secret(name) or any("sipdump" in part and not _OWN.fullmatch(part) for part in parts)
 
 
 def is_secret(name: str) -> bool:
@@ -276,9 +287,14 @@ def build(cls: type[T], settings: Iterable[Setting]) -> T:
 
 
 def marked(setting: Setting, cls: type[Any]) -> Setting:
-    """Return a setting that knows whether its option, of this class, is secret."""
-    secret = any(field.name == setting.name and field.metadata.get("secret") for field in attrs.fields(cls))
-    return attrs.evolve(setting, secret=True) if secret else setting
+    """Return a setting that knows whether its option, of this class, is secret; the secret is shown nowhere then."""
+    fields = [field for field in attrs.fields(cls) if field.name == setting.name]
+    if not fields:
+        return setting
+    secret = bool(fields[0].metadata.get("secret"))
+    if secret:
+        hide(str(setting.value))
+    return attrs.evolve(setting, secret=secret)
 
 
 def describe(cls: type[Any]) -> list[dict[str, Any]]:
@@ -300,7 +316,7 @@ def describe(cls: type[Any]) -> list[dict[str, Any]]:
         if not isinstance(default, {float: int | float}.get(kind, tuple if kind == tuple[str, ...] else kind)):
             raise TypeError(f"{field.name} is annotated {kind}, and its default is {default!r}")
         if default and field.metadata.get("secret"):
-            default = _REDACTED
+            default = REDACTED
         described.append(
             {
                 "name": field.name,
@@ -349,6 +365,18 @@ def _typed(setting: Setting, wanted: type) -> Any:
     raise setting.error(f"must be {names[wanted]}")
 
 
+def _hiding(converter: Callable[[Any], Any] | None, default: Any) -> Callable[[Any], Any]:
+    """Return a converter that hides what it is given; the default is in the driver's source, and no secret."""
+
+    def convert(value: Any) -> Any:
+        for each in value if isinstance(value, (tuple, list)) else (value,):
+            if value != default and type(each) in (int, float, str):
+                hide(str(each))
+        return converter(value) if converter else value
+
+    return convert
+
+
 def _value(field: Any, setting: Setting, wanted: type) -> Any:
     """Check a setting's value, and parse it where the option asks for that."""
     value = _typed(setting, wanted)
@@ -358,13 +386,13 @@ def _value(field: Any, setting: Setting, wanted: type) -> Any:
     except Exception as error:  # noqa: BLE001 - a check is a driver's, and may fail in any way
         refusal = f"it cannot be checked: {kind_and_text(error)}"
     if refusal:
-        raise setting.error(refusal)
+        raise setting.error(redacted(str(refusal)))
     if parse is None or (value == "" and not isinstance(field.default, tuple)):
         return value
     try:
         return Given(parse(value), setting)
     except ValueError as error:
-        raise setting.error("it cannot be parsed" if setting.hidden else str(error)) from error
+        raise setting.error(redacted(str(error))) from error
 
 
 def _converter(parse: Parse) -> Callable[[Any], Any]:

@@ -99,7 +99,7 @@ class Child:
     def waits(self, seconds: float) -> bool:
         """Wait for the next line no longer than this; return whether it does not come."""
         assert self._process.stdout is not None
-        return not select.select([self._process.stdout], [], [], seconds)[0]
+        return not select.select([self._process.stdout], [], [], max(0.0, seconds))[0]
 
     def say(self, line: str) -> None:
         """Send a line."""

@@ -7,7 +7,7 @@ import pytest
 
 from sipdump_core.errors import StorageError
 from sipdump_core.ownership import is_ours, owners, require_private
-from tests.strangers import NOBODY, needs_root, open_to_all
+from tests.strangers import NOBODY, needs_root
 
 
 def test_a_file_of_this_user_is_ours(tmp_path: Path) -> None:
@@ -70,13 +70,13 @@ def test_a_link_of_another_user_is_not_private_wherever_it_leads(tmp_path: Path)
 
 
 @needs_root
-def test_root_is_trusted_by_everybody(tmp_path: Path) -> None:
-    folder = open_to_all(tmp_path) / "folder"
-    folder.mkdir()
-    (folder / "file").touch()
-    os.chown(folder, NOBODY, NOBODY)
+def test_root_is_trusted_by_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    os.chown(tmp_path, NOBODY, NOBODY)
+    monkeypatch.chdir(tmp_path)  # pytest closes the folders above to others
     os.seteuid(NOBODY)
     try:
-        assert is_ours(str(folder / "file"))
+        assert is_ours("file")
+        assert owners(".") == {0, NOBODY}
     finally:
         os.seteuid(0)

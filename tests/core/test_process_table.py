@@ -32,6 +32,7 @@ def test_a_row_that_came_back_after_the_rotation_stays() -> None:
     table.retire(1, 2, "worker")
     table.begin_segment()
     assert rows(table) == []
+    assert not table._retired, "workers come and go for years"
     table.add(1, 2, "worker")
     table.begin_segment()
     assert rows(table) == ["process: 1 2 worker"]

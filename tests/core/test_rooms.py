@@ -40,6 +40,7 @@ ORDER = (
         "cache",
         "clock",
         "errors",
+        "redaction",
         "subcommands",
         "program",
         "version",

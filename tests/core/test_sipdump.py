@@ -245,3 +245,9 @@ def test_whatever_a_callback_raises_the_record_is_stored(tmp_path: Path, error: 
         dump.received(b"a", A, B)
         assert dump.stats().route_errors == 1
     assert len(read(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(("wait_mode", "wait_us", "gather_s"), [(0, 100, 0.02), (0, 500_000, 0.5), (1, 500_000, 0.0)])
+def test_how_long_records_gather(tmp_path: Path, wait_mode: int, wait_us: int, gather_s: float) -> None:
+    with SipDump(folder=tmp_path, wait_mode=wait_mode, wait=wait_us) as dump:
+        assert dump._intake._gather == gather_s

@@ -25,3 +25,17 @@ def test_work_that_fails_is_reported_and_begins_again(
     assert len(runs) == 4
     assert caplog.text.count("thread=sipdump-test") == 3
     assert type(error).__name__ in caplog.text
+
+
+def test_the_pauses_grow_and_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("sipdump_core.threads.time.sleep", pauses.append)
+
+    def run() -> None:
+        if len(pauses) < 6:
+            raise ValueError("boom")
+
+    thread = lasting(run, "sipdump-test")
+    thread.start()
+    thread.join(10)
+    assert pauses == [1, 2, 4, 8, 10, 10]

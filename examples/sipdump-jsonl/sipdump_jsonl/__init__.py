@@ -62,7 +62,7 @@ class JsonlBackend(FolderBackend):
 
     name = "jsonl"
     flag = 256
-    api = 1
+    api = 2
     suffix = ".jsonl"
     options = JsonlOptions
 

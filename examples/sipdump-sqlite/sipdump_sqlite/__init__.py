@@ -124,7 +124,7 @@ class SqliteBackend(Backend):
 
     name = "sqlite"
     flag = 512
-    api = 1
+    api = 1  # it needs nothing that came later
     options = SqliteOptions
 
     def __init__(self, options: SqliteOptions, site: Site) -> None:

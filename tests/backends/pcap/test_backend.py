@@ -313,6 +313,13 @@ def test_a_header_line_of_the_message_itself_is_left_alone() -> None:
     assert found.buf == message
 
 
+@pytest.mark.parametrize("time_us", [-1, 1 << 52, (1 << 62) + 1])
+def test_a_time_that_pcap_has_no_bits_for_costs_no_record(time_us: int) -> None:
+    (found,) = decode(pcap().preamble() + pcap().encode([record(b"x", time_us=time_us)]))
+    assert found.buf == b"x"
+    assert found.time_us == time_us % (1_000_000 << 32)
+
+
 @pytest.mark.parametrize(("total", "folded"), [(0xFFFF, 0xFFFF), (0x10000, 1), (0x1FFFF, 1), (0x2FFFE, 1)])
 def test_a_carry_of_the_carry_counts_too(total: int, folded: int) -> None:
     """Random addresses hardly ever have one (RFC 1071)."""

@@ -14,6 +14,7 @@ import pytest
 
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.syncing import Syncer
 from sipdump_core.reading.store import Store
 from sipdump_core.record import Record
 from tests.core.admin.run import run
@@ -21,6 +22,7 @@ from tests.core.reading.capture import frames
 from tests.core.reading.stores import fill, workshop
 from tests.core.reading.traffic import at, call, store
 from tests.s3_server import Server
+from tests.steps import steps_of
 from tests.support import record
 
 CORPUS = Path(os.environ.get("SIPDUMP_CORPUS", "/nowhere"))
@@ -87,6 +89,26 @@ def test_the_header_of_mode_8_is_read_and_written(
     code, _, _ = run(capsys, "import", source, "--folder", target, "--to", "parquet")
     assert code == 0
     assert plain(stored(target), "node", "tag") == plain(MIXED[:2], "node", "tag")
+
+
+def test_what_was_imported_is_on_the_disk_when_the_command_ends(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = written(tmp_path / "source", "text", MIXED)
+    finish = Syncer.finish
+    waited: list[bool] = []
+
+    def finishing(syncer: Syncer, seconds: float) -> bool:
+        waited.append(finish(syncer, seconds))
+        return waited[-1]
+
+    monkeypatch.setattr(Syncer, "finish", finishing)
+    steps = steps_of(monkeypatch)
+    assert run(capsys, "import", source, "--folder", target, "--to", "text")[0] == 0
+    assert waited == [True]
+    (data,) = target.glob("*.data")
+    assert ("fsync", data.name, source.stat().st_size) in steps
+    assert ("fsync", target.name, 0) in steps
 
 
 @pytest.mark.usefixtures("utc")

@@ -291,6 +291,10 @@ def test_a_package_may_make_a_sipdump_with_a_backend_of_its_own_while_it_is_impo
             "install a newer sipdump, or an older release of the driver",
         ),
         (
+            GOOD.format(name="bad", flag=256) + "    api = True\n",
+            "was made for version True",
+        ),
+        (
             GOOD.format(name="bad", flag=256) + "    api = 0\n",
             "install a newer release of this driver, or an older release of sipdump",
         ),

@@ -1,5 +1,6 @@
 """The event loop of what listens."""
 
+import math
 import socket
 import threading
 import time
@@ -127,6 +128,20 @@ def test_the_longest_idle_connection_makes_room(bench: Bench, caplog: pytest.Log
     assert "too many test connections" in caplog.text
 
 
+def test_what_one_has_sent_that_makes_room_is_taken(bench: Bench) -> None:
+    sock = bench.connect()
+
+    def accepted() -> bool:
+        bench.loop._accept(bench.listener, bench.connected)
+        return bool(bench.made)
+
+    wait_for(accepted)
+    sock.sendall(b"1")
+    bench.loop._evict()
+    assert sock.recv(1) == b"1"
+    assert sock.recv(1) == b""
+
+
 @pytest.mark.parametrize("bench", [{"timeout_s": 0.3}], indirect=True)
 def test_an_idle_connection_is_closed(bench: Bench) -> None:
     bench.loop.start()
@@ -202,12 +217,37 @@ def test_what_is_called_later_is_called_in_time_and_order(bench: Bench) -> None:
     began = time.monotonic()
     for delay_s in (0.2, 0.1, 0.1):
         bench.loop.call_later(delay_s, lambda delay_s=delay_s: calls.append(delay_s))  # type: ignore[misc]
-    bench.loop.every(0.05, lambda: 1 // 0)  # goes on in spite of its errors
     bench.loop.start()
     bench.loop.call_soon(lambda: calls.append(threading.current_thread().name))
     wait_for(lambda: len(calls) == 4)
     assert calls == ["test", 0.1, 0.1, 0.2]
     assert time.monotonic() - began >= 0.2
+
+
+def test_what_is_called_again_and_again_goes_on_in_spite_of_its_errors(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[float] = []
+
+    def fail() -> None:
+        calls.append(time.monotonic())
+        raise ValueError("surprise")
+
+    bench.loop.every(0.01, fail)
+    bench.loop.start()
+    wait_for(lambda: len(calls) >= 3)
+    assert "surprise" in caplog.text
+
+
+def test_a_time_limit_of_zero_is_none(bench: Bench) -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        connection = Connection(bench.loop, one)
+        assert connection.deadline == math.inf
+        connection.touch(5)
+        assert connection.deadline == connection.active + 5
+        connection.touch(0)
+        assert connection.deadline == math.inf
 
 
 def test_what_has_arrived_is_taken_before_the_end(bench: Bench) -> None:

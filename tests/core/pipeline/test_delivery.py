@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sipdump_core.errors import StorageError, StorageFullError
+from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.batch import Batch
+from sipdump_core.errors import PartialWriteError, RecordError, StorageError, StorageFullError
 from sipdump_core.pipeline import delivery, lane
+from sipdump_core.pipeline.dead_letter import DeadLetters
 from sipdump_core.record import Record
 from sipdump_core.sipdump import SipDump
 from tests.core.support import A, B, Broken, Probe, plan, probe, read
@@ -15,7 +18,8 @@ from tests.support import record, wait_for
 
 
 @pytest.fixture
-def dump(tmp_path: Path) -> Iterator[SipDump]:
+def dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SipDump]:
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
     made = SipDump(plan=plan(tmp_path, Probe))
     yield made
     made.close(1)
@@ -27,11 +31,9 @@ def test_a_backend_without_an_encoding_is_told_and_costs_no_other(
     monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
     with SipDump(plan=plan(tmp_path, Broken)) as made:
         made.received(b"a", A, B)
-        assert made.flush(60)
-        stats = made.stats().backends
-        assert stats["broken"].dropped == {"NotImplementedError": 1}
-        assert "Broken has no encode()" in stats["broken"].error
-        assert stats["text"].stored == 1
+        wait_for(lambda: "Broken has no encode()" in made.stats().backends["broken"].error)
+        wait_for(lambda: made.stats().backends["text"].stored == 1)
+    assert made.stats().backends["broken"].dropped == {"NotImplementedError": 1}
 
 
 @pytest.mark.parametrize(
@@ -62,39 +64,230 @@ def test_a_failing_backend_costs_the_others_nothing(
         assert stats["probe"].stored == 4
 
 
-def test_a_batch_that_a_backend_cannot_digest_is_given_up_with_a_count(
-    dump: SipDump, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
-    attempts = []
-
-    def fail() -> None:
-        attempts.append(1)
-        raise ValueError("poison")
-
-    probe(dump).on_write = fail
-    dump.received(b"a", A, B)
-    assert dump.flush(60)
-    assert dump.stats().backends["probe"].dropped == {"ValueError": 1}
-    assert len(attempts) == delivery.ATTEMPTS + 1  # and once more by itself
-    assert "poison" in caplog.text
-    assert "test_delivery.py" in caplog.text  # where the driver raised
-
-
-def test_one_record_that_a_backend_cannot_digest_costs_no_other(dump: SipDump, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
-    target = probe(dump)
+def refuse_poison(target: Probe, error: BaseException) -> list[int]:
+    """Have a probe refuse batches with a record that begins with ``poison``; return the sizes of all batches."""
+    sizes: list[int] = []
 
     def write(batch: Sequence[Record]) -> None:
-        if any(one.buf == b"poison" for one in batch):
-            raise ValueError("poison")
+        sizes.append(len(batch))
+        if any(one.buf.startswith(b"poison") for one in batch):
+            raise error
         target.stored += batch
 
-    monkeypatch.setattr(target, "write", write)
-    dump.intercept([record(b"poison" if n == 33 else b"%d" % n) for n in range(100)])
-    assert dump.flush(60)
-    assert [one.buf for one in target.stored] == [b"%d" % n for n in range(100) if n != 33]
-    assert dump.stats().backends["probe"].dropped == {"ValueError": 1}
+    target.write = write  # type: ignore[method-assign]  # of this instance
+    return sizes
+
+
+def dead(folder: Path) -> list[bytes]:
+    letters = DeadLetters(Site(str(folder), "kamailio-sipdump-"))
+    return sorted(one.buf for stored in letters.segments() for one in letters.read(stored))
+
+
+ERRORS = [StorageError("insert", "db", "value too long for the index"), ValueError("too long"), SystemExit(3)]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("count", [2, 3, 100, 1000])
+def test_what_a_store_refuses_among_others_goes_to_the_dead_letter(
+    dump: SipDump, tmp_path: Path, count: int, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = probe(dump)
+    sizes = refuse_poison(target, error)
+    poison = {0, count // 3} if count > 2 else {1}
+    bufs = [b"poison %d" % n if n in poison else b"%d" % n for n in range(count)]
+    dump.intercept([record(buf) for buf in bufs])
+    assert dump.flush(20)
+    numbers = dump.stats().backends["probe"]
+    assert sorted(one.buf for one in target.stored) == sorted(buf for buf in bufs if not buf.startswith(b"poison"))
+    assert (numbers.stored, numbers.refused, numbers.dropped) == (count - len(poison), len(poison), {})
+    assert numbers.state == "ok"
+    assert dead(tmp_path) == sorted(buf for buf in bufs if buf.startswith(b"poison"))
+    assert "the store refuses records" in caplog.text
+    assert str(error) in caplog.text
+    assert len(sizes) < 100  # by halves
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_record_that_stands_alone_is_refused_when_another_one_was_stored(
+    dump: SipDump, tmp_path: Path, error: BaseException
+) -> None:
+    target = probe(dump)
+    refuse_poison(target, error)
+    dump.intercept([record(b"poison")])
+    wait_for(lambda: dump.stats().backends["probe"].state == "retrying")
+    assert dead(tmp_path) == []  # the store may be down
+    dump.intercept([record(b"good")])
+    wait_for(lambda: dump.stats().backends["probe"].refused == 1)
+    assert dump.flush(10)
+    assert ([one.buf for one in target.stored], dead(tmp_path)) == ([b"good"], [b"poison"])
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_nothing_is_refused_while_everything_fails(dump: SipDump, tmp_path: Path, error: BaseException) -> None:
+    target = probe(dump)
+    tries: list[int] = []
+
+    def fail() -> None:
+        tries.append(1)
+        raise error
+
+    target.on_write = fail
+    for n in range(5):
+        dump.intercept([record(b"%d" % (10 * n + m)) for m in range(10)])
+    wait_for(lambda: len(tries) > 100)  # it was sifted, again and again
+    assert dump.stats().backends["probe"].refused == 0
+    target.on_write = lambda: None
+    assert dump.flush(10)
+    assert sorted(int(one.buf) for one in target.stored) == list(range(50))
+    assert (dump.stats().backends["probe"].refused, dead(tmp_path)) == (0, [])
+
+
+def test_nothing_is_refused_when_the_store_goes_down_meanwhile(dump: SipDump, tmp_path: Path) -> None:
+    target = probe(dump)
+    calls: list[int] = []
+
+    def write(batch: Sequence[Record]) -> None:
+        calls.append(len(batch))
+        if len(batch) > 5 or 12 < len(calls) < 60:  # it takes a few, and then nothing for a while
+            raise StorageError("insert", "db", "busy")
+        target.stored += batch
+
+    target.write = write  # type: ignore[method-assign]  # of this instance
+    dump.intercept([record(b"%d" % n) for n in range(40)])
+    assert dump.flush(20)
+    assert sorted(int(one.buf) for one in target.stored) == list(range(40))
+    assert (dump.stats().backends["probe"].refused, dead(tmp_path)) == (0, [])
+
+
+@pytest.mark.parametrize("others_stored", [True, False])
+@pytest.mark.parametrize("by_index", [True, False])
+def test_records_that_a_driver_names_are_refused_at_once(
+    dump: SipDump, tmp_path: Path, by_index: bool, others_stored: bool
+) -> None:
+    target = probe(dump)
+    batches: list[tuple[str, list[bytes]]] = []
+
+    def write(batch: Batch) -> None:
+        batches.append((batch.id, [one.buf for one in batch]))
+        bad = [place for place, one in enumerate(batch) if one.buf == b"bad"]
+        if not bad or others_stored:
+            target.stored += [one for one in batch if one.buf != b"bad"]
+        if bad:
+            named = bad if by_index else [batch[place] for place in bad]
+            raise RecordError("insert", "db", "too long", named, others_stored=others_stored)
+
+    target.write = write  # type: ignore[method-assign,assignment]  # of this instance
+    dump.intercept([record(buf) for buf in (b"a", b"bad", b"b", b"bad")])
+    assert dump.flush(10)
+    assert [one.buf for one in target.stored] == [b"a", b"b"]
+    assert [bufs for _, bufs in batches] == [[b"a", b"bad", b"b", b"bad"], [b"a", b"b"]][: 1 if others_stored else 2]
+    numbers = dump.stats().backends["probe"]
+    assert (numbers.stored, numbers.refused, numbers.state, numbers.error) == (2, 2, "ok", "")
+    assert target.calls.count("open") == 1  # the segment goes on
+    assert dead(tmp_path) == [b"bad", b"bad"]
+
+
+@pytest.mark.parametrize("refused", [[], [7], None, ["x"], [True]])
+def test_a_record_error_that_names_nothing_is_like_any_other(dump: SipDump, tmp_path: Path, refused: object) -> None:
+    target = probe(dump)
+    errors = [RecordError("insert", "db", "odd", refused)]
+
+    def fail() -> None:
+        if errors:
+            raise errors.pop()
+
+    target.on_write = fail
+    dump.intercept([record(b"a")])
+    assert dump.flush(10)
+    assert (len(target.stored), dead(tmp_path)) == (1, [])
+
+
+def test_a_batch_that_comes_again_is_the_same(dump: SipDump) -> None:
+    target = probe(dump)
+    batches: list[Batch] = []
+
+    def write(batch: Batch) -> None:
+        batches.append(batch)
+        assert isinstance(batch, tuple)
+        if len(batches) in (1, 2):
+            raise StorageError("insert", "db", "the answer is lost")
+        if len(batches) == 3:
+            raise PartialWriteError("insert", "db", "locked", [1, 3])
+
+    target.write = write  # type: ignore[method-assign,assignment]  # of this instance
+    dump.intercept([record(b"%d" % n) for n in range(5)])
+    assert dump.flush(10)
+    dump.intercept([record(b"next")])
+    assert dump.flush(10)
+    first, *again, part, following = batches
+    assert [(batch, batch.id) for batch in again] == [(first, first.id)] * 2
+    assert (first.whole, list(first.indexes)) == (first.id, [0, 1, 2, 3, 4])
+    assert (part.whole, list(part.indexes)) == (first.id, [1, 3])
+    assert len({first.id, part.id, following.id}) == 3
+
+
+def test_a_record_that_is_busy_for_a_moment_is_not_refused_with_another_one(dump: SipDump, tmp_path: Path) -> None:
+    target = probe(dump)
+    busy = [1, 1, 1]
+
+    def write(batch: Batch) -> None:
+        if any(one.buf == b"poison" for one in batch):
+            raise StorageError("insert", "db", "too long")
+        if batch[-1].buf == b"busy" and busy:
+            busy.pop()
+            target.stored += batch[:-1]
+            raise PartialWriteError("insert", "db", "locked", [len(batch) - 1])
+        target.stored += batch
+
+    target.write = write  # type: ignore[method-assign,assignment]  # of this instance
+    for bufs in ([b"a", b"poison"], [b"b", b"busy"]):
+        dump.intercept([record(buf) for buf in bufs])
+        assert dump.flush(30)
+    assert sorted(one.buf for one in target.stored) == [b"a", b"b", b"busy"]
+    assert dead(tmp_path) == [b"poison"]
+
+
+def test_what_finds_no_room_in_the_dead_letter_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
+    with SipDump(plan=plan(tmp_path, Probe, dead_max_bytes=1000)) as made:
+        refuse_poison(probe(made), ValueError("too long"))
+        for n in range(5):
+            made.intercept([record(b"good"), record(b"poison %d " % n + b"x" * 400)])
+            assert made.flush(10)
+        numbers = made.stats().backends["probe"]
+    assert (numbers.stored, numbers.refused, numbers.dropped) == (5, 1, {"refused": 4})
+    assert "dead_max_bytes" in caplog.text
+    assert len(dead(tmp_path)) == 1
+
+
+def test_at_the_end_what_a_store_refuses_costs_no_other(tmp_path: Path) -> None:
+    made = SipDump(plan=plan(tmp_path, Probe))
+    target = probe(made)
+    refuse_poison(target, StorageError("insert", "db", "too long"))
+    made.intercept([record(b"poison" if n == 33 else b"%d" % n) for n in range(100)])
+    assert made.close()  # at once, and the dead letter has it: nothing is lost
+    assert (len(target.stored), dead(tmp_path)) == (99, [b"poison"])
+
+
+def test_with_refuse_after_0_nothing_is_ever_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
+    with SipDump(plan=plan(tmp_path, Probe, refuse_after=0)) as made:
+        sizes = refuse_poison(probe(made), ValueError("too long"))
+        made.intercept([record(b"good"), record(b"poison")])
+        wait_for(lambda: len(sizes) > 50)
+        assert set(sizes) == {2}
+
+
+def test_one_that_changes_its_batch_costs_no_other(tmp_path: Path) -> None:
+    with SipDump(plan=plan(tmp_path, Probe)) as made:
+        target = probe(made)
+        target.write = list.clear  # type: ignore[method-assign,assignment]  # its fault
+        made.intercept([record(b"%d" % n) for n in range(100)])
+        wait_for(lambda: made.stats().backends["text"].stored == 100)
+        wait_for(lambda: "TypeError" in made.stats().backends["probe"].error)
+    assert [one.buf for one in read(tmp_path)] == [b"%d" % n for n in range(100)]
 
 
 def test_a_record_size_that_raises_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from sipdump_core.lifecycle.retention import prune
 from sipdump_core.segment import Segment
 from sipdump_core.sipdump import SipDump
 from sipdump_text import TextBackend
-from tests.core.support import A, B, files, read
+from tests.core.support import A, B, Probe, files, plan, read
 from tests.support import FakeClock, record, wait_for
 
 
@@ -85,6 +85,16 @@ def test_a_restart_in_the_same_second_overwrites_nothing(tmp_path: Path) -> None
     stems = [path.stem for path in files(tmp_path, ".data")]
     assert [stem[len(stems[0]) :] for stem in stems] == ["", "-1", "-2"]
     assert [path.stem for path in files(tmp_path, ".pcap")] == stems
+
+
+def test_two_segments_of_a_second_have_two_names_without_any_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(Probe, "open", lambda _, segment: names.append(segment.stem))
+    with SipDump(plan=plan(tmp_path, Probe, mode=0, rotate_records=1), clock=FakeClock()) as dump:
+        dump.intercept([record()] * 3)
+    assert [name.removeprefix(names[0]) for name in names] == ["", "-1", "-2"]
 
 
 def test_a_name_is_taken_by_any_of_its_files(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipdump_core.errors import ClosedError
+from sipdump_core.errors import ClosedError, StorageError
 from sipdump_core.pipeline.dispatcher import Dispatcher
 from sipdump_core.pipeline.intake import BATCH_BYTES, BATCH_RECORDS, NEAR_US, Intake, in_order
 from sipdump_core.record import Record
+from sipdump_core.segment import Segment
 from sipdump_core.sipdump import SipDump
 from tests.core.support import A, B, Probe, files, plan, probe, read
 from tests.support import record, wait_for
@@ -29,7 +30,7 @@ class Sink:
 
     def handle(self, batch: Sequence[Record]) -> None:
         self.batches.append([one.buf for one in batch])
-        self.free.wait(30)
+        self.free.wait(600)
         if self.errors:
             raise self.errors.pop()
 
@@ -249,3 +250,28 @@ def test_nothing_is_lost_and_near_times_are_in_order(times: list[int]) -> None:
     assert sorted(found, key=lambda one: one.buf) == sorted(at(*times), key=lambda one: one.buf)
     if max(times, default=0) - min(times, default=0) <= NEAR_US:
         assert [one.time_us for one in found] == sorted(times)
+
+
+def test_what_the_writer_still_holds_at_the_end_counts_as_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a disk that hangs while a segment's ``.meta`` is written."""
+    free, reached = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> Segment:
+        reached.set()
+        free.wait(30)
+        raise StorageError("write", "meta", "too late")
+
+    monkeypatch.setattr("sipdump_core.lifecycle.meta_file.claim", hang)
+    made = SipDump(enable=1, folder=tmp_path)
+    made.intercept([record(b"%d" % n) for n in range(1500)])
+    assert reached.wait(10)
+    made.intercept([record(b"more %d" % n) for n in range(5)])
+    assert not made.close(0.2)
+    stats = made.stats()
+    assert (stats.received, stats.queue_dropped, stats.backends["text"].stored) == (1505, 1505, 0)
+    assert "the writer did not end in time" in caplog.text
+    free.set()
+    wait_for(lambda: "sipdump-writer" not in {thread.name for thread in threading.enumerate()})
+    assert made.stats() == stats

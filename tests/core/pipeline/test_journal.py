@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.syncing import SYNCER
-from sipdump_core.errors import StorageError, StorageFullError
+from sipdump_core.errors import RecordError, StorageError, StorageFullError
 from sipdump_core.pipeline import journal
 from sipdump_core.pipeline.journal import Columns, Damage, Frame, Journal, scan
 from sipdump_core.record import Record
@@ -361,8 +361,9 @@ def test_a_message_that_no_frame_can_hold_is_refused(tmp_path: Path, monkeypatch
     log = Journal(Site(str(tmp_path), "t-"))
     log.open(SEGMENT)
     log.write([record(b"1")])
-    with pytest.raises(ValueError, match="too long to be stored"):
-        log.write([record(b"x" * 20_000)])
+    with pytest.raises(RecordError, match="too long to be stored") as caught:
+        log.write([record(b"a"), record(b"x" * 20_000)])
+    assert caught.value.refused == (1,)
     log.write([record(b"2")])
     log.close()
     assert [one.buf for one in records(Path(log.path))] == [b"1", b"2"]

@@ -2,17 +2,22 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
 from sipdump_core.drivers.base import NoOptions, Site
+from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import StorageFullError
 from sipdump_core.pipeline import delivery
 from sipdump_core.pipeline.delivery import Delivery
 from sipdump_core.pipeline.lane import Lane
+from sipdump_core.record import Record
 from sipdump_core.segment import Segment
+from sipdump_core.settings.options import option
 from sipdump_core.sipdump import SipDump
 from tests.core.support import A, B, Probe, plan, probe, read
 from tests.support import FakeClock, record, wait_for
@@ -223,6 +228,142 @@ def test_a_slow_backend_is_waited_for_when_blocking(tmp_path: Path) -> None:
             made.received(b"%d" % n, A, B)
         assert made.flush(60)
         assert [one.buf for one in probe(made).stored] == [b"%d" % n for n in range(200)]
+
+
+class Wishful(Probe):
+    """A backend that wants batches of another size."""
+
+    batch_records = 30
+
+    def __init__(self, options: Any, site: Site) -> None:
+        super().__init__(options, site)
+        self.sizes: list[int] = []
+        self.free = threading.Event()
+
+    def write(self, batch: Sequence[Record]) -> None:
+        self.free.wait(30)
+        self.sizes.append(len(batch))
+        super().write(batch)
+
+
+@pytest.mark.parametrize(("count", "rounds", "sizes"), [(100, 1, [30, 30, 30, 10]), (10, 7, [10, 30, 30])])
+def test_batches_have_no_more_records_than_are_wanted(
+    tmp_path: Path, count: int, rounds: int, sizes: list[int]
+) -> None:
+    with SipDump(plan=plan(tmp_path, Wishful)) as made:
+        target = probe(made)
+        assert isinstance(target, Wishful)
+        for n in range(rounds):
+            made.intercept([record(b"%d" % (count * n + m)) for m in range(count)])
+            wait_for(lambda: made.stats().backends["text"].stored == count * (n + 1))  # noqa: B023 - called at once
+        target.free.set()
+        assert made.flush(10)
+        assert (target.sizes, made.stats().backends["probe"].backlog) == (sizes, 0)
+    assert [one.buf for one in target.stored] == [b"%d" % n for n in range(count * rounds)]
+
+
+@pytest.mark.parametrize("end", ["records", "flush", "rotate", "seconds", "close", "backlog"])
+def test_records_are_waited_for_but_not_for_ever(tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Wishful, "batch_seconds", 0.1 if end == "seconds" else 60.0)
+    monkeypatch.setattr(Wishful, "batch_records", 0 if end == "backlog" else 30)
+    with SipDump(plan=plan(tmp_path, Wishful, queue=40)) as made:
+        target = probe(made)
+        assert isinstance(target, Wishful)
+        target.free.set()
+        for n in range(2):
+            made.intercept([record(b"%d" % (8 * n + m)) for m in range(8)])
+            wait_for(lambda: made.stats().backends["text"].stored == 8 * (n + 1))  # noqa: B023 - called at once
+        if end != "seconds":
+            assert target.sizes == []
+        if end == "flush":
+            assert made.flush(10)
+        elif end == "rotate":
+            made.rotate()
+        elif end in ("records", "backlog"):
+            made.intercept([record(b"%d" % (16 + m)) for m in range(14)])
+        elif end == "close":
+            assert made.close()
+        wait_for(lambda: target.sizes == [30 if end in ("records", "backlog") else 16])
+    assert sorted(int(one.buf) for one in target.stored) == list(range(len(target.stored)))
+
+
+def test_options_of_these_names_count(tmp_path: Path) -> None:
+    @attrs.frozen
+    class Options:
+        batch_records: int = option(7, help="how many records")
+        batch_seconds: float = option(0.0, help="how long")
+
+    class Chosen(Wishful):
+        options = Options
+
+    with SipDump(plan=plan(tmp_path, Chosen)) as made:
+        target = probe(made)
+        assert isinstance(target, Chosen)
+        target.free.set()
+        made.intercept([record(b"%d" % n) for n in range(20)])
+        assert made.flush(10)
+    assert target.sizes == [7, 7, 6]
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_records", -1), ("batch_records", "7"), ("batch_seconds", -0.5)])
+def test_wishes_that_make_no_sense_are_refused(
+    tmp_path: Path, name: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Silly(Wishful):
+        api = 2
+
+    setattr(Silly, name, value)
+    SipDump(plan=plan(tmp_path, Silly)).close()
+    assert f"TypeError: its {name} is {value!r}" in caplog.text
+
+
+def test_a_record_size_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
+    free = threading.Event()
+
+    class Hanging(Probe):
+        def record_size(self, record: Record) -> int:
+            free.wait(30)
+            return 1
+
+    with SipDump(plan=plan(tmp_path, Hanging, rotate_size=100_000)) as made:
+        start = time.monotonic()
+        for n in range(20):
+            made.intercept([record(b"%d" % n)])
+            wait_for(lambda: made.stats().backends["text"].stored == n + 1)  # noqa: B023 - called at once
+        assert time.monotonic() - start < 10
+        assert len(probe(made).stored) == 20
+        wait_for(lambda: "sizes are guessed" in made.stats().backends["probe"].error)
+        free.set()
+    assert len(read(tmp_path)) == 20
+
+
+def test_a_preamble_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
+    free = threading.Event()
+
+    class Hanging(FolderBackend):
+        name = "hanging"
+        suffix = ".hanging"
+
+        def preamble(self) -> bytes:
+            free.wait(30)
+            return b""
+
+    made = SipDump(plan=plan(tmp_path, Hanging, rotate_size=100_000))
+    made.intercept([record(b"a")])
+    wait_for(lambda: len(read(tmp_path)) == 1)
+    free.set()
+    made.close(1)
+
+
+def test_a_record_size_that_is_far_off_makes_no_small_segments_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Probe, "record_size", lambda *_: 10**9)
+    with SipDump(plan=plan(tmp_path, Probe, rotate_size=100_000)) as made:
+        made.intercept([record(b"%d" % n) for n in range(50)])
+        assert made.flush(10)
+        assert "record_size() returned 1000000000" in made.stats().backends["probe"].error
+    assert len(list(tmp_path.glob("*.data"))) == 1
 
 
 @pytest.mark.parametrize("method", ["close", "stop"])

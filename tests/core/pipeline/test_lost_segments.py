@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sipdump_core.pipeline import delivery
-from sipdump_core.pipeline.delivery import LaneStats
+from sipdump_core.pipeline.numbers import LaneStats
 from sipdump_core.sipdump import SipDump
 from tests.core.support import A, B, files, read
 from tests.support import wait_for

@@ -5,7 +5,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import pytest
 
 from sipdump_core.drivers import folder
 from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.discovery import Driver
 from sipdump_core.errors import StorageError
 from sipdump_core.pipeline import delivery, journal, lane, spool
+from sipdump_core.pipeline.dead_letter import DeadLetters
 from sipdump_core.pipeline.spool import SpoolOptions
 from sipdump_core.plan import make_plan
-from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.settings.options import Setting
 from sipdump_core.sipdump import SipDump
@@ -51,21 +52,30 @@ class Remote(Backend):
     away = False
     stored: list[bytes] = []  # noqa: RUF012 - the store outlives the instances
     segments_seen: list[str] = []  # noqa: RUF012 - as above
+    tried: list[Batch] = []  # noqa: RUF012 - as above
+    batches: list[Batch] = []  # noqa: RUF012 - as above
+    opens = False
+    """Whether a segment can be opened while it is away."""
 
     @classmethod
     def reset(cls) -> None:
         cls.away = False
-        cls.stored, cls.segments_seen = [], []
+        cls.stored, cls.segments_seen, cls.tried, cls.batches = [], [], [], []
+        cls.opens, cls.batch_records, cls.batch_seconds = False, 0, 0.0
 
     def open(self, segment: Segment) -> None:
-        if self.away:
+        if self.away and not self.opens:
             raise StorageError("open", "remote", "away")
         self.segments_seen.append(segment.stem)
 
-    def write(self, batch: Sequence[Record]) -> None:
+    def write(self, batch: Batch) -> None:
         if self.away:
+            Remote.tried.append(batch)
             raise StorageError("write", "remote", "away")
+        if any(one.buf.startswith(b"poison") for one in batch):
+            raise StorageError("write", "remote", "too long for the index")
         Remote.stored += [one.buf for one in batch]
+        Remote.batches.append(batch)
 
     def stats(self) -> dict[str, int]:
         return {"own": 1}
@@ -359,7 +369,7 @@ def test_the_end_waits_no_longer_than_it_may_for_a_store_that_is_slow(
         if made.backend.name == "remote" and not isinstance(made, spool.SpooledDelivery):
             hurried.set()  # behind the deadline
 
-    def write(_: Remote, batch: Sequence[Record]) -> None:
+    def write(_: Remote, batch: Batch) -> None:
         begun.set()
         assert hurried.wait(60)
         Remote.stored += [one.buf for one in batch]
@@ -556,3 +566,114 @@ def test_a_note_of_no_form_costs_nothing_else(tmp_path: Path, note: str) -> None
         dump.intercept([record(b"after")])
         wait_for(lambda: Remote.stored == [b"before", b"behind", b"after"])
     assert [name[-8:] for name in left(tmp_path)] == [".damaged"]
+
+
+def dead(folder: Path) -> list[bytes]:
+    letters = DeadLetters(Site(str(folder), "kamailio-sipdump-"))
+    return [one.buf for stored in letters.segments() for one in letters.read(stored)]
+
+
+def named(batches: list[Batch]) -> list[tuple[str, list[bytes]]]:
+    return [(batch.id, [one.buf for one in batch]) for batch in batches]
+
+
+def test_a_batch_that_comes_again_after_a_restart_is_the_same(tmp_path: Path) -> None:
+    Remote.away = Remote.opens = True
+    with start(tmp_path, queue=10) as dump:
+        dump.intercept([record(b"%d" % n) for n in range(10)])
+        wait_for(lambda: len(Remote.tried) > 1)
+        dump.intercept([record(b"more %d" % n) for n in range(5)])
+        assert dump.flush(10)
+    first = named(Remote.tried[:1])
+    again = [batch for batch in Remote.tried if len(batch) == 10]
+    assert named(again) == first * len(again)
+    Remote.away = False
+    with start(tmp_path):
+        wait_for(lambda: len(Remote.stored) == 15)
+    assert named(Remote.batches)[:1] == first
+    assert len({batch.id for batch in Remote.batches}) == len(Remote.batches) == 2
+
+
+@pytest.mark.parametrize("wanted", [1, 7, 10, 16, 100])
+def test_a_spool_makes_batches_of_the_size_that_is_wanted(tmp_path: Path, wanted: int) -> None:
+    Remote.batch_records = wanted
+    Remote.away = Remote.opens = True
+    with start(tmp_path) as dump:
+        for n in range(6):
+            dump.intercept([record(b"%d" % (10 * n + m)) for m in range(10)])
+            assert dump.flush(10)
+        wait_for(lambda: Remote.tried)
+    begun = [batch for batch in Remote.tried if batch.id == batch.whole][-1]
+    Remote.away = False
+    Remote.batch_records = 3  # another wish: what was tried stays as it was
+    with start(tmp_path):
+        wait_for(lambda: len(Remote.stored) == 60)
+    assert Remote.stored == [b"%d" % n for n in range(60)]
+    assert named(Remote.batches)[0] == named([begun])[0]
+    assert {len(batch) for batch in Remote.batches[1:]} <= {1, 2, 3}
+    assert left(tmp_path) == []
+
+
+def test_a_spool_waits_for_as_many_records_as_are_wanted(tmp_path: Path) -> None:
+    Remote.batch_records, Remote.batch_seconds = 30, 60.0
+    with start(tmp_path) as dump:
+        for n in range(7):
+            dump.intercept([record(b"%d" % (10 * n + m)) for m in range(10)])
+            assert dump.flush(10)
+        wait_for(lambda: len(Remote.stored) == 60)
+    assert [len(batch) for batch in Remote.batches] == [30, 30, 10]  # the end waits for nothing
+
+
+def test_a_spool_does_not_wait_for_ever(tmp_path: Path) -> None:
+    Remote.batch_records, Remote.batch_seconds = 30, 0.05
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"%d" % m) for m in range(10)])
+        wait_for(lambda: len(Remote.stored) == 10)
+
+
+@pytest.mark.parametrize("bufs", [[b"good", b"poison", b"more"], [b"poison"], [b"poison", b"poison 2"]])
+def test_what_the_store_refuses_holds_nothing_up(tmp_path: Path, bufs: list[bytes]) -> None:
+    with start(tmp_path) as dump:
+        dump.intercept([record(buf) for buf in bufs])
+        assert dump.flush(10)
+        dump.rotate()
+        for n in range(5):
+            dump.intercept([record(b"behind %d" % n)])
+            assert dump.flush(10)
+        good = [buf for buf in bufs if not buf.startswith(b"poison")] + [b"behind %d" % n for n in range(5)]
+        wait_for(lambda: sorted(Remote.stored) == sorted(good))
+        wait_for(lambda: dump.stats().backends["remote"].refused == len(bufs) + 5 - len(good))
+        wait_for(lambda: dump.stats().backends["remote"].state == "ok")
+        assert dump.stats().backends["remote"].stored == len(good)
+    assert sorted(dead(tmp_path)) == [buf for buf in bufs if buf.startswith(b"poison")]
+    assert left(tmp_path) == []
+
+
+def test_an_outage_with_a_spool_is_no_refusal(tmp_path: Path) -> None:
+    Remote.away = Remote.opens = True
+    with start(tmp_path) as dump:
+        for n in range(5):
+            dump.intercept([record(b"%d" % (10 * n + m)) for m in range(10)])
+            assert dump.flush(10)
+        wait_for(lambda: len(Remote.tried) > 100)
+    Remote.away = False
+    with start(tmp_path) as dump:
+        wait_for(lambda: sorted(map(int, Remote.stored)) == list(range(50)))
+        assert dump.stats().backends["remote"].refused == 0
+    assert dead(tmp_path) == []
+
+
+def test_what_is_in_the_dead_letter_gets_in_once_though_its_batch_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill -9 between the dead letter and the note of the place."""
+    monkeypatch.setattr("sipdump_core.pipeline.spool_reader.PlaceFile.write", lambda *_: None)
+    monkeypatch.setattr(spool.Spool, "settle", lambda *_, **__: None)
+    for _ in range(3):
+        with start(tmp_path) as dump:
+            dump.intercept([record(buf) for buf in (b"good", b"poison", b"poison 2")] if not dead(tmp_path) else [])
+            wait_for(lambda: Remote.stored.count(b"good") and dump.stats().backends["remote"].state == "ok")
+            wait_for(lambda: len(dead(tmp_path)) == 2)
+        assert sorted(dead(tmp_path)) == [b"poison", b"poison 2"]
+        assert Remote.stored.count(b"good") >= 1
+        Remote.stored.clear()

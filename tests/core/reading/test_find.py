@@ -129,6 +129,7 @@ def test_nothing_found(folder: Path, capsys: pytest.CaptureFixture[str], form: s
     assert err.endswith(f" ({offset[:3]}:{offset[3:]})\n")
 
 
+@pytest.mark.usefixtures("utc")
 def test_nothing_to_look_at(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "find", "--folder", tmp_path)
     assert (code, err) == (1, f"sipdump-read: nothing was found: there is no segment within the span in {tmp_path}\n")

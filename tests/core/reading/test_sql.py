@@ -239,6 +239,12 @@ def test_a_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str], mo
     )
 
 
+def test_a_statement_counts_in_utc(folder: Path, ask: Ask) -> None:
+    store(folder, "parquet", 0, 1)
+    statement = "SELECT hour(time) AS hour, minute(time) AS minute, CAST(time AS VARCHAR) AS text FROM messages"
+    assert ask(statement) == [{"hour": 22, "minute": 32, "text": "2026-11-22 22:32:00.25+00"}]
+
+
 def test_csv(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store(folder, "parquet", 0, 1)
     statement = "SELECT time, NULL AS nothing, [1, 2] AS list, true AS yes, method FROM messages"

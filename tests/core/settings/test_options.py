@@ -192,3 +192,60 @@ def test_durations(text: str, seconds: int) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="must be numbers with the units"):
         duration(text)
+
+
+def test_both_ends_of_a_range_are_in_it() -> None:
+    assert [in_range(1, 5)(value) for value in (0, 1, 5, 6)] == ["must be 1 to 5", None, None, "must be 1 to 5"]
+    assert [at_least(1)(value) for value in (0, 1)] == ["must be 1 or more", None]
+
+
+@attrs.frozen
+class Typed:
+    """Options of the types that a modparam has no form for."""
+
+    fast: bool = option(False, help="do it fast")
+    rate: float = option(0.5, help="how often", check=at_least(0))
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        (1, True),
+        (0, False),
+        ("yes", True),
+        ("No", False),
+        ("on", True),
+        ("off", False),
+        ("true", True),
+        ("FALSE", False),
+    ],
+)
+def test_a_bool_is_1_or_0_or_a_word(value: int | str, meant: bool) -> None:
+    assert build(Typed, [Setting("m", "fast", value)]).fast is meant
+
+
+@pytest.mark.parametrize(("value", "meant"), [("0.25", 0.25), (2, 2.0), ("1e3", 1000.0), (0.75, 0.75)])
+def test_a_float_is_a_string_or_an_integer(value: float | str, meant: float) -> None:
+    rate = build(Typed, [Setting("m", "rate", value)]).rate
+    assert (rate, type(rate)) == (meant, float)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("fast", 2, "must be 1 or 0"),
+        ("fast", "maybe", "must be 1 or 0"),
+        ("rate", "fast", "must be a number"),
+        ("rate", "nan", "must be a number"),
+        ("rate", "inf", "must be a number"),
+        ("rate", "", "must be a number"),
+        ("rate", "-1", "must be 0 or more"),
+    ],
+)
+def test_what_is_no_bool_or_float_names_its_place(name: str, value: int | str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf'^k.cfg:7:1: modparam\("m", "{name}", .*{message}'):
+        build(Typed, [Setting("m", name, value, "k.cfg:7:1")])
+
+
+def test_bools_and_floats_are_described() -> None:
+    assert [(row["type"], row["default"]) for row in describe(Typed)] == [("bool", False), ("float", 0.5)]

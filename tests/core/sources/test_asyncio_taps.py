@@ -174,3 +174,10 @@ def test_a_message_that_never_ends_is_given_away() -> None:
     assert list(splitter.feed(b"x" * 80)) == []
     assert list(splitter.feed(b"x" * 80)) == [b"x" * 160]
     assert list(splitter.feed(OPTIONS[:90])) == []
+
+
+def test_the_limit_of_a_message_that_does_not_end_is_exact() -> None:
+    splitter = MessageSplitter(limit=10)
+    assert list(splitter.feed(b"x" * 10)) == []
+    assert list(splitter.feed(b"y")) == [b"x" * 10 + b"y"]
+    assert splitter.rest() == b""

@@ -1,0 +1,143 @@
+"""Reading a spool's journal: cuts it into batches whose borders and names do not change, over a restart either."""
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from typing import BinaryIO, Self
+
+import attrs
+
+from sipdump_core.drivers.batch import Batch
+from sipdump_core.pipeline.journal import NOTE, Damage, Frame, scan
+from sipdump_core.record import Record
+
+__all__ = ["PLACE_SUFFIX", "Entry", "Place", "PlaceFile", "entries", "key_of"]
+
+PLACE_SUFFIX = ".place"
+_PLACE = struct.Struct("<QQQ")
+_SHORT_PLACE = struct.Struct("<Q")
+
+
+@attrs.frozen
+class Place:
+    """How far a journal was delivered."""
+
+    offset: int = 0
+    """Of a frame in the file."""
+    skip: int = 0
+    """How many records of that frame were delivered."""
+    begun: int = 0
+    """How many records the next batch has, if it was tried already; else 0."""
+
+
+class PlaceFile:
+    """Keeps a place in a small file beside the journal.
+
+    Args:
+        journal: the journal's path.
+    """
+
+    def __init__(self, journal: str) -> None:
+        self._fd = os.open(journal + PLACE_SUFFIX, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def read(self) -> Place:
+        """Return the place; the start if none was noted."""
+        noted = os.pread(self._fd, _PLACE.size, 0)
+        if len(noted) == _PLACE.size:
+            return Place(*_PLACE.unpack(noted))
+        return Place(*_SHORT_PLACE.unpack(noted)) if len(noted) == _SHORT_PLACE.size else Place()
+
+    def write(self, place: Place) -> None:
+        """Note a place."""
+        os.pwrite(self._fd, _PLACE.pack(place.offset, place.skip, place.begun), 0)
+
+
+@attrs.frozen
+class Entry:
+    """A batch of a journal."""
+
+    batch: Batch
+    begin: Place
+    """Where it begins, with its length."""
+    end: Place
+    """Where the next one begins."""
+    final: bool = True
+    """False if it is shorter than it should be, and the journal may still grow."""
+
+
+def key_of(file: BinaryIO, name: str) -> str:
+    """Return what the names of a journal's batches begin with.
+
+    Args:
+        file: the journal, whose header has a random salt.
+        name: its name.
+    """
+    return blake2b(os.pread(file.fileno(), 16, 0) + name.encode(), digest_size=8).hexdigest()
+
+
+def entries(
+    file: BinaryIO, key: str, place: Place, wanted: int, known: Callable[[str], int]
+) -> Iterator[Entry | Frame | Damage]:
+    """Yield what a journal holds from a place on: batches, notes (as frames) and damage.
+
+    Args:
+        file: the journal.
+        key: see :func:`key_of`.
+        place: where to begin.
+        wanted: how many records a batch should have; 0: as many as a frame has.
+        known: returns, given its name, how many records a batch has if that is settled; else 0.
+    """
+    skip, begun = place.skip, place.begun
+    records: list[Record] = []
+    begin = end = place
+    size = 0
+    for item in scan(file, place.offset):
+        found = _records(item)
+        if isinstance(found, Damage) or (isinstance(item, Frame) and item.kind == NOTE):
+            if records:
+                torn = isinstance(found, Damage) and found.torn
+                yield _entry(key, records, begin, end, final=not torn)
+                records = []
+            begun = 0
+            yield found if isinstance(found, Damage) else item
+            continue
+        at, skip = skip, 0
+        while at < len(found):
+            if not records:
+                begin = Place(item.offset, at)
+                size = begun or known(_name(key, begin)) or wanted
+            count = min(size - len(records) if size else len(found), len(found) - at)
+            records += found[at : at + count]
+            at += count
+            end = Place(item.offset, at) if at < len(found) else Place(item.end)
+            if not size or len(records) == size:
+                yield _entry(key, records, begin, end)
+                records, begun = [], 0
+    if records:
+        yield _entry(key, records, begin, end, final=False)
+
+
+def _records(item: Frame | Damage) -> list[Record] | Damage:
+    """Return a frame's records; none of a note."""
+    if isinstance(item, Damage):
+        return item
+    try:
+        return [] if item.kind == NOTE else list(item.columns().records())
+    except ValueError:  # its sum is right, but it is not of its form
+        return Damage(item.offset, item.end, torn=False)
+
+
+def _entry(key: str, records: list[Record], begin: Place, end: Place, *, final: bool = True) -> Entry:
+    batch = Batch(records, _name(key, begin))
+    return Entry(batch, attrs.evolve(begin, begun=len(batch)), end, final)
+
+
+def _name(key: str, place: Place) -> str:
+    return f"{key}-{place.offset}" + (f"-{place.skip}" if place.skip else "")
