@@ -111,7 +111,7 @@ class NameInCapitals(Good):
 
 @caught_by("the_driver_is_declared")
 class OtherVersion(Good):
-    api = 2
+    api = 3
 
 
 @caught_by("the_driver_is_declared")
