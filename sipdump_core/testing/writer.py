@@ -269,19 +269,6 @@ class WriterChecks(Kit):
         assert batch == before, "a record is another one after write()"
 
     @promise
-    def test_a_batch_may_be_used_again(self, backend: Backend) -> None:
-        """When write() has returned, the batch is stored: the list may be emptied and refilled."""
-        backend.open(self.segment(backend))
-        batch: list[Record] = []
-        for first in range(0, 30, 3):
-            batch[:] = numbered(3, first)
-            backend.write(Batch(batch))
-            batch.clear()
-        backend.close()
-        self.settle(backend)
-        self.holds(backend, numbered(30))
-
-    @promise
     def test_the_transforms_are_applied(self, site: Site) -> None:
         """A transformed backend stores each message as changed by the site's transforms, one after the other."""
         if not type(self.make_backend(site)).transformed:

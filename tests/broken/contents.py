@@ -510,27 +510,6 @@ class ChangesARecord(Good):
             object.__setattr__(record, "buf", record.buf[:10])
 
 
-@caught_by("a_batch_may_be_used_again")
-class WritesTheBatchLater(Good):
-    """Holds the caller's list until there is enough of it, or the segment ends."""
-
-    _held: Sequence[Sequence[Record]] = ()
-
-    def write(self, batch: Sequence[Record]) -> None:
-        if self._fd < 0:
-            raise ClosedError("write: no segment is open")
-        self._held = [*self._held, batch]
-
-    def flush(self) -> None:
-        for batch in self._held:
-            super().write(batch)
-        self._held = []
-
-    def close(self) -> None:
-        self.flush()
-        super().close()
-
-
 @caught_by("the_transforms_are_applied")
 class ForgetsTheTransforms(Good):
     transformed = True
