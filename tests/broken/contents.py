@@ -578,7 +578,7 @@ class StreamLosesTheLast(GoodStream):
         super().write(batch[:-1])
 
 
-@caught_by("written_is_visible_after_flush", "a_batch_may_be_used_again")
+@caught_by("written_is_visible_after_flush")
 class StreamIsOneBatchLate(GoodStream):
     _late: Sequence[Record] = ()
 
