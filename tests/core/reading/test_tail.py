@@ -248,6 +248,7 @@ def test_ctrl_c_ends_it(
     assert sys.exc_info() == (None, None, None)
 
 
+@pytest.mark.usefixtures("utc")
 def test_it_ends_when_nobody_reads_any_more(
     dump: SipDump, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
