@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,14 @@ _ZONE = os.environ.get("TZ") or (_NAME if Path("/usr/share/zoneinfo", _NAME).exi
 
 def pytest_configure() -> None:
     _live_in(_ZONE)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have no surrogates in what was captured: xdist cannot send them, and ends."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 def pytest_report_header() -> str:
