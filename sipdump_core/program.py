@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
-__all__ = ["as_program"]
+__all__ = ["as_program", "report_crashes"]
 
 GRACE = 5.0
 """Seconds that threads, and functions of ``atexit``, have when all is done."""
@@ -31,8 +31,7 @@ def as_program(name: str, run: Callable[[], int], *, data: bool = True) -> int:
     """
     if data:
         _keep_stdout()
-    with suppress(Exception):  # there may be no standard error
-        faulthandler.enable()
+    report_crashes()
     status = 1
     try:
         status = run()
@@ -67,6 +66,23 @@ def _flush(stream: TextIO) -> None:
         stream.flush()
     except BrokenPipeError:  # the reader went away, as head(1) does; what is left has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def report_crashes() -> None:
+    """Have the stacks of all threads on standard error after a signal such as SIGSEGV.
+
+    The alternate stack that this sets up is small, and Python runs the handlers of all signals on it: a dozen that come
+    at once overflow it where the processor has many registers. It belongs to the calling thread, so that one ends.
+    """
+
+    def enable() -> None:
+        with suppress(Exception):  # there may be no standard error
+            faulthandler.enable()
+
+    thread = threading.Thread(target=enable)
+    with suppress(RuntimeError):  # no thread can be had
+        thread.start()
+        thread.join()
 
 
 def _end_in_time(name: str, status: int) -> None:

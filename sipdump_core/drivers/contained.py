@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 from sipdump_core.drivers.guard import Guard, labelled
 from sipdump_core.errors import DriverError
 from sipdump_core.log import Event, log
+from sipdump_core.program import report_crashes
 
 __all__ = ["LOAD_TIMEOUT", "contained"]
 
@@ -179,7 +180,7 @@ _STATE: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0,
         lambda before: None if before else signal.setitimer(signal.ITIMER_REAL, 0),
     ),
-    "faulthandler": (faulthandler.is_enabled, lambda value: faulthandler.enable() if value else faulthandler.disable()),
+    "faulthandler": (faulthandler.is_enabled, lambda value: report_crashes() if value else faulthandler.disable()),
 }
 """What belongs to the process and not to a driver: how to read it, and how to set it back."""
 

@@ -302,7 +302,11 @@ def test_an_end_that_hangs_is_interrupted(
         def encode(self, batch: Sequence[Record]) -> bytes:
             return b"x" * len(batch)
 
-    monkeypatch.setattr(Endless, method, lambda _: time.sleep(60))
+    def hang(backend: FolderBackend) -> None:
+        if method == "stop" or backend._fd >= 0:  # open() calls close(), too
+            time.sleep(60)
+
+    monkeypatch.setattr(Endless, method, hang)
     monkeypatch.setattr(Endless, "stop_seconds", 0.2)
     monkeypatch.setattr("sipdump_core.admin.importing.STALL", 0.1)
     before = signal.getsignal(signal.SIGALRM)
