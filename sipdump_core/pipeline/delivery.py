@@ -39,7 +39,7 @@ from sipdump_core.pipeline.writer import Writer
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 
-__all__ = ["BACKOFF", "CHECK_EVERY", "Delivery"]
+__all__ = ["BACKOFF", "CHECK_EVERY", "FLUSH_EVERY", "Delivery"]
 
 BACKOFF = (0.1, 10.0)
 """Seconds before the second try, and at most."""
@@ -47,6 +47,8 @@ STALL = 5.0
 """Seconds that one call may take before nobody waits for this backend any more, and stats call it stalled."""
 CHECK_EVERY = 0.5
 """Seconds between two looks whether the open segment is still good."""
+FLUSH_EVERY = 0.05
+"""Seconds between two flushes under load."""
 _ANSWER = 1.0
 """Seconds that a caller of ``snapshot`` waits for the backend's own numbers."""
 _NAMES = 1000
@@ -125,12 +127,15 @@ class Delivery:
         """Store what follows in a segment of this name, with the backend's own suffix."""
         self._segment = segment
 
-    def deliver(self, batch: Batch, offer: Offer = lambda _: None) -> Sequence[Record]:
+    def deliver(
+        self, batch: Batch, offer: Offer = lambda _: None, wait: Callable[[], object] = lambda: None
+    ) -> Sequence[Record]:
         """Store a batch, however often that must be tried.
 
         Args:
             batch: the records.
             offer: stores a batch that waits behind this one, to see whether the store works at all.
+            wait: called before each wait for another try.
 
         Returns:
             What is not stored because of ``hurry``; another try may store it. What the store refuses for good is in
@@ -162,6 +167,7 @@ class Delivery:
                 tries = 0  # an outage tells nothing of the records
             if self.hurried:
                 return batch
+            wait()
             self.pause(delay)
             delay = min(2 * delay, ceiling)
 
@@ -485,7 +491,7 @@ class Delivery:
             self._named("write")(batch)
         error = guard.error
         failed = unstored(error, batch) if error else ()
-        self._dirty = True
+        self._dirty |= len(failed) < len(batch)
         self._away &= len(failed) == len(batch)
         with self._lock:
             self._stats.stored += len(batch) - len(failed)

@@ -2,8 +2,8 @@
 
 A driver whose options derive from :class:`SpoolOptions` can have one. The lane's thread only appends to a journal; a
 thread of the spool's own reads the journals, oldest first, and delivers. A journal is deleted when all of it was
-accepted, so an outage, a restart or a crash of the process loses nothing. The place in a journal is noted after each
-frame: what was accepted last before a crash may be delivered once more.
+accepted and flushed, so an outage, a restart or a crash of the process loses nothing. The place in a journal is noted
+after each flush: what was not flushed before a crash is delivered once more, in the same batches.
 """
 
 import contextlib
@@ -222,7 +222,7 @@ class Spool:
     def health(self) -> str:
         """Report what is wrong with the spool; ``snapshot`` says how the backend is."""
         thread = self._thread
-        if thread and not thread.is_alive() and not self._feed.delivery.hurried:
+        if thread and thread.ident and not thread.is_alive() and not self._feed.delivery.hurried:
             return "the thread that delivers from the spool has ended"
         return self._journal.health()
 
@@ -302,7 +302,7 @@ class Spool:
                 feed.drain()
             if guard.error:  # of the spool's own files
                 delivery.failed("read the spool", guard.error)
-            if guard.error or not delivery.flushed:
+            if guard.error:
                 self._work.set()  # it is tried again, whether or not more comes
                 delivery.pause(BACKOFF[1])
             if delivery.hurried:
