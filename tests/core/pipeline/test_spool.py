@@ -259,6 +259,35 @@ def test_what_a_spool_makes_is_for_its_owner_alone(tmp_path: Path, monkeypatch: 
     assert synced == [str(tmp_path)]  # the name of a spool that was made
 
 
+@pytest.mark.parametrize("method", ["close", "stop"])
+def test_an_end_that_hangs_is_left_behind_and_makes_close_false(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(delivery, "STALL", 0.2)
+    monkeypatch.setattr(spool, "STOP_WAIT", 0.1)
+    monkeypatch.setattr(Remote, "stop_seconds", 0.0)
+    free = threading.Event()
+    monkeypatch.setattr(Remote, method, lambda _: free.wait(30))
+    dump = start(tmp_path)
+    dump.intercept([record(b"1")])
+    wait_for(lambda: Remote.stored == [b"1"])
+    begin = time.monotonic()
+    assert not dump.close(30)
+    assert time.monotonic() - begin < 20
+    assert dump.stats().backends["remote"].state == "stalled"
+    assert "backend did not stop in time" in caplog.text
+    if method == "close":  # its journal is not sealed, so it stays
+        assert "records wait in the spool for the next start" in caplog.text
+    free.set()
+
+
+def test_an_end_that_takes_as_long_as_it_says_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "STOP_WAIT", -0.9)  # it joins for 0.1 s
+    monkeypatch.setattr(Remote, "stop_seconds", 20.0)
+    monkeypatch.setattr(Remote, "stop", lambda _: time.sleep(0.5))
+    assert start(tmp_path).close(30)
+
+
 @pytest.mark.parametrize("kind", ["lock", "place"])
 def test_a_link_in_a_spool_is_not_followed(tmp_path: Path, kind: str) -> None:
     """What is in its way is said, and all goes on when it is gone, without any traffic."""
@@ -728,6 +757,26 @@ def test_what_the_store_refuses_holds_nothing_up(tmp_path: Path, bufs: list[byte
         assert dump.stats().backends["remote"].stored == len(good)
     assert sorted(dead(tmp_path)) == [buf for buf in bufs if buf.startswith(b"poison")]
     assert left(tmp_path) == []
+
+
+def test_what_is_refused_alone_holds_nothing_up_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_ALONE", 0.05)
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"good")])
+        wait_for(lambda: Remote.stored == [b"good"])
+        dump.intercept([record(b"poison")])
+        wait_for(lambda: dump.stats().backends["remote"].refused == 1)
+        wait_for(lambda: dump.stats().backends["remote"].state == "ok")
+    assert dead(tmp_path) == [b"poison"]
+    assert left(tmp_path) == []
+
+
+def test_at_the_end_what_the_store_does_not_take_stays_in_the_spool(tmp_path: Path) -> None:
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"poison")])
+        wait_for(lambda: "too long" in dump.stats().backends["remote"].error)
+    assert dead(tmp_path) == []
+    assert [name for name in left(tmp_path) if name.endswith(".spool")]
 
 
 def test_an_outage_with_a_spool_is_no_refusal(tmp_path: Path) -> None:
