@@ -224,8 +224,9 @@ def test_nothing_is_refused_alone_by_a_store_that_took_nothing_or_takes_nothing_
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("retried", [False, True])
 def test_at_the_end_what_is_refused_alone_is_kept_and_makes_close_false(
-    tmp_path: Path, error: BaseException, count: int, retried: bool
+    tmp_path: Path, error: BaseException, count: int, retried: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
     made = SipDump(plan=plan(tmp_path, Probe))
     sizes = refuse_poison(probe(made), error)
     for n in range(3):  # one batch behind another
