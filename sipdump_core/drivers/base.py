@@ -148,7 +148,7 @@ class Backend:
         raise NotImplementedError(f"{type(self).__name__} has no write()")
 
     def flush(self) -> None:
-        """Make what was written visible to readers."""
+        """Make what was written visible to readers. A spool keeps what was written until this has returned."""
 
     def check(self) -> None:
         """Look whether the open segment is still good; called twice a second while one is open, between other calls.

@@ -2,14 +2,17 @@
 
 What a backend raises is counted, logged at most once a second, and tried again, for as long as somebody waits for it.
 A batch that fails a few times although a segment can be opened is sifted: what its store refuses while it takes other
-records goes to the dead letter.
+records goes to the dead letter. So does, after a while or at the end, what has nothing behind it that would tell,
+unless anything says that the store is away.
 """
 
+import math
 import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, repeat
 from typing import Any, Literal
 
@@ -31,7 +34,7 @@ from sipdump_core.errors import (
     one_line,
 )
 from sipdump_core.log import Event, Limit, log
-from sipdump_core.pipeline.blame import refused, unstored
+from sipdump_core.pipeline.blame import is_outage, refused, unstored
 from sipdump_core.pipeline.dead_letter import DeadLetter
 from sipdump_core.pipeline.numbers import LaneStats
 from sipdump_core.pipeline.sieve import AwayError, Offer, Sieve
@@ -39,7 +42,7 @@ from sipdump_core.pipeline.writer import Writer
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 
-__all__ = ["BACKOFF", "CHECK_EVERY", "Delivery"]
+__all__ = ["BACKOFF", "CHECK_EVERY", "FLUSH_EVERY", "Delivery"]
 
 BACKOFF = (0.1, 10.0)
 """Seconds before the second try, and at most."""
@@ -47,6 +50,8 @@ STALL = 5.0
 """Seconds that one call may take before nobody waits for this backend any more, and stats call it stalled."""
 CHECK_EVERY = 0.5
 """Seconds between two looks whether the open segment is still good."""
+FLUSH_EVERY = 0.05
+"""Seconds between two flushes under load."""
 _ANSWER = 1.0
 """Seconds that a caller of ``snapshot`` waits for the backend's own numbers."""
 _NAMES = 1000
@@ -61,6 +66,13 @@ _LATELY = 60.0
 """Seconds after a refusal within which others are likely."""
 _QUICKER = 4
 """How much sooner single records are tried again then."""
+_ALONE = 40.0
+"""Seconds after which a few records that fail, with nothing behind them, are refused. With the longest pause between
+two tries and the last tries of each record, that takes a minute."""
+_FEW = 3
+"""How many records are so few: where more fail, the store may be away."""
+_SIGNS = frozenset(("start", "open", "flush", "check"))
+"""What concerns no record: where it fails, the store is away."""
 _APART = frozenset(("flush", "record_size"))
 """What may fail again and again while records are stored: only its own success shows that it works again."""
 
@@ -74,6 +86,7 @@ class Delivery:
         writer: what is written to instead, on the way to the backend.
         dead: keeps what the store refuses; None: that is dropped.
         tries: how often a batch is tried, and then each of its records, before any of it is refused; 0: for ever.
+        spooled: whether what is not stored at the end waits in a spool for the next start.
     """
 
     def __init__(
@@ -83,17 +96,26 @@ class Delivery:
         writer: Writer | None = None,
         dead: DeadLetter | None = None,
         tries: int = 0,
+        *,
+        spooled: bool = False,
     ) -> None:
         self.backend = backend
         self.started = False
         self.losses = 0
         """How many segments were lost while they were open."""
         self.lost = False
-        """Whether records were dropped at the end."""
+        """Whether records were dropped at the end, or refused then although nothing shows that the store works."""
         self._writer: Writer = writer or backend
         self._clock = clock
         self._dead = dead
         self._tries = tries
+        self._spooled = spooled
+        self._since = 0.0
+        """Since when the batch is tried, monotonic seconds."""
+        self._away_at = -math.inf
+        """When anything said that the store is away, monotonic seconds."""
+        self._hurried_at = math.inf
+        """When the end began, monotonic seconds."""
         self._away = False
         """Whether the store took nothing when a batch was last sifted."""
         self._refused_at = -_LATELY
@@ -107,6 +129,7 @@ class Delivery:
         self._dirty = False
         self._checked = 0.0
         self._busy_since: float | None = None
+        self._busy_with = ""
         self._failing: set[str] = set()
         self._ill_since = 0.0
         self._asking: threading.Thread | None = None
@@ -125,18 +148,22 @@ class Delivery:
         """Store what follows in a segment of this name, with the backend's own suffix."""
         self._segment = segment
 
-    def deliver(self, batch: Batch, offer: Offer = lambda _: None) -> Sequence[Record]:
+    def deliver(
+        self, batch: Batch, offer: Offer = lambda _: None, wait: Callable[[], object] = lambda: None
+    ) -> Sequence[Record]:
         """Store a batch, however often that must be tried.
 
         Args:
             batch: the records.
             offer: stores a batch that waits behind this one, to see whether the store works at all.
+            wait: called before each wait for another try.
 
         Returns:
             What is not stored because of ``hurry``; another try may store it. What the store refuses for good is in
             the dead letter, and not among it.
         """
         delay, ceiling = BACKOFF
+        self._since = self._clock.monotonic()
         tries = 0
         parted = False  # it has stored some of the batch, and named the others
         while True:
@@ -162,6 +189,7 @@ class Delivery:
                 tries = 0  # an outage tells nothing of the records
             if self.hurried:
                 return batch
+            wait()
             self.pause(delay)
             delay = min(2 * delay, ceiling)
 
@@ -233,6 +261,7 @@ class Delivery:
 
     def hurry(self) -> None:
         """Stop waiting for the next try of what fails."""
+        self._hurried_at = min(self._hurried_at, self._clock.monotonic())
         self._hurried.set()
 
     @property
@@ -257,6 +286,11 @@ class Delivery:
         """
         began = self._busy_since
         return began is not None and self._clock.monotonic() - max(began, since) > self.stop_seconds
+
+    @property
+    def ending(self) -> bool:
+        """Whether a call that ends a segment, or all, is under way."""
+        return self._busy_since is not None and self._busy_with in ("close", "stop")
 
     @property
     def stop_seconds(self) -> float:
@@ -351,6 +385,8 @@ class Delivery:
 
     def failed(self, operation: str, error: BaseException) -> None:
         """Note and log what was raised."""
+        if operation in _SIGNS or is_outage(error):
+            self._away_at = self._clock.monotonic()
         if isinstance(error, SegmentLostError):
             self._lost(error)
             return
@@ -362,7 +398,7 @@ class Delivery:
         fields: dict[str, Any] = {"backend": self.backend.name, "distribution": self._stats.distribution}
         fields |= {"operation": operation, "error": text, "since": since}
         if not isinstance(error, SipDumpError):  # the driver's own fault: its author wants to see where
-            last = traceback.extract_tb(error.__traceback__)[-1]
+            last = traceback.extract_tb(error.__traceback__, limit=-1)[-1]
             fields["at"] = f"{last.filename}:{last.lineno}"
         self._log.warn(operation, "backend failed", **fields)
 
@@ -419,7 +455,7 @@ class Delivery:
 
     def _call(self, operation: str, *args: Any) -> BaseException | None:
         """Call the writer; return what it raises, noted and logged."""
-        with self._calling() as guard:
+        with self._calling(operation) as guard:
             self._named(operation)(*args)
         if guard.error:
             self.failed(operation, guard.error)
@@ -428,8 +464,9 @@ class Delivery:
         return guard.error
 
     @contextmanager
-    def _calling(self) -> Iterator[Guard]:
+    def _calling(self, operation: str) -> Iterator[Guard]:
         """Guard a call of the writer, and note since when it is under way."""
+        self._busy_with = operation
         self._busy_since = self._clock.monotonic()
         with Guard() as guard:
             yield guard
@@ -439,7 +476,7 @@ class Delivery:
         """See that the backend is started, and a segment open."""
         error = None if self.started else self.start()
         if error is None and not self._opened:
-            with self._calling() as guard:
+            with self._calling("open") as guard:
                 self._open()
             if guard.error:
                 self.failed("open", guard.error)
@@ -481,11 +518,11 @@ class Delivery:
 
     def _write(self, batch: Batch) -> tuple[BaseException | None, Sequence[int]]:
         """Call ``write`` once; return what it raises, and the places of what is not stored."""
-        with self._calling() as guard:
+        with self._calling("write") as guard:
             self._named("write")(batch)
         error = guard.error
         failed = unstored(error, batch) if error else ()
-        self._dirty = True
+        self._dirty |= len(failed) < len(batch)
         self._away &= len(failed) == len(batch)
         with self._lock:
             self._stats.stored += len(batch) - len(failed)
@@ -497,16 +534,17 @@ class Delivery:
 
     def _sift(self, batch: Batch, offer: Offer) -> Batch:
         """Store what can be stored of a batch that fails, and refuse what cannot; return what is undecided."""
-        if self.hurried and self._away:  # it was asked enough
+        if self.hurried and self._away and not self._believed(len(batch), others_fail=False):  # it was asked enough
             return batch
         why: dict[int, BaseException] = {}
 
         def write(part: Batch) -> Sequence[int]:
             self.check()
-            if self._prepare() is not None:
+            late = sieve.unproven and self.hurried and not believed(others_fail=False)
+            if late or self._prepare() is not None:
                 raise AwayError
             places, error = self._attempt(part)
-            if places and isinstance(error, _NO_REFUSAL):
+            if places and error and (isinstance(error, _NO_REFUSAL) or (sieve.unproven and is_outage(error))):
                 raise AwayError
             if places and error and part.whole == batch.whole:
                 why.update((part.indexes[place], error) for place in places)
@@ -514,7 +552,8 @@ class Delivery:
 
         delay = BACKOFF[0] / (_QUICKER if self._suspects else 1)
         delays = chain((delay * 2**n for n in range(7)), repeat(BACKOFF[1]))
-        sieve = Sieve(batch, write, offer, lambda: self.pause(next(delays)), self._clock.monotonic)
+        believed = partial(self._believed, len(batch))
+        sieve = Sieve(batch, write, offer, lambda: self.pause(next(delays)), self._clock.monotonic, believed)
         places, decided = sieve.run(self._tries)
         self._away = not decided
         if not decided:
@@ -522,8 +561,22 @@ class Delivery:
         for place in places:
             self._refuse(batch.part([place]), why[batch.indexes[place]])
             self._refused_at = self._clock.monotonic()
+        self.lost |= bool(places) and sieve.unproven and self.hurried
         self._worked("write")
         return batch.part(())
+
+    def _believed(self, count: int, others_fail: bool) -> bool:
+        """Return whether it is the fault of so many records that they fail, though nothing shows that the store works.
+
+        At the end the alternative is to drop them, so more is believed then.
+        """
+        now = self._clock.monotonic()
+        if "flush" in self._failing:
+            return False
+        if self.hurried:
+            return not self._spooled and self._away_at < self._hurried_at and now < self._hurried_at + STALL
+        few = count <= _FEW and not others_fail
+        return few and self._stats.stored > 0 and now - max(self._since, self._away_at) >= _ALONE
 
     def _refuse(self, part: Batch, error: BaseException) -> None:
         """Put what the store refuses into the dead letter."""

@@ -20,7 +20,7 @@ from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.log import Event, log
 from sipdump_core.pipeline.asker import Asker
-from sipdump_core.pipeline.delivery import BACKOFF, CHECK_EVERY, Delivery, likely_sizes
+from sipdump_core.pipeline.delivery import BACKOFF, CHECK_EVERY, FLUSH_EVERY, Delivery, likely_sizes
 from sipdump_core.pipeline.numbers import LaneStats
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
@@ -28,7 +28,6 @@ from sipdump_core.threads import lasting
 
 __all__ = ["Lane"]
 
-_FLUSH_EVERY = 0.05
 _WATCH_EVERY = 0.5
 _END_EVERY = 0.1
 
@@ -301,7 +300,7 @@ class Lane:
 
     def _delivered(self, batch: _Waiting, *, idle: bool) -> None:
         now = self._clock.monotonic()
-        if idle or now - self._last_flush >= _FLUSH_EVERY:
+        if idle or now - self._last_flush >= FLUSH_EVERY:
             self._delivery.flush()
             self._last_flush = now
         with self._changed:

@@ -2,7 +2,8 @@
 
 That a batch fails again and again tells nothing: the store may be down. What tells is that it takes other records
 meanwhile. So nothing is refused before something else was stored: another record of the batch, or a batch that waits
-behind it. Of a large batch, a few records are held back until the end, to see that the store still works.
+behind it. Of a large batch, a few records are held back until the end, to see that the store still works. Only where
+there is nothing else to store, the caller decides whether the store is believed to work.
 """
 
 import random
@@ -34,6 +35,8 @@ class Sieve:
         offer: stores a batch that waits behind this one, if there is one.
         pause: waits before records are tried once more.
         now: returns the monotonic time.
+        believed: returns whether the store is believed to work though it has stored nothing; it is given whether a
+            batch that waits behind fails, too.
     """
 
     def __init__(
@@ -43,12 +46,17 @@ class Sieve:
         offer: Offer,
         pause: Callable[[], None],
         now: Callable[[], float],
+        believed: Callable[[bool], bool],
     ) -> None:
+        self.unproven = False
+        """Whether the store was only believed to work."""
         self._batch = batch
         self._write = write
         self._offer = offer
         self._pause = pause
         self._now = now
+        self._believed = believed
+        self._others_fail = False
         self._left = set(range(len(batch)))
         """The places of what is not stored."""
         self._held: list[int] = []
@@ -95,19 +103,22 @@ class Sieve:
         """See that the store takes something.
 
         Raises:
-            AwayError: it has taken nothing lately, and does not now.
+            AwayError: it has taken nothing lately, and does not now, and is not believed to work.
         """
         if self._held and not self._stored:
             self._try([self._held.pop()])
         if not self._stored:
             self._offer(self._offered)
         if not self._stored:
-            raise AwayError
+            if not self._believed(self._others_fail):
+                raise AwayError
+            self.unproven = True
         self._since = self._now()
 
     def _offered(self, batch: Batch) -> Sequence[int]:
         unstored = self._write(batch)
         self._stored |= len(unstored) < len(batch)
+        self._others_fail |= len(unstored) == len(batch)
         return unstored
 
     def _try(self, places: Sequence[int]) -> None:

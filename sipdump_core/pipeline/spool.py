@@ -2,8 +2,8 @@
 
 A driver whose options derive from :class:`SpoolOptions` can have one. The lane's thread only appends to a journal; a
 thread of the spool's own reads the journals, oldest first, and delivers. A journal is deleted when all of it was
-accepted, so an outage, a restart or a crash of the process loses nothing. The place in a journal is noted after each
-frame: what was accepted last before a crash may be delivered once more.
+accepted and flushed, so an outage, a restart or a crash of the process loses nothing. The place in a journal is noted
+after each flush: what was not flushed before a crash is delivered once more, in the same batches.
 """
 
 import contextlib
@@ -38,6 +38,7 @@ __all__ = ["SpoolOptions", "delivery_to"]
 
 STOP_WAIT = 5.0
 """Seconds that the end waits for what is still to be delivered; the rest stays for the next start."""
+_END_EVERY = 0.1
 _JOURNALS = 16  # a journal takes this part of the bound: only a whole one can be deleted
 
 
@@ -81,8 +82,15 @@ class SpooledDelivery(Delivery):
 
     @property
     def stop_seconds(self) -> float:
-        """Seconds that the end may take: those of the spool, which waits no longer for the backend."""
-        return STOP_WAIT + 2
+        """Seconds that the end may take: those of the spool, which does not wait for ever for the backend."""
+        return self._spool.stop_seconds + 1
+
+    def end(self) -> None:
+        """Close the journal and stop the spool; a backend whose end hangs is left behind."""
+        super().end()
+        if self._spool.hangs:
+            self.lost = True
+            self.abandon()
 
     def snapshot(self) -> LaneStats:
         """Return the numbers of the whole: what the backend has stored and refused, and how it is."""
@@ -114,6 +122,8 @@ class Spool:
         self.suffix = f".{backend.name}.spool"  # spools of several backends may share a folder
         self.bytes = 0
         """How many wait in the folder."""
+        self.hangs = False
+        """Whether a call that was to end the backend has not returned."""
         self._backend = backend
         self._name = backend.name
         self._limit = options.spool_max_bytes
@@ -154,17 +164,26 @@ class Spool:
     def _made(self) -> SpoolFeed:
         """Make what delivers to the backend."""
         dead = DeadLetter(self._backend.site, self._name, self._params.dead_max_bytes, recall=True)
-        delivery = Delivery(self._backend, self._clock, dead=dead, tries=self._params.refuse_after)
+        delivery = Delivery(self._backend, self._clock, dead=dead, tries=self._params.refuse_after, spooled=True)
         return SpoolFeed(self, self._journal, delivery, self._clock, self._params.queue)
 
     def stop(self) -> None:
         """Deliver what there is, within ``STOP_WAIT`` seconds; the rest stays in the folder."""
-        self._feed.hurry(self._clock.monotonic() + STOP_WAIT)
+        begin, delivery = self._clock.monotonic(), self._feed.delivery
+        self._feed.hurry(begin + STOP_WAIT)
         self._work.set()
         if self._thread is not None:
             self._thread.join(STOP_WAIT + 1)
+            while self._thread.is_alive() and delivery.ending and not self.hangs:
+                self._thread.join(_END_EVERY)
+                self.hangs = delivery.ending and delivery.overdue(begin)
         if self.bytes:
             log.warning(Event("records wait in the spool for the next start", backend=self._name, bytes=self.bytes))
+
+    @property
+    def stop_seconds(self) -> float:
+        """Seconds that ``stop`` may take: it waits for the deliveries, and then for ``close`` and ``stop``."""
+        return STOP_WAIT + 1 + 2 * self._feed.delivery.stop_seconds
 
     def open(self, segment: Segment) -> None:
         """Deliver what follows into a segment of this name."""
@@ -222,7 +241,7 @@ class Spool:
     def health(self) -> str:
         """Report what is wrong with the spool; ``snapshot`` says how the backend is."""
         thread = self._thread
-        if thread and not thread.is_alive() and not self._feed.delivery.hurried:
+        if thread and thread.ident and not thread.is_alive() and not self._feed.delivery.hurried:
             return "the thread that delivers from the spool has ended"
         return self._journal.health()
 
@@ -302,7 +321,7 @@ class Spool:
                 feed.drain()
             if guard.error:  # of the spool's own files
                 delivery.failed("read the spool", guard.error)
-            if guard.error or not delivery.flushed:
+            if guard.error:
                 self._work.set()  # it is tried again, whether or not more comes
                 delivery.pause(BACKOFF[1])
             if delivery.hurried:

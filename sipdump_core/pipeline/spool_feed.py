@@ -14,7 +14,7 @@ from sipdump_core.clock import Clock
 from sipdump_core.drivers.batch import Batch
 from sipdump_core.errors import StorageError
 from sipdump_core.log import Event, log
-from sipdump_core.pipeline.delivery import Delivery
+from sipdump_core.pipeline.delivery import BACKOFF, FLUSH_EVERY, Delivery
 from sipdump_core.pipeline.journal import NOTE, Damage, Frame, Journal, scan
 from sipdump_core.pipeline.spool_reader import Entry, Place, PlaceFile, entries, key_of
 from sipdump_core.segment import Segment, StoredSegment
@@ -23,6 +23,8 @@ __all__ = ["SEAL", "SpoolFeed"]
 
 SEAL = "seal"
 """The note that seals the backend's segment."""
+_FLUSH_AFTER = 256
+"""After how many batches the store is to flush, if that is sooner than ``FLUSH_EVERY`` seconds."""
 _LOOK_AHEAD = 8
 """Among how many batches one is chosen that shows whether the store works."""
 
@@ -76,6 +78,10 @@ class SpoolFeed:
         """How many more records the batch that waits should have, and how many came since."""
         self._gathering = ("", 0.0)
         """The batch that waits, and since when."""
+        self._noted = 0.0
+        """When a place was noted last, monotonic seconds."""
+        self._ended = False
+        """Whether the end has come before the store has flushed: what was not, comes again after the next start."""
         self._ahead: dict[str, _Ahead] = {}
         """The batches that were stored ahead of their turn, by name."""
 
@@ -97,39 +103,78 @@ class SpoolFeed:
         """Deliver all that the folder holds, up to the end of the journal that is being written."""
         self.due = self._arrived = self._needed = 0
         for stored in list(self._journal.segments()):
-            if not self._feed(stored):
+            if self._ended or not self._feed(stored):
                 return
 
     def _feed(self, stored: StoredSegment) -> bool:
         """Deliver what is left of one journal; False when those behind it must wait, or it is time to stop."""
-        whole = True
         sealed = stored.sealed and stored.segment != self._spool.live
         try:
             with self._opened(stored) as file, PlaceFile(stored.location) as place:
                 self._take_up(stored, file)
-                key = key_of(file, stored.segment.name)
-                for item in entries(file, key, place.read(), self.delivery.batching[0], self._size_ahead):
-                    if isinstance(item, Damage):
-                        if not sealed:
-                            break  # more of it may come
-                        _warn_of(stored, item)
-                        whole = whole and item.torn
-                    elif isinstance(item, Frame):
-                        whole = self._turn(item) and whole
-                        place.write(Place(item.end))
-                    else:
-                        if not (item.final or sealed) and self._waits_for_more(item):
-                            break
-                        place.write(item.begin)
-                        if not self._deliver(stored, item):
-                            return False
-                        self._taken += len(item.batch)
-                        place.write(item.end)
-            self.delivery.flush()
-            if sealed and self.delivery.flushed:  # before that, the store may have it in memory alone
+                try:
+                    whole = self._deliver_rest(stored, file, place, sealed=sealed)
+                finally:
+                    noted = self._note(place)
+            if whole is None or not noted:
+                return False
+            if sealed:
                 self._spool.settle(stored, whole=whole)
         except OSError as error:
             raise StorageError.from_os("read the spool", stored.location, error) from error
+        return True
+
+    def _deliver_rest(self, stored: StoredSegment, file: BinaryIO, place: PlaceFile, *, sealed: bool) -> bool | None:
+        """Deliver what an open journal holds behind a place.
+
+        Returns:
+            Whether nothing of it was damaged; None when it is time to stop.
+        """
+        whole = True
+        key = key_of(file, stored.segment.name)
+        for item in entries(file, key, place.read(), self.delivery.batching[0], self._size_ahead):
+            if isinstance(item, Damage):
+                if not sealed:
+                    break  # more of it may come
+                _warn_of(stored, item)
+                whole = whole and item.torn
+            elif isinstance(item, Frame):
+                if not self._note(place):
+                    return None
+                whole = self._turn(item) and whole
+                place.move(Place(item.end), 0)
+                place.write()
+            else:
+                if not (item.final or sealed) and self._waits_for_more(item):
+                    break
+                place.begin(len(item.batch))
+                if not self._deliver(stored, item, place):
+                    return None
+                self._taken += len(item.batch)
+                place.move(item.end)
+                late = self._clock.monotonic() - self._noted >= FLUSH_EVERY
+                if (late or place.passed >= _FLUSH_AFTER) and not self._note(place):
+                    return None
+        return whole
+
+    def _note(self, place: PlaceFile) -> bool:
+        """Flush, however often that must be tried, and note the place; False when it is time to stop."""
+        delay, ceiling = BACKOFF
+        while not self._try_to_note(place):
+            if self.delivery.hurried:
+                self._ended = True
+                return False
+            self.delivery.pause(delay)
+            self.delivery.check()
+            delay = min(2 * delay, ceiling)
+        return True
+
+    def _try_to_note(self, place: PlaceFile) -> bool:
+        """Note a place if the store flushes: before that, it may have in memory alone what it was given."""
+        self.delivery.flush()
+        if self.delivery.flushed and place.passed:
+            place.write()
+            self._noted = self._clock.monotonic()
         return self.delivery.flushed
 
     @staticmethod
@@ -183,13 +228,14 @@ class SpoolFeed:
             self._feeding = segment
         return segment is not None
 
-    def _deliver(self, stored: StoredSegment, entry: Entry) -> bool:
+    def _deliver(self, stored: StoredSegment, entry: Entry, place: PlaceFile) -> bool:
         """Deliver a batch, unless it was stored ahead of its turn; False when it is time to stop."""
         if self.delivery.hurried and self._clock.monotonic() > self._deadline:
             return False
         ahead = self._ahead.get(entry.batch.id)
         batch = entry.batch.part(ahead.unstored) if ahead else entry.batch
-        rest = self.delivery.deliver(batch, partial(self._offer, stored, entry.end)) if batch else ()
+        offer, wait = partial(self._offer, stored, entry.end), partial(self._try_to_note, place)
+        rest = self.delivery.deliver(batch, offer, wait) if batch else ()
         self.delivery.caught_up()
         if not rest:
             self._ahead.pop(entry.batch.id, None)

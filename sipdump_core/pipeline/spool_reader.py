@@ -2,8 +2,9 @@
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import takewhile
 from typing import BinaryIO, Self
 
 import attrs
@@ -15,8 +16,8 @@ from sipdump_core.record import Record
 __all__ = ["PLACE_SUFFIX", "Entry", "Place", "PlaceFile", "entries", "key_of"]
 
 PLACE_SUFFIX = ".place"
-_PLACE = struct.Struct("<QQQ")
-_SHORT_PLACE = struct.Struct("<Q")
+_NUMBER = struct.Struct("<Q")
+_AT_ONCE = 1 << 16  # no place is so long
 
 
 @attrs.frozen
@@ -27,19 +28,26 @@ class Place:
     """Of a frame in the file."""
     skip: int = 0
     """How many records of that frame were delivered."""
-    begun: int = 0
-    """How many records the next batch has, if it was tried already; else 0."""
+    begun: Sequence[int] = ()
+    """How many records each of the next batches has, as far as they were tried already."""
 
 
 class PlaceFile:
-    """Keeps a place in a small file beside the journal.
+    """Keeps a place in a small file beside the journal: what lies before it was flushed by the store.
+
+    The file has numbers of 8 bytes, the lowest byte first: offset, skip, and the sizes of the batches that were tried
+    from there on, up to a 0 or the end.
 
     Args:
         journal: the journal's path.
     """
 
     def __init__(self, journal: str) -> None:
+        self.passed = 0
+        """How many batches lie between the place that the file has and the one that was reached."""
         self._fd = os.open(journal + PLACE_SUFFIX, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._begun: list[int] = []
+        self._reached = Place()
 
     def __enter__(self) -> Self:
         return self
@@ -49,14 +57,31 @@ class PlaceFile:
 
     def read(self) -> Place:
         """Return the place; the start if none was noted."""
-        noted = os.pread(self._fd, _PLACE.size, 0)
-        if len(noted) == _PLACE.size:
-            return Place(*_PLACE.unpack(noted))
-        return Place(*_SHORT_PLACE.unpack(noted)) if len(noted) == _SHORT_PLACE.size else Place()
+        noted = os.pread(self._fd, _AT_ONCE, 0)
+        numbers = [number for (number,) in _NUMBER.iter_unpack(noted[: len(noted) // _NUMBER.size * _NUMBER.size])]
+        offset, skip, *sizes = numbers + [0] * (2 - len(numbers))
+        self._begun = list(takewhile(bool, sizes))
+        self._reached = Place(offset, skip, tuple(self._begun))
+        self.passed = 0
+        return self._reached
 
-    def write(self, place: Place) -> None:
-        """Note a place."""
-        os.pwrite(self._fd, _PLACE.pack(place.offset, place.skip, place.begun), 0)
+    def begin(self, size: int) -> None:
+        """Note that a batch is tried, so that it comes again as it is: the one behind those that were passed."""
+        if self.passed == len(self._begun):
+            os.pwrite(self._fd, _numbers([size, 0]), (2 + self.passed) * _NUMBER.size)
+            self._begun.append(size)
+
+    def move(self, place: Place, batches: int = 1) -> None:
+        """Pass a batch, or none but a note; the file does not say so before ``write``."""
+        self._reached = place
+        self.passed += batches
+
+    def write(self) -> None:
+        """Note the place that was reached."""
+        begun = self._begun[self.passed :]
+        os.pwrite(self._fd, _numbers([self._reached.offset, self._reached.skip, *begun, 0]), 0)
+        self._begun = begun
+        self.passed = 0
 
 
 @attrs.frozen
@@ -64,8 +89,6 @@ class Entry:
     """A batch of a journal."""
 
     batch: Batch
-    begin: Place
-    """Where it begins, with its length."""
     end: Place
     """Where the next one begins."""
     final: bool = True
@@ -94,7 +117,7 @@ def entries(
         wanted: how many records a batch should have; 0: as many as a frame has.
         known: returns, given its name, how many records a batch has if that is settled; else 0.
     """
-    skip, begun = place.skip, place.begun
+    skip, begun = place.skip, iter(place.begun)
     records: list[Record] = []
     begin = end = place
     size = 0
@@ -105,21 +128,20 @@ def entries(
                 torn = isinstance(found, Damage) and found.torn
                 yield _entry(key, records, begin, end, final=not torn)
                 records = []
-            begun = 0
             yield found if isinstance(found, Damage) else item
             continue
         at, skip = skip, 0
         while at < len(found):
             if not records:
                 begin = Place(item.offset, at)
-                size = begun or known(_name(key, begin)) or wanted
+                size = next(begun, 0) or known(_name(key, begin)) or wanted
             count = min(size - len(records) if size else len(found), len(found) - at)
             records += found[at : at + count]
             at += count
             end = Place(item.offset, at) if at < len(found) else Place(item.end)
             if not size or len(records) == size:
                 yield _entry(key, records, begin, end)
-                records, begun = [], 0
+                records = []
     if records:
         yield _entry(key, records, begin, end, final=False)
 
@@ -135,8 +157,11 @@ def _records(item: Frame | Damage) -> list[Record] | Damage:
 
 
 def _entry(key: str, records: list[Record], begin: Place, end: Place, *, final: bool = True) -> Entry:
-    batch = Batch(records, _name(key, begin))
-    return Entry(batch, attrs.evolve(begin, begun=len(batch)), end, final)
+    return Entry(Batch(records, _name(key, begin)), end, final)
+
+
+def _numbers(numbers: Sequence[int]) -> bytes:
+    return b"".join(map(_NUMBER.pack, numbers))
 
 
 def _name(key: str, place: Place) -> str:

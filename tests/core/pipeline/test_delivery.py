@@ -1,6 +1,8 @@
 """Deliveries: what backends raise is counted and tried again, and costs no other backend anything."""
 
+import errno
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def test_a_backend_without_an_encoding_is_told_and_costs_no_other(
         made.received(b"a", A, B)
         wait_for(lambda: "Broken has no encode()" in made.stats().backends["broken"].error)
         wait_for(lambda: made.stats().backends["text"].stored == 1)
-    assert made.stats().backends["broken"].dropped == {"NotImplementedError": 1}
+    assert made.stats().backends["broken"].refused == 1  # it is kept in the dead letter
 
 
 @pytest.mark.parametrize(
@@ -120,6 +122,135 @@ def test_a_record_that_stands_alone_is_refused_when_another_one_was_stored(
     wait_for(lambda: dump.stats().backends["probe"].refused == 1)
     assert dump.flush(10)
     assert ([one.buf for one in target.stored], dead(tmp_path)) == ([b"good"], [b"poison"])
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_stands_alone_is_refused_after_a_while_if_the_store_took_others(
+    dump: SipDump, tmp_path: Path, error: BaseException, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "_ALONE", 0.2)
+    refuse_poison(probe(dump), error)
+    dump.intercept([record(b"good")])
+    assert dump.flush(10)
+    begin = time.monotonic()
+    dump.intercept([record(b"poison %d" % n) for n in range(count)])
+    wait_for(lambda: dump.stats().backends["probe"].refused == count)
+    assert time.monotonic() - begin >= 0.2
+    assert dead(tmp_path) == [b"poison %d" % n for n in range(count)]
+    assert dump.stats().backends["probe"].state == "ok"
+    assert dump.close()
+
+
+def test_what_stands_alone_is_refused_within_a_minute() -> None:
+    last_tries = sum(0.1 * 2**n for n in range(4))
+    assert delivery._ALONE + delivery.BACKOFF[1] + last_tries < 60
+
+
+AWAY = [
+    ConnectionRefusedError(111, "refused"),
+    TimeoutError("no answer"),
+    OSError(errno.EIO, "Input/output error"),
+    StorageFullError("insert", "db", "No space left on device"),
+    StorageError("insert", "db", "the query timed out"),
+]
+
+
+@pytest.mark.parametrize("error", [*AWAY, "open", "check", "flush"])
+def test_an_outage_refuses_nothing_that_stands_alone(
+    dump: SipDump, tmp_path: Path, error: Exception | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "_ALONE", 0.02)
+    monkeypatch.setattr(delivery, "CHECK_EVERY", 0.0)
+    target = probe(dump)
+    dump.intercept([record(b"good")])
+    assert dump.flush(10)
+    tries: list[int] = []
+
+    def fail(*_: object) -> None:
+        tries.append(1)
+        if error == "open":  # a fresh one is begun
+            raise StorageError("insert", "db", "no")
+        raise ValueError("no") from (error if isinstance(error, Exception) else None)
+
+    with monkeypatch.context() as patch:
+        if isinstance(error, str):
+            patch.setattr(target, error, fail)
+        if error == "flush":
+            dump.intercept([record(b"not flushed")])
+            wait_for(lambda: tries)
+        patch.setattr(target, "write", fail)
+        begin = time.monotonic()
+        dump.intercept([record(b"lone")])
+        wait_for(lambda: len(tries) > 20 and time.monotonic() - begin > 0.2, 10)
+        assert dump.stats().backends["probe"].refused == 0
+    assert dump.flush(10)
+    assert (target.stored[-1].buf, dead(tmp_path)) == (b"lone", [])
+
+
+@pytest.mark.parametrize("many", [4, 50])
+def test_many_that_fail_alone_are_taken_for_an_outage(
+    dump: SipDump, tmp_path: Path, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "_ALONE", 0.02)
+    sizes = refuse_poison(probe(dump), ValueError("too long"))
+    dump.intercept([record(b"good")])
+    assert dump.flush(10)
+    begin = time.monotonic()
+    dump.intercept([record(b"poison %d" % n) for n in range(many)])
+    wait_for(lambda: len(sizes) > 20 and time.monotonic() - begin > 0.2)
+    assert dead(tmp_path) == []
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_nothing_is_refused_alone_by_a_store_that_took_nothing_or_takes_nothing_behind_it(
+    dump: SipDump, tmp_path: Path, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "_ALONE", 0.1)
+    sizes = refuse_poison(probe(dump), ValueError("too long"))
+    for buf in [b"good"] * others:
+        dump.intercept([record(buf)])
+        assert dump.flush(10)
+    dump.intercept([record(b"poison 1")])
+    if others:
+        wait_for(lambda: len(sizes) > 1)
+        dump.intercept([record(b"poison 2")])
+    begin = time.monotonic()
+    wait_for(lambda: time.monotonic() - begin > 0.3)
+    assert dead(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("retried", [False, True])
+def test_at_the_end_what_is_refused_alone_is_kept_and_makes_close_false(
+    tmp_path: Path, error: BaseException, count: int, retried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.001))
+    made = SipDump(plan=plan(tmp_path, Probe))
+    sizes = refuse_poison(probe(made), error)
+    for n in range(3):  # one batch behind another
+        made.intercept([record(b"poison %02d" % m) for m in range(count * n, count * n + count)])
+    if retried:
+        wait_for(lambda: len(sizes) > 5)  # it was found that the store takes nothing
+    assert not made.close()
+    numbers = made.stats().backends["probe"]
+    assert (numbers.refused, numbers.dropped) == (3 * count, {})
+    assert dead(tmp_path) == [b"poison %02d" % n for n in range(3 * count)]
+
+
+@pytest.mark.parametrize("error", AWAY)
+def test_at_the_end_an_outage_refuses_nothing(tmp_path: Path, error: Exception) -> None:
+    made = SipDump(plan=plan(tmp_path, Probe))
+
+    def fail() -> None:
+        raise error
+
+    probe(made).on_write = fail
+    made.intercept([record(b"lone")])
+    assert not made.close()
+    numbers = made.stats().backends["probe"]
+    assert (numbers.refused, sum(numbers.dropped.values()), dead(tmp_path)) == (0, 1, [])
 
 
 @pytest.mark.parametrize("error", ERRORS)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.discovery import Driver
 from sipdump_core.errors import StorageError
-from sipdump_core.pipeline import delivery, journal, lane, spool
+from sipdump_core.pipeline import delivery, journal, lane, spool, spool_feed
 from sipdump_core.pipeline.dead_letter import DeadLetters
 from sipdump_core.pipeline.spool import SpoolOptions
 from sipdump_core.plan import make_plan
@@ -258,6 +259,35 @@ def test_what_a_spool_makes_is_for_its_owner_alone(tmp_path: Path, monkeypatch: 
     assert synced == [str(tmp_path)]  # the name of a spool that was made
 
 
+@pytest.mark.parametrize("method", ["close", "stop"])
+def test_an_end_that_hangs_is_left_behind_and_makes_close_false(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(delivery, "STALL", 0.2)
+    monkeypatch.setattr(spool, "STOP_WAIT", 0.1)
+    monkeypatch.setattr(Remote, "stop_seconds", 0.0)
+    free = threading.Event()
+    monkeypatch.setattr(Remote, method, lambda _: free.wait(30))
+    dump = start(tmp_path)
+    dump.intercept([record(b"1")])
+    wait_for(lambda: Remote.stored == [b"1"])
+    begin = time.monotonic()
+    assert not dump.close(30)
+    assert time.monotonic() - begin < 20
+    assert dump.stats().backends["remote"].state == "stalled"
+    assert "backend did not stop in time" in caplog.text
+    if method == "close":  # its journal is not sealed, so it stays
+        assert "records wait in the spool for the next start" in caplog.text
+    free.set()
+
+
+def test_an_end_that_takes_as_long_as_it_says_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "STOP_WAIT", -0.9)  # it joins for 0.1 s
+    monkeypatch.setattr(Remote, "stop_seconds", 20.0)
+    monkeypatch.setattr(Remote, "stop", lambda _: time.sleep(0.5))
+    assert start(tmp_path).close(30)
+
+
 @pytest.mark.parametrize("kind", ["lock", "place"])
 def test_a_link_in_a_spool_is_not_followed(tmp_path: Path, kind: str) -> None:
     """What is in its way is said, and all goes on when it is gone, without any traffic."""
@@ -398,37 +428,117 @@ from pathlib import Path
 from tests.core.pipeline import test_spool
 from tests.support import record
 
+held = []
+
+def store(lines):
+    with open({store!r}, "a") as file:
+        file.write("".join(lines))
+
 class Writer(test_spool.Remote):
+    batch_records = {batch_records}
     def open(self, segment):
         pass
     def write(self, batch):
-        with open({store!r}, "a") as file:
-            file.write("".join(one.buf.decode() + "\\n" for one in batch))
+        held.extend(f"{{batch.id}} {{one.buf.decode()}}\\n" for one in batch)
+        if not {holds}:
+            store(held)
+            held.clear()
+    def flush(self):
+        store([*held, "flush\\n"])
+        held.clear()
 
+store(["start\\n"])
 test_spool.Remote = Writer
 dump = test_spool.start(Path({folder!r}))
 for n in range({first}, {first} + 100000):
     dump.intercept([record(b"%d" % n)])
-    assert dump.flush(60)
-    print(n, flush=True)
+    if n % {every} == 0:
+        assert dump.flush(60)
+        print(n, flush=True)
 """
 
 
-def test_kill_9_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("holds", "every", "batch_records"), [(False, 1, 0), (True, 20, 3)])
+def test_kill_9_loses_nothing_that_was_flushed(tmp_path: Path, holds: bool, every: int, batch_records: int) -> None:
+    """Nor what a store held in its memory; only what it had not flushed comes again, in the same batch."""
+    store = tmp_path / "store"
+    values = {"folder": str(tmp_path), "store": str(store), "holds": holds, "batch_records": batch_records}
     acknowledged = -1
     for round_ in range(6):
-        values = {"folder": str(tmp_path), "store": str(tmp_path / "store"), "first": acknowledged + 1}
-        with script(CHILD.format(**values)) as (child, printed):
-            for _ in range(5 + 7 * round_):
+        with script(CHILD.format(**values, first=acknowledged + 1, every=every)) as (child, printed):
+            for _ in range(2 + 3 * round_):
                 acknowledged = int(printed.readline())
             child.kill()
             acknowledged = max([acknowledged, *map(int, printed.read().split())])
+    Remote.batch_records = 2  # another wish: what was tried stays as it was
     with start(tmp_path) as dump:
         wait_for(lambda: not dump.stats().backends["remote"].counters["spool_bytes"])
-    delivered = [int(line) for line in (tmp_path / "store").read_text().split()]
-    delivered += [int(buf) for buf in Remote.stored]
-    assert set(range(acknowledged + 1)) <= set(delivered)
-    assert len(delivered) - len(set(delivered)) <= 6  # what was accepted last may come once more, a frame a crash
+    lines = store.read_text().splitlines()
+    lines += ["start", *(f"{batch.id} {one.buf.decode()}" for batch in Remote.batches for one in batch)]
+    records = [line.split() for line in lines if " " in line]
+    assert set(range(acknowledged + 1)) <= {int(number) for _, number in records}
+    for line in {line for line in lines if " " in line and lines.count(line) > 1}:
+        first = lines.index(line)
+        before_the_kill = lines[first : lines.index("start", first)]
+        assert before_the_kill.count("flush") <= 1  # killed before the place was noted
+    numbers: dict[str, list[str]] = {}
+    for id, number in records:
+        numbers.setdefault(id, []).append(number)
+    for each in numbers.values():
+        whole = list(dict.fromkeys(each))
+        assert each == whole * (len(each) // len(whole))
+
+
+def test_what_the_store_has_not_flushed_comes_again_in_the_same_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flush(_: Remote) -> None:
+        raise StorageError("flush", "remote", "away")
+
+    Remote.batch_records = 3
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "flush", flush)
+        with start(tmp_path) as dump:
+            dump.intercept([record(b"%d" % n) for n in range(10)])
+            wait_for(lambda: Remote.batches)
+            dump.rotate()
+            dump.intercept([record(b"%d" % n) for n in range(10, 20)])
+    held = named(Remote.batches)
+    Remote.batches.clear()
+    Remote.batch_records = 2  # another wish: what was tried stays as it was
+    with start(tmp_path):
+        wait_for(lambda: sum(map(len, Remote.batches)) == 20)
+    assert named(Remote.batches)[: len(held)] == held
+    assert left(tmp_path) == []
+
+
+def test_what_was_stored_is_flushed_and_noted_while_the_next_batch_is_tried(tmp_path: Path) -> None:
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"good")])
+        wait_for(lambda: Remote.stored == [b"good"])
+        Remote.away = Remote.opens = True
+        dump.intercept([record(b"next")])
+        wait_for(lambda: len(Remote.tried) > 5)
+    Remote.away = False
+    with start(tmp_path):
+        wait_for(lambda: Remote.stored[-1:] == [b"next"])
+    assert Remote.stored == [b"good", b"next"]
+
+
+def test_under_load_the_store_flushes_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that only few batches come again after a crash."""
+    flushes: list[int] = []
+    monkeypatch.setattr(Remote, "flush", lambda _: flushes.append(len(Remote.batches)))
+    monkeypatch.setattr(spool_feed, "_FLUSH_AFTER", 8)
+    monkeypatch.setattr(spool_feed, "FLUSH_EVERY", 60.0)
+    Remote.away, Remote.batch_records = True, 1
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"%d" % n) for n in range(100)])
+        assert dump.flush(60)
+    Remote.away = False
+    with start(tmp_path):
+        wait_for(lambda: left(tmp_path) == [])
+    assert [after - before for before, after in pairwise(flushes)][:10] == [8] * 10
 
 
 def test_rotation_counts_as_the_backend_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -647,6 +757,26 @@ def test_what_the_store_refuses_holds_nothing_up(tmp_path: Path, bufs: list[byte
         assert dump.stats().backends["remote"].stored == len(good)
     assert sorted(dead(tmp_path)) == [buf for buf in bufs if buf.startswith(b"poison")]
     assert left(tmp_path) == []
+
+
+def test_what_is_refused_alone_holds_nothing_up_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_ALONE", 0.05)
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"good")])
+        wait_for(lambda: Remote.stored == [b"good"])
+        dump.intercept([record(b"poison")])
+        wait_for(lambda: dump.stats().backends["remote"].refused == 1)
+        wait_for(lambda: dump.stats().backends["remote"].state == "ok")
+    assert dead(tmp_path) == [b"poison"]
+    assert left(tmp_path) == []
+
+
+def test_at_the_end_what_the_store_does_not_take_stays_in_the_spool(tmp_path: Path) -> None:
+    with start(tmp_path) as dump:
+        dump.intercept([record(b"poison")])
+        wait_for(lambda: "too long" in dump.stats().backends["remote"].error)
+    assert dead(tmp_path) == []
+    assert [name for name in left(tmp_path) if name.endswith(".spool")]
 
 
 def test_an_outage_with_a_spool_is_no_refusal(tmp_path: Path) -> None:
