@@ -25,7 +25,7 @@ from tests.s3_faults import FaultProxy, answer, corrupt, cut, lose_answer
 from tests.s3_server import Server, objects
 from tests.s3_support import backend_of, sent, spool, spooled, stored
 
-ROUNDS = 50
+ROUNDS = int(os.environ.get("SIPDUMP_CRASH_ROUNDS", "25"))  # with each of the two servers
 BIG = os.urandom(1 << 20) * 11
 PART = 5 << 20
 
