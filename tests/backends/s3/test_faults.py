@@ -991,13 +991,15 @@ def test_the_end_waits_for_a_silent_server_no_longer_than_it_may(
 ) -> None:
     backend = backend_of(proxy.endpoint, s3_bucket, tmp_path, stop_wait=0)
     proxy.on("PUT", "", stall, times=99)
+    before = threading.enumerate()
     backend.start()
     spool(backend, b"one")
     wait_for(lambda: proxy.count("PUT"))
     backend.stop()
     assert "server is silent" in caplog.text
     assert len(spooled(backend)) == 1
-    (thread,) = (each for each in threading.enumerate() if each.name == "sipdump-s3-shipper")
+    started = [each for each in threading.enumerate() if each not in before]
+    (thread,) = (each for each in started if each.name == "sipdump-s3-shipper")
     proxy.clear()
     thread.join(30)
     assert not thread.is_alive()
