@@ -19,7 +19,7 @@ from sipdump_core.drivers.batch import Batch
 from sipdump_core.drivers.capabilities import Searches, can
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.drivers.query import Query
-from sipdump_core.errors import ClosedError
+from sipdump_core.errors import ClosedError, StorageError
 from sipdump_core.record import Record
 from sipdump_core.testing.kit import Kit
 from sipdump_core.testing.promises import does_not_apply, promise
