@@ -238,15 +238,21 @@ class S3Backend(Backend):
     def read(self, stored: StoredSegment) -> Iterator[Record]:
         """Read a segment's records again; an object is downloaded first, and verified."""
         key = self._object(stored)
-        return self._reader().read(key) if key else self.inner.read(self._spooled(stored))
+        if key:
+            return self._reader().read(key)
+        return self._waiting(stored, self.inner.read, lambda shipped: self._reader().read(shipped))
 
     def search(self, stored: StoredSegment, query: Query) -> Iterator[Record]:
         """Yield a segment's records that are an answer; of an object, only the parts that are needed are fetched."""
         key = self._object(stored)
         if key:
             return self._reader().search(stored, key, query)
-        inner, found = self.inner, self._spooled(stored)
-        return inner.search(found, query) if can(inner, Searches) else filter(query.matches, inner.read(found))
+        inner = self.inner
+
+        def look(found: StoredSegment) -> Iterator[Record]:
+            return inner.search(found, query) if can(inner, Searches) else filter(query.matches, inner.read(found))
+
+        return self._waiting(stored, look, lambda shipped: self._reader().search(stored, shipped, query))
 
     def united(self, stored: StoredSegment) -> Sequence[Segment]:
         """Return the segments that compactions made an object of, in local time."""
@@ -383,6 +389,25 @@ class S3Backend(Backend):
 
     def _spooled(self, stored: StoredSegment) -> StoredSegment:
         return attrs.evolve(stored, segment=self.keys.utc(stored.segment))
+
+    def _waiting(
+        self,
+        stored: StoredSegment,
+        look: Callable[[StoredSegment], Iterator[Record]],
+        fetch: Callable[[str], Iterator[Record]],
+    ) -> Iterator[Record]:
+        """Yield what is asked of a file of the spool or, if that was shipped since it was listed, of its object."""
+        try:
+            records = look(self._spooled(stored))
+            first = next(records, None)
+        except StorageError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            yield from fetch(self.keys.key(stored.segment))
+            return
+        if first is not None:
+            yield first
+            yield from records
 
     def _make_shipper(self) -> "Shipper":
         return _network().shipper(self.spool, self.inner, self.keys, self.opts, self.bucket)

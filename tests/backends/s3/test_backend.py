@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from sipdump_core.admin import command as admin
 from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.lifecycle.retention import prune
 from sipdump_core.segment import Segment, StoredSegment
@@ -206,6 +207,19 @@ def test_thousands_of_objects_are_listed_and_pruned_in_pages(
         assert list(prune([backend], 0, now=now + 7200)) == dry
         assert len(objects(client, s3_bucket)) == 10
         assert proxy.count("POST", r"\?delete") == 2
+
+
+def test_a_segment_that_is_shipped_after_its_listing_is_read_from_the_bucket(backend: S3Backend) -> None:
+    backend.start()
+    backend.open(Segment(PREFIX, "2026-11-22--23-31-00"))
+    backend.write([record(b"one")])
+    backend.flush()
+    (listed,) = backend.segments()
+    backend.close()
+    wait_for(lambda: not spooled(backend))
+    assert [one.buf for one in backend.read(listed)] == [b"one"]
+    assert [one.buf for one in backend.search(listed, Query())] == [b"one"]
+    backend.stop()
 
 
 def test_age_counts_from_the_segment_and_not_from_the_upload(backend: S3Backend) -> None:
