@@ -30,7 +30,6 @@ from sipdump_core.workshop import Workshop
 
 __all__ = ["SipDump", "Stats"]
 
-_CACHE_LIMIT = 10_000
 _MIN_GATHER = 0.02
 _TIME_LIMIT = 2**32 * 1_000_000
 
