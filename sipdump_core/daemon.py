@@ -1,6 +1,7 @@
 """``sipdumpd``: receives SIP traffic from servers and stores it, in the foreground, until a signal stops it."""
 
 import argparse
+import gc
 import os
 import signal
 import socket
@@ -31,6 +32,8 @@ _HARMLESS = {
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 }
 """Signals without a meaning here, which would kill the process if they had no handler."""
+_COLLECT_AFTER = 50_000
+"""New objects after which Python looks for cycles; by default 700, and records, which are in none, are such."""
 _STOP_TIMEOUT = 30.0
 
 
@@ -93,6 +96,8 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
         if notice not in plan.notices:  # those it has logged itself
             log.warning(notice.event())
     dump.start_pruning()
+    gc.freeze()  # what has been made so far stays
+    gc.set_threshold(_COLLECT_AFTER)
     _notify("READY=1")
     while not stops:
         received = signals.recv(1)[0]
