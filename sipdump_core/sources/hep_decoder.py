@@ -43,7 +43,7 @@ from sipdump_core.sources.hep_chunks import (
     may_have_key,
     read_chunks,
 )
-from sipdump_core.sources.hep_peers import MICROS_HEAD, PEER_BYTES, Open, Peer
+from sipdump_core.sources.hep_peers import MICROS_HEAD, PEER_BYTES, Layout, Open, Peer
 from sipdump_core.sources.sip_stream import begins_message, is_usual, split_messages
 from sipdump_core.sources.top_via import websocket
 
@@ -154,10 +154,16 @@ class HepDecoder:
             return ()
         layout.hits += 1
         time_us = self._time(seconds, micros, peer, now_us)
-        flow, link = known
+        return self._ask_known(known_peer, layout, key, time_us, buf)
+
+    def _ask_known(
+        self, peer: Peer, layout: Layout, key: tuple[bytes, bytes], time_us: int, buf: bytes
+    ) -> Sequence[Record]:
+        """Make the records of a payload whose flow a layout has, under this key."""
+        flow, link = layout.flows[key]
         if isinstance(flow, Open):
             if flow.question or flow.flow.proto in _STREAMS:
-                return self._ask(known_peer, flow, time_us, buf, link)
+                return self._ask(peer, flow, time_us, buf, link)
             flow = flow.flow
             layout.flows[key] = (flow, link)
         return (new_record(time_us, flow, buf, link),)

@@ -11,7 +11,7 @@ from mmap import mmap
 from sipdump_core.record import Flow, Record, new_record
 from sipdump_core.sources.hep_chunks import MAGICS
 from sipdump_core.sources.hep_decoder import MICROS_END, HepDecoder
-from sipdump_core.sources.hep_peers import MICROS_HEAD, Layout
+from sipdump_core.sources.hep_peers import MICROS_HEAD, Layout, Open
 
 __all__ = ["RoundDecoder"]
 
@@ -45,7 +45,7 @@ class RoundDecoder(HepDecoder):
         records: list[Record] = []
         window = self._window or _EVER_US
         earliest, latest = now_us - window, now_us + window
-        layouts: dict[tuple[Address, int], Layout | None] = {}
+        layouts: dict[tuple[Address, int], Layout] = {}
         sender: Address | None = None
         layout: Layout | None = None
         quick = family = 0
@@ -64,23 +64,30 @@ class RoundDecoder(HepDecoder):
                         known is not None
                         and total == size
                         and length == size - start + 6
-                        and known[0].__class__ is Flow
                         and head == MICROS_HEAD
                         and buffer[at + start] > _LINE_END
                         and magic in MAGICS
                     ):
                         layout.hits += 1
-                        quick += 1
                         time_us = seconds * 1_000_000 + micros
                         if micros >= MICROS_END or not earliest <= time_us <= latest:
                             time_us = self._time(seconds, micros, peer, now_us)
-                        records.append(new_record(time_us, known[0], buffer[at + start : at + size], known[1]))
+                        flow, link = known
+                        buf = buffer[at + start : at + size]
+                        if flow.__class__ is Flow:
+                            quick += 1
+                            records.append(new_record(time_us, flow, buf, link))
+                        else:
+                            if isinstance(flow, Open) and flow.question:  # what is learned may change layouts
+                                sender, layouts = None, {}
+                            found = self._ask_known(self._peers[peer], layout, (before, after), time_us, buf)
+                            quick += len(found)
+                            records += found
                         continue
                 records += self.decode(buffer[at : at + size], peer, now_us)
             except Exception as error:  # noqa: BLE001 - one bad packet must not cost the others of its round
                 refuse(peer, error)
-            layouts.clear()  # what is known of peers may have changed
-            sender = None
+            sender, layouts = None, {}  # what is known of peers may have changed
         self.counts["records"] += quick
         return records
 

@@ -28,8 +28,9 @@ class Sink:
         self.free.set()
         self.errors: list[BaseException] = []
 
-    def handle(self, batch: Sequence[Record]) -> None:
+    def handle(self, batch: Sequence[Record], size: int) -> None:
         self.batches.append([one.buf for one in batch])
+        assert size == sum(map(len, self.batches[-1]))
         self.free.wait(600)
         if self.errors:
             raise self.errors.pop()
