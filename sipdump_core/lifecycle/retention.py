@@ -14,7 +14,7 @@ from sipdump_core.drivers.metadata import OURS
 from sipdump_core.errors import SipDumpError
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.log import Event, log
-from sipdump_core.segment import Segment, StoredSegment, read_stamp
+from sipdump_core.segment import Segment, StoredSegment, check_stamp
 
 __all__ = ["PATIENCE", "PruneSummary", "Pruned", "answers", "counted", "listed", "log_pruned", "prune", "prune_all"]
 
@@ -109,12 +109,15 @@ def prune(
     for backend in backends:
         deleted = set()
         due = (stored for stored in listed(backend, patience) if stored.sealed and now - stored.modified > fage)
+        if dry_run:
+            yield from (Pruned(backend.name, stored) for stored in due)
+            continue
         while chunk := list(islice(due, _CHUNK)):
-            for stored, error in ((stored, None) for stored in chunk) if dry_run else _delete(backend, chunk, patience):
+            for stored, error in _delete(backend, chunk, patience):
                 if error is None:
                     deleted.add(stored.segment.stem)
                 yield Pruned(backend.name, stored, error)
-        if isinstance(backend, FolderBackend) and not dry_run:
+        if isinstance(backend, FolderBackend):
             meta.sweep(backend.site.folder, backend.site.prefix, deleted, now - fage)
 
 
@@ -205,5 +208,5 @@ def _checked(stored: Any) -> StoredSegment:
         and isinstance(stored.pending, str)
     ):
         raise TypeError(f"segments() yielded {stored!r}")
-    read_stamp(stored.segment.stamp)
+    check_stamp(stored.segment.stamp)
     return stored
