@@ -59,12 +59,14 @@ class Puller:
         self, headers: Mapping[str, str] | None = None, correlate: Sequence[str] = (), limit: int = 10_000
     ) -> None:
         self._own = {column: canonical(name) for column, name in (headers or {}).items()}
+        self.rare = ("correlation", *self._own)
+        """Columns that most messages have no value for."""
         self._correlate = dict.fromkeys(map(canonical, (*CORRELATING, *correlate)))
         wanted = {*self._own.values(), *self._correlate}
-        self._all_apart = not wanted.isdisjoint(_SLOTS)  # some are both pulled as usual and wanted as they are
-        self._known = {name.encode(): name for name in wanted.union(_SLOTS)}
-        self._known |= {short.encode(): name for short, name in _COMPACT.items() if name in wanted.union(_SLOTS)}
-        self._find = _pattern(list(self._known)).findall
+        self.all_apart = not wanted.isdisjoint(_SLOTS)  # some are both pulled as usual and wanted as they are
+        self.known = {name.encode(): name for name in wanted.union(_SLOTS)}
+        self.known |= {short.encode(): name for short, name in _COMPACT.items() if name in wanted.union(_SLOTS)}
+        self._find = _pattern(list(self.known)).findall
         self._starts: _Made[tuple[str | None, int | None, str | None]] = _Made(start_line, (None, None, None), limit)
         self._texts: _Made[str | None] = _Made(text, None, limit)
         self._parties: _Made[tuple[str | None, str | None]] = _Made(user_and_tag, (None, None), limit)
@@ -79,7 +81,7 @@ class Puller:
             offsets: where each begins in ``data``, and where the last one ends.
         """
         find, headers = data.find, self._find
-        absent, count, all_apart = _ABSENT, len(_ABSENT), self._all_apart
+        absent, count, all_apart = _ABSENT, len(_ABSENT), self.all_apart
         lines: list[bytes] = []
         values: list[bytes | None] = []  # message by message, as many of each as ``_ABSENT`` has
         apart: dict[int, dict[str, list[bytes]]] = {}
@@ -117,7 +119,7 @@ class Puller:
         made["via_branch"] = list(map(self._branches.__getitem__, vias))
         products = zip(map(self._texts.__getitem__, agents), map(self._texts.__getitem__, servers), strict=True)
         made["user_agent"] = [agent or server for agent, server in products]
-        for column in ("correlation", *self._own):
+        for column in self.rare:
             made[column] = [None] * len(lines)
         for row, by_name in apart.items():
             made["correlation"][row] = self._correlation(by_name)
@@ -131,7 +133,7 @@ class Puller:
         found: dict[str, list[bytes]] = {}
         for name, value in pairs:
             if name:
-                found.setdefault(self._known[name.lower()], []).append(value)
+                found.setdefault(self.known[name.lower()], []).append(value)
         return found
 
     def _correlation(self, values: Mapping[str, list[bytes]]) -> list[str] | None:

@@ -1,0 +1,111 @@
+"""The fields as :mod:`sipdump_parquet.fields` pulls them, by the library in C where that understands the message."""
+
+import ctypes
+from array import array
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import sipdump_speedups
+from sipdump_parquet.fields import Puller
+
+__all__ = ["NativePuller", "best_puller"]
+
+# in the order of fields.c
+_HEADERS = ("call-id", "cseq", "from", "to", "via", "user-agent", "server")
+_FIELDS = (
+    "call_id", "method", "status", "cseq", "cseq_method", "from_user", "from_tag", "to_user", "to_tag",
+    "request_uri_user", "via_branch", "user_agent",
+)  # fmt: skip
+_ODD = 255
+_SPAN = 8  # bytes
+_MOST_NAMES = 64
+_NUMBERS = {"status": pa.int32(), "cseq": pa.int64()}
+
+
+def best_puller(headers: Mapping[str, str], correlate: Sequence[str]) -> "Puller | NativePuller":
+    """Return the fastest puller that there is; see :class:`Puller` for the arguments."""
+    puller = Puller(headers, correlate)
+    library = sipdump_speedups.library()
+    if library is None or not NativePuller.can_help(puller):
+        return puller
+    return NativePuller(puller, library)
+
+
+class NativePuller:
+    """Pulls fields as arrays; a message that the library does not understand goes to a puller in Python.
+
+    Args:
+        puller: for those.
+        library: from :func:`sipdump_speedups.library`.
+    """
+
+    def __init__(self, puller: Puller, library: ctypes.CDLL) -> None:
+        self._puller = puller
+        self._library = library
+        self._names = b"".join(
+            bytes((len(name), _HEADERS.index(header) if header in _HEADERS else _ODD)) + name
+            for name, header in puller.known.items()
+        )
+
+    @staticmethod
+    def can_help(puller: Puller) -> bool:
+        """Tell whether there are messages that the library understands, given the headers that are pulled."""
+        fits = len(puller.known) <= _MOST_NAMES and max(map(len, puller.known)) < 256
+        return fits and not puller.all_apart
+
+    def pull(self, data: bytes, offsets: Sequence[int]) -> dict[str, Any]:
+        """Return what :meth:`Puller.pull` does, most of the columns as :class:`pyarrow.Array`.
+
+        Raises:
+            ValueError: the offsets do not ascend, or lie outside the data.
+        """
+        count = len(offsets) - 1
+        where = offsets if isinstance(offsets, array) else array("i", offsets)
+        spans, odd = pa.allocate_buffer(_SPAN * len(_FIELDS) * count), pa.allocate_buffer(_bits(count))
+        sizes = (ctypes.c_int64 * len(_FIELDS))()
+        odd_rows = self._library.sipdump_scan(
+            data, len(data), where.buffer_info()[0], count, self._names, len(self._names),
+            spans.address, sizes, odd.address,
+        )  # fmt: skip
+        if odd_rows < 0:
+            raise ValueError("offsets must ascend, and lie within the data")
+        made: dict[str, Any] = {}
+        for number, (name, size) in enumerate(zip(_FIELDS, sizes, strict=True)):
+            made[name] = self._strings(data, spans.address + _SPAN * count * number, count, size)
+        made |= {name: made[name].cast(kind) for name, kind in _NUMBERS.items()}
+        made |= {name: [None] * count for name in self._puller.rare}
+        if odd_rows:
+            self._put_odd(data, where, pa.Array.from_buffers(pa.bool_(), count, [None, odd]), made)
+        return made
+
+    def _strings(self, data: bytes, spans: int, count: int, size: int) -> Any:
+        """Return the strings, of so many bytes in all, whose spans are at an address."""
+        offsets, valid, values = map(pa.allocate_buffer, (4 * (count + 1), _bits(count), size))
+        nulls = self._library.sipdump_gather(
+            data, len(data), spans, count, offsets.address, valid.address, values.address, size
+        )
+        if nulls < 0:
+            raise ValueError("the spans are not those of the data")
+        return pa.Array.from_buffers(pa.string(), count, [valid, offsets, values], nulls)
+
+    def _put_odd(self, data: bytes, offsets: Sequence[int], odd: Any, made: dict[str, Any]) -> None:
+        """Put in what Python makes of the messages that are odd."""
+        rows = pc.indices_nonzero(odd).to_pylist()
+        messages = [data[offsets[row] : offsets[row + 1]] for row in rows]
+        pulled = self._puller.pull(b"".join(messages), list(accumulate(map(len, messages), initial=0)))
+        for name, values in pulled.items():
+            column = made[name]
+            if isinstance(column, list):
+                for row, value in zip(rows, values, strict=True):
+                    column[row] = value
+            else:
+                made[name] = pc.replace_with_mask(column, odd, pa.array(values, column.type))
+
+
+def _bits(count: int) -> int:
+    """Return how many bytes so many bits take."""
+    return (count + 7) // 8
