@@ -25,6 +25,7 @@ from sipdump_core.pipeline.journal import Journal
 from sipdump_core.record import Record
 from sipdump_core.segment import FOREIGN, Segment, StoredSegment
 from sipdump_parquet import wal
+from sipdump_parquet.fields import Puller
 from sipdump_parquet.options import NAME, WAL_SUFFIX, ParquetOptions
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class ParquetBackend(FolderBackend):
 
         self.stop()
         self._sealer = Sealer(self.opts, self.site, self._left())
+        library = Puller(self.opts.own, self.opts.correlate).library()
+        log.info(Event("parquet started", fields="native" if library else "python"))
 
     def stop(self) -> None:
         """Seal what is closed, and stop; what cannot be sealed now is left for the next start."""

@@ -6,11 +6,13 @@ Header names are compared without case, compact forms count (RFC 3261, section 7
 message takes grows linearly with its length.
 """
 
+import ctypes
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
+import sipdump_speedups
 from sipdump_core.cache import Cache
 from sipdump_core.calls.legs import charging_id, session_uuids
 from sipdump_parquet.values import branch, cseq, start_line, text, user_and_tag
@@ -58,13 +60,15 @@ class Puller:
     def __init__(
         self, headers: Mapping[str, str] | None = None, correlate: Sequence[str] = (), limit: int = 10_000
     ) -> None:
+        self.known: dict[bytes, str] = {}
+        """The names that are looked for, in lower case, each with its canonical one."""
         self._own = {column: canonical(name) for column, name in (headers or {}).items()}
         self.rare = ("correlation", *self._own)
-        """Columns that most messages have no value for."""
+        """Columns that most messages have nothing for."""
         self._correlate = dict.fromkeys(map(canonical, (*CORRELATING, *correlate)))
         wanted = {*self._own.values(), *self._correlate}
-        self.all_apart = not wanted.isdisjoint(_SLOTS)  # some are both pulled as usual and wanted as they are
-        self.known = {name.encode(): name for name in wanted.union(_SLOTS)}
+        self._all_apart = not wanted.isdisjoint(_SLOTS)  # some are both pulled as usual and wanted as they are
+        self.known |= {name.encode(): name for name in wanted.union(_SLOTS)}
         self.known |= {short.encode(): name for short, name in _COMPACT.items() if name in wanted.union(_SLOTS)}
         self._find = _pattern(list(self.known)).findall
         self._starts: _Made[tuple[str | None, int | None, str | None]] = _Made(start_line, (None, None, None), limit)
@@ -72,6 +76,11 @@ class Puller:
         self._parties: _Made[tuple[str | None, str | None]] = _Made(user_and_tag, (None, None), limit)
         self._cseqs: _Made[tuple[int | None, str | None]] = _Made(cseq, (None, None), limit)
         self._branches: _Made[str | None] = _Made(branch, None, limit)
+
+    def library(self) -> ctypes.CDLL | None:
+        """Return the library in C that pulls the fields of usual messages; None if there is none, or none is usual."""
+        fits = len(self.known) <= sipdump_speedups.MAX_NAMES and max(map(len, self.known)) <= sipdump_speedups.MAX_NAME
+        return sipdump_speedups.library() if fits and not self._all_apart else None
 
     def pull(self, data: bytes, offsets: Sequence[int]) -> dict[str, list[Any]]:
         """Return the fields of messages that lie one behind the other, as columns.
@@ -81,7 +90,7 @@ class Puller:
             offsets: where each begins in ``data``, and where the last one ends.
         """
         find, headers = data.find, self._find
-        absent, count, all_apart = _ABSENT, len(_ABSENT), self.all_apart
+        absent, count, all_apart = _ABSENT, len(_ABSENT), self._all_apart
         lines: list[bytes] = []
         values: list[bytes | None] = []  # message by message, as many of each as ``_ABSENT`` has
         apart: dict[int, dict[str, list[bytes]]] = {}

@@ -9,30 +9,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-import sipdump_speedups
 from sipdump_parquet.fields import Puller
 
-__all__ = ["NativePuller", "best_puller"]
+__all__ = ["NATIVE_FIELDS", "NativePuller", "best_puller", "packed_names"]
 
 # in the order of fields.c
 _HEADERS = ("call-id", "cseq", "from", "to", "via", "user-agent", "server")
-_FIELDS = (
+NATIVE_FIELDS = (
     "call_id", "method", "status", "cseq", "cseq_method", "from_user", "from_tag", "to_user", "to_tag",
     "request_uri_user", "via_branch", "user_agent",
 )  # fmt: skip
 _ODD = 255
 _SPAN = 8  # bytes
-_MOST_NAMES = 64
 _NUMBERS = {"status": pa.int32(), "cseq": pa.int64()}
 
 
 def best_puller(headers: Mapping[str, str], correlate: Sequence[str]) -> "Puller | NativePuller":
     """Return the fastest puller that there is; see :class:`Puller` for the arguments."""
     puller = Puller(headers, correlate)
-    library = sipdump_speedups.library()
-    if library is None or not NativePuller.can_help(puller):
-        return puller
-    return NativePuller(puller, library)
+    library = puller.library()
+    return NativePuller(puller, library) if library else puller
 
 
 class NativePuller:
@@ -46,16 +42,7 @@ class NativePuller:
     def __init__(self, puller: Puller, library: ctypes.CDLL) -> None:
         self._puller = puller
         self._library = library
-        self._names = b"".join(
-            bytes((len(name), _HEADERS.index(header) if header in _HEADERS else _ODD)) + name
-            for name, header in puller.known.items()
-        )
-
-    @staticmethod
-    def can_help(puller: Puller) -> bool:
-        """Tell whether there are messages that the library understands, given the headers that are pulled."""
-        fits = len(puller.known) <= _MOST_NAMES and max(map(len, puller.known)) < 256
-        return fits and not puller.all_apart
+        self._names = packed_names(puller)
 
     def pull(self, data: bytes, offsets: Sequence[int]) -> dict[str, Any]:
         """Return what :meth:`Puller.pull` does, most of the columns as :class:`pyarrow.Array`.
@@ -65,8 +52,8 @@ class NativePuller:
         """
         count = len(offsets) - 1
         where = offsets if isinstance(offsets, array) else array("i", offsets)
-        spans, odd = pa.allocate_buffer(_SPAN * len(_FIELDS) * count), pa.allocate_buffer(_bits(count))
-        sizes = (ctypes.c_int64 * len(_FIELDS))()
+        spans, odd = pa.allocate_buffer(_SPAN * len(NATIVE_FIELDS) * count), pa.allocate_buffer(_bits(count))
+        sizes = (ctypes.c_int64 * len(NATIVE_FIELDS))()
         odd_rows = self._library.sipdump_scan(
             data, len(data), where.buffer_info()[0], count, self._names, len(self._names),
             spans.address, sizes, odd.address,
@@ -74,7 +61,7 @@ class NativePuller:
         if odd_rows < 0:
             raise ValueError("offsets must ascend, and lie within the data")
         made: dict[str, Any] = {}
-        for number, (name, size) in enumerate(zip(_FIELDS, sizes, strict=True)):
+        for number, (name, size) in enumerate(zip(NATIVE_FIELDS, sizes, strict=True)):
             made[name] = self._strings(data, spans.address + _SPAN * count * number, count, size)
         made |= {name: made[name].cast(kind) for name, kind in _NUMBERS.items()}
         made |= {name: [None] * count for name in self._puller.rare}
@@ -104,6 +91,12 @@ class NativePuller:
                     column[row] = value
             else:
                 made[name] = pc.replace_with_mask(column, odd, pa.array(values, column.type))
+
+
+def packed_names(puller: Puller) -> bytes:
+    """Return the names of the headers that a puller looks at, as ``sipdump_scan`` takes them."""
+    numbers = {header: number for number, header in enumerate(_HEADERS)}
+    return b"".join(bytes((len(name), numbers.get(header, _ODD))) + name for name, header in puller.known.items())
 
 
 def _bits(count: int) -> int:

@@ -11,10 +11,14 @@ import zlib
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["LIBRARY", "SOURCE", "checksum", "is_wanted", "library", "load"]
+__all__ = ["LIBRARY", "MAX_NAME", "MAX_NAMES", "SOURCE", "checksum", "is_wanted", "library", "load"]
 
 SOURCE = Path(__file__).with_name("fields.c")
 LIBRARY = Path(__file__).with_name("fields.so")
+MAX_NAMES = 64
+"""Headers that the library looks for at most."""
+MAX_NAME = 255
+"""Bytes of a header's name."""
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS = {

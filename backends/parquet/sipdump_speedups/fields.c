@@ -10,25 +10,20 @@
 #include <string.h>
 
 #define PUBLIC __attribute__((visibility("default")))
+#define MAX_NAMES 64
 
 /* Python compares it with the source that it has, and uses no library of another version. */
 PUBLIC const uint32_t sipdump_source = SIPDUMP_SOURCE;
 
-/* Bytes to be read, none at the end or behind it. */
-typedef struct {
-    const uint8_t *at, *end;
-} Part;
+/* Bytes to be read, none at the end or behind it; at is NULL where there is no such value. */
+typedef struct { const uint8_t *at, *end; } Part;
 
-/* A value in the data; a size of -1 is null. */
-typedef struct {
-    int32_t at, size;
-} Span;
+/* Where a field's value is in the data; a size of -1 is null. */
+typedef struct { int32_t at, size; } Span;
 
 /* native.py has both in this order. */
 enum { CALL_ID, CSEQ, FROM, TO, VIA, USER_AGENT, SERVER, HEADERS, ODD = 255 };
 enum { CALL, METHOD, STATUS, NUMBER, NUMBERED, FROM_USER, FROM_TAG, TO_USER, TO_TAG, URI_USER, BRANCH, AGENT, FIELDS };
-
-#define MAX_NAMES 64
 
 /* The headers that count, their names in lower case; a bit for each of those that begin with a byte, in any case. */
 typedef struct {
@@ -57,15 +52,11 @@ static void __attribute__((constructor)) classify(void)
     }
 }
 
-static int is_one(Part part, int class)
-{
-    return part.at < part.end && classes[*part.at] & class;
-}
-
-static int is_byte(Part part, uint8_t byte)
-{
-    return part.at < part.end && *part.at == byte;
-}
+static int64_t size_of(Part part) { return part.end - part.at; }
+static int is_empty(Part part) { return part.at == part.end; }
+static int is_byte(Part part, int byte) { return !is_empty(part) && *part.at == byte; }
+static int is_one(Part part, int class) { return !is_empty(part) && classes[*part.at] & class; }
+static void set_bit(uint8_t *bits, int64_t at) { bits[at / 8] |= (uint8_t)(1 << at % 8); }
 
 /* Take all the bytes of a class that come next. */
 static Part take(Part *from, int class)
@@ -77,38 +68,28 @@ static Part take(Part *from, int class)
     return taken;
 }
 
+/* Take all that comes before a byte; everything if it is not there. */
+static Part take_until(Part *from, int byte)
+{
+    Part taken = *from;
+    const uint8_t *found = is_empty(*from) ? NULL : memchr(from->at, byte, (size_t)size_of(*from));
+    taken.end = from->at = found ? found : from->end;
+    return taken;
+}
+
 /* Pass over a literal; return whether it was there. */
 static int pass(Part *from, const char *literal)
 {
-    size_t size = strlen(literal);
-    if ((size_t)(from->end - from->at) < size || memcmp(from->at, literal, size) != 0)
+    int64_t size = (int64_t)strlen(literal);
+    if (size_of(*from) < size || memcmp(from->at, literal, (size_t)size) != 0)
         return 0;
     from->at += size;
     return 1;
 }
 
-/* Take all that comes before a byte, which may be absent. */
-static Part take_until(Part *from, uint8_t byte)
+static int has(Part part, int byte)
 {
-    Part taken = *from;
-    const uint8_t *found = from->at < from->end ? memchr(from->at, byte, (size_t)(from->end - from->at)) : NULL;
-    taken.end = from->at = found ? found : from->end;
-    return taken;
-}
-
-static int has(Part part, uint8_t byte)
-{
-    return take_until(&part, byte).end < part.end;
-}
-
-static int is_empty(Part part)
-{
-    return part.at == part.end;
-}
-
-static int64_t size_of(Part part)
-{
-    return part.end - part.at;
+    return take_until(&part, byte).end != part.end;
 }
 
 static Part stripped(Part part)
@@ -119,7 +100,7 @@ static Part stripped(Part part)
     return part;
 }
 
-/* What is named read_... returns whether all is of the usual form; otherwise it may have found anything. */
+/* What is named read_... returns whether all is of the usual form; if not, what it found does not count. */
 
 static int read_start_line(Part line, Part fields[FIELDS])
 {
@@ -157,13 +138,13 @@ static int read_cseq(Part value, Part *number, Part *method)
 {
     value = stripped(value);
     *number = take(&value, DIGIT);
-    if (is_empty(*number) || size_of(*number) > 18 || !pass(&value, " ")) /* so many digits surely fit */
+    if (is_empty(*number) || size_of(*number) > 18 || !pass(&value, " ")) /* so many digits surely fit into 64 bits */
         return 0;
     *method = take(&value, TOKEN);
     return !is_empty(*method) && is_empty(value);
 }
 
-/* From and To: a name-addr, and its tag before all other parameters. */
+/* From and To: a name-addr, with its tag before all other parameters. */
 static int read_party(Part value, Part *user, Part *tag)
 {
     value = stripped(value);
@@ -171,8 +152,9 @@ static int read_party(Part value, Part *user, Part *tag)
         if (has(take_until(&value, '"'), '\\') || !pass(&value, "\""))
             return 0;
         take(&value, SPACE);
-    } else
+    } else {
         take(&value, NAME);
+    }
     if (!(pass(&value, "<sip:") || pass(&value, "<sips:")))
         return 0;
     Part uri = take_until(&value, '>');
@@ -204,7 +186,7 @@ static int read_branch(Part value, Part *branch)
     return ends && !is_empty(*branch);
 }
 
-/* Return which header a line is, and its value; HEADERS if it is none that counts. */
+/* Return which header a line, which is not empty, is, and its value; HEADERS if it is none that counts. */
 static int header_of(Part line, const Names *names, Part *value)
 {
     for (uint64_t left = names->by_first[*line.at]; left; left &= left - 1) {
@@ -226,8 +208,8 @@ static int read_headers(Part lines, const Names *names, Part values[HEADERS])
 {
     while (!is_empty(lines) && !is_byte(lines, '\n')) {
         Part line = take_until(&lines, '\n'), value;
-        int has_end = pass(&lines, "\n");
-        if (has_end && *line.at == '\r' && size_of(line) == 1)
+        int is_whole = pass(&lines, "\n");
+        if (is_whole && is_byte(line, '\r') && size_of(line) == 1)
             break;
         int header = header_of(line, names, &value);
         if (header == ODD)
@@ -263,30 +245,24 @@ static int read_names(Part packed, Names *names)
 {
     memset(names, 0, sizeof *names);
     for (int number = 0; !is_empty(packed); number++) {
-        if (number == MAX_NAMES || size_of(packed) < 3 || size_of(packed) < 2 + packed.at[0])
+        if (number == MAX_NAMES || size_of(packed) < 3 || size_of(packed) < 2 + packed.at[0] || !packed.at[0])
             return 0;
         Part name = {packed.at + 2, packed.at + 2 + packed.at[0]};
         names->name[number] = name;
         names->header[number] = packed.at[1];
-        if (is_empty(name) || (packed.at[1] >= HEADERS && packed.at[1] != ODD))
+        if (packed.at[1] >= HEADERS && packed.at[1] != ODD)
             return 0;
-        uint8_t first = *name.at;
-        names->by_first[first] |= UINT64_C(1) << number;
-        if (first >= 'a' && first <= 'z')
-            names->by_first[first - 32] |= UINT64_C(1) << number;
+        names->by_first[*name.at] |= UINT64_C(1) << number;
+        if (*name.at >= 'a' && *name.at <= 'z')
+            names->by_first[*name.at - 32] |= UINT64_C(1) << number;
         packed.at = name.end;
     }
     return 1;
 }
 
-static void set_bit(uint8_t *bits, int64_t at)
-{
-    bits[at / 8] |= (uint8_t)(1 << at % 8);
-}
-
 /* Read the messages, which lie between the count + 1 offsets; return how many are odd: these have no fields.
  *
- * spans: FIELDS times count; sizes: FIELDS, the sum of each one's spans; odd: (count + 7) / 8 bytes.
+ * spans: FIELDS times count; sizes: FIELDS, the sum of each one's spans; odd: a bit for each message.
  * Return -1 if the names or the offsets are wrong. */
 PUBLIC int64_t sipdump_scan(const uint8_t *data, int64_t size, const int32_t *offsets, int64_t count,
                             const uint8_t *packed, int64_t packed_size, Span *spans, int64_t *sizes, uint8_t *odd)
@@ -301,27 +277,27 @@ PUBLIC int64_t sipdump_scan(const uint8_t *data, int64_t size, const int32_t *of
         Part fields[FIELDS] = {{NULL, NULL}};
         if (offsets[at] < 0 || offsets[at] > offsets[at + 1] || offsets[at + 1] > size)
             return -1;
-        int usual = read_message((Part){data + offsets[at], data + offsets[at + 1]}, &names, fields);
-        if (!usual) {
+        int is_usual = read_message((Part){data + offsets[at], data + offsets[at + 1]}, &names, fields);
+        if (!is_usual) {
             set_bit(odd, at);
             odd_rows++;
         }
-        for (int column = 0; column < FIELDS; column++) {
-            Part field = fields[column];
+        for (int field = 0; field < FIELDS; field++) {
+            Part value = fields[field];
             Span span = {0, -1};
-            if (usual && field.at) {
-                span = (Span){(int32_t)(field.at - data), (int32_t)size_of(field)};
-                sizes[column] += span.size;
+            if (is_usual && value.at) {
+                span = (Span){(int32_t)(value.at - data), (int32_t)size_of(value)};
+                sizes[field] += span.size;
             }
-            spans[column * count + at] = span;
+            spans[field * count + at] = span;
         }
     }
     return odd_rows;
 }
 
-/* Put the values of a column one behind the other, at most capacity bytes; return how many are null.
+/* Put the values of one field one behind the other, at most capacity bytes; return how many are null.
  *
- * offsets: count + 1; valid: (count + 7) / 8 bytes. Return -1 if the spans do not fit the data or the capacity. */
+ * offsets: count + 1; valid: a bit for each value. Return -1 if the spans do not fit the data or the capacity. */
 PUBLIC int64_t sipdump_gather(const uint8_t *data, int64_t size, const Span *spans, int64_t count, int32_t *offsets,
                               uint8_t *valid, uint8_t *values, int64_t capacity)
 {
@@ -334,7 +310,7 @@ PUBLIC int64_t sipdump_gather(const uint8_t *data, int64_t size, const Span *spa
             nulls++;
             continue;
         }
-        if (span.at < 0 || span.at > size - span.size || span.size > capacity - used || used > INT32_MAX - span.size)
+        if (span.at < 0 || span.at > size - span.size || span.size > capacity - used || capacity > INT32_MAX)
             return -1;
         memcpy(values + used, data + span.at, (size_t)span.size);
         set_bit(valid, at);
