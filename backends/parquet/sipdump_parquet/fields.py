@@ -66,10 +66,12 @@ class Puller:
         self.rare = ("correlation", *self._own)
         """Columns that most messages have nothing for."""
         self._correlate = dict.fromkeys(map(canonical, (*CORRELATING, *correlate)))
-        wanted = {*self._own.values(), *self._correlate}
-        self._all_apart = not wanted.isdisjoint(_SLOTS)  # some are both pulled as usual and wanted as they are
-        self.known |= {name.encode(): name for name in wanted.union(_SLOTS)}
-        self.known |= {short.encode(): name for short, name in _COMPACT.items() if name in wanted.union(_SLOTS)}
+        self.wanted = {*self._own.values(), *self._correlate}
+        """Headers whose values are wanted as they are."""
+        self._all_apart = not self.wanted.isdisjoint(_SLOTS)  # some are pulled as usual, too
+        names = self.wanted.union(_SLOTS)
+        self.known |= {name.encode(): name for name in names}
+        self.known |= {short.encode(): name for short, name in _COMPACT.items() if name in names}
         self._find = _pattern(list(self.known)).findall
         self._starts: _Made[tuple[str | None, int | None, str | None]] = _Made(start_line, (None, None, None), limit)
         self._texts: _Made[str | None] = _Made(text, None, limit)
