@@ -41,9 +41,9 @@ def pull(request: pytest.FixtureRequest) -> Pull:
 
 def rows(puller: Puller | NativePuller, *messages: bytes) -> list[dict[str, object]]:
     offsets = list(accumulate(map(len, messages), initial=3))
-    columns = puller.pull(b"xyz" + b"".join(messages), offsets)
+    columns: dict[str, Any] = puller.pull(b"xyz" + b"".join(messages), offsets)
     assert set(columns) >= set(FIELDS)
-    values = [columns[name] if isinstance(columns[name], list) else columns[name].to_pylist() for name in columns]
+    values = [column if isinstance(column, list) else column.to_pylist() for column in columns.values()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
 
