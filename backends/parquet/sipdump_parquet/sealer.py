@@ -48,7 +48,7 @@ class _Job:
 
 
 class Hands(Protocol):
-    """Who does it: a :class:`~sipdump_parquet.child.Child`, or a worker in this process."""
+    """Who does it: a :class:`~sipdump_parquet.child.Child`; in tests, this process."""
 
     def take(self, path: str, size: int) -> int:
         """Sort what is already in an open write-ahead file, and return how far that is."""
@@ -58,6 +58,9 @@ class Hands(Protocol):
 
     def close(self) -> None:
         """Release memory."""
+
+    def forget(self) -> None:
+        """Let go of it, in a process that was forked from the one that has it."""
 
 
 class Sealer:
@@ -101,8 +104,7 @@ class Sealer:
 
     def forget(self) -> None:
         """Let go of thread and process: they belong to the process that this one was forked from."""
-        if isinstance(self._hands, Child):
-            self._hands.forget()
+        self._hands.forget()
 
     def closed(self, segment: Segment) -> None:
         """Queue a segment for sealing."""

@@ -37,7 +37,7 @@ from sipdump_parquet.wal import wal_path
 
 __all__ = ["Worker", "main"]
 
-_NICE = 10
+_NICE = 5
 _EXPENDABLE = "500"
 """Of 1000, for the kernel's choice when memory runs out: this process has nothing that is not on the disk, too."""
 _PR_SET_PDEATHSIG = 1  # prctl(2)
