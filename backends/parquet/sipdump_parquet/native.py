@@ -96,7 +96,7 @@ class NativePuller:
 def packed_names(puller: Puller) -> bytes:
     """Return the names of the headers that a puller looks at, as ``sipdump_scan`` takes them."""
     numbers = {header: number for number, header in enumerate(_HEADERS) if header not in puller.wanted}
-    return b"".join(bytes((len(name), numbers.get(header, _ODD))) + name for name, header in puller.known.items())
+    return b"".join(bytes((len(name), numbers.get(header, _ODD))) + name for name, header in puller.names.items())
 
 
 def _bits(count: int) -> int:

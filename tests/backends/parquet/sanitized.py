@@ -20,7 +20,8 @@ PIECES = (
     b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b":", b";", b",", b"<", b">", b'"', b"\\", b"@", b"\xff", b"\xc3\xa4",
     b"\r\n ", b"\r\n\r\n", b"SIP/2.0", b"SIP/2.0 200", b"INVITE sip:a@b SIP/2.0\r\n", b"Call-ID: x", b"i", b"f:",
     b"To:", b"From: <sip:a@b>;tag=1\r\n", b"t : ", b"CSeq: 1 ACK", b"cseq:", b"User-Agent: a\r\n", b"Server: b\r\n",
-    b"Via:", b"v: x;branch=1\r\n", b"X-CID: 1\r\n", b"sip:", b"sips:", b"tel:1", b";tag=", b";branch=", b"1234567890123456789",
+    b"Via:", b"v: x;branch=1\r\n", b"X-CID: 1\r\n", b"sip:", b"sips:", b"tel:1", b";tag=", b";branch=",
+    b"1234567890123456789",
 )  # fmt: skip
 
 
