@@ -161,9 +161,9 @@ class Puller:
 
         Of a line that is nothing of use the name is empty; of one that may end the headers it is ``_ODD``.
         """
-        before, _, value = line.partition(b":")
+        before, colon, value = line.partition(b":")
         usual = self._makers.get(before)
-        if usual:
+        if usual and colon:
             name, make = usual
             return name, make(value)
         if line[1:3] in (b"\r", b"\r\n") or line[1:2] == b"\n":

@@ -381,6 +381,9 @@ MESSAGES = st.one_of(st.lists(PIECES, max_size=25).map(b"".join), st.binary(max_
 
 @given(st.lists(MESSAGES, min_size=1, max_size=4))
 @example([b"X sip:x SIP/2.0\r\nCall-ID:\r\r\n\r\n"])
+@example([b"X sip:x SIP/2.0\r\nCall-ID\r\nCall-ID: a\r\n\r\n"])
+@example([b"X sip:x SIP/2.0\r\nCall-ID: a\r\nx\n\r\n b\r\ni: c\r\n\r\n"])
+@example([b"X sip:x SIP/2.0\r\nX: a\n\r\nCall-ID: c\r\n\r\n"])
 @example([b"X sip:x SIP/2.0\r\nCall-ID: a\r\n \r\nb\r\n\r\n"])
 def test_any_bytes_give_what_plain_parsing_gives(pull: Pull, messages: list[bytes]) -> None:
     for message, found in zip(messages, pull(*messages), strict=True):
