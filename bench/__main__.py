@@ -17,6 +17,7 @@ from bench import (
     reading,
     reading_parquet,
     search,
+    speedups,
     table,
     tracking,
     writer,
@@ -35,7 +36,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading": reading.find,
     "calls": tracking.cost,
     "import": importing.cost,
-    "parquet": parquet.cost,
+    "parquet": speedups.cost,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
 }

@@ -9,7 +9,6 @@ The order of steps makes a crash at any moment harmless::
 """
 
 import contextlib
-import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,20 +24,18 @@ from sipdump_core.log import Event, log
 from sipdump_core.ownership import is_ours, owners
 from sipdump_core.pipeline.journal import NOTE, RECORDS, Columns, Damage, scan
 from sipdump_core.segment import Segment
+from sipdump_parquet.errors import BusyError
 from sipdump_parquet.files import free_draft, make, metadata, publish, translated
-from sipdump_parquet.options import NAME, WAL_SUFFIX, ParquetOptions
+from sipdump_parquet.options import NAME, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import Builder
+from sipdump_parquet.wal import keep_aside, wal_path
 
-__all__ = ["BusyError", "Conversion", "keep_aside", "recover", "seal", "wal_path"]
+__all__ = ["Conversion", "recover", "seal"]
 
 _GATHERED_RECORDS = 4096
 _GATHERED_BYTES = 1 << 20
 _IDENTITY = slice(8, 16)  # in a journal's header: its salt, which no other one has
-
-
-class BusyError(StorageError):
-    """Another process has the write-ahead file open."""
 
 
 class Conversion:
@@ -175,11 +172,6 @@ def recover(segments: Iterable[Segment], options: ParquetOptions, site: Site) ->
             yield recovered
 
 
-def wal_path(segment: Segment, site: Site) -> str:
-    """Return the path of a segment's write-ahead file."""
-    return os.path.join(site.folder, segment.stem + WAL_SUFFIX)
-
-
 def _hidden(segment: Segment, site: Site, suffix: str) -> str:
     return os.path.join(site.folder, f".{segment.stem}.parquet.{suffix}")
 
@@ -264,15 +256,3 @@ def _publish(
         os.unlink(draft)
     sync_folder(site.folder)
     return path
-
-
-def keep_aside(path: str) -> str:
-    """Link a file to a free name that no program looks at again, and return that name."""
-    for number in itertools.count():
-        aside = f"{path}.damaged" + (f"-{number}" if number else "")
-        with contextlib.suppress(FileExistsError):
-            os.link(path, aside)
-            return aside
-        if os.path.samestat(os.lstat(path), os.lstat(aside)):  # an earlier attempt got this far
-            return aside
-    raise AssertionError  # count() does not end
