@@ -93,6 +93,12 @@ class Call:
         return [one for one in transactions.all if transactions.is_first(one)]
 
     @property
+    def has_beginning(self) -> bool:
+        """Whether the beginning of a call was seen: an INVITE without a To-tag, or, without an INVITE, its answer."""
+        invites = (one for one in self.first_hops if one.method == "INVITE")
+        return any(one.request is None or one.request.message.to.tag is None for one in invites)
+
+    @property
     def clocks(self) -> dict[str, int]:
         """How far the clocks of nodes are ahead of the first node's, in microseconds, if causality shows it."""
         return self._told.clocks

@@ -12,7 +12,7 @@ import attrs
 from sipdump_core.calls.call import Call
 from sipdump_core.calls.legs import LegIndex, LegRules
 from sipdump_core.calls.summary import Leg, Summary
-from sipdump_core.drivers.query import Query, parse_grep
+from sipdump_core.drivers.query import ATTEMPT, Query, parse_grep
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.record import Record
@@ -83,15 +83,21 @@ class Finder:
     ) -> None:
         self._read = read
         self._query = query
-        self._parts = query.parts()
+        self._attempts = query.kinds == {ATTEMPT}
+        """The span is that of the calls' beginnings, and what else is asked of them may have been later."""
         self._rules = rules
         self._searched = searched
         self._ask_now = now_us
         self._now_us: int | None = None
         self._around = around
+        wide = self._span(query.since_us, query.until_us)
+        asked = attrs.evolve(query, since_us=wide.since_us, until_us=wide.until_us) if self._attempts else query
+        self._parts = asked.parts()
         self._legs = legs
         self._index = LegIndex(rules)
         self._others: dict[str, Found] = {}
+        self._held: dict[str, Found] = {}
+        """Calls that match, before those are left out that are legs of others."""
         self._named: dict[str, list[int]] = {}
         """Call-IDs whose messages name a call that was asked for, with the times of these messages."""
 
@@ -120,13 +126,25 @@ class Finder:
                 yield from matching
                 return
         self._follow(held)
-        yield from map(self._linked, held)
+        self._held = {one.summary.call_id: one for one in held} if self._attempts else {}
+        firsts = (one for one in held if not self._is_further_leg(one)) if self._attempts else held
+        yield from map(self._linked, firsts)
 
     def others(self, found: Sequence[Found]) -> list[Found]:
         """Return the other legs of calls that were found, each once, the nearest first."""
         known = {one.summary.call_id for one in found}
         ids = dict.fromkeys(leg.call_id for one in found for leg in one.legs if leg.call_id not in known)
         return [self._linked(self._others[one]) for one in ids if one in self._others]
+
+    def _is_further_leg(self, found: Found) -> bool:
+        """Return whether a call that began earlier has a value in common with this one."""
+        mine = found.summary
+        legs = [leg.call_id for leg in self._index.legs(mine.call_id) if leg.linked_to == mine.call_id]
+        return any(
+            (other.summary.began, other.summary.call_id) < (mine.began, mine.call_id) and _is_attempt(other)
+            for other in (self._others.get(call_id) or self._held.get(call_id) for call_id in legs)
+            if other
+        )
 
     def _linked(self, found: Found) -> Found:
         found.summary = attrs.evolve(found.summary, legs=self._index.legs(found.summary.call_id))
@@ -135,13 +153,16 @@ class Finder:
     def _judged(self, call: Call) -> Found | None:
         """Return a call with its summary; None where it does not match."""
         query = self._query
-        if query.since_us is not None or query.until_us is not None:
-            span = Query(since_us=query.since_us, until_us=query.until_us)
-            if not any(span.matches(record) for record in call.records):
-                return None
+        span = Query(since_us=query.since_us, until_us=query.until_us)
+        if span != Query() and not any(span.matches(record) for record in call.records):
+            return None
         if not all(any(part.matches(record) for record in call.records) for part in self._parts):
             return None
         summary = self._summary(call)
+        if query.kinds and not (
+            summary.kind in query.kinds or (ATTEMPT in query.kinds and _begins(call, summary, span))
+        ):
+            return None
         if query.states and summary.state not in query.states:
             return None
         if query.statuses and summary.status not in query.statuses:
@@ -246,3 +267,12 @@ class Finder:
             self._searched.note(f"legs were followed {_ROUNDS} steps and no further")
         for crowd in self._index.crowds:
             self._searched.note(f"{crowd.kind} {crowd.value} is on {crowd.call_ids} Call-IDs, and links nothing")
+
+
+def _begins(call: Call, summary: Summary, span: Query) -> bool:
+    """Return whether a call is an attempt that began within a span."""
+    return summary.kind == "call" and span.within(summary.began, summary.began) and call.has_beginning
+
+
+def _is_attempt(found: Found) -> bool:
+    return found.summary.kind == "call" and found.call.has_beginning
