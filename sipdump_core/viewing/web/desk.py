@@ -1,0 +1,138 @@
+"""The desk: what all views work with: the store, the pages, the keys, and searches that are bounded."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TypeVar
+
+import attrs
+from anyio import to_thread
+from starlette.requests import Request
+
+from sipdump_core.calls.legs import LegRules
+from sipdump_core.errors import SipDumpError
+from sipdump_core.reading.searched import Searched
+from sipdump_core.reading.shelves import Shelf
+from sipdump_core.reading.store import Store
+from sipdump_core.viewing.web.gate import Keys
+from sipdump_core.viewing.web.pages import Pages
+
+__all__ = ["BusyError", "Desk", "Limits", "Search", "desk_of"]
+
+T = TypeVar("T")
+
+
+class BusyError(SipDumpError):
+    """As many searches run as may run at once."""
+
+
+@attrs.frozen
+class Limits:
+    """What one search may cost, and how many there may be."""
+
+    seconds: float = 30.0
+    """After this time a search ends with what it has found."""
+    rows: int = 1000
+    """Calls that one search lists, at most."""
+    searches: int = 4
+    """Searches at once."""
+
+
+class Search:
+    """One search: a store of its own to ask, and when to end.
+
+    Args:
+        store: what is asked.
+        problems: what could not be opened.
+    """
+
+    def __init__(self, store: Store, problems: Sequence[str] = ()) -> None:
+        self.store = store
+        self.searched = Searched(problems=[*problems])
+        self.ended = ""
+        """Why it was ended before its end; empty while it was not."""
+
+    def end(self, why: str) -> None:
+        """End it, with what it has found so far; from any thread."""
+        self.ended = self.ended or why
+        self.store.interrupted = True  # interrupt() is for signal handlers: it raises where it is called
+
+
+@attrs.define
+class Desk:
+    """What all views work with."""
+
+    shelves: Sequence[Shelf]
+    rules: LegRules
+    pages: Pages
+    keys: Keys
+    limits: Limits = attrs.field(factory=Limits)
+    problems: Sequence[str] = ()
+    """What could not be opened, one line each."""
+    _closers: list[Callable[[], None]] = attrs.field(factory=list, init=False, repr=False)
+    _running: int = attrs.field(default=0, init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+
+    def on_close(self, end: Callable[[], None]) -> None:
+        """Have something ended when the server ends."""
+        self._closers.append(end)
+
+    def close(self) -> None:
+        """End what is open, so that the server need not wait for it."""
+        for end in self._closers:
+            end()
+
+    def search(self) -> Search:
+        """Return a search that has not begun; for what is asked within :meth:`slot`."""
+        return Search(Store(self.shelves, rules=self.rules), self.problems)
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[None]:
+        """Take the place of one search.
+
+        Raises:
+            BusyError: as many as may run are running.
+        """
+        with self._lock:
+            if self._running >= self.limits.searches:
+                raise BusyError(f"{self._running} searches are running, and no more may at once: try again in a moment")
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    @contextlib.asynccontextmanager
+    async def bounded(self, search: Search) -> AsyncIterator[None]:
+        """End a search when its time is up."""
+        seconds = self.limits.seconds
+        timer = asyncio.get_running_loop().call_later(
+            seconds, search.end, f"it took longer than {seconds:g} s: this is what was found by then"
+        )
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    async def asked(self, ask: Callable[[Search], T]) -> T:
+        """Ask the store something, in a thread of its own, and return the answer.
+
+        Args:
+            ask: asks; it returns soon after :meth:`Search.end`.
+
+        Raises:
+            BusyError: as many searches as may run are running.
+        """
+        search = self.search()
+        with self.slot():
+            async with self.bounded(search):
+                return await to_thread.run_sync(ask, search)
+
+
+def desk_of(request: Request) -> Desk:
+    """Return the desk of the app that a request came to."""
+    desk = request.app.state.desk
+    assert isinstance(desk, Desk)  # noqa: S101 - state has no types
+    return desk

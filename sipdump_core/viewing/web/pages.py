@@ -1,0 +1,81 @@
+"""Pages: the templates, and what they say in the same words everywhere. Whatever they show is escaped."""
+
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.responses import HTMLResponse
+
+from sipdump_core.reading.lines import counted, local_time, printable
+from sipdump_core.reading.render.plain import seconds
+from sipdump_core.reading.render.svg import COLOURS, FIGURE_STYLE
+from sipdump_core.version import VERSION
+
+__all__ = ["ASSETS", "Pages"]
+
+_STATIC = files("sipdump_core.viewing.web") / "static"
+ASSETS: dict[str, tuple[str, bytes]] = {
+    "style.css": (
+        "text/css; charset=utf-8",
+        (COLOURS + FIGURE_STYLE + (_STATIC / "style.css").read_text("utf-8")).encode(),
+    ),
+    "page.js": ("text/javascript; charset=utf-8", (_STATIC / "page.js").read_bytes()),
+    "icon.svg": ("image/svg+xml", (_STATIC / "icon.svg").read_bytes()),
+}
+"""All files that a page loads, by name; no other file is ever read for a client."""
+
+
+class Pages:
+    """Draws pages.
+
+    Args:
+        stores: what is read, one name each, for the foot of each page.
+    """
+
+    def __init__(self, stores: list[str]) -> None:
+        self._templates = Environment(
+            loader=PackageLoader("sipdump_core.viewing.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=_shown,
+        )
+        self._templates.globals.update(version=VERSION, stores=stores, root="/", counted=counted, shared=False)
+        self._templates.filters.update(printable=printable, seconds=seconds, clock=_clock)
+
+    def page(self, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """Return the page that a template makes."""
+        text = self._templates.get_template(name).render(values)
+        return HTMLResponse(text.encode("utf-8", "replace"), status)
+
+    def pieces(self, name: str, **values: Any) -> Iterator[str]:
+        """Yield the page that a template makes piece by piece, as the values come."""
+        return self._templates.get_template(name).generate(values)
+
+    def problem(self, status: int, title: str, text: str, *, inside: bool = True) -> HTMLResponse:
+        """Return a page that says why there is nothing to see.
+
+        Args:
+            status: the status of HTTP.
+            title: what it is.
+            text: why, and what to do.
+            inside: whether the client was let in, and may load what pages load.
+        """
+        return self.page("problem.html", status, title=title, text=text, inside=inside)
+
+
+def _shown(value: Any) -> Any:
+    """Return what a template shows of a value: nothing in it reverses the direction, or is forbidden in XML.
+
+    What is markup already is our own, and texts of several lines keep their line ends.
+    """
+    if isinstance(value, str) and not hasattr(value, "__html__") and not value.isprintable():
+        return "".join(one if one in "\n\t" or one.isprintable() else printable(one) for one in value)
+    return "" if value is None else value
+
+
+def _clock(time_us: int, form: str = "%Y-%m-%d %H:%M:%S.%f") -> str:
+    text = local_time(time_us).strftime(form)
+    return text[:-3] if form.endswith("%f") else text
