@@ -12,7 +12,7 @@ CORE = ROOT / "sipdump_core"
 ORDER = (
     ("daemon", "__init__"),
     ("sources", "admin"),
-    ("control",),
+    ("control", "viewing"),
     ("reading",),
     ("sipdump",),
     ("workshop", "checkup"),
