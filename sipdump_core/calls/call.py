@@ -117,6 +117,16 @@ class Call:
         """
         return self._told.outcome(self.newest_us if now_us is None else now_us).state
 
+    def ages(self, until_us: int) -> bool:
+        """Return whether its summary depends on the time that ages are counted to: its own latest record's, or later.
+
+        Args:
+            until_us: the latest such time, microseconds since the epoch.
+        """
+        story = self._told
+        early, late = story.outcome(self.newest_us), story.outcome(until_us)
+        return early != late or story.gaps(self.newest_us) != story.gaps(until_us)
+
     def summary(self, now_us: int | None = None, legs: Sequence[Leg] = ()) -> Summary:
         """Return everything that is known about it.
 

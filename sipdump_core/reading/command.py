@@ -66,8 +66,6 @@ def _run(argv: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale, no character of a message ends the command
             stream.reconfigure(errors="backslashreplace")
     argv = join_dashes(argv)
-    parser = command_parser(
-        "sipdump-read", "Find calls in what sipdump has stored.", "sipdump_core", COMMANDS, argv
-    )
+    parser = command_parser("sipdump-read", "Find calls in what sipdump has stored.", "sipdump_core", COMMANDS, argv)
     args = parser.parse_args(argv)
     return int(args.run(args))

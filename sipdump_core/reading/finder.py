@@ -90,6 +90,9 @@ class Finder:
         self._ask_now = now_us
         self._now_us: int | None = None
         self._around = around
+        limited = query.since_us is not None or query.until_us is not None
+        self._within = Query(since_us=query.since_us, until_us=query.until_us) if limited else None
+        """The question for all messages of the span; None where there is no span."""
         wide = self._span(query.since_us, query.until_us)
         asked = attrs.evolve(query, since_us=wide.since_us, until_us=wide.until_us) if self._attempts else query
         self._parts = asked.parts()
@@ -153,14 +156,14 @@ class Finder:
     def _judged(self, call: Call) -> Found | None:
         """Return a call with its summary; None where it does not match."""
         query = self._query
-        span = Query(since_us=query.since_us, until_us=query.until_us)
-        if span != Query() and not any(span.matches(record) for record in call.records):
+        span = self._within
+        if span is not None and not any(span.matches(record) for record in call.records):
             return None
         if not all(any(part.matches(record) for record in call.records) for part in self._parts):
             return None
         summary = self._summary(call)
         if query.kinds and not (
-            summary.kind in query.kinds or (ATTEMPT in query.kinds and _begins(call, summary, span))
+            summary.kind in query.kinds or (ATTEMPT in query.kinds and _begins(call, summary, query))
         ):
             return None
         if query.states and summary.state not in query.states:
@@ -172,9 +175,8 @@ class Finder:
     def _summary(self, call: Call) -> Summary:
         """Return what happened in a call. The time it is now is found out only once a call depends on it."""
         if self._now_us is None:
-            early, late = call.summary(call.newest_us), call.summary(_NEVER_US)
-            if early == late:
-                return early
+            if not call.ages(_NEVER_US):
+                return call.summary(call.newest_us)
             self._now_us = self._ask_now()
         return call.summary(self._now_us)
 
@@ -269,9 +271,9 @@ class Finder:
             self._searched.note(f"{crowd.kind} {crowd.value} is on {crowd.call_ids} Call-IDs, and links nothing")
 
 
-def _begins(call: Call, summary: Summary, span: Query) -> bool:
-    """Return whether a call is an attempt that began within a span."""
-    return summary.kind == "call" and span.within(summary.began, summary.began) and call.has_beginning
+def _begins(call: Call, summary: Summary, query: Query) -> bool:
+    """Return whether a call is an attempt that began within the span of a question."""
+    return summary.kind == "call" and query.within(summary.began, summary.began) and call.has_beginning
 
 
 def _is_attempt(found: Found) -> bool:
