@@ -8,8 +8,8 @@ seconds. A message, a request and an attempt count in the span in which they beg
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.calls.message import Message
@@ -85,6 +85,13 @@ class Sketch:
             return None
         at = {f"p{p}": min(self._at(_rank(self._count, p)), self._max) for p in _PERCENTILES}
         return {"count": self._count, "mean": round(self._sum / self._count, 6), **at, "max": self._max}
+
+    def merge(self, other: "Sketch") -> None:
+        """Add what another one has taken down."""
+        self._classes.update(other._classes)
+        self._count += other._count
+        self._sum += other._sum
+        self._max = max(self._max, other._max)
 
     def _at(self, rank: int) -> float:
         for number in sorted(self._classes):
@@ -203,6 +210,22 @@ class Tally:
     def delays(self) -> dict[str, dict[str, float | int] | None]:
         """Return the delays by their names, see :meth:`Measure.result`."""
         return {name: delays.result() for name, delays in self._delays.items()}
+
+    def merge(self, other: "Tally") -> None:
+        """Add what was counted of another span; both take down delays in sketches."""
+        for mine, theirs in zip(self._counters(), other._counters(), strict=True):
+            mine.update(theirs)
+        self._users |= other._users
+        for name, delays in self._delays.items():
+            more = other._delays[name]
+            if isinstance(delays, Sketch) and isinstance(more, Sketch):
+                delays.merge(more)
+
+    def _counters(self) -> "Sequence[Counter[Any]]":
+        return (
+            self.messages, self.methods, self.statuses, self.states, self.failures, self.failed_agents,
+            self.failed_targets, self._attempts, self._registers,
+        )  # fmt: skip
 
     def _add_user(self, message: Message) -> None:
         """Note who was registered: the address of record is in To (RFC 3261, section 10.2)."""
