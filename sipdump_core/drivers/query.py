@@ -44,6 +44,13 @@ class Endpoint:
         """Return whether an address and port are among these."""
         return self.port in (None, port) and ipaddress.ip_address(ip) in self.network
 
+    def __str__(self) -> str:
+        alone = self.network.prefixlen == self.network.max_prefixlen
+        address = str(self.network.network_address if alone else self.network)
+        if self.port is None:
+            return address
+        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
+
 
 @attrs.frozen
 class Grep:
@@ -57,6 +64,12 @@ class Grep:
     def finds(self, buf: bytes) -> bool:
         """Return whether it is anywhere in a message."""
         return self.expression.search(buf) is not None if self.expression else self.text in buf
+
+    def __str__(self) -> str:
+        text = self.text.decode("utf-8", "surrogateescape")
+        if not self.expression:
+            return text
+        return f"/{text}/" if self.expression.options.case_sensitive else f"/{text[:-1]}/i"
 
 
 # converters: a text alone is one value, not a collection of its characters

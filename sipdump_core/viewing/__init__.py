@@ -1,1 +1,1 @@
-"""Viewing: what people look at: calls in a terminal and on a page, as they are stored and as they come."""
+"""Viewing: what a terminal and a page show of any store, and what both share. They know calls, never backends."""
