@@ -17,7 +17,7 @@ from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.record import Record
 
-__all__ = ["Finder", "Found"]
+__all__ = ["Finder", "Found", "Judge"]
 
 _MANY = 50_000
 """Call-IDs; with more, all that is stored within the span is read once instead."""
@@ -57,6 +57,34 @@ class Found:
         return self.summary.legs
 
 
+class Judge:
+    """Tells which calls are an answer to a question: each filter is met by one of a call's messages within the span.
+
+    Args:
+        query: the question.
+    """
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._span = Query(since_us=query.since_us, until_us=query.until_us)
+        self.parts = query.parts()
+        """The filters, a question each; the one that leaves fewest first."""
+
+    def takes(self, call: Call) -> bool:
+        """Return whether a call's messages are an answer, whatever became of it."""
+        query, records = self._query, call.records
+        if (query.since_us is not None or query.until_us is not None) and not any(map(self._span.matches, records)):
+            return False
+        return all(any(map(part.matches, records)) for part in self.parts)
+
+    def takes_outcome(self, summary: Summary) -> bool:
+        """Return whether a call's state and the status that decided are an answer."""
+        query = self._query
+        if query.states and summary.state not in query.states:
+            return False
+        return not query.statuses or summary.status in query.statuses
+
+
 class Finder:
     """One search.
 
@@ -83,7 +111,7 @@ class Finder:
     ) -> None:
         self._read = read
         self._query = query
-        self._parts = query.parts()
+        self._judge = Judge(query)
         self._rules = rules
         self._searched = searched
         self._ask_now = now_us
@@ -134,19 +162,10 @@ class Finder:
 
     def _judged(self, call: Call) -> Found | None:
         """Return a call with its summary; None where it does not match."""
-        query = self._query
-        if query.since_us is not None or query.until_us is not None:
-            span = Query(since_us=query.since_us, until_us=query.until_us)
-            if not any(span.matches(record) for record in call.records):
-                return None
-        if not all(any(part.matches(record) for record in call.records) for part in self._parts):
+        if not self._judge.takes(call):
             return None
         summary = self._summary(call)
-        if query.states and summary.state not in query.states:
-            return None
-        if query.statuses and summary.status not in query.statuses:
-            return None
-        return Found(call, summary)
+        return Found(call, summary) if self._judge.takes_outcome(summary) else None
 
     def _summary(self, call: Call) -> Summary:
         """Return what happened in a call. The time it is now is found out only once a call depends on it."""
@@ -173,7 +192,7 @@ class Finder:
 
     def _candidates(self) -> set[str] | None:
         """Return the Call-IDs that one filter leaves; None where it leaves too many, or there is none."""
-        driving = next(iter(self._parts), None)
+        driving = next(iter(self._judge.parts), None)
         if driving is None:
             return None
         ids: set[str] = set()
