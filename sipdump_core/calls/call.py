@@ -71,6 +71,10 @@ class Call:
         self.sightings.append((record, message or Message(record.buf)))
         self._story = None
 
+    def forget(self) -> None:
+        """Forget what was worked out, which takes more memory than the records; it is worked out again when asked."""
+        self._story = None
+
     @property
     def records(self) -> list[Record]:
         """The records, in the order in which they were added."""

@@ -17,7 +17,7 @@ from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.record import Record
 
-__all__ = ["Finder", "Found"]
+__all__ = ["Finder", "Found", "Judge"]
 
 _MANY = 50_000
 """Call-IDs; with more, all that is stored within the span is read once instead."""
@@ -57,6 +57,47 @@ class Found:
         return self.summary.legs
 
 
+class Judge:
+    """Tells which calls are an answer to a question: each filter is met by one of a call's messages within the span.
+
+    Args:
+        query: the question.
+    """
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._span = Query(since_us=query.since_us, until_us=query.until_us)
+        self.of_attempts = query.kinds == {ATTEMPT}
+        """Whether the span is that of the calls' beginnings, so that the filters may be met later."""
+        asked = attrs.evolve(query, since_us=None, until_us=None) if self.of_attempts else query
+        self.parts = asked.parts()
+        """The filters, a question each; the one that leaves fewest first."""
+
+    def takes(self, call: Call) -> bool:
+        """Return whether a call's messages are an answer, whatever became of it."""
+        query, records = self._query, call.records
+        if (query.since_us is not None or query.until_us is not None) and not any(map(self._span.matches, records)):
+            return False
+        if not all(any(map(part.matches, records)) for part in self.parts):
+            return False
+        kinds = query.kinds
+        return not kinds or call.kind in kinds or (ATTEMPT in kinds and self._begins(call))
+
+    def takes_outcome(self, summary: Summary) -> bool:
+        """Return whether a call's state and the status that decided are an answer."""
+        query = self._query
+        if query.states and summary.state not in query.states:
+            return False
+        return not query.statuses or summary.status in query.statuses
+
+    def _begins(self, call: Call) -> bool:
+        """Return whether it is an attempt to call that began within the span."""
+        if call.kind != "call" or not call.has_beginning:
+            return False
+        began = min(arrow.time_us for arrow in call.arrows)
+        return self._span.within(began, began)
+
+
 class Finder:
     """One search.
 
@@ -83,19 +124,12 @@ class Finder:
     ) -> None:
         self._read = read
         self._query = query
-        self._attempts = query.kinds == {ATTEMPT}
-        """The span is that of the calls' beginnings, and what else is asked of them may have been later."""
+        self._judge = Judge(query)
         self._rules = rules
         self._searched = searched
         self._ask_now = now_us
         self._now_us: int | None = None
         self._around = around
-        limited = query.since_us is not None or query.until_us is not None
-        self._within = Query(since_us=query.since_us, until_us=query.until_us) if limited else None
-        """The question for all messages of the span; None where there is no span."""
-        wide = self._span(query.since_us, query.until_us)
-        asked = attrs.evolve(query, since_us=wide.since_us, until_us=wide.until_us) if self._attempts else query
-        self._parts = asked.parts()
         self._legs = legs
         self._index = LegIndex(rules)
         self._others: dict[str, Found] = {}
@@ -129,8 +163,8 @@ class Finder:
                 yield from matching
                 return
         self._follow(held)
-        self._held = {one.summary.call_id: one for one in held} if self._attempts else {}
-        firsts = (one for one in held if not self._is_further_leg(one)) if self._attempts else held
+        self._held = {one.summary.call_id: one for one in held} if self._judge.of_attempts else {}
+        firsts = (one for one in held if not self._is_further_leg(one)) if self._judge.of_attempts else held
         yield from map(self._linked, firsts)
 
     def others(self, found: Sequence[Found]) -> list[Found]:
@@ -155,22 +189,10 @@ class Finder:
 
     def _judged(self, call: Call) -> Found | None:
         """Return a call with its summary; None where it does not match."""
-        query = self._query
-        span = self._within
-        if span is not None and not any(span.matches(record) for record in call.records):
-            return None
-        if not all(any(part.matches(record) for record in call.records) for part in self._parts):
+        if not self._judge.takes(call):
             return None
         summary = self._summary(call)
-        if query.kinds and not (
-            summary.kind in query.kinds or (ATTEMPT in query.kinds and _begins(call, summary, query))
-        ):
-            return None
-        if query.states and summary.state not in query.states:
-            return None
-        if query.statuses and summary.status not in query.statuses:
-            return None
-        return Found(call, summary)
+        return Found(call, summary) if self._judge.takes_outcome(summary) else None
 
     def _summary(self, call: Call) -> Summary:
         """Return what happened in a call. The time it is now is found out only once a call depends on it."""
@@ -196,9 +218,12 @@ class Finder:
 
     def _candidates(self) -> set[str] | None:
         """Return the Call-IDs that one filter leaves; None where it leaves too many, or there is none."""
-        driving = next(iter(self._parts), None)
+        driving = next(iter(self._judge.parts), None)
         if driving is None:
             return None
+        if self._judge.of_attempts:
+            wide = self._span(self._query.since_us, self._query.until_us)
+            driving = attrs.evolve(driving, since_us=wide.since_us, until_us=wide.until_us)
         ids: set[str] = set()
         for record in self._read(driving):
             if record.call_id is not None:
@@ -269,11 +294,6 @@ class Finder:
             self._searched.note(f"legs were followed {_ROUNDS} steps and no further")
         for crowd in self._index.crowds:
             self._searched.note(f"{crowd.kind} {crowd.value} is on {crowd.call_ids} Call-IDs, and links nothing")
-
-
-def _begins(call: Call, summary: Summary, query: Query) -> bool:
-    """Return whether a call is an attempt that began within the span of a question."""
-    return summary.kind == "call" and query.within(summary.began, summary.began) and call.has_beginning
 
 
 def _is_attempt(found: Found) -> bool:

@@ -18,7 +18,7 @@ from sipdump_core.reading.store import Store
 from sipdump_core.viewing.web.gate import Keys
 from sipdump_core.viewing.web.pages import Pages
 
-__all__ = ["BusyError", "Desk", "Limits", "Search", "desk_of"]
+__all__ = ["BusyError", "Desk", "Limits", "Scan", "desk_of"]
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Limits:
     """Searches at once."""
 
 
-class Search:
+class Scan:
     """One search: a store of its own to ask, and when to end.
 
     Args:
@@ -83,9 +83,9 @@ class Desk:
         for end in self._closers:
             end()
 
-    def search(self) -> Search:
+    def search(self) -> Scan:
         """Return a search that has not begun; for what is asked within :meth:`slot`."""
-        return Search(Store(self.shelves, rules=self.rules), self.problems)
+        return Scan(Store(self.shelves, rules=self.rules), self.problems)
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:
@@ -105,7 +105,7 @@ class Desk:
                 self._running -= 1
 
     @contextlib.asynccontextmanager
-    async def bounded(self, search: Search) -> AsyncIterator[None]:
+    async def bounded(self, search: Scan) -> AsyncIterator[None]:
         """End a search when its time is up."""
         seconds = self.limits.seconds
         timer = asyncio.get_running_loop().call_later(
@@ -116,11 +116,11 @@ class Desk:
         finally:
             timer.cancel()
 
-    async def asked(self, ask: Callable[[Search], T]) -> T:
+    async def asked(self, ask: Callable[[Scan], T]) -> T:
         """Ask the store something, in a thread of its own, and return the answer.
 
         Args:
-            ask: asks; it returns soon after :meth:`Search.end`.
+            ask: asks; it returns soon after :meth:`Scan.end`.
 
         Raises:
             BusyError: as many searches as may run are running.
