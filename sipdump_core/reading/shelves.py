@@ -1,5 +1,6 @@
 """Shelves: where segments are, as it was said: a configuration, a folder, files, a bucket."""
 
+import argparse
 import os
 import re
 import stat
@@ -22,7 +23,7 @@ from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.settings.options import Setting
 from sipdump_core.workshop import Workshop
 
-__all__ = ["BackendShelf", "FileShelf", "FolderShelf", "Shelf", "Shelved", "open_shelves"]
+__all__ = ["BackendShelf", "FileShelf", "FolderShelf", "Shelf", "Shelved", "configs_of", "open_shelves"]
 
 DEFAULT_CONFIG = "/etc/sipdump/sipdumpd.cfg"
 _PREFIX = re.compile(r"(.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?\.", re.DOTALL)
@@ -258,6 +259,12 @@ def open_shelves(
     shelves += [_open_file(path, node, known) for path in files]
     shelves += [_open_url(url, settings) for url in urls]
     return shelves, problems
+
+
+def configs_of(args: argparse.Namespace) -> list[str]:
+    """Return the configurations that arguments of a store name; where these name nothing, that in its usual place."""
+    named = args.configs or args.folders or args.files or args.urls
+    return [*args.configs] if named else [DEFAULT_CONFIG]
 
 
 def _readable(backends: Sequence[Backend]) -> list[Backend]:

@@ -10,7 +10,7 @@ from sipdump_core.errors import ConfigError, SipDumpError
 from sipdump_core.viewing.web.desk import BusyError, Desk, desk_of
 from sipdump_core.viewing.web.gate import Gate, Places
 from sipdump_core.viewing.web.pages import ASSETS
-from sipdump_core.viewing.web.views.overview import overview
+from sipdump_core.viewing.web.views.overview import overview, overview_json
 from sipdump_core.viewing.web.views.search import search
 
 __all__ = ["make_app"]
@@ -27,6 +27,7 @@ def make_app(desk: Desk, places: Places) -> Gate:
         routes=[
             Route("/", search),
             Route("/overview", overview),
+            Route("/overview.json", overview_json),
             Route("/static/{name}", asset),
         ],
         exception_handlers={HTTPException: _missing, ConfigError: _wrong, SipDumpError: _failed, Exception: _broken},

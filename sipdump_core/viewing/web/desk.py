@@ -15,6 +15,7 @@ from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import Shelf
 from sipdump_core.reading.store import Store
+from sipdump_core.viewing.daemons import Daemon
 from sipdump_core.viewing.web.gate import Keys
 from sipdump_core.viewing.web.pages import Pages
 
@@ -70,6 +71,8 @@ class Desk:
     limits: Limits = attrs.field(factory=Limits)
     problems: Sequence[str] = ()
     """What could not be opened, one line each."""
+    daemons: Sequence[Daemon] = ()
+    """Daemons that write what is read here, as far as their configurations are known."""
     _closers: list[Callable[[], None]] = attrs.field(factory=list, init=False, repr=False)
     _running: int = attrs.field(default=0, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
