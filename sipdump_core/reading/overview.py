@@ -155,7 +155,8 @@ _Spread = tuple[float, float, float]
 def _spread(shelved: Shelved, query: Query) -> _Spread:
     stored = shelved.stored
     count = stored.records or stored.size / _BYTES_A_RECORD
-    end = stored.modified * _US
+    newest = None if shelved.backend.remote else shelved.newest_us
+    end = stored.modified * _US if newest is None else newest
     begin = shelved.start
     if begin is None or shelved.slack is None or not begin * _US < end:  # its times mean nothing
         return float(query.since_us or 0), float(query.until_us or end), count

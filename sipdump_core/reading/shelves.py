@@ -1,6 +1,7 @@
 """Shelves: where segments are, as it was said: a configuration, a folder, files, a bucket."""
 
 import argparse
+import contextlib
 import os
 import re
 import stat
@@ -10,7 +11,7 @@ from typing import Protocol
 import attrs
 
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Unites, can
+from sipdump_core.drivers.capabilities import Dates, Lists, Reads, Searches, Spans, Unites, can
 from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
@@ -51,6 +52,15 @@ class Shelved(Holding):
     def open(self) -> bool:
         """Whether it may still grow."""
         return not self.stored.sealed
+
+    @property
+    def newest_us(self) -> int | None:
+        """The time of its newest record, microseconds since the epoch; None where that would have to be read."""
+        backend = self.backend
+        if can(backend, Dates):
+            with contextlib.suppress(SipDumpError), blaming(self.backend, "read"):
+                return backend.newest(self.stored)
+        return None
 
     @property
     def gone(self) -> bool:

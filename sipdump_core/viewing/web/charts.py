@@ -71,9 +71,8 @@ class Chart:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to draw."""
-        return not any(amount.value for each in self.series for amount in each.amounts) and not (
-            self.lines and any(amount.value is not None for each in self.series for amount in each.amounts)
-        )
+        values = (amount.value for each in self.series for amount in each.amounts)
+        return all(value is None if self.lines else not value for value in values)
 
     @property
     def summary(self) -> str:
@@ -120,22 +119,25 @@ class Chart:
     @property
     def scale(self) -> list[str]:
         """The values beside the chart, from the top down."""
-        return [self.shown(self.peak * part) for part in (1, 0.5, 0)]
+        unit = f" {self.unit}" if self.unit else ""
+        return [f"{self.peak * part:,.6g}{unit}" for part in (1, 0.5, 0)]
 
     @property
     def svg(self) -> Markup:
         """The drawing."""
+        key = self.key
         parts = [
-            f'<svg class="plot" role="img" aria-labelledby="{self.key}-title {self.key}-desc" '
-            f'viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none">'
-            f'<title id="{self.key}-title">{_text(self.title)}</title>'
-            f'<desc id="{self.key}-desc">{_text(self.summary)}</desc>'
+            f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none">'
+            f'<g role="img" aria-labelledby="{key}-title {key}-desc">'
+            f'<title id="{key}-title">{_text(self.title)}</title><desc id="{key}-desc">{_text(self.summary)}</desc>'
             f'<path class="grid" d="M0 0H{_WIDTH}M0 {_HEIGHT // 2}H{_WIDTH}"/>'
-            f'<path class="base" d="M0 {_HEIGHT}H{_WIDTH}"/>'
+            f'<path class="base" d="M0 {_HEIGHT}H{_WIDTH}"/></g>'
+            # an image cannot have links; these are for the mouse, and the table has the same ones
+            '<g aria-hidden="true">'
         ]
         if not self.empty:
             parts += self._lines() if self.lines else self._bars()
-        return Markup("".join([*parts, "</svg>"]))  # noqa: S704 - each part is escaped
+        return Markup("".join([*parts, "</g></svg>"]))  # noqa: S704 - each part is escaped
 
     def rows(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         """Yield the rows of the table: the time, and text and URL of each value; times with nothing are left out."""
