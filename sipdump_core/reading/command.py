@@ -16,13 +16,13 @@ from sipdump_core.subcommands import command_parser, open_streams
 __all__ = ["main"]
 
 COMMANDS = {
-    "find": ("reading.find", "list the calls that match"),
-    "show": ("reading.show", "draw the ladder of a call"),
-    "export": ("reading.export", "write calls to a file: pcap, pcapng, .data, Parquet, JSON lines, HTML"),
-    "tail": ("reading.tail", "print messages as they arrive, one line each"),
-    "stats": ("reading.stats", "count messages and calls, and measure response times"),
-    "sql": ("reading.sql", "query messages and calls in SQL, with DuckDB"),
-    "web": ("viewing.web.command", "show calls on a page for a browser on this machine"),
+    "find": ("find", "list the calls that match"),
+    "show": ("show", "draw the ladder of a call"),
+    "export": ("export", "write calls to a file: pcap, pcapng, .data, Parquet, JSON lines, HTML"),
+    "tail": ("tail", "print messages as they arrive, one line each"),
+    "stats": ("stats", "count messages and calls, and measure response times"),
+    "sql": ("sql", "query messages and calls in SQL, with DuckDB"),
+    "web": (".viewing.web.command", "show calls on a page for a browser on this machine"),
 }
 """The module and the one-line help of each command."""
 FOUND, NOTHING, WRONG = 0, 1, 2
@@ -67,7 +67,7 @@ def _run(argv: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     argv = join_dashes(argv)
     parser = command_parser(
-        "sipdump-read", "Find calls in what sipdump has stored.", "sipdump_core", COMMANDS, argv
+        "sipdump-read", "Find calls in what sipdump has stored.", "sipdump_core.reading", COMMANDS, argv
     )
     args = parser.parse_args(argv)
     return int(args.run(args))
