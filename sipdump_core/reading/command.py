@@ -1,8 +1,8 @@
 """``sipdump-read``: finds calls in what is stored, shows them, and writes them out.
 
 Each command is in a module for its group, which has two functions for it: ``add_NAME`` adds its arguments to a parser,
-and ``NAME`` runs it. A module is loaded only when one of its commands is: ``--help`` must answer at once. So what stands
-above this room, as viewing does, is named here and not imported.
+and ``NAME`` runs it. A module is loaded only when one of its commands is: ``--help`` must answer at once. So what
+stands above this room, as viewing does, is named here and not imported.
 """
 
 import io

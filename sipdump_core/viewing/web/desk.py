@@ -70,6 +70,12 @@ class Desk:
     limits: Limits = attrs.field(factory=Limits)
     problems: Sequence[str] = ()
     """What could not be opened, one line each."""
+    configs: Sequence[str] = ()
+    """The configurations of daemons that were named."""
+    defines: Sequence[str] = ()
+    """Names for their preprocessor."""
+    base: str = ""
+    """The address before all paths, where a proxy is; else that of the request."""
     _closers: list[Callable[[], None]] = attrs.field(factory=list, init=False, repr=False)
     _running: int = attrs.field(default=0, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
@@ -83,7 +89,7 @@ class Desk:
         for end in self._closers:
             end()
 
-    def search(self) -> Scan:
+    def scan(self) -> Scan:
         """Return a search that has not begun; for what is asked within :meth:`slot`."""
         return Scan(Store(self.shelves, rules=self.rules), self.problems)
 
@@ -105,11 +111,11 @@ class Desk:
                 self._running -= 1
 
     @contextlib.asynccontextmanager
-    async def bounded(self, search: Scan) -> AsyncIterator[None]:
+    async def bounded(self, scan: Scan) -> AsyncIterator[None]:
         """End a search when its time is up."""
         seconds = self.limits.seconds
         timer = asyncio.get_running_loop().call_later(
-            seconds, search.end, f"it took longer than {seconds:g} s: this is what was found by then"
+            seconds, scan.end, f"it took longer than {seconds:g} s: this is what was found by then"
         )
         try:
             yield
@@ -125,10 +131,10 @@ class Desk:
         Raises:
             BusyError: as many searches as may run are running.
         """
-        search = self.search()
+        scan = self.scan()
         with self.slot():
-            async with self.bounded(search):
-                return await to_thread.run_sync(ask, search)
+            async with self.bounded(scan):
+                return await to_thread.run_sync(ask, scan)
 
 
 def desk_of(request: Request) -> Desk:

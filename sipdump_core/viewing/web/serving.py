@@ -65,7 +65,10 @@ def serve(args: argparse.Namespace, rules: LegRules, host: str, port: int, url: 
     for problem in problems:
         print(f"sipdump-read: {escaped(str(problem))}", file=sys.stderr)
     keys = Keys(token=_token(args.token_file)) if args.token_file else Keys()
-    desk = Desk(shelves, rules, Pages([str(each) for each in dict.fromkeys(map(str, shelves))]), keys, limits, problems)
+    pages = Pages(list(dict.fromkeys(map(str, shelves))))
+    desk = Desk(
+        shelves, rules, pages, keys, limits, problems, configs=args.configs, defines=args.defines, base=url or ""
+    )
     setup("kv", "info")
     gc.set_threshold(_COLLECT_AFTER)
     with _listening(host, port) as listener:
