@@ -7,9 +7,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sipdump_core.errors import ConfigError, SipDumpError
-from sipdump_core.viewing.web.desk import BusyError, Desk, desk_of
+from sipdump_core.viewing.web.desk import Desk, desk_of
 from sipdump_core.viewing.web.gate import Gate, Places
+from sipdump_core.viewing.web.limits import BusyError
 from sipdump_core.viewing.web.views.call import call, download, share, shared
+from sipdump_core.viewing.web.views.live import events, live
 from sipdump_core.viewing.web.views.overview import overview
 from sipdump_core.viewing.web.views.search import calls, search
 
@@ -31,6 +33,8 @@ def make_app(desk: Desk, places: Places) -> Gate:
             Route("/download/{form}/{rest:path}", download),
             Route("/share/{rest:path}", share),
             Route("/shared/{rest:path}", shared),
+            Route("/live", live),
+            Route("/live/events", events),
             Route("/overview", overview),
             Route("/static/{name}", asset),
         ],

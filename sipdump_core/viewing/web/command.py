@@ -51,7 +51,7 @@ def web(args: argparse.Namespace) -> int:
     host, port = _listen(args.listen, anywhere=args.behind_proxy is not None)
     url = _proxy(args.behind_proxy) if args.behind_proxy else None
     need("web", "web", ("jinja2", "starlette", "uvicorn"))
-    from sipdump_core.viewing.web.desk import Limits  # noqa: PLC0415 - only now it is known to be installed
+    from sipdump_core.viewing.web.limits import Limits  # noqa: PLC0415 - only now it is known to be installed
     from sipdump_core.viewing.web.serving import serve  # noqa: PLC0415
 
     limits = Limits(args.max_seconds, args.max_rows, args.max_searches)

@@ -24,6 +24,7 @@ ASSETS: dict[str, tuple[str, bytes]] = {
         (COLOURS + FIGURE_STYLE + LADDER_STYLE + (_STATIC / "style.css").read_text("utf-8")).encode(),
     ),
     "page.js": ("text/javascript; charset=utf-8", (_STATIC / "page.js").read_bytes()),
+    "live.js": ("text/javascript; charset=utf-8", (_STATIC / "live.js").read_bytes()),
     "icon.svg": ("image/svg+xml", (_STATIC / "icon.svg").read_bytes()),
 }
 """All files that a page loads, by name; no other file is ever read for a client."""

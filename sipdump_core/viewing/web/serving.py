@@ -20,8 +20,9 @@ from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.log import escaped, setup
 from sipdump_core.reading.shelves import open_shelves
 from sipdump_core.viewing.web.app import make_app
-from sipdump_core.viewing.web.desk import Desk, Limits
+from sipdump_core.viewing.web.desk import Desk
 from sipdump_core.viewing.web.gate import HEADERS, Keys, Places
+from sipdump_core.viewing.web.limits import Limits
 from sipdump_core.viewing.web.pages import Pages
 
 __all__ = ["serve"]

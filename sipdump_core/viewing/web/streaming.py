@@ -86,13 +86,18 @@ def _joined(pieces: Iterator[str]) -> Generator[bytes, None, None]:
         yield "".join(held).encode("utf-8", "replace")
 
 
-async def sent_in_time(send: Send, message: Message) -> None:
+async def sent_in_time(send: Send, message: Message, seconds: float = _STALLED) -> None:
     """Send something to a client, which must take it in time.
+
+    Args:
+        send: sends.
+        message: what.
+        seconds: how long it may take.
 
     Raises:
         OSError: it did not, or is gone.
     """
     try:
-        await asyncio.wait_for(send(message), _STALLED)
+        await asyncio.wait_for(send(message), seconds)
     except TimeoutError:
         raise OSError("the client takes nothing") from None

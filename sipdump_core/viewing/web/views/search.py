@@ -20,7 +20,7 @@ from sipdump_core.viewing.web.desk import Desk, Scan, desk_of
 from sipdump_core.viewing.web.streaming import FLUSH, Filling
 from sipdump_core.viewing.words import Search
 
-__all__ = ["calls", "form_values", "search"]
+__all__ = ["asked", "calls", "form_values", "search"]
 
 ROWS = 100
 FIELDS = (
@@ -52,7 +52,7 @@ async def calls(request: Request) -> Response:
     now = datetime.now().astimezone()
     given = query_of(request.scope)
     try:
-        wanted = _asked(given)
+        wanted = asked(given)
         if given != list(wanted.words):
             return RedirectResponse(f"/calls?{wanted.url}" if wanted.words else "/calls", 303)
         query = wanted.query(now)
@@ -79,7 +79,7 @@ def form_values(wanted: Search, now: datetime, line: str = "") -> dict[str, Any]
     }
 
 
-def _asked(given: list[tuple[str, str]]) -> Search:
+def asked(given: list[tuple[str, str]]) -> Search:
     """Read a search: its line where there is one, else its parameters; what has no value is left out.
 
     Raises:
