@@ -10,14 +10,13 @@ from sipdump_core.calls.message import Message
 from sipdump_core.drivers.query import Query
 from sipdump_core.log import Limit
 from sipdump_core.reading.lines import endpoint
-from sipdump_core.reading.render.plain import printable
 from sipdump_core.reading.store import Store
 from sipdump_core.record import Record
 from sipdump_core.viewing.listing import Row
 from sipdump_core.viewing.live import Live, Viewer
 from sipdump_core.viewing.web.addresses import call_path
 from sipdump_core.viewing.web.limits import BusyError
-from sipdump_core.viewing.web.pages import clock, length_of
+from sipdump_core.viewing.web.pages import clock, cut, length_of
 
 __all__ = ["Hub"]
 
@@ -132,15 +131,15 @@ class Hub:
                 "mark": row.mark,
                 "kind": "" if summary.kind == "call" else summary.kind,
                 "status": summary.status or "",
-                "from": printable(summary.from_user or summary.from_uri or ""),
-                "to": printable(summary.to_user or summary.to_uri or ""),
+                "from": cut(summary.from_user or summary.from_uri),
+                "to": cut(summary.to_user or summary.to_uri),
                 "messages": summary.messages,
                 "duration": length_of(summary.duration),
                 "delay": length_of(summary.post_dial_delay),
                 "src": summary.src,
                 "dst": summary.dst,
-                "agent": printable(row.agent),
-                "call_id": printable(summary.call_id),
+                "agent": cut(row.agent),
+                "call_id": cut(summary.call_id, 80),
             }
             known = self._rows.keep(id(row), (row, json.dumps(content)))
         return known[1]
@@ -154,14 +153,14 @@ class Hub:
             content = {
                 "href": call_path("/call", call_id) if call_id else "",
                 "time": clock(record.time_us, "%H:%M:%S.%f"),
-                "what": printable(what),
+                "what": cut(what),
                 "mark": _mark(message),
-                "from": printable(message.from_.user or message.from_.uri),
-                "to": printable(message.to.user or message.to.uri),
+                "from": cut(message.from_.user or message.from_.uri),
+                "to": cut(message.to.user or message.to.uri),
                 "src": endpoint(record.src_ip, record.src_port),
                 "dst": endpoint(record.dst_ip, record.dst_port),
                 "proto": record.proto,
-                "node": printable(record.node),
+                "node": cut(record.node),
             }
             known = self._records.keep(id(record), (record, json.dumps(content)))
         return known[1]

@@ -10,12 +10,13 @@ from starlette.responses import HTMLResponse, Response
 
 from sipdump_core.reading.lines import counted, local_time, printable
 from sipdump_core.reading.render.html import LADDER_STYLE
+from sipdump_core.reading.render.plain import fitted
 from sipdump_core.reading.render.svg import COLOURS, FIGURE_STYLE
 from sipdump_core.version import VERSION
 from sipdump_core.viewing.listing import mark_of
 from sipdump_core.viewing.web.addresses import call_path
 
-__all__ = ["ASSETS", "Pages", "clock", "length_of"]
+__all__ = ["ASSETS", "Pages", "clock", "cut", "length_of"]
 
 _STATIC = files("sipdump_core.viewing.web") / "static"
 ASSETS: dict[str, tuple[str, bytes]] = {
@@ -55,7 +56,7 @@ class Pages:
             mark_of=mark_of,
             shared=False,
         )
-        self._templates.filters.update(clock=clock, length_of=length_of)
+        self._templates.filters.update(clock=clock, cut=cut, length_of=length_of)
 
     def page(self, name: str, status: int = 200, **values: Any) -> HTMLResponse:
         """Return the page that a template makes."""
@@ -98,6 +99,11 @@ def _shown(value: Any) -> Any:
     if isinstance(value, str) and not hasattr(value, "__html__") and not value.isprintable():
         return "".join(one if one in "\n\t" or one.isprintable() else printable(one) for one in value)
     return "" if value is None else value
+
+
+def cut(text: str | None, width: int = 60) -> str:
+    """Return a text printable and, in a list, not longer than this; the page of the call has all of it."""
+    return fitted(printable(text or ""), width)
 
 
 def length_of(seconds: float | None) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Generator, Iterator
 
 from anyio import to_thread
+from markupsafe import Markup
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -13,7 +14,7 @@ from sipdump_core.viewing.web.desk import Desk, Scan
 
 __all__ = ["FLUSH", "Filling", "sent_in_time"]
 
-FLUSH = "\0"
+FLUSH = Markup("\0")
 """Where a template wants the browser to get what there is."""
 _AT_ONCE = 16 << 10
 _STALLED = 30.0

@@ -38,7 +38,8 @@
   const callRow = (one) => {
     const row = document.createElement("tr");
     row.dataset.began = one.began_us;
-    const time = linked("th", "time", one.began, one.href);
+    const time = linked("th", "time", one.began.slice(0, 19), one.href);
+    time.firstChild.append(cell("span", "ms", one.began.slice(19)));
     time.scope = "row";
     const what = cell("td", "state " + one.mark, one.state);
     if (one.kind) what.append(" ", cell("span", "dim", one.kind));
@@ -46,7 +47,7 @@
       time, what, cell("td", "wide number", one.status), cell("td", "user", one.from), cell("td", "user", one.to),
       cell("td", "medium number", one.messages), cell("td", "medium number", one.duration),
       cell("td", "wide number", one.delay), cell("td", "wide address", one.src), cell("td", "wide address", one.dst),
-      cell("td", "wider agent", one.agent), cell("td", "wider address", one.call_id),
+      cell("td", "wider agent", one.agent), cell("td", "wider call-id", one.call_id),
     );
     return row;
   };
