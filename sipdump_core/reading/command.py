@@ -1,8 +1,8 @@
 """``sipdump-read``: finds calls in what is stored, shows them, and writes them out.
 
 Each command is in a module for its group, which has two functions for it: ``add_NAME`` adds its arguments to a parser,
-and ``NAME`` runs it. A module is loaded only when one of its commands is: ``--help`` must answer at once. So what stands
-above this room, as viewing does, is named here and not imported.
+and ``NAME`` runs it. A module is loaded only when one of its commands is: ``--help`` must answer at once. So what
+stands above this room, as viewing does, is named here and not imported.
 """
 
 import io
@@ -16,13 +16,13 @@ from sipdump_core.subcommands import command_parser, open_streams
 __all__ = ["main"]
 
 COMMANDS = {
-    "find": ("reading.find", "list the calls that match"),
-    "show": ("reading.show", "draw the ladder of a call"),
-    "export": ("reading.export", "write calls to a file: pcap, pcapng, .data, Parquet, JSON lines, HTML"),
-    "tail": ("reading.tail", "print messages as they arrive, one line each"),
-    "stats": ("reading.stats", "count messages and calls, and measure response times"),
-    "sql": ("reading.sql", "query messages and calls in SQL, with DuckDB"),
-    "web": ("viewing.web.command", "show calls on a page for a browser on this machine"),
+    "find": ("find", "list the calls that match"),
+    "show": ("show", "draw the ladder of a call"),
+    "export": ("export", "write calls to a file: pcap, pcapng, .data, Parquet, JSON lines, HTML"),
+    "tail": ("tail", "print messages as they arrive, one line each"),
+    "stats": ("stats", "count messages and calls, and measure response times"),
+    "sql": ("sql", "query messages and calls in SQL, with DuckDB"),
+    "web": (".viewing.web.command", "show calls on a page for a browser on this machine"),
 }
 """The module and the one-line help of each command."""
 FOUND, NOTHING, WRONG = 0, 1, 2
@@ -66,6 +66,8 @@ def _run(argv: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale, no character of a message ends the command
             stream.reconfigure(errors="backslashreplace")
     argv = join_dashes(argv)
-    parser = command_parser("sipdump-read", "Find calls in what sipdump has stored.", "sipdump_core", COMMANDS, argv)
+    parser = command_parser(
+        "sipdump-read", "Find calls in what sipdump has stored.", "sipdump_core.reading", COMMANDS, argv
+    )
     args = parser.parse_args(argv)
     return int(args.run(args))

@@ -19,11 +19,11 @@ from sipdump_core.reading.units import Unit, units
 from sipdump_core.reading.when import AROUND
 from sipdump_core.record import Record
 
-__all__ = ["Interrupted", "Store"]
+__all__ = ["ZONES", "Interrupted", "Store", "may_hold"]
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-_ZONES = 26 * 3600
+ZONES = 26 * 3600
 """Seconds between the names that one moment has in different zones, at most: a name's zone may not be ours."""
 _PROBES = (5, 60, 3600, 86400)
 """Seconds before a segment's last write in which its newest record is looked for first."""
@@ -152,7 +152,7 @@ class Store:
             asked: fields of a record that are needed beside those of the question.
         """
         found = units(self.shelved(searched), {*query.asked, *asked})
-        wanted = [unit for unit in found if _may_hold(unit, query)]
+        wanted = [unit for unit in found if may_hold(unit, query)]
         lost = {(one.backend.name, field) for unit in wanted for one in unit.holdings for field in one.backend.loses}
         for name, field in sorted(lost):
             if field in query.asked:
@@ -369,6 +369,18 @@ class Store:
         return [other for other in chosen if other.stored.location != shelved.stored.location]
 
 
+def may_hold(unit: Unit[Shelved], query: Query) -> bool:
+    """Return whether a unit may hold messages of the question's span, by its names and times."""
+    for shelved in unit.holdings:
+        start, slack = shelved.start, shelved.slack
+        if slack is None or start is None:
+            return True
+        since_us, until_us = (start - slack - ZONES) * _US, (shelved.stored.modified + slack) * _US
+        if query.within(int(since_us), int(until_us)):
+            return True
+    return False
+
+
 def _listed(values: Paths) -> list[str]:
     """Return paths as a list; one alone may be given as it is."""
     return [os.fspath(each) for each in ([values] if isinstance(values, str | os.PathLike) else values)]
@@ -381,18 +393,6 @@ def _distinct(records: Iterable[Record], seen: set[int]) -> Iterator[Record]:
         if mark not in seen:
             seen.add(mark)
             yield record
-
-
-def _may_hold(unit: Unit[Shelved], query: Query) -> bool:
-    """Return whether a unit may hold messages of the question's span, by its names and times."""
-    for shelved in unit.holdings:
-        start, slack = shelved.start, shelved.slack
-        if slack is None or start is None:
-            return True
-        since_us, until_us = (start - slack - _ZONES) * _US, (shelved.stored.modified + slack) * _US
-        if query.within(int(since_us), int(until_us)):
-            return True
-    return False
 
 
 def _last_of_each(there: Iterable[Unit[Shelved]]) -> list[Shelved]:

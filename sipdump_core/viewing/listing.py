@@ -18,6 +18,7 @@ __all__ = [
     "Row",
     "column",
     "columns_of",
+    "joined",
     "mark_of",
     "row_of",
     "sort_key",
@@ -42,8 +43,10 @@ class Row:
     """The method of its first request; empty where only replies were seen."""
     agent: str
     """User-Agent of the first message that has one, else Server; empty where none has."""
+    oldest_us: int
+    """The time of its earliest message that was read, in microseconds since the epoch."""
     newest_us: int
-    """The time of its latest message, in microseconds since the epoch."""
+    """The time of the latest one."""
 
     @property
     def call_id(self) -> str:
@@ -87,7 +90,34 @@ def row_of(call: Call, now_us: int, legs: Sequence[Leg] = ()) -> Row:
     method = next((message.method for message in messages if message.method), "")
     agent = next((agent for message in messages if (agent := message.header("user-agent"))), None)
     agent = agent or next((agent for message in messages if (agent := message.header("server"))), "")
-    return Row(summary, method, agent, call.newest_us)
+    return Row(summary, method, agent, call.oldest_us, call.newest_us)
+
+
+def joined(one: Row, other: Row) -> Row:
+    """Return the row of a call of which two parts were read, not at once: a long one, whose first part was dropped.
+
+    Args:
+        one: the row that was known.
+        other: the one that came later; it stands alone where the two have messages of the same time.
+    """
+    if one.newest_us >= other.oldest_us and other.newest_us >= one.oldest_us:
+        return other
+    first, last = (one, other) if one.oldest_us < other.oldest_us else (other, one)
+    head, tail = first.summary, last.summary
+    over = tail.state == "ended" and head.state in ("answered", "ended")
+    answered = None if head.setup_time is None else head.began + int(head.setup_time * 1_000_000)
+    both = attrs.evolve(
+        head,
+        ended=tail.ended if over else head.ended,
+        state=tail.state if over else head.state,
+        ended_by=tail.ended_by or head.ended_by,
+        messages=head.messages + tail.messages,
+        retransmissions=head.retransmissions + tail.retransmissions,
+        release=list(dict.fromkeys((*head.release, *tail.release))),
+        duration=(tail.ended - answered) / 1_000_000 if over and tail.ended and answered else head.duration,
+        gaps=[gap for gap in head.gaps if not (over and "BYE" in gap)],
+    )
+    return Row(both, first.method or last.method, first.agent or last.agent, first.oldest_us, last.newest_us)
 
 
 def mark_of(state: str) -> str:

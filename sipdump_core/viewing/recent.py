@@ -1,11 +1,10 @@
-"""Calls newest first, while the search still goes on: time is walked backwards in slices, which grow.
+"""Calls newest first, each once and as a whole, while the scan still goes on: for what is printed and never changed.
 
-``find`` sorts all that matches and then prints it. Somebody who looks wants the latest calls at once. So the latest
-slice of time is searched first, then a longer one before it, and so on; what a slice has found is shown before the next
-one is read. A call is in the list once, at the time it began, as it is in :meth:`~sipdump_core.reading.store.Store.find`.
+:class:`~sipdump_core.viewing.scan.Scan` walks back from the newest message. A call is let out once its beginning was
+read, and all calls that began later are out: the list is in the order in which the calls began.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -13,24 +12,15 @@ from sipdump_core.calls.call import Call
 from sipdump_core.drivers.query import Query
 from sipdump_core.reading.finder import Judge
 from sipdump_core.reading.searched import Searched
-from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.reading.store import Store
 from sipdump_core.reading.when import AROUND
 from sipdump_core.record import Record
 from sipdump_core.viewing.listing import Row, row_of
+from sipdump_core.viewing.scan import Scan
 
 __all__ = ["Recent", "Step"]
 
 _US = 1_000_000
-_FIRST_US = {True: 60 * _US, False: _US // 2}
-"""The first slice, with a filter of messages and without: with one, less is found, and each slice costs more."""
-_GROWTH = {True: 8, False: 4}
-_LAST_US = 30 * 86400 * _US
-"""A slice longer than this is all the time that is left."""
-_SMALL = 1 << 20
-"""Bytes; so much is searched at once."""
-_MANY = 10_000
-"""Calls of one slice that are read at once; where there are more, the slice is halved."""
 _HELD = 64 << 20
 """Bytes of messages that are held for calls whose beginning was not read yet."""
 _OVERHEAD = 1500
@@ -38,194 +28,130 @@ _OVERHEAD = 1500
 _QUIET_US = _US
 """If there is nothing of a call for so long before an INVITE without a To-tag, it began with this INVITE."""
 
-Slice = tuple[int | None, int | None]
-"""Where it begins and ends; None: where the store does."""
-
 
 @attrs.frozen
 class Step:
-    """What a slice has found."""
+    """What was found next."""
 
-    rows: list[Row]
-    """The next calls, the newest first."""
-    back_to_us: int | None
-    """How far back was searched, in microseconds since the epoch; None: as far as there is something."""
+    rows: Sequence[Row]
+    """Calls, the newest first; they began before all that came earlier."""
+    back_us: int
+    """How far back everything is read, in microseconds since the epoch."""
 
 
 class Recent:
     """One search.
 
     Args:
-        store: what is searched; :attr:`Store.interrupted` ends it.
+        store: what is searched; :attr:`Store.interrupted` ends it. No other thread may read with it meanwhile.
         query: the question.
-        searched: takes down what was read, and what could not be.
         limit: how many calls are wanted.
         around: seconds before and after the span in which the other messages of its calls are looked for.
     """
 
-    def __init__(self, store: Store, query: Query, searched: Searched, *, limit: int, around: float = AROUND) -> None:
+    def __init__(self, store: Store, query: Query, *, limit: int, around: float = AROUND) -> None:
         self.more = False
         """Whether there are more calls than were wanted."""
         self._store = store
         self._query = query
         self._judge = Judge(query)
-        self._searched = searched
-        self._limit = limit
         self._around_us = int(around * _US)
-        self._pending: list[_Found] = []
-        """Calls that began before the slice in which they were found."""
-        self._passed: set[int] = set()
-        """Call-IDs that were judged."""
+        self._scan = Scan(store, self._wide(), self._feed, around=around)
+        self._limit = limit
         self._held: dict[str, Call] = {}
-        """Calls that may have begun before the slice that was read last."""
+        """Calls that may have begun before what was read."""
         self._held_bytes = 0
+        self._passed: set[int] = set()
+        """Hashes of the Call-IDs of all others."""
+        self._pending: list[_Found] = []
+        """Calls that match, and are not out yet."""
+
+    @property
+    def searched(self) -> Searched:
+        """What was read, and what could not be."""
+        return self._scan.searched
 
     def steps(self) -> Iterator[Step]:
-        """Search, and yield what was found, slice by slice."""
+        """Search, and yield what was found, as far as it is in its final place."""
         room = self._limit
-        for begin, end in self._slices():
-            for found in self._by_filter(begin, end) if self._judge.parts else self._by_time(begin, end):
-                self._pending.append(found)
-                if len(self._pending) > 2 * self._limit + 100:
-                    self._trim(room)
-            self._trim(room)
-            ended = self._store.interrupted or begin is None or begin == self._query.since_us
-            ready = [each for each in self._pending if ended or begin is None or each.began_us >= begin][:room]
-            room -= len(ready)
-            self._pending = self._pending[len(ready) :]
-            self.more = not room and (bool(self._pending) or not ended)
-            rows = [each.row(self._store.now_us) for each in ready]
-            yield Step(sorted(rows, key=lambda row: (-row.summary.began, row.call_id)), begin)
-            if self._store.interrupted or not room:
+        back_us = 0
+        for piece in self._scan.pieces():
+            back_us = piece.back_us
+            if self._held_bytes > _HELD:
+                self.searched.note("these are many calls that go on: some may be shown without their beginning")
+                self._judge_held(None)
+            if not piece.whole:
+                continue
+            self._judge_held(back_us)
+            step = Step(self._released(room, back_us), back_us)
+            room -= len(step.rows)
+            yield step
+            if not room:
+                self.more = True
                 return
+        self._judge_held(None)
+        step = Step(self._released(room, None), back_us)
+        self.more = bool(self._pending)
+        yield step
 
-    def _trim(self, room: int) -> None:
-        """Keep the newest calls, one more than there is room for."""
-        self._pending.sort(key=lambda found: (-found.began_us, found.call.call_id))
-        del self._pending[room + 1 :]
+    def _wide(self) -> Query:
+        """Return what is scanned: without a filter of messages, also the time around the span."""
+        query = self._query
+        if self._judge.parts:
+            return query
+        return attrs.evolve(
+            query,
+            since_us=None if query.since_us is None else query.since_us - self._around_us,
+            until_us=None if query.until_us is None else query.until_us + self._around_us,
+        )
 
-    def _slices(self) -> Iterator[Slice]:
-        """Yield the slices of the span, the latest first."""
-        since_us, until_us = self._query.since_us, self._query.until_us
-        units = self._store.chosen(self._query, Searched())
-        size = sum(holding.stored.size for unit in units for holding in unit.holdings)
-        newest_us = None if self._query.call_ids or size <= _SMALL else self._store.newest_us()
-        if newest_us is None:
-            yield since_us, until_us
-            return
-        end = until_us
-        filtered = bool(self._judge.parts)
-        width = _FIRST_US[filtered]
-        top = newest_us + 1 if until_us is None else min(until_us, newest_us + 1)
-        while width <= _LAST_US and (since_us is None or top - width > since_us):
-            top -= width
-            yield top, end
-            end, width = top, width * _GROWTH[filtered]
-        yield since_us, end
-
-    def _by_filter(self, begin: int | None, end: int | None) -> "Iterator[_Found]":
-        """Yield the calls that have a message in a slice which meets the filter that leaves fewest."""
-        driving = attrs.evolve(self._judge.parts[0], since_us=begin, until_us=end)
-        ids: set[str] = set()
-        for record in self._store.unsorted(driving, self._searched):
+    def _feed(self, records: Iterable[Record], _judge: Judge) -> tuple[list[Row], list[str]]:
+        """Hold messages; the rows are made later, and only of the calls that are shown."""
+        for record in records:
             call_id = record.call_id
             if call_id is None or hash(call_id) in self._passed:
                 continue
-            ids.add(call_id)
-            if len(ids) > _MANY and begin is not None and end is not None and end - begin > 2:
-                middle = (begin + end) // 2
-                yield from self._by_filter(middle, end)
-                yield from self._by_filter(begin, middle)
-                return
-        self._passed |= set(map(hash, ids))
-        parted = set[str]()
-        for call in self._whole(ids, begin, end):
-            found = self._judged(call)
-            if found is not None and not self._is_all(begin, end) and _is_parted(found.row(self._store.now_us)):
-                parted.add(call.call_id)
-            elif found is not None:
-                yield found
-        for call in self._whole(parted, self._query.since_us, self._query.until_us):
-            found = self._judged(call)
-            if found is not None:
-                yield found
+            call = self._held.get(call_id)
+            if call is None:
+                call = self._held[call_id] = Call(call_id)
+            call.add(record)
+            self._held_bytes += len(record.buf) + _OVERHEAD
+        return [], []
 
-    def _whole(self, ids: set[str], begin: int | None, end: int | None) -> Iterator[Call]:
-        """Yield calls with all their messages of a slice and of the time around it."""
-        if not ids:
-            return
-        with RecordSorter(by_call=True) as sorter:
-            for record in self._store.unsorted(self._span(begin, end, ids), self._searched):
-                sorter.add(record)
-            yield from map(Call.of, sorter.calls())
-
-    def _by_time(self, begin: int | None, end: int | None) -> "Iterator[_Found]":
-        """Yield the calls that have begun in a slice, where there is no filter of messages."""
-        query = self._query
-        first = end == query.until_us
-        last = begin == query.since_us
-        # around the whole span the rest of its calls is read, and between slices nothing is read twice
-        edges = self._span(begin if last else None, end if first else None)
-        span = Query(
-            since_us=edges.since_us if last else begin,
-            until_us=edges.until_us if first else end,
-        )
-        for record in self._store.unsorted(span, self._searched):
-            self._hold(record)
-            if self._held_bytes > _HELD:
-                self._searched.note("these are many calls that go on: some may be shown without their beginning")
-                yield from self._released(None)
-        yield from self._released(None if last or self._store.interrupted else begin)
-
-    def _hold(self, record: Record) -> None:
-        call_id = record.call_id
-        if call_id is None or hash(call_id) in self._passed:
-            return
-        call = self._held.get(call_id)
-        if call is None:
-            call = self._held[call_id] = Call(call_id)
-        call.add(record)
-        self._held_bytes += len(record.buf) + _OVERHEAD
-
-    def _released(self, edge: int | None) -> "Iterator[_Found]":
-        """Yield, of the calls that are held, those that match and began behind an edge; None: all."""
+    def _judge_held(self, back_us: int | None) -> None:
+        """Judge the calls whose beginning was read; None: all."""
         for call_id, call in list(self._held.items()):
-            if edge is not None and not self._has_begun(call, edge):
+            if back_us is not None and not self._has_begun(call, back_us):
                 continue
             del self._held[call_id]
             self._held_bytes -= sum(len(record.buf) + _OVERHEAD for record in call.records)
             self._passed.add(hash(call_id))
-            found = self._judged(call)
-            if found is not None:
-                yield found
+            if self._judge.takes(call):
+                found = _Found(call)
+                if not (self._query.states or self._query.statuses) or self._judge.takes_outcome(
+                    found.row(self._store.now_us).summary
+                ):
+                    self._pending.append(found)
+        self._pending.sort(key=lambda found: (-found.began_us, found.call.call_id))
+        del self._pending[self._limit + 1 :]
 
-    def _has_begun(self, call: Call, edge: int) -> bool:
-        """Return whether nothing of a call is expected before an edge."""
-        if call.oldest_us - self._around_us >= edge:
-            return True
-        if call.oldest_us - _QUIET_US < edge:
-            return False
-        return any(
-            record.time_us == call.oldest_us and message.method == "INVITE" and message.to.tag is None
-            for record, message in call.sightings
+    def _released(self, room: int, back_us: int | None) -> list[Row]:
+        ready = [each for each in self._pending if back_us is None or each.began_us >= back_us][:room]
+        self._pending = self._pending[len(ready) :]
+        # the clocks of nodes may differ, and then a call began at another time than its first message says
+        return sorted(
+            (each.row(self._store.now_us) for each in ready), key=lambda row: (-row.summary.began, row.call_id)
         )
 
-    def _judged(self, call: Call) -> "_Found | None":
-        if not self._judge.takes(call):
-            return None
-        found = _Found(call)
-        if self._query.states or self._query.statuses:
-            return found if self._judge.takes_outcome(found.row(self._store.now_us).summary) else None
-        return found
-
-    def _is_all(self, begin: int | None, end: int | None) -> bool:
-        return begin == self._query.since_us and end == self._query.until_us
-
-    def _span(self, begin: int | None, end: int | None, call_ids: Iterable[str] = ()) -> Query:
-        return Query(
-            since_us=None if begin is None else begin - self._around_us,
-            until_us=None if end is None else end + self._around_us,
-            call_ids=call_ids,
+    def _has_begun(self, call: Call, back_us: int) -> bool:
+        """Return whether nothing of a call is expected before a time back to which everything was read."""
+        if call.oldest_us < back_us:
+            return False
+        if self._judge.parts or call.oldest_us - self._around_us >= back_us:
+            return True  # with filters, the time around it was read too
+        return call.oldest_us - _QUIET_US >= back_us and any(
+            record.time_us == call.oldest_us and message.method == "INVITE" and message.to.tag is None
+            for record, message in call.sightings
         )
 
 
@@ -247,9 +173,3 @@ class _Found:
             self._row = row_of(self.call, now_us())
             self.call.forget()
         return self._row
-
-
-def _is_parted(row: Row) -> bool:
-    """Return whether a call seems to have more messages, further away than was read."""
-    gaps = row.summary.gaps
-    return any(gap in gaps for gap in ("no INVITE seen", "no BYE seen", "no final answer to INVITE seen"))

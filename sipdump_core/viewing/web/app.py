@@ -7,11 +7,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sipdump_core.errors import ConfigError, SipDumpError
-from sipdump_core.viewing.web.desk import BusyError, Desk, desk_of
+from sipdump_core.viewing.web.desk import Desk, desk_of
 from sipdump_core.viewing.web.gate import Gate, Places
-from sipdump_core.viewing.web.pages import ASSETS
+from sipdump_core.viewing.web.limits import BusyError
+from sipdump_core.viewing.web.views.call import call, download, share, shared
+from sipdump_core.viewing.web.views.live import events, live
 from sipdump_core.viewing.web.views.overview import overview, overview_json
-from sipdump_core.viewing.web.views.search import search
+from sipdump_core.viewing.web.views.search import calls, search
 
 __all__ = ["make_app"]
 
@@ -26,6 +28,13 @@ def make_app(desk: Desk, places: Places) -> Gate:
     app = Starlette(
         routes=[
             Route("/", search),
+            Route("/calls", calls),
+            Route("/call/{rest:path}", call),
+            Route("/download/{form}/{rest:path}", download),
+            Route("/share/{rest:path}", share),
+            Route("/shared/{rest:path}", shared),
+            Route("/live", live),
+            Route("/live/events", events),
             Route("/overview", overview),
             Route("/overview.json", overview_json),
             Route("/static/{name}", asset),
@@ -37,11 +46,8 @@ def make_app(desk: Desk, places: Places) -> Gate:
 
 
 async def asset(request: Request) -> Response:
-    """Return one of :data:`~sipdump_core.viewing.web.pages.ASSETS`."""
-    kind, content = ASSETS.get(request.path_params["name"], ("", b""))
-    if not kind:
-        raise HTTPException(404)
-    return Response(content, media_type=kind)
+    """Return what a page loads."""
+    return desk_of(request).pages.asset(request.path_params["name"])
 
 
 async def _missing(request: Request, _error: Exception) -> Response:

@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 from sipdump_core.errors import ConfigError
 from sipdump_core.reading.arguments import add_legs, add_store, rules_of, whole_number
+from sipdump_core.viewing.extras import need
 
 __all__ = ["add_web", "web"]
 
 _LISTEN = re.compile(r"(?:(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+)):)?(\d{1,5})")
-_NEEDED = ("jinja2", "markupsafe", "starlette", "uvicorn")
 
 
 def add_web(parser: argparse.ArgumentParser) -> None:
@@ -50,13 +50,10 @@ def web(args: argparse.Namespace) -> int:
     """Serve the page until SIGTERM or Ctrl-C."""
     host, port = _listen(args.listen, anywhere=args.behind_proxy is not None)
     url = _proxy(args.behind_proxy) if args.behind_proxy else None
-    try:
-        from sipdump_core.viewing.web.desk import Limits  # noqa: PLC0415 - the extra may not be installed
-        from sipdump_core.viewing.web.serving import serve  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _NEEDED:
-            raise
-        raise ConfigError(f"web needs {error.name}, which is not installed: pip install 'sipdump[web]'") from None
+    need("web", "web", ("jinja2", "starlette", "uvicorn"))
+    from sipdump_core.viewing.web.limits import Limits  # noqa: PLC0415 - only now it is known to be installed
+    from sipdump_core.viewing.web.serving import serve  # noqa: PLC0415
+
     limits = Limits(args.max_seconds, args.max_rows, args.max_searches)
     if min(limits.seconds, limits.rows, limits.searches) <= 0:
         raise ConfigError("--max-seconds, --max-rows and --max-searches must be more than 0")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -11,33 +12,17 @@ from anyio import to_thread
 from starlette.requests import Request
 
 from sipdump_core.calls.legs import LegRules
-from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import Shelf
 from sipdump_core.reading.store import Store
-from sipdump_core.viewing.daemons import Daemon
 from sipdump_core.viewing.web.gate import Keys
+from sipdump_core.viewing.web.hub import Hub
+from sipdump_core.viewing.web.limits import BusyError, Limits
 from sipdump_core.viewing.web.pages import Pages
 
-__all__ = ["BusyError", "Desk", "Limits", "Scan", "desk_of"]
+__all__ = ["Desk", "Scan", "desk_of"]
 
 T = TypeVar("T")
-
-
-class BusyError(SipDumpError):
-    """As many searches run as may run at once."""
-
-
-@attrs.frozen
-class Limits:
-    """What one search may cost, and how many there may be."""
-
-    seconds: float = 30.0
-    """After this time a search ends with what it has found."""
-    rows: int = 1000
-    """Calls that one search lists, at most."""
-    searches: int = 4
-    """Searches at once."""
 
 
 class Scan:
@@ -53,6 +38,11 @@ class Scan:
         self.searched = Searched(problems=[*problems])
         self.ended = ""
         """Why it was ended before its end; empty while it was not."""
+        self._began = time.monotonic()
+
+    def spent(self) -> float:
+        """Return how long it has been going on: seconds."""
+        return time.monotonic() - self._began
 
     def end(self, why: str) -> None:
         """End it, with what it has found so far; from any thread."""
@@ -71,22 +61,30 @@ class Desk:
     limits: Limits = attrs.field(factory=Limits)
     problems: Sequence[str] = ()
     """What could not be opened, one line each."""
-    daemons: Sequence[Daemon] = ()
-    """Daemons that write what is read here, as far as their configurations are known."""
-    _closers: list[Callable[[], None]] = attrs.field(factory=list, init=False, repr=False)
+    configs: Sequence[str] = ()
+    """The configurations of daemons that were named."""
+    defines: Sequence[str] = ()
+    """Names for their preprocessor."""
+    base: str = ""
+    """The address before all paths, where a proxy is; else that of the request."""
+    hub: Hub = attrs.field(init=False, repr=False)
+    """What follows the store for all viewers."""
+    _scans: set[Scan] = attrs.field(factory=set, init=False, repr=False)
+    """Those that run."""
     _running: int = attrs.field(default=0, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
-    def on_close(self, end: Callable[[], None]) -> None:
-        """Have something ended when the server ends."""
-        self._closers.append(end)
+    @hub.default
+    def _make_hub(self) -> Hub:
+        return Hub(lambda: Store(self.shelves, rules=self.rules))
 
     def close(self) -> None:
         """End what is open, so that the server need not wait for it."""
-        for end in self._closers:
-            end()
+        self.hub.close()
+        for scan in list(self._scans):
+            scan.end("the server ends")
 
-    def search(self) -> Scan:
+    def scan(self) -> Scan:
         """Return a search that has not begun; for what is asked within :meth:`slot`."""
         return Scan(Store(self.shelves, rules=self.rules), self.problems)
 
@@ -108,16 +106,18 @@ class Desk:
                 self._running -= 1
 
     @contextlib.asynccontextmanager
-    async def bounded(self, search: Scan) -> AsyncIterator[None]:
+    async def bounded(self, scan: Scan) -> AsyncIterator[None]:
         """End a search when its time is up."""
         seconds = self.limits.seconds
         timer = asyncio.get_running_loop().call_later(
-            seconds, search.end, f"it took longer than {seconds:g} s: this is what was found by then"
+            seconds, scan.end, f"it took longer than {seconds:g} s: this is what was found by then"
         )
+        self._scans.add(scan)
         try:
             yield
         finally:
             timer.cancel()
+            self._scans.discard(scan)
 
     async def asked(self, ask: Callable[[Scan], T]) -> T:
         """Ask the store something, in a thread of its own, and return the answer.
@@ -128,10 +128,10 @@ class Desk:
         Raises:
             BusyError: as many searches as may run are running.
         """
-        search = self.search()
+        scan = self.scan()
         with self.slot():
-            async with self.bounded(search):
-                return await to_thread.run_sync(ask, search)
+            async with self.bounded(scan):
+                return await to_thread.run_sync(ask, scan)
 
 
 def desk_of(request: Request) -> Desk:

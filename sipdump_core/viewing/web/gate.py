@@ -16,9 +16,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sipdump_core.log import Event, Limit, log
+from sipdump_core.viewing.web.addresses import SHARED
 from sipdump_core.viewing.web.pages import Pages
 
-__all__ = ["HEADERS", "Gate", "Keys", "Places"]
+__all__ = ["HEADERS", "Gate", "Keys", "Places", "log_export"]
 
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -32,8 +33,6 @@ HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-store",
 }
 """What each answer has, also errors and downloads."""
-SHARED = "/shared/"
-"""Below it is what a signature opens, without the token."""
 _TOKEN_BYTES = 32
 
 

@@ -19,10 +19,10 @@ from sipdump_core.calls.legs import LegRules
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.log import escaped, setup
 from sipdump_core.reading.shelves import configs_of, open_shelves
-from sipdump_core.viewing.daemons import daemons
 from sipdump_core.viewing.web.app import make_app
-from sipdump_core.viewing.web.desk import Desk, Limits
+from sipdump_core.viewing.web.desk import Desk
 from sipdump_core.viewing.web.gate import HEADERS, Keys, Places
+from sipdump_core.viewing.web.limits import Limits
 from sipdump_core.viewing.web.pages import Pages
 
 __all__ = ["serve"]
@@ -66,8 +66,10 @@ def serve(args: argparse.Namespace, rules: LegRules, host: str, port: int, url: 
     for problem in problems:
         print(f"sipdump-read: {escaped(str(problem))}", file=sys.stderr)
     keys = Keys(token=_token(args.token_file)) if args.token_file else Keys()
-    pages = Pages([str(each) for each in dict.fromkeys(map(str, shelves))])
-    desk = Desk(shelves, rules, pages, keys, limits, problems, daemons(configs_of(args), args.defines))
+    pages = Pages(list(dict.fromkeys(map(str, shelves))))
+    desk = Desk(
+        shelves, rules, pages, keys, limits, problems, configs=configs_of(args), defines=args.defines, base=url or ""
+    )
     setup("kv", "info")
     gc.set_threshold(_COLLECT_AFTER)
     with _listening(host, port) as listener:

@@ -1,8 +1,9 @@
 """The overview of a store: its traffic as charts, its stores as a table; and the same as JSON."""
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 
 import attrs
 from anyio import create_task_group, to_thread
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sipdump_core.calls.summary import iso_utc
+from sipdump_core.errors import ConfigError
 from sipdump_core.reading.overview import Overview, measure
 from sipdump_core.viewing import daemons
 from sipdump_core.viewing.stores import Holding, holdings
@@ -32,7 +34,7 @@ async def overview(request: Request) -> Response:
     problems: list[str] = []
 
     async def ask_daemons() -> None:
-        found = await to_thread.run_sync(daemons.ask, desk.daemons)
+        found = await to_thread.run_sync(_lanes, tuple(desk.configs), tuple(desk.defines))
         lanes.extend(found[0])
         problems.extend(found[1])
 
@@ -65,6 +67,19 @@ async def overview_json(request: Request) -> Response:
     return JSONResponse({**view.numbers.as_json(), **notes})
 
 
+@cache
+def _daemons(configs: tuple[str, ...], defines: tuple[str, ...]) -> Sequence[daemons.Daemon]:
+    """Return the daemons of some configurations; reading these takes a while."""
+    return daemons.daemons(configs, defines)
+
+
+def _lanes(configs: tuple[str, ...], defines: tuple[str, ...]) -> tuple[list[daemons.Lane], list[str]]:
+    try:
+        return daemons.ask(_daemons(configs, defines))
+    except ConfigError as error:  # it was right when the server began, or there would be none
+        return [], [str(error)]
+
+
 @attrs.frozen
 class _View:
     """What is shown."""
@@ -77,7 +92,6 @@ class _View:
 
 def _measured(search: Search, seconds: float, scan: Scan) -> _View:
     """Read the numbers; in a thread of its own."""
-    end = time.monotonic() + 1.5 * seconds  # reading ends when its time is up; what was read is worth as long again
     stores = holdings(scan.store, scan.searched)
     numbers = measure(
         scan.store,
@@ -85,7 +99,8 @@ def _measured(search: Search, seconds: float, scan: Scan) -> _View:
         scan.searched,
         around=search.around,
         most=_MOST,
-        step=lambda: time.monotonic() < end,
+        # reading ends when its time is up; to work out what was read may take half as long again
+        step=lambda: not scan.ended or seconds <= scan.spent() < 1.5 * seconds,
     )
     notes = [*scan.searched.notes, *([scan.ended] if scan.ended else [])]
     return _View(numbers, stores, notes, list(scan.searched.problems))
