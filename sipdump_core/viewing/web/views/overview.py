@@ -1,12 +1,13 @@
 """The overview of a store: its traffic as charts, its stores as a table; and the same as JSON."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache, partial
 
 import attrs
-from anyio import create_task_group, to_thread
+from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -30,17 +31,11 @@ async def overview(request: Request) -> Response:
     """Return the overview as a page."""
     desk = desk_of(request)
     search = Search.from_url(request.url.query)
-    lanes: list[daemons.Lane] = []
-    problems: list[str] = []
-
-    async def ask_daemons() -> None:
-        found = await to_thread.run_sync(_lanes, tuple(desk.configs), tuple(desk.defines))
-        lanes.extend(found[0])
-        problems.extend(found[1])
-
-    async with create_task_group() as tasks:
-        tasks.start_soon(ask_daemons)
+    asking = asyncio.create_task(to_thread.run_sync(_lanes, tuple(desk.configs), tuple(desk.defines)))
+    try:
         view = await desk.asked(partial(_measured, search, desk.limits.seconds))
+    finally:
+        lanes, problems = await asking
     root = "/"
     links = dashboard.Links(root, search.filters.words)
     return desk.pages.page(
