@@ -10,8 +10,7 @@ from typing import Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
-from sipdump_core.drivers.capabilities import Dates, Searches, Unites, can
-from sipdump_core.drivers.guard import blaming
+from sipdump_core.drivers.capabilities import Searches, Unites, can
 from sipdump_core.drivers.names import one_look
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
@@ -25,11 +24,11 @@ from sipdump_core.reading.when import AROUND
 from sipdump_core.record import Record
 from sipdump_core.segment import STAMP_FORMAT
 
-__all__ = ["Interrupted", "Store"]
+__all__ = ["ZONES", "Interrupted", "Store", "may_hold"]
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-_ZONES = 26 * 3600
+ZONES = 26 * 3600
 """Seconds between the names that one moment has in different zones, at most: a name's zone may not be ours."""
 _PROBES = (5, 60, 3600, 86400)
 """Seconds before a segment's last write in which its newest record is looked for first."""
@@ -160,7 +159,7 @@ class Store:
             asked: fields of a record that are needed beside those of the question.
         """
         found = units(_near(self.shelved(searched), query), {*query.asked, *asked})
-        wanted = [unit for unit in found if _may_hold(unit, query)]
+        wanted = [unit for unit in found if may_hold(unit, query)]
         lost = {(one.backend.name, field) for unit in wanted for one in unit.holdings for field in one.backend.loses}
         for name, field in sorted(lost):
             if field in query.asked:
@@ -378,6 +377,18 @@ class Store:
         return [other for other in chosen if other.stored.location != shelved.stored.location]
 
 
+def may_hold(unit: Unit[Shelved], query: Query) -> bool:
+    """Return whether a unit may hold messages of the question's span, by its names and times."""
+    for shelved in unit.holdings:
+        start, slack = shelved.start, shelved.slack
+        if slack is None or start is None:
+            return True
+        since_us, until_us = (start - slack - ZONES) * _US, (shelved.stored.modified + slack) * _US
+        if query.within(int(since_us), int(until_us)):
+            return True
+    return False
+
+
 def _listed(values: Paths) -> list[str]:
     """Return paths as a list; one alone may be given as it is."""
     return [os.fspath(each) for each in ([values] if isinstance(values, str | os.PathLike) else values)]
@@ -395,7 +406,7 @@ def _distinct(records: Iterable[Record], seen: set[int]) -> Iterator[Record]:
 def _near(there: Sequence[Shelved], query: Query) -> Sequence[Shelved]:
     """Leave out the families of which nothing is near the question's span, before the others are made units of.
 
-    That is a rough look, and quick, because there may be 100,000: :func:`_may_hold` is exact.
+    That is a rough look, and quick, because there may be 100,000: :func:`may_hold` is exact.
     """
     if query.since_us is None and query.until_us is None:
         return there
@@ -415,7 +426,7 @@ def _nearness(query: Query) -> Callable[[Shelved], bool]:
 
     @cache
     def latest(slack: float) -> str:
-        end = _NEVER if query.until_us is None else min(query.until_us / _US + slack + _ZONES, _NEVER)
+        end = _NEVER if query.until_us is None else min(query.until_us / _US + slack + ZONES, _NEVER)
         return time.strftime(STAMP_FORMAT, time.gmtime(end))
 
     def is_near(shelved: Shelved) -> bool:
@@ -425,18 +436,6 @@ def _nearness(query: Query) -> Callable[[Shelved], bool]:
         )
 
     return is_near
-
-
-def _may_hold(unit: Unit[Shelved], query: Query) -> bool:
-    """Return whether a unit may hold messages of the question's span, by its names and times."""
-    for shelved in unit.holdings:
-        start, slack = shelved.start, shelved.slack
-        if slack is None or start is None:
-            return True
-        since_us, until_us = (start - slack - _ZONES) * _US, (shelved.stored.modified + slack) * _US
-        if query.within(int(since_us), int(until_us)):
-            return True
-    return False
 
 
 def _last_of_each(there: Iterable[Unit[Shelved]]) -> list[Shelved]:
@@ -454,12 +453,9 @@ def _newest(shelved: Shelved, known: int | None) -> int | None:
     Where the backend does not know it, it is looked for shortly before the last write; where it is older, as in a file
     that was copied, by halving the time up to there, if the backend need not read everything for each try.
     """
-    backend = shelved.backend
-    if can(backend, Dates):
-        with contextlib.suppress(SipDumpError), blaming(shelved.backend, "read"):
-            newest = backend.newest(shelved.stored)
-            if newest is not None:
-                return newest
+    newest = shelved.newest_us
+    if newest is not None:
+        return newest
     high = int(shelved.stored.modified * _US)
     low = -1 if known is None else known
     cheap = can(shelved.backend, Searches)  # else each question would read all of it
