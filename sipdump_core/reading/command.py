@@ -21,6 +21,7 @@ COMMANDS = {
     "tail": ("tail", "print messages as they arrive, one line each"),
     "stats": ("stats", "count messages and calls, and measure response times"),
     "sql": ("sql", "query messages and calls in SQL, with DuckDB"),
+    "tui": (".viewing.terminal.command", "look at calls in the terminal, and watch them come"),
 }
 """The module and the one-line help of each command."""
 FOUND, NOTHING, WRONG = 0, 1, 2
