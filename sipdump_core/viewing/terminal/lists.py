@@ -21,6 +21,8 @@ from sipdump_core.viewing.words import NAMES, Search
 __all__ = ["ListView"]
 
 _MARK = 2
+_MORE = 2
+"""Columns at the right, for the sign that there are more."""
 _MOST_OPENED = 20
 """Calls that are drawn in one ladder."""
 _STATES = 5
@@ -340,7 +342,7 @@ class ListView(View):
         """Return the columns that fit, whole, and their widths."""
         columns = self.board.looks.columns
         self._first = min(self._first, len(columns) - 1)
-        room = width - _MARK
+        room = width - _MARK - _MORE
         found: list[tuple[Column, int]] = []
         for column in columns[self._first :]:
             if column.width > room and found:
@@ -364,8 +366,7 @@ class ListView(View):
         more = self._first + len(fits) < len(self.board.looks.columns)
         line = ("< " if self._first else "  ") + " ".join(parts)
         if more:
-            line = fitted(line, width - 1) if cells(line) >= width else line + " " * (width - cells(line) - 1)
-            line += ">"
+            line += " " * (width - cells(line) - 1) + ">"
         return [(line, PLAIN)]
 
     def _filter_line(self, width: int) -> Line:

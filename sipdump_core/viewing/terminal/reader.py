@@ -78,6 +78,9 @@ class Reader:
         """What the scan that is under way reads."""
         self._opened: Store | None = None
         """What the ladder that is being made reads."""
+        self._idle = threading.Event()
+        """Set while no ladder is being made, and no file written: these go first."""
+        self._idle.set()
         self._awaited = 0
         """The number of the latest search: what was found for another one is of no use."""
         self._joined = threading.Lock()
@@ -151,7 +154,7 @@ class Reader:
             self._send(Refused(seek.number, str(error)))
             return
         store = self._scanned = Store(self._shelves, rules=rules)
-        scan = Scan(store, query, self._live.feed, around=search.around)
+        scan = Scan(store, query, self._live.feed, around=search.around, give_way=self._idle.wait)
         with self._joined:
             self._live.leave(self._viewer)
             self._viewer, self._viewer_number = Viewer(query), seek.number
@@ -202,10 +205,13 @@ class Reader:
         with warnings_to(self._problems.problem):
             while True:
                 job = self._jobs.get()
+                self._idle.clear()
                 try:
                     self._open(job, Store(shelves)) if isinstance(job, Open) else self._save(job, Store(shelves))
                 except SipDumpError as error:
                     self._send(Refused(job.number, str(error)))
+                finally:
+                    self._idle.set()
 
     def _open(self, wanted: Open, store: Store) -> None:
         self._opened = store
