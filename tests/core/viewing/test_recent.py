@@ -23,7 +23,7 @@ def found(folder: Path, query: Query | None = None, limit: int = 1000) -> list[R
 
 def day() -> list[list[Record]]:
     """Return calls over a day, some long, some at the same time, some of them of one Call-ID over hours."""
-    draw = random.Random(7)  # noqa: S311 - the same each time
+    draw = random.Random(7)
     calls = []
     for number in range(60):
         began = at("08:00:00") + draw.randrange(8 * 3600) * 1_000_000

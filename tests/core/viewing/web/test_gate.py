@@ -185,7 +185,7 @@ def test_pages_have_neither_scripts_nor_styles_of_their_own(page: Page, path: st
         "/download/..%2f/one@a",
         "/download/parquet/one@a",
         "/call/../../etc/passwd",
-    ],  # fmt: skip
+    ],
 )
 def test_no_path_reaches_the_file_system(page: Page, path: str) -> None:
     answer = page.inside().get(path)
