@@ -1,5 +1,7 @@
 """Shelves: where segments are, as it was said: a configuration, a folder, files, a bucket."""
 
+import argparse
+import contextlib
 import os
 import re
 import stat
@@ -9,7 +11,7 @@ from typing import Protocol
 import attrs
 
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Unites, can
+from sipdump_core.drivers.capabilities import Dates, Lists, Reads, Searches, Spans, Unites, can
 from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
@@ -22,7 +24,7 @@ from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.settings.options import Setting
 from sipdump_core.workshop import Workshop
 
-__all__ = ["BackendShelf", "FileShelf", "FolderShelf", "Shelf", "Shelved", "open_shelves"]
+__all__ = ["BackendShelf", "FileShelf", "FolderShelf", "Shelf", "Shelved", "configs_of", "open_shelves"]
 
 DEFAULT_CONFIG = "/etc/sipdump/sipdumpd.cfg"
 _PREFIX = re.compile(r"(.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?\.", re.DOTALL)
@@ -50,6 +52,15 @@ class Shelved(Holding):
     def open(self) -> bool:
         """Whether it may still grow."""
         return not self.stored.sealed
+
+    @property
+    def newest_us(self) -> int | None:
+        """The time of its newest record, microseconds since the epoch; None where that would have to be read."""
+        backend = self.backend
+        if can(backend, Dates):
+            with contextlib.suppress(SipDumpError), blaming(self.backend, "read"):
+                return backend.newest(self.stored)
+        return None
 
     @property
     def gone(self) -> bool:
@@ -258,6 +269,12 @@ def open_shelves(
     shelves += [_open_file(path, node, known) for path in files]
     shelves += [_open_url(url, settings) for url in urls]
     return shelves, problems
+
+
+def configs_of(args: argparse.Namespace) -> list[str]:
+    """Return the configurations that arguments of a store name; where these name nothing, that in its usual place."""
+    named = args.configs or args.folders or args.files or args.urls
+    return [*args.configs] if named else [DEFAULT_CONFIG]
 
 
 def _readable(backends: Sequence[Backend]) -> list[Backend]:

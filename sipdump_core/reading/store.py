@@ -7,8 +7,7 @@ from typing import Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
-from sipdump_core.drivers.capabilities import Dates, Searches, Unites, can
-from sipdump_core.drivers.guard import blaming
+from sipdump_core.drivers.capabilities import Searches, Unites, can
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.finder import Finder, Found
@@ -411,12 +410,9 @@ def _newest(shelved: Shelved, known: int | None) -> int | None:
     Where the backend does not know it, it is looked for shortly before the last write; where it is older, as in a file
     that was copied, by halving the time up to there, if the backend need not read everything for each try.
     """
-    backend = shelved.backend
-    if can(backend, Dates):
-        with contextlib.suppress(SipDumpError), blaming(shelved.backend, "read"):
-            newest = backend.newest(shelved.stored)
-            if newest is not None:
-                return newest
+    newest = shelved.newest_us
+    if newest is not None:
+        return newest
     high = int(shelved.stored.modified * _US)
     low = -1 if known is None else known
     cheap = can(shelved.backend, Searches)  # else each question would read all of it

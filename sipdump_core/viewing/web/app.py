@@ -12,7 +12,7 @@ from sipdump_core.viewing.web.gate import Gate, Places
 from sipdump_core.viewing.web.limits import BusyError
 from sipdump_core.viewing.web.views.call import call, download, share, shared
 from sipdump_core.viewing.web.views.live import events, live
-from sipdump_core.viewing.web.views.overview import overview
+from sipdump_core.viewing.web.views.overview import overview, overview_json
 from sipdump_core.viewing.web.views.search import calls, search
 
 __all__ = ["make_app"]
@@ -36,6 +36,7 @@ def make_app(desk: Desk, places: Places) -> Gate:
             Route("/live", live),
             Route("/live/events", events),
             Route("/overview", overview),
+            Route("/overview.json", overview_json),
             Route("/static/{name}", asset),
         ],
         exception_handlers={HTTPException: _missing, ConfigError: _wrong, SipDumpError: _failed, Exception: _broken},

@@ -24,6 +24,7 @@ ASSETS: dict[str, tuple[str, bytes]] = {
         "text/css; charset=utf-8",
         (COLOURS + FIGURE_STYLE + LADDER_STYLE + (_STATIC / "style.css").read_text("utf-8")).encode(),
     ),
+    "charts.css": ("text/css; charset=utf-8", (_STATIC / "charts.css").read_bytes()),
     "page.js": ("text/javascript; charset=utf-8", (_STATIC / "page.js").read_bytes()),
     "live.js": ("text/javascript; charset=utf-8", (_STATIC / "live.js").read_bytes()),
     "icon.svg": ("image/svg+xml", (_STATIC / "icon.svg").read_bytes()),
@@ -56,7 +57,7 @@ class Pages:
             mark_of=mark_of,
             shared=False,
         )
-        self._templates.filters.update(clock=clock, cut=cut, length_of=length_of)
+        self._templates.filters.update(clock=clock, cut=cut, length_of=length_of, size=_size, age=_age)
 
     def page(self, name: str, status: int = 200, **values: Any) -> HTMLResponse:
         """Return the page that a template makes."""
@@ -99,6 +100,26 @@ def _shown(value: Any) -> Any:
     if isinstance(value, str) and not hasattr(value, "__html__") and not value.isprintable():
         return "".join(one if one in "\n\t" or one.isprintable() else printable(one) for one in value)
     return "" if value is None else value
+
+
+def _size(count: float) -> str:
+    """Return bytes as people read them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _age(seconds: float) -> str:
+    """Return an interval as people read it: its two largest units."""
+    left = max(int(seconds), 0)
+    parts: list[str] = []
+    for name, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (name == "s" and not parts):
+            parts.append(f"{count} {name}")
+    return " ".join(parts[:2])
 
 
 def cut(text: str | None, width: int = 60) -> str:
