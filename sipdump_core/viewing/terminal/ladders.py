@@ -364,7 +364,7 @@ def _described(step: Step) -> Step:
     if sdp is None:
         return step
     media = " ".join([*sdp.codecs[:3], *sdp.addresses[:2]])
-    return attrs.evolve(step, label=f"{step.label} {media}".rstrip())
+    return attrs.evolve(step, label=f"{step.label} {media}", sdp=False) if media else step
 
 
 def _call_lines(call: Summary, letter: str, width: int) -> list[Line]:
