@@ -26,6 +26,7 @@ ORDER = (
     ("settings",),
     ("flows",),
     ("net",),
+    ("masking",),
     ("calls",),
     (
         "posix_regex",
