@@ -16,7 +16,7 @@ from sipdump_core.drivers.guard import Guard, labelled
 from sipdump_core.log import Limit
 from sipdump_core.record import Record
 
-__all__ = ["FilterStats", "Filters"]
+__all__ = ["BY_ITSELF", "FilterStats", "Filters"]
 
 BY_ITSELF, FAILED, HANGS = "by the filter", "it failed", "it hangs"
 """Why records are dropped at a filter."""

@@ -53,8 +53,9 @@ def stats(args: argparse.Namespace) -> int:
     """Count and measure."""
     with Session(args) as session:
         counted = Statistics(args.by)
-        for found in session.store.find(query_of(args, session.now), session.searched, around=args.around, legs=False):
-            counted.add(found)
+        found = session.store.find(query_of(args, session.now), session.searched, around=args.around, legs=False)
+        for one in session.shown(found):
+            counted.add(one)
         if counted.calls:
             result = counted.result(args.top)
             if args.json:
