@@ -450,3 +450,49 @@ def test_the_wheel_holds_what_the_tree_holds(tmp_path: Path) -> None:
     }
     assert inside - {"sipdump_speedups/fields.so"} == tree  # that is built where there is a compiler
     assert len(packages) >= 3
+
+
+FILTER = """
+from sipdump_core import Filter
+class B(Filter):
+    name = 'bad'
+    flag = 256
+    api = 2
+    def apply(self, records):
+        return records
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        (FILTER + "import nosuchmodule", "it is a filter"),
+        (FILTER + "    flag = 768", "it is a filter"),
+        ("import nosuchmodule\nfrom sipdump_core import Filter\nB = make(Filter)", "it may be a filter"),
+        (FILTER + "    api = 3", "it is a filter"),
+    ],
+)
+@pytest.mark.parametrize("by_name", [True, False])
+def test_nothing_is_stored_without_a_filter_that_is_switched_on(
+    path: Path, code: str, what: str, by_name: bool
+) -> None:
+    install(path, "sipdump-bad", code, "bad = sipdump_bad:B")
+    settings = [Setting("sipdump", "folder", str(path)), Setting("sipdump", "mode", 1 if by_name else 257)]
+    settings += [Setting("sipdump", "backend", "bad", "k.cfg:3:1")] * by_name
+    with pytest.raises(ConfigError, match=rf"bad of sipdump-bad 1\.5 cannot be used: .*; {what}, and nothing"):
+        make_plan(settings)
+
+
+def test_a_filter_that_is_blocked_and_switched_on_refuses_the_start(path: Path) -> None:
+    install(path, "sipdump-bad", FILTER, "bad = sipdump_bad:B")
+    settings = [Setting("sipdump", "folder", str(path)), Setting("sipdump", "block", "bad")]
+    with pytest.raises(ConfigError, match=r"it is blocked by .* it is a filter, and nothing is stored without it"):
+        make_plan([*settings, Setting("sipdump", "mode", 257)])
+    assert make_plan([*settings, Setting("sipdump", "mode", 1)]).chosen
+
+
+def test_a_filter_that_claims_what_another_claims_refuses_the_start(path: Path) -> None:
+    install(path, "sipdump-bad", FILTER, "bad = sipdump_bad:B")
+    install(path, "sipdump-a", GOOD.format(name="a", flag=256), "a = sipdump_a:B")
+    with pytest.raises(ConfigError, match=r"claims the flag 256, and so does a of .*; it is a filter, and nothing"):
+        make_plan([Setting("sipdump", "folder", str(path)), Setting("sipdump", "mode", 257)])
