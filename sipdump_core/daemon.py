@@ -33,7 +33,7 @@ _HARMLESS = {
 }
 """Signals without a meaning here, which would kill the process if they had no handler."""
 _COLLECT_AFTER = 50_000
-"""New objects after which Python looks for cycles; by default 700, and records, which are in none, are such."""
+"""How many objects more there must be before Python looks for cycles; by default 700."""
 _STOP_TIMEOUT = 30.0
 
 
@@ -96,8 +96,7 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
         if notice not in plan.notices:  # those it has logged itself
             log.warning(notice.event())
     dump.start_pruning()
-    gc.freeze()  # what has been made so far stays
-    gc.set_threshold(_COLLECT_AFTER)
+    _collect_seldom()
     _notify("READY=1")
     while not stops:
         received = signals.recv(1)[0]
@@ -117,6 +116,12 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     whole = dump.close(_STOP_TIMEOUT)
     _summary(dump, source, ksr)
     return 0 if whole else 1
+
+
+def _collect_seldom() -> None:
+    """Have Python look for cycles seldom: records, which come and go in masses, are in none."""
+    gc.freeze()  # what has been made so far stays
+    gc.set_threshold(_COLLECT_AFTER)
 
 
 def _listen_for_signals() -> tuple[socket.socket, list[int]]:
