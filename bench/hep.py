@@ -194,12 +194,12 @@ def _step(folder: Path, mode: int, rate: float, seconds: float, program: str = _
                         text=True,
                         cwd=_ROOT,
                     )
-                before = _threads(daemon.pid, mode)
+                before = _threads(daemon.pid)
                 took = float(sender.communicate(timeout=60 + 10 * seconds)[0])
                 time.sleep(_LAG)
                 sizes = _sizes(place)
                 time.sleep(0.2)
-                after = _threads(daemon.pid, mode)
+                after = _threads(daemon.pid)
                 daemon.send_signal(signal.SIGTERM)
                 daemon.wait(60)
             finally:
@@ -211,7 +211,9 @@ def _step(folder: Path, mode: int, rate: float, seconds: float, program: str = _
         late = _sizes(place) != sizes
     finally:
         shutil.rmtree(place)
-    cpu = {name: (after[name] - before[name]) / count / 1000 for name in after}
+    spent = {tid: (time_ns - before.get(tid, 0)) / count / 1000 for tid, time_ns in sorted(after.items())}
+    named = dict(zip(_names(mode), spent.values(), strict=False))
+    cpu = {**named, "sync": sum(spent.values()) - sum(named.values())}
     return Step(count / took, count - stored, late, took > 1.03 * seconds, cpu)
 
 
@@ -237,14 +239,16 @@ def _port(log: Path, daemon: "subprocess.Popen[bytes]") -> int:
     raise RuntimeError(f"sipdumpd did not start: {log.read_text()[-500:]}")
 
 
-def _threads(pid: int, mode: int) -> dict[str, int]:
-    """Return the daemon's CPU nanoseconds by thread; it starts them in this order."""
+def _threads(pid: int) -> dict[int, int]:
+    """Return the daemon's CPU nanoseconds by thread."""
+    return {int(tid): machine.cpu_ns(pid, int(tid)) for tid in os.listdir(f"/proc/{pid}/task")}
+
+
+def _names(mode: int) -> list[str]:
+    """Return what the daemon's threads do, in the order in which it starts them; what syncs files comes later."""
     plan = make_plan([Setting("sipdump", "mode", mode, "bench")], to_start=False)
     lanes = [driver.name for driver in plan.chosen if driver.cls and issubclass(driver.cls, Backend)]
-    names = ["main", *lanes, "queue and dispatch", _RECEIVE]
-    tids = sorted(int(tid) for tid in os.listdir(f"/proc/{pid}/task"))
-    times = {name: machine.cpu_ns(pid, tid) for name, tid in zip(names, tids, strict=False)}
-    return {**times, "sync": sum(machine.cpu_ns(pid, tid) for tid in tids[len(names) :])}
+    return ["main", *lanes, "queue and dispatch", _RECEIVE]
 
 
 def _sizes(place: Path) -> list[int]:
