@@ -34,6 +34,8 @@ _HARMLESS = {
 """Signals without a meaning here, which would kill the process if they had no handler."""
 _COLLECT_AFTER = 50_000
 """How many objects more there must be before Python looks for cycles; by default 700."""
+_COLLECT_EVERY_S = 10.0
+"""Seconds between two looks anyway: what a driver leaves behind in cycles may be large."""
 _STOP_TIMEOUT = 30.0
 
 
@@ -99,7 +101,7 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     _collect_seldom()
     _notify("READY=1")
     while not stops:
-        received = signals.recv(1)[0]
+        received = _next_signal(signals)
         if received == signal.SIGHUP:
             log.info(Event("rotating now; to read the configuration again, restart", signal="SIGHUP"))
             dump.rotate()
@@ -118,8 +120,17 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     return 0 if whole else 1
 
 
+def _next_signal(signals: socket.socket) -> int:
+    """Wait for a signal, and return its number; look for cycles meanwhile."""
+    while True:
+        try:
+            return signals.recv(1)[0]
+        except TimeoutError:
+            gc.collect()
+
+
 def _collect_seldom() -> None:
-    """Have Python look for cycles seldom: records, which come and go in masses, are in none."""
+    """Have Python look for cycles by the clock: records, which come and go in masses, are in none."""
     gc.freeze()  # what has been made so far stays
     gc.set_threshold(_COLLECT_AFTER)
 
@@ -129,6 +140,7 @@ def _listen_for_signals() -> tuple[socket.socket, list[int]]:
     # The C handler writes it, in whichever thread the signal arrives: none is lost before a wait. A flood of them may
     # fill the socket; then the list has what matters.
     signals, wakeup = socket.socketpair()
+    signals.settimeout(_COLLECT_EVERY_S)
     wakeup.setblocking(False)
     signal.set_wakeup_fd(wakeup.detach())
     stops: list[int] = []

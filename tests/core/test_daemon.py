@@ -68,6 +68,15 @@ def test_a_signal_behind_a_flood_of_others_is_not_lost(tmp_path: Path) -> None:
         told(log, "stopping signal=SIGTERM")
 
 
+def test_cycles_are_looked_for_by_the_clock(tmp_path: Path) -> None:
+    patch = "import gc; gc.collect = lambda: print('looked', flush=True); daemon._COLLECT_EVERY_S = 0.01"
+    with daemon(tmp_path, patch) as (process, log):
+        told(log, "looked")
+        told(log, "looked")
+        send(process, signal.SIGTERM)
+        told(log, "signal=SIGTERM")
+
+
 def test_cycles_are_still_looked_for_but_seldom() -> None:
     before = gc.get_threshold()
     try:
