@@ -84,7 +84,10 @@ def end_to_end(folder: Path, quick: bool) -> list[Row]:
 
 
 def paired(folder: Path, quick: bool) -> list[Row]:
-    """Measure the daemon's CPU time at one rate: in rounds, and one datagram at a time, in turns."""
+    """Measure the daemon's CPU time at one rate: in rounds, and one datagram at a time, in turns.
+
+    A run that loses anything, because others had the machine for too long, does not count.
+    """
     rows = []
     rate, seconds, rounds = (5_000.0, 0.5, 1) if quick else (_RATE, 2.0, 4)
     for mode, name in writer.MODES.items():
@@ -92,12 +95,13 @@ def paired(folder: Path, quick: bool) -> list[Row]:
         for _ in range(rounds):
             for program in (_DAEMON, _ONE_BY_ONE):
                 step = _step(folder, mode, rate, seconds, program)
-                if step.lost:
-                    raise RuntimeError(f"{step.lost} datagrams were lost at {step.rate:,.0f} a second")
-                if program not in best or step.total < best[program].total:
+                if not step.lost and (program not in best or step.total < best[program].total):
                     best[program] = step
-        mine, other = best[_DAEMON], best[_ONE_BY_ONE]
         what = f"HEP over UDP to {name}, CPU a record at {rate:,.0f}/s, the whole daemon"
+        if len(best) < 2:
+            rows.append(Row(what, "no run without loss"))
+            continue
+        mine, other = best[_DAEMON], best[_ONE_BY_ONE]
         row = compare(what, mine.total, other.total, None, other_is="received and decoded one by one")
         aim = _AIMS[mode]
         rows += [
