@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "raw": writer.against_raw,
     "sync": writer.with_sync,
     "hep": hep.end_to_end,
+    "hep-paired": hep.paired,
     "stages": hep.stages,
     "decode": decode.against_plain,
     "memory": memory.peak,

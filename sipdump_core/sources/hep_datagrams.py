@@ -64,17 +64,18 @@ class _OneByOne:
 
     def __init__(self, sock: socket.socket, decoder: RoundDecoder, refuse: Refuse) -> None:
         self._receive = sock.recvfrom
-        self._decode = decoder.decode
+        self._decoder = decoder
         self._refuse = refuse
 
     def read(self, records: list[Record]) -> int:
+        decode = self._decoder.decode
         for count in range(ROUND):
             try:
                 data, address = self._receive(FRAME_MAX + 1)
             except BlockingIOError:
                 return count
             try:
-                records += self._decode(data, address[:2], int(time.time() * 1e6))
+                records += decode(data, address[:2], int(time.time() * 1e6))
             except Exception as error:  # noqa: BLE001 - one bad packet must not cost the others of its round
                 self._refuse(address[:2], error)
         return ROUND

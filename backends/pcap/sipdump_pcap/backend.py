@@ -27,7 +27,7 @@ from sipdump_pcap.search import PcapSearch
 
 __all__ = ["PcapBackend"]
 
-_NEVER = -1_000_000
+_NEVER = 1 << 64  # microseconds: no time is in this second
 
 
 class PcapBackend(SearchedFolderBackend):

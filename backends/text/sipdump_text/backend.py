@@ -34,7 +34,7 @@ from sipdump_text.search import TextSearch
 __all__ = ["TextBackend"]
 
 _DIGITS = [b"%03d" % number for number in range(1000)]
-_NEVER = -1_000_000
+_NEVER = 1 << 64  # microseconds: no time is in this second
 _BAR = ord("|")  # as a number it is found by memchr
 # The parts of a record whose length never varies: the fraction with its dot, the date's line, the trailer.
 _FIXED = len(".000000") + len("\ndate: Sun Nov 22 22:27:11 2026\n") + len(TRAILER)
