@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import (
     decode,
+    folders,
     hep,
     importing,
     machine,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading": reading.find,
     "calls": tracking.cost,
     "import": importing.cost,
+    "folders": folders.cost,
     "parquet": speedups.cost,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,

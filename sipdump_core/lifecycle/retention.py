@@ -64,6 +64,8 @@ def listed(backend: Backend, patience: float | None = None) -> Iterator[StoredSe
         StorageError: the store cannot be listed.
         DriverError: the driver raises anything else, yields what is no segment, or does not answer.
     """
+    if _is_ours(backend):  # its tests check it, and folders may hold 100,000 files
+        return each_of(backend, "list", backend.segments)
     return answers(backend, "list", lambda: map(_checked, backend.segments()), patience)
 
 
@@ -175,9 +177,13 @@ def answers(backend: Backend, operation: str, call: Callable[[], Iterable[T]], p
         SipDumpError: as it was raised.
         DriverError: the driver raises anything else, or does not answer.
     """
-    if patience is None or backend.site.distribution.startswith(_OURS):
+    if patience is None or _is_ours(backend):
         return each_of(backend, operation, call)
     return timely(backend, operation, call, patience)
+
+
+def _is_ours(backend: Backend) -> bool:
+    return backend.site.distribution.startswith(_OURS)
 
 
 def _delete(

@@ -426,7 +426,8 @@ def _nearness(query: Query) -> Callable[[Shelved], bool]:
 
     @cache
     def latest(slack: float) -> str:
-        end = _NEVER if query.until_us is None else min(query.until_us / _US + slack + ZONES, _NEVER)
+        # twice, because the name is taken as UTC here, and as local time by may_hold
+        end = _NEVER if query.until_us is None else min(query.until_us / _US + slack + 2 * ZONES, _NEVER)
         return time.strftime(STAMP_FORMAT, time.gmtime(end))
 
     def is_near(shelved: Shelved) -> bool:
