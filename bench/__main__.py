@@ -36,6 +36,8 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "calls": tracking.cost,
     "import": importing.cost,
     "parquet": parquet.cost,
+    "parquet-queue": parquet.behind_queue,
+    "parquet-loss": parquet.loss,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
 }
