@@ -40,6 +40,8 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "import": importing.cost,
     "folders": folders.cost,
     "parquet": speedups.cost,
+    "parquet-queue": parquet.behind_queue,
+    "parquet-loss": parquet.loss,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
 }

@@ -1,5 +1,6 @@
 """The thread that has Parquet files made of write-ahead files, by a process of its own."""
 
+import contextlib
 import os
 import threading
 import time
@@ -12,12 +13,13 @@ from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.capabilities import Recovered
 from sipdump_core.errors import StorageError
 from sipdump_core.log import Event, Limit, log
+from sipdump_core.ownership import is_ours
 from sipdump_core.segment import Segment
 from sipdump_core.threads import lasting
 from sipdump_parquet.child import Child
 from sipdump_parquet.errors import BusyError, ContentError
 from sipdump_parquet.options import ParquetOptions
-from sipdump_parquet.wal import keep_aside, wal_path
+from sipdump_parquet.wal import hidden_path, keep_aside, wal_path
 
 __all__ = ["Sealer"]
 
@@ -131,20 +133,19 @@ class Sealer:
 
     def _wait(self) -> "_Job | tuple[str, int] | None":
         """Wait for work, and return it; None at the end. Without work, there is no process either for long."""
-        idle_at = time.monotonic() + _IDLE_SECONDS
+        idle_at: float | None = time.monotonic() + _IDLE_SECONDS
         while True:
             with self._changed:
                 work = self._next()
                 if work is not None or self._stopping:
                     return work
                 moments = [job.due for job in self._jobs]
-                if not self._early:
+                if idle_at is not None and not self._early:
                     moments.append(idle_at)
                 self._changed.wait(max(0.0, min(moments) - time.monotonic()) if moments else None)
-                idle = not self._early and time.monotonic() >= idle_at
-            if idle:
+            if idle_at is not None and not self._early and time.monotonic() >= idle_at:
                 self._hands.close()
-                idle_at = float("inf")
+                idle_at = None
 
     def _next(self) -> "_Job | tuple[str, int] | None":
         now = time.monotonic()
@@ -187,7 +188,7 @@ class Sealer:
         if recovered:
             fields = {"records": recovered.records, "seconds": round(time.monotonic() - start, 3)}
             log.info(Event("parquet file written", path=recovered.location, recovered=job.left, **fields))
-        elif not error and not job.left:
+        elif not error and not job.left and not job.attempts:  # else an attempt that was killed had just done it
             log.warning(Event("write-ahead file is gone, and was not sealed", path=path))
         if error:
             self._failed(job, path, error)
@@ -218,6 +219,10 @@ class Sealer:
                     job.faults -= 1
                     self._log.warn("aside", "write-ahead file cannot be kept aside", path=path, error=refusal)
                     return
+                draft = hidden_path(job.segment, self._site, "tmp")  # of an attempt that was killed
+                with contextlib.suppress(OSError):
+                    if is_ours(draft):
+                        os.unlink(draft)
                 log.error(Event("write-ahead file is given up, and kept", kept=kept, error=job.error))
 
 
