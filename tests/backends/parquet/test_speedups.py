@@ -143,6 +143,10 @@ def test_no_messages_are_a_batch_too(speedups: ctypes.CDLL) -> None:
         assert {len(values) for values in pulled.values()} == {0}
 
 
+def test_what_32_bits_cannot_count_is_left_to_python(speedups: ctypes.CDLL) -> None:
+    assert NativePuller(Puller(), speedups).pull(b"", [1 << 31])["call_id"] == []
+
+
 def test_headers_that_are_wanted_as_they_are_leave_all_to_python(used: ctypes.CDLL) -> None:
     assert isinstance(best_puller({}, ["X-My-Id"]), NativePuller)
     assert isinstance(best_puller({"from": "f"}, []), Puller)
@@ -291,6 +295,13 @@ def test_what_is_no_library_is_not_used(tmp_path: Path) -> None:
     assert load(path) is None
     path.write_bytes(b"\x7fELF, or so it seems")
     assert load(path) is None
+
+
+def test_a_python_without_ctypes_does_without_it() -> None:
+    code = "import sys; sys.modules['ctypes'] = None; import sipdump_parquet.native as n; print(n.best_puller({}, ()))"
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, env=os.environ | {"SIPDUMP_PURE": ""}, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("<sipdump_parquet.fields.Puller object")
 
 
 @pytest.mark.parametrize("compiler", ["/nonexistent", "false"])
