@@ -25,6 +25,17 @@ __all__ = ["Child"]
 
 _MODULE = "sipdump_parquet.worker"
 _TARGET = "the process that seals"
+_ALLOCATION = {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "MALLOC_TOP_PAD_": str(1 << 24),
+}
+"""Has memory kept until the process ends: to give it back and take it again, page by page, costs as much as sorting.
+
+For Arrow, and for glibc (mallopt(3)); another C library passes over it.
+"""
 _END_SECONDS = 5.0
 _LINES = 20
 _KINDS: dict[str, type[StorageError]] = {"BusyError": BusyError, "ContentError": ContentError}
@@ -106,7 +117,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, **_ALLOCATION, "PYTHONPATH": path},
                 process_group=0,  # Ctrl-C is for this process, which sees to that one's end
             )
         except OSError as error:

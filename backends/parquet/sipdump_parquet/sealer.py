@@ -131,20 +131,19 @@ class Sealer:
 
     def _wait(self) -> "_Job | tuple[str, int] | None":
         """Wait for work, and return it; None at the end. Without work, there is no process either for long."""
-        idle_at = time.monotonic() + _IDLE_SECONDS
+        idle_at: float | None = time.monotonic() + _IDLE_SECONDS
         while True:
             with self._changed:
                 work = self._next()
                 if work is not None or self._stopping:
                     return work
                 moments = [job.due for job in self._jobs]
-                if not self._early:
+                if idle_at is not None and not self._early:
                     moments.append(idle_at)
                 self._changed.wait(max(0.0, min(moments) - time.monotonic()) if moments else None)
-                idle = not self._early and time.monotonic() >= idle_at
-            if idle:
+            if idle_at is not None and not self._early and time.monotonic() >= idle_at:
                 self._hands.close()
-                idle_at = float("inf")
+                idle_at = None
 
     def _next(self) -> "_Job | tuple[str, int] | None":
         now = time.monotonic()
@@ -187,7 +186,7 @@ class Sealer:
         if recovered:
             fields = {"records": recovered.records, "seconds": round(time.monotonic() - start, 3)}
             log.info(Event("parquet file written", path=recovered.location, recovered=job.left, **fields))
-        elif not error and not job.left:
+        elif not error and not job.left and not job.attempts:  # else an attempt that was killed had just done it
             log.warning(Event("write-ahead file is gone, and was not sealed", path=path))
         if error:
             self._failed(job, path, error)

@@ -12,6 +12,7 @@ or ``{"error": ...}``. It may be killed at any moment: see :mod:`sipdump_parquet
 
 import contextlib
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -40,6 +41,8 @@ __all__ = ["Worker", "main"]
 _NICE = 5
 _EXPENDABLE = "500"
 """Of 1000, for the kernel's choice when memory runs out: this process has nothing that is not on the disk, too."""
+_RARELY = 100_000
+"""Objects until the garbage collector looks for circles, of which hardly any are made here."""
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -122,6 +125,8 @@ def main() -> None:
     given = requests()
     options = ParquetOptions(**{**given["options"], **{name: tuple(given["options"][name]) for name in _TUPLES}})
     worker = Worker(options, Site(given["folder"], given["prefix"], given["file_mode"]))
+    gc.freeze()
+    gc.set_threshold(_RARELY)
     answer({"ready": True})
     while True:
         request = requests()
