@@ -6,16 +6,18 @@ Header names are compared without case, compact forms count (RFC 3261, section 7
 message takes grows linearly with its length.
 """
 
-import ctypes
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import sipdump_speedups
 from sipdump_core.cache import Cache
 from sipdump_core.calls.legs import charging_id, session_uuids
 from sipdump_parquet.values import branch, cseq, start_line, text, user_and_tag
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 __all__ = ["CORRELATING", "FIELDS", "Puller", "canonical"]
 
@@ -92,7 +94,7 @@ class Puller:
         # as most write them, found at once
         self._makers = {b"\n" + name: (name.decode().lower(), _USUAL[name.decode().lower()][0]) for name in _FORMS}
 
-    def library(self) -> ctypes.CDLL | None:
+    def library(self) -> "CDLL | None":
         """Return the library in C that pulls the fields of usual messages; None if there is none, or none is usual."""
         fits = len(self.names) <= sipdump_speedups.MAX_NAMES and max(map(len, self.names)) <= sipdump_speedups.MAX_NAME
         return sipdump_speedups.library() if fits and not self._all_apart else None

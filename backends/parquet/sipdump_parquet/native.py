@@ -1,15 +1,17 @@
 """The fields as :mod:`sipdump_parquet.fields` pulls them, by the library in C where that understands the message."""
 
-import ctypes
 from array import array
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sipdump_parquet.fields import Puller
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 __all__ = ["NATIVE_FIELDS", "NativePuller", "best_puller", "packed_names"]
 
@@ -21,6 +23,7 @@ NATIVE_FIELDS = (
 )  # fmt: skip
 _ODD = 255
 _SPAN = 8  # bytes
+_MOST = (1 << 31) - 1  # offsets are of 32 bits
 _NUMBERS = {"status": pa.int32(), "cseq": pa.int64()}
 
 
@@ -39,7 +42,7 @@ class NativePuller:
         library: from :func:`sipdump_speedups.library`.
     """
 
-    def __init__(self, puller: Puller, library: ctypes.CDLL) -> None:
+    def __init__(self, puller: Puller, library: "CDLL") -> None:
         self._puller = puller
         self._library = library
         self._names = packed_names(puller)
@@ -50,13 +53,15 @@ class NativePuller:
         Raises:
             ValueError: the offsets do not ascend, or lie outside the data.
         """
+        if offsets[-1] > _MOST:
+            return self._puller.pull(data, offsets)
         count = len(offsets) - 1
-        where = offsets if isinstance(offsets, array) else array("i", offsets)
+        where = array("i", offsets)
         spans, odd = pa.allocate_buffer(_SPAN * len(NATIVE_FIELDS) * count), pa.allocate_buffer(_bits(count))
-        sizes = (ctypes.c_int64 * len(NATIVE_FIELDS))()
+        sizes = array("q", bytes(8 * len(NATIVE_FIELDS)))
         odd_rows = self._library.sipdump_scan(
             data, len(data), where.buffer_info()[0], count, self._names, len(self._names),
-            spans.address, sizes, odd.address,
+            spans.address, sizes.buffer_info()[0], odd.address,
         )  # fmt: skip
         if odd_rows < 0:
             raise ValueError("offsets must ascend, and lie within the data")
