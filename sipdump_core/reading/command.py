@@ -22,6 +22,7 @@ COMMANDS = {
     "tail": ("tail", "print messages as they arrive, one line each"),
     "stats": ("stats", "count messages and calls, and measure response times"),
     "sql": ("sql", "query messages and calls in SQL, with DuckDB"),
+    "tui": (".viewing.terminal.command", "look at calls in the terminal, and watch them come"),
     "web": (".viewing.web.command", "show calls on a page for a browser on this machine"),
 }
 """The module and the one-line help of each command."""

@@ -226,7 +226,7 @@ def _interval(name: str, title: str) -> Column:
         found: float | None = getattr(row.summary, name)
         return found
 
-    return Column(name, title, 8, lambda row: _seconds(value(row)), value, right=True)
+    return Column(name, title, 9, lambda row: _seconds(value(row)), value, right=True)
 
 
 COLUMNS = (
@@ -237,9 +237,9 @@ COLUMNS = (
     _of_state("reason", "reason", 20, _of_summary("reason")),
     _of_state("method", "method", 9, lambda row: row.method or None),
     _of_state("kind", "kind", 9, lambda row: row.summary.kind),
-    Column("from_user", "from", 14, lambda row: _user(row.summary.from_user, row.summary.from_uri),
+    Column("from_user", "from", 12, lambda row: _user(row.summary.from_user, row.summary.from_uri),
            lambda row: row.summary.from_user or row.summary.from_uri),
-    Column("to_user", "to", 14, lambda row: _user(row.summary.to_user, row.summary.to_uri),
+    Column("to_user", "to", 12, lambda row: _user(row.summary.to_user, row.summary.to_uri),
            lambda row: row.summary.to_user or row.summary.to_uri),
     _of_state("from_uri", "From URI", 26, _of_summary("from_uri")),
     _of_state("to_uri", "To URI", 26, _of_summary("to_uri")),

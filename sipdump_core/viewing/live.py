@@ -36,7 +36,7 @@ _OVERHEAD = 1500
 """Bytes of a held message beside its text, measured on CPython 3.11."""
 _WAITING = 5000
 """Calls, and messages, that may wait for one viewer."""
-_CHUNK = 500
+_CHUNK = 100
 """Messages that are taken in at once: so long others wait for the lock."""
 _US = 1_000_000
 _OPEN = ("calling", "ringing")

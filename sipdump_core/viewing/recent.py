@@ -25,6 +25,8 @@ _HELD = 64 << 20
 """Bytes of messages that are held for calls whose beginning was not read yet."""
 _OVERHEAD = 1500
 """Bytes of a held message beside its text, measured on CPython 3.11."""
+_MANY = 5000
+"""Calls that are read again at the end."""
 _QUIET_US = _US
 """If there is nothing of a call for so long before an INVITE without a To-tag, it began with this INVITE."""
 
@@ -89,6 +91,7 @@ class Recent:
             if not room:
                 self.more = True
                 return
+        self._read_whole()
         self._judge_held(None)
         step = Step(self._released(room, None), back_us)
         self.more = bool(self._pending)
@@ -118,13 +121,32 @@ class Recent:
             self._held_bytes += len(record.buf) + _OVERHEAD
         return [], []
 
+    def _read_whole(self) -> None:
+        """Read all messages of the calls of which only a later part met the filter, and the rest is far away."""
+        ids = [call_id for call_id, call in self._held.items() if _is_from_its_middle(call)][:_MANY]
+        if not (self._judge.parts and ids) or self._store.interrupted:
+            return
+        for call_id in ids:
+            self._drop(call_id)
+        query = self._query
+        span = Query(
+            since_us=None if query.since_us is None else query.since_us - self._around_us,
+            until_us=None if query.until_us is None else query.until_us + self._around_us,
+            call_ids=ids,
+        )
+        self._feed(self._store.unsorted(span, self.searched), self._judge)
+
+    def _drop(self, call_id: str) -> Call:
+        call = self._held.pop(call_id)
+        self._held_bytes -= sum(len(record.buf) + _OVERHEAD for record in call.records)
+        return call
+
     def _judge_held(self, back_us: int | None) -> None:
         """Judge the calls whose beginning was read; None: all."""
         for call_id, call in list(self._held.items()):
             if back_us is not None and not self._has_begun(call, back_us):
                 continue
-            del self._held[call_id]
-            self._held_bytes -= sum(len(record.buf) + _OVERHEAD for record in call.records)
+            self._drop(call_id)
             self._passed.add(hash(call_id))
             if self._judge.takes(call):
                 found = _Found(call)
@@ -145,7 +167,7 @@ class Recent:
 
     def _has_begun(self, call: Call, back_us: int) -> bool:
         """Return whether nothing of a call is expected before a time back to which everything was read."""
-        if call.oldest_us < back_us:
+        if call.oldest_us < back_us or _is_from_its_middle(call):
             return False
         if self._judge.parts or call.oldest_us - self._around_us >= back_us:
             return True  # with filters, the time around it was read too
@@ -153,6 +175,12 @@ class Recent:
             record.time_us == call.oldest_us and message.method == "INVITE" and message.to.tag is None
             for record, message in call.sightings
         )
+
+
+def _is_from_its_middle(call: Call) -> bool:
+    """Return whether only later requests of a dialog were seen, which have a To-tag (RFC 3261, section 12.2.1.1)."""
+    requests = [message for _, message in call.sightings if message.method]
+    return bool(requests) and all(message.to.tag is not None for message in requests)
 
 
 @attrs.define

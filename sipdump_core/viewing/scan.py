@@ -1,6 +1,7 @@
 """A scan from the newest call back, so that a list fills from its top at once, however much is stored.
 
-It reads one window of time after the other, each about as wide as takes a second. With filters, the messages that meet
+It reads one window of time after the other, a narrow one first, and then each so wide that it has some thousand
+messages. With filters, the messages that meet
 the one that leaves fewest name the calls of a window, and the rest of these is read as ``find`` does: as far around
 the window as the search says.
 """
@@ -9,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
-from sipdump_core.clock import Clock
 from sipdump_core.drivers.capabilities import Searches, can
 from sipdump_core.drivers.query import Query
 from sipdump_core.reading.finder import Judge
@@ -30,13 +30,13 @@ _FIRST_US = _US // 4
 """The first window: it is to be on the screen before anybody waits."""
 _NEVER_US = 1 << 62
 """Later than any time."""
-_AIM = 10_000
-"""Messages that a window should have."""
-_SECONDS = 1.0
-"""Seconds that a window should take."""
+_AIM = 20_000
+"""Messages that a window should have: each costs a search of all segments that may have some."""
 _WIDER = 8
-_PIECE = 2000
-"""Messages that are fed at once."""
+_POLITE = 50
+"""Messages between two looks whether something else is more urgent."""
+_PIECES = (100, 2000)
+"""Messages that are fed at once: first, and at most; what is first on the screen is not to wait for the rest."""
 
 
 @attrs.frozen
@@ -61,10 +61,18 @@ class Scan:
         query: the question.
         feed: keeps the calls.
         around: seconds around a window in which the rest of its calls is read.
-        clock: the time.
+        give_way: is called now and then, and returns when the scan may go on.
     """
 
-    def __init__(self, store: Store, query: Query, feed: Feed, *, around: float, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        query: Query,
+        feed: Feed,
+        *,
+        around: float,
+        give_way: Callable[[], object] = lambda: None,
+    ) -> None:
         self.searched = Searched()
         """What was read, and what could not be."""
         self._store = store
@@ -72,10 +80,11 @@ class Scan:
         self._judge = Judge(query)
         self._feed = feed
         self._reach_us = int(around * _US)
-        self._clock = clock or Clock()
+        self._give_way = give_way
         self._units: Sequence[Unit[Shelved]] = ()
         self._read_from: dict[str, int] = {}
         """How far back each call that was found was read, with filters."""
+        self._piece = _PIECES[0]
         self._read = 0
         """Messages of the window."""
 
@@ -87,11 +96,10 @@ class Scan:
         since, width = self._newest_us(oldest) - _FIRST_US, _FIRST_US
         while self._units and not self._store.interrupted:
             since = max(since, oldest)
-            began = self._clock.monotonic()
             yield from self._pieces_of(self._window(since, until), since)
             if since <= oldest:
                 return
-            width = _next_width(width, self._read, self._clock.monotonic() - began)
+            width = _next_width(width, self._read)
             until, since = since, since - width
 
     def _window(self, since_us: int, until_us: int | None) -> Query:
@@ -130,13 +138,16 @@ class Scan:
         units = [unit for unit in self._units if may_hold(unit, query)]
         for record in self._store.unsorted(query, self.searched, units):
             self._read += 1
+            if not self._read % _POLITE:
+                self._give_way()
             yield record
 
     def _fed(self, records: Iterable[Record], since: int) -> Iterator[Piece]:
         some: list[Record] = []
         for record in records:
             some.append(record)
-            if len(some) == _PIECE:
+            if len(some) == self._piece:
+                self._piece = min(2 * self._piece, _PIECES[1])
                 yield Piece(*self._feed(some, self._judge), since, whole=False)
                 some = []
         yield Piece(*self._feed(some, self._judge), since)
@@ -163,7 +174,6 @@ class Scan:
         return oldest
 
 
-def _next_width(width: int, count: int, took: float) -> int:
-    """Return how wide the next window is to be, so that it has enough messages and does not take long."""
-    factor = min(_AIM / max(count, 1), _SECONDS / max(took, 0.001), _WIDER)
-    return max(_FIRST_US, int(width * max(factor, 1 / _WIDER)))
+def _next_width(width: int, count: int) -> int:
+    """Return how wide the next window is to be, after one that had some messages."""
+    return max(_FIRST_US, int(width * max(min(_AIM / max(count, 1), _WIDER), 1 / _WIDER)))

@@ -9,10 +9,11 @@ from functools import cache, partial
 import attrs
 from anyio import to_thread
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sipdump_core.calls.summary import iso_utc
 from sipdump_core.errors import ConfigError
+from sipdump_core.reading.lines import as_json
 from sipdump_core.reading.overview import Overview, measure
 from sipdump_core.viewing import daemons
 from sipdump_core.viewing.stores import Holding, holdings
@@ -59,7 +60,7 @@ async def overview_json(request: Request) -> Response:
     search = Search.from_url(request.url.query)
     view = await desk.asked(partial(_measured, search, desk.limits.seconds))
     notes = {"notes": view.notes, "problems": view.problems}
-    return JSONResponse({**view.numbers.as_json(), **notes})
+    return Response(as_json({**view.numbers.as_json(), **notes}), media_type="application/json")
 
 
 @cache
