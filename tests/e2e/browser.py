@@ -23,10 +23,9 @@ AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 class Browser:
     """One browser, with a profile of its own."""
 
-    def __init__(self, driver: webdriver.Chrome) -> None:
+    def __init__(self, driver: webdriver.Chrome, folder: Path) -> None:
         self.driver = driver
-        self.hosts: set[str] = set()
-        """Hosts that it asked."""
+        self.folder = folder
 
     def open(self, url: str) -> None:
         self.driver.get(url)
@@ -67,11 +66,16 @@ class Browser:
         """Return what was logged since the last call: errors of the console, violations of the policy."""
         return [each["message"] for each in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
-    def axe(self) -> list[str]:
-        """Return what axe finds serious, or worse."""
+    def axe(self, rule: str = "") -> list[str]:
+        """Return what axe finds serious, or worse.
+
+        Args:
+            rule: the only rule to check; empty: all.
+        """
         self.driver.execute_script(AXE.read_text("utf-8"))
+        options = {"resultTypes": ["violations"], **({"runOnly": [rule]} if rule else {})}
         found: dict[str, Any] = self.driver.execute_async_script(
-            "axe.run(document, {resultTypes: ['violations']}).then(arguments[arguments.length - 1])"
+            "axe.run(document, arguments[0]).then(arguments[1])", options
         )
         return [
             f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes']][:3]}"
@@ -124,7 +128,8 @@ def browser(folder: Path, *, script: bool = True) -> Iterator[Browser]:
     options.add_experimental_option("prefs", prefs)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, Service(shutil.which("chromedriver") or ""))
+    driver.set_script_timeout(60)
     try:
-        yield Browser(driver)
+        yield Browser(driver, folder)
     finally:
         driver.quit()

@@ -86,9 +86,13 @@ def serve(args: argparse.Namespace, rules: LegRules, host: str, port: int, url: 
 
 
 async def _run(listener: socket.socket, desk: Desk, places: Places) -> None:
+    await _Server(_configured(desk, places), desk).serve([listener])
+
+
+def _configured(desk: Desk, places: Places) -> uvicorn.Config:
     logging.getLogger("uvicorn").addHandler(logging.NullHandler())
     logging.getLogger("uvicorn").propagate = False  # the gate logs what goes wrong
-    config = uvicorn.Config(
+    return uvicorn.Config(
         make_app(desk, places),
         http=_Patient,
         loop="asyncio",
@@ -102,7 +106,6 @@ async def _run(listener: socket.socket, desk: Desk, places: Places) -> None:
         timeout_graceful_shutdown=_GRACE,
         h11_max_incomplete_event_size=_HEAD_BYTES,
     )
-    await _Server(config, desk).serve([listener])
 
 
 class _Server(uvicorn.Server):

@@ -225,6 +225,15 @@ def test_of_too_many_messages_the_last_are_read(tmp_path: Path) -> None:
     assert few.total.sessions()["attempts"] == 1
 
 
+def test_an_estimate_that_is_wrong_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sipdump_core.reading.overview._records_since", lambda *_: 0.0)
+    store(tmp_path, *(call(f"{number}@a", TEN + number * 1000) for number in range(20)))
+    searched = Searched()
+    found = overview(tmp_path, searched, most=10)
+    assert sum(found.total.messages.values()) == 30
+    assert searched.notes == ["reading ended after 30 messages: narrow the span"]
+
+
 def test_it_can_be_ended(folder: Path) -> None:
     searched = Searched()
     left = iter((True, True, False))

@@ -42,7 +42,9 @@ def test_the_form_has_every_filter_of_find(page: Page) -> None:
 
 
 def test_calls_are_listed_the_newest_first(page: Page) -> None:
-    assert listed(page.inside().get("/calls?user=alice&method=INVITE").text) == [f"c{number}@a" for number in range(28, -1, -2)]
+    assert listed(page.inside().get("/calls?user=alice&method=INVITE").text) == [
+        f"c{number}@a" for number in range(28, -1, -2)
+    ]
 
 
 @pytest.mark.parametrize(
