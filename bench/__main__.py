@@ -19,6 +19,7 @@ from bench import (
     search,
     table,
     tracking,
+    web,
     writer,
 )
 
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading": reading.find,
     "calls": tracking.cost,
     "import": importing.cost,
+    "web": web.watched,
     "parquet": parquet.cost,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
