@@ -209,7 +209,7 @@ def name_of(event: events.Key) -> str:
 
 def _shown(name: str) -> str:
     """Return how a key is called for people."""
-    special = {"enter": "Enter", "escape": "Esc", " ": "Space", "tab": "Tab"}
+    special = {"enter": "Enter", "escape": "Esc", " ": "Space", "tab": "Tab", "left": "Left", "right": "Right"}
     if name in special:
         return special[name]
     if name.startswith("ctrl+"):
