@@ -38,7 +38,7 @@ class TextView(View):
 
     def do_back(self) -> None:
         """Go back."""
-        self.app.pop_screen()
+        self.leave()
 
     def _all(self, width: int) -> Sequence[Line]:
         if self._made[0] != width:
@@ -120,11 +120,11 @@ class ColumnsView(View):
             self.tell("choose at least one column", error=True)
             return
         self.board.looks.columns = chosen
-        self.app.pop_screen()
+        self.leave()
 
     def do_back(self) -> None:
         """Go back, and leave the columns as they are."""
-        self.app.pop_screen()
+        self.leave()
 
     def _swap(self, step: int) -> None:
         here, there = self.sheet.cursor, self.sheet.cursor + step
@@ -186,7 +186,7 @@ class SettingsView(View):
 
     def do_back(self) -> None:
         """Go back."""
-        self.app.pop_screen()
+        self.leave()
 
     def _change_calls_only(self) -> None:
         self.board.looks.calls_only = not self.board.looks.calls_only

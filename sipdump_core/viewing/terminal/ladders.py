@@ -161,7 +161,7 @@ class LadderView(View):
 
     def do_back(self) -> None:
         """Go back."""
-        self.app.pop_screen()
+        self.leave()
 
     def do_message(self) -> None:
         """Show the message that the cursor is on."""

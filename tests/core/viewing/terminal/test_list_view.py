@@ -1,6 +1,7 @@
 """The call list in a terminal."""
 
 import pytest
+from textual import events
 
 from sipdump_core.viewing.terminal.wire import Broken, Found, Hold, Open, Refused, Save, Saved, Scanned, Seek
 from tests.core.reading.traffic import at, call, register
@@ -27,7 +28,7 @@ def test_the_newest_call_is_first_and_states_are_words() -> None:
         assert lines[0].endswith("live")
         assert lines[2].split()[:6] == ["time↓", "state", "method", "from", "to", "msgs"]
         assert [line.split()[1] for line in body(desk)] == ["registered", "answered", "failed", "ended"]
-        assert "4 calls; 1 ended, 1 failed, 1 answered, …; all of 3 segments read" in lines[-2]
+        assert "4 calls; 1 ended, 1 failed, 1 answered, 1 registered; all of 3 segments read" in lines[-2]
         assert lines[-1].startswith("F1 Help  Enter Show")
         assert all(len(line) <= 80 for line in lines)
 
@@ -352,5 +353,25 @@ def test_no_colour_when_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> Non
         }
         assert colours <= {"default"}
         assert "failed" in desk.text
+
+    look(script)
+
+
+def test_keys_that_come_at_once_reach_what_they_are_meant_for() -> None:
+    async def script(desk: Desk) -> None:
+        await desk.list(A, B)
+        view = desk.app.screen
+        for key in (events.Key("f1", None), events.Key("q", "q"), events.Key("slash", "/"), events.Key("b", "b")):
+            view.post_message(key)
+        await desk.pilot.pause(0.1)
+        assert "Text: b" in desk.text
+        view.post_message(events.Key("enter", "\r"))
+        await desk.pilot.pause(0.1)
+        assert "Text: b" in desk.lines[1]
+        await desk.press("f1")
+        for _ in range(3):
+            desk.app.screen.post_message(events.Key("escape", "\x1b"))
+        await desk.pilot.pause(0.1)
+        assert desk.app.is_running
 
     look(script)
