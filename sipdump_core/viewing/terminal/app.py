@@ -28,7 +28,7 @@ class Terminal(App[None]):
     INLINE_PADDING: ClassVar[int] = 0
 
     def __init__(self, board: Board) -> None:
-        super().__init__()
+        super().__init__(ansi_color=True)
         self.theme = "ansi-dark"
         self.board = board
         self._ticks = 0
@@ -51,6 +51,8 @@ class Terminal(App[None]):
     def _tick(self) -> None:
         """Take what came, and draw it now and then."""
         board = self.board
+        if not self.screen_stack:  # it is about to end
+            return
         self._ticks += 1
         empty = not len(board.rows)
         self._stale |= board.drain()

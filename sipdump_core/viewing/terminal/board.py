@@ -186,7 +186,7 @@ class Board:
     def progress(self) -> str:
         """How far the scan is, for people."""
         if self.broken:
-            return "nothing is read any more"
+            return self.broken.error
         ended = self.searched
         if ended is None:
             return "reading" if self.back_us is None else f"reading, back to {_when(self.back_us)}"
