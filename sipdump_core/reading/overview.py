@@ -31,6 +31,8 @@ _US = 1_000_000
 _BYTES_A_RECORD = 500
 """Of a store that does not know how many records it holds: about as many as a message has in text."""
 _HALVINGS = 40
+_SLACK = 3
+"""How many times as many messages are read as are wanted: those around the span, and what the estimate was wrong."""
 
 
 @attrs.frozen
@@ -94,8 +96,8 @@ def measure(
         query: which calls; without a span, the last day before the newest record.
         searched: takes down what was read, and what a reader has to know.
         around: seconds outside the span in which the rest of a call is looked for.
-        most: messages that may be read; of more, the span begins later. 0: any number. A question with filters is not
-            bounded so: the store finds its answer without reading everything.
+        most: messages that are wanted, about; of more, the span begins later. 0: any number. A question with filters
+            keeps its span, because the store finds its answer without reading everything.
         step: is called after each call; when it returns False, what was counted so far is the result.
     """
     since_us, until_us = _span(store, query)
@@ -107,7 +109,7 @@ def measure(
     timeline = _Timeline(since_us, until_us, filled=filled)
     counting = Counting(timeline.tallies, store.rules)
     calls = 0
-    for found in store.find(query, searched, around=around, legs=False):
+    for found in store.find(query, searched, around=around, legs=False, most=_SLACK * most):
         counting.add(found)
         calls += 1
         if not step():

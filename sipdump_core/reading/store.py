@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Self
 
 from sipdump_core.calls.legs import LegRules
@@ -207,6 +208,7 @@ class Store:
         around: float = AROUND,
         legs: bool = True,
         with_legs: bool = False,
+        most: int = 0,
     ) -> Iterator[Found]:
         """Yield the calls that match, each with all its messages, in the order of their Call-IDs.
 
@@ -219,8 +221,9 @@ class Store:
             around: seconds before and after the span in which the other messages of its calls are looked for.
             legs: whether other legs are looked for.
             with_legs: whether the legs are yielded, too, after the calls that match.
+            most: messages after which reading ends; 0: any number.
         """
-        finder = self._finder(query, searched, around, legs=legs)
+        finder = self._finder(query, searched, around, legs=legs, most=most)
         found = []
         for one in finder.found():
             found += [one] if with_legs and one.legs else []
@@ -289,10 +292,15 @@ class Store:
             newest = max((each for each in (newest, _newest(shelved, newest)) if each is not None), default=None)
         return newest
 
-    def _finder(self, query: Query, searched: Searched | None, around: float, *, legs: bool) -> Finder:
+    def _finder(self, query: Query, searched: Searched | None, around: float, *, legs: bool, most: int = 0) -> Finder:
         searched = self._tracked(searched)
+
+        def read(query: Query) -> Iterator[Record]:
+            records = self.unsorted(query, searched)
+            return _first(records, most, searched) if most else records
+
         return Finder(
-            lambda query: self.unsorted(query, searched),
+            read,
             query,
             self.rules,
             searched,
@@ -384,6 +392,13 @@ def may_hold(unit: Unit[Shelved], query: Query) -> bool:
 def _listed(values: Paths) -> list[str]:
     """Return paths as a list; one alone may be given as it is."""
     return [os.fspath(each) for each in ([values] if isinstance(values, str | os.PathLike) else values)]
+
+
+def _first(records: Iterator[Record], most: int, searched: Searched) -> Iterator[Record]:
+    """Yield the first records, and say so where there are more."""
+    yield from islice(records, most)
+    if next(records, None) is not None:
+        searched.note(f"reading ended after {most} messages: narrow the span")
 
 
 def _distinct(records: Iterable[Record], seen: set[int]) -> Iterator[Record]:

@@ -77,7 +77,7 @@ def ask(known: Sequence[Daemon], patience: float = _PATIENCE) -> tuple[list[Lane
     for daemon in known:
         try:
             # connecting and waiting for the answer may take as long each
-            (stats,) = call(daemon.socket, "sipdump.stats", timeout=max((end - time.monotonic()) / 2, _LEAST))
+            (stats,) = call(daemon.socket, "sipdump.stats", timeout=round(max((end - time.monotonic()) / 2, _LEAST), 2))
             lanes += _lanes(daemon, stats)
         except RpcError as error:
             if not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):

@@ -44,7 +44,7 @@ def test_the_demo_offers_the_page(stage: Stage) -> None:
     base, _, token = found[1].partition("/?token=")
     request = urllib.request.Request(f"{base}/calls", headers={"Authorization": f"Bearer {token}"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        assert b"1 call" in answer.read()
+        assert b"3 calls" in answer.read()
     os.killpg(demo.pid, signal.SIGINT)  # as Ctrl-C does
     assert demo.wait() == 0
     assert "Traceback" not in demo.output()

@@ -59,7 +59,9 @@ class Links:
         """
         names = {"since", "until", "last", *(name for name, _ in words)}
         kept = [word for word in self.words if word[0] not in names]
-        span = [("since", iso_utc(since_us)), ("until", iso_utc(until_us))]
+        span = [
+            (name, iso_utc(each).replace(".000000Z", "Z")) for name, each in (("since", since_us), ("until", until_us))
+        ]
         query = urlencode([*kept, *words, *span], quote_via=quote, safe=":/", errors="surrogateescape")
         return f"{self.root}calls?{query}"
 

@@ -75,8 +75,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store(tmp_path_factory.mktemp("store"), *TRAFFIC)
 
 
-def overview(folder: Path, searched: Searched | None = None, most: int = 0, **query: int) -> Overview:
-    return measure(Store.open(folders=folder), Query(**query), searched or Searched(), most=most)
+def overview(
+    folder: Path,
+    searched: Searched | None = None,
+    *,
+    most: int = 0,
+    since_us: int | None = None,
+    until_us: int | None = None,
+) -> Overview:
+    query = Query(since_us=since_us, until_us=until_us)
+    return measure(Store.open(folders=folder), query, searched or Searched(), most=most)
 
 
 def whole(folder: Path) -> Overview:
@@ -181,13 +189,14 @@ def test_midnight_begins_a_bucket(tmp_path: Path, live_in: Callable[[str], None]
 
 
 def test_stats_say_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spans = ([], ["--since", "@1795341600"], ["--since", "@1795341720", "--until", "@1795341780"])  # 10:00, 10:02
-    for span in spans:
+    for since, until in ((None, None), ("10:00:00", None), ("10:02:00", "10:03:00")):
+        since_us, until_us = at(since) if since else None, at(until) if until else None
+        span = ["--since", f"@{since_us // 1_000_000}"] if since_us else []
+        span += ["--until", f"@{until_us // 1_000_000}"] if until_us else []
         code, out, _ = run(capsys, "stats", "--folder", folder, "--json", *span)
         assert code == 0
         told = json.loads(out)
-        times = [int(each.removeprefix("@")) * 1_000_000 for each in span[1::2]]
-        found = overview(folder, **dict(zip(("since_us", "until_us"), times, strict=False))).as_json()["total"]
+        found = overview(folder, since_us=since_us, until_us=until_us).as_json()["total"]
         for name in ("messages", "sessions", "registrations", "delays"):
             assert told[name] == found[name], (name, span)
 
@@ -214,6 +223,15 @@ def test_of_too_many_messages_the_last_are_read(tmp_path: Path) -> None:
     # filters leave few, and the store finds them without reading everything
     few = measure(Store.open(folders=tmp_path), Query(call_ids="7@a"), Searched(), most=120)
     assert few.total.sessions()["attempts"] == 1
+
+
+def test_an_estimate_that_is_wrong_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sipdump_core.reading.overview._records_since", lambda *_: 0.0)
+    store(tmp_path, *(call(f"{number}@a", TEN + number * 1000) for number in range(20)))
+    searched = Searched()
+    found = overview(tmp_path, searched, most=10)
+    assert sum(found.total.messages.values()) == 30
+    assert searched.notes == ["reading ended after 30 messages: narrow the span"]
 
 
 def test_it_can_be_ended(folder: Path) -> None:

@@ -26,6 +26,7 @@ from sipdump_core.viewing.web.desk import Desk
 from sipdump_core.viewing.web.gate import Keys, Places
 from sipdump_core.viewing.web.limits import Limits
 from sipdump_core.viewing.web.pages import Pages
+from sipdump_core.viewing.web.streaming import FLUSH
 from sipdump_core.viewing.words import Search
 from tests.core.reading.traffic import at, call, register, store
 
@@ -177,6 +178,22 @@ def test_json_is_that_of_stats(folder: Path) -> None:
     assert told["notes"] == told["problems"] == []
 
 
+def test_the_head_is_sent_before_the_store_is_read(folder: Path) -> None:
+    shelves, _ = open_shelves(folders=[str(folder)])
+    desk = Desk(shelves, LegRules(), Pages([str(folder)]), Keys(), Limits())
+    read: list[str] = []
+
+    class Numbers:
+        @property
+        def numbers(self) -> None:
+            read.append("numbers")
+
+    pieces = desk.pages.pieces("overview.html", page=Numbers(), search=Search(), flush=FLUSH)
+    head = "".join(iter(lambda: next(pieces), FLUSH))
+    assert "Reading" in head
+    assert read == []
+
+
 def test_an_empty_store(tmp_path: Path) -> None:
     text = client(tmp_path).get("/overview").text
     assert "There is no message in this span" in text
@@ -185,7 +202,7 @@ def test_an_empty_store(tmp_path: Path) -> None:
 
 def test_time_that_is_up(folder: Path) -> None:
     text = client(folder, seconds=1e-6).get("/overview").text
-    assert "it took longer than" in text
+    assert "It took longer than" in text
 
 
 @pytest.fixture
