@@ -21,6 +21,7 @@ from bench import (
     speedups,
     table,
     tracking,
+    web,
     writer,
 )
 
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading": reading.find,
     "calls": tracking.cost,
     "import": importing.cost,
+    "web": web.watched,
     "folders": folders.cost,
     "parquet": speedups.cost,
     "parquet-queue": parquet.behind_queue,

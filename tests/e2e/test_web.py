@@ -77,6 +77,15 @@ def is_well(surfer: Browser) -> None:
     assert surfer.asked() <= {"127.0.0.1"}
 
 
+def picture(surfer: Browser, name: str) -> None:
+    """Take the picture that the documentation shows."""
+    if folder := os.environ.get("SIPDUMP_PICTURES"):
+        surfer.colours("light")
+        surfer.size(1100, 620)
+        surfer.shot(Path(folder, f"web-{name}.png"))
+        surfer.size(1440)
+
+
 def looks(surfer: Browser, name: str, *, axe: bool = True) -> None:
     """Look at the page that is open in all ways; what axe says depends on colours and width only in a part."""
     for scheme in SCHEMES:
@@ -103,6 +112,7 @@ def test_search_call_message_download(stage: Stage, folder: Path, surfer: Browse
     surfer.open(f"{site.base}/calls")
     surfer.shows("100 calls, and there are more")
     looks(surfer, "calls")
+    picture(surfer, "calls")
     surfer.open(f"{site.base}/calls?user=alice&state=ended")
     surfer.all("tbody tr")[-1].find_element("css selector", "a").click()
     surfer.shows("ended by the caller")
@@ -110,10 +120,12 @@ def test_search_call_message_download(stage: Stage, folder: Path, surfer: Browse
     surfer.find("a[href$='legs=1']").click()
     surfer.shows("Leg C")
     looks(surfer, "legs", axe=False)
+    picture(surfer, "call")
     surfer.find(".ladder a[href='#m3']").click()
     surfer.shows("3. INVITE (SDP)", "#m3")
     assert "m=audio 4002" in surfer.text("#m3 pre")
     looks(surfer, "message", axe=False)
+    picture(surfer, "message")
     surfer.find("body").send_keys("j")
     surfer.shows("4. INVITE", "#m4")
     surfer.find("body").send_keys(Keys.ESCAPE)
@@ -133,6 +145,7 @@ def test_the_overview(stage: Stage, folder: Path, surfer: Browser) -> None:
     surfer.find("a[href='/overview']").click()
     surfer.shows("Overview", "h1")
     looks(surfer, "overview")
+    picture(surfer, "overview")
     is_well(surfer)
 
 
@@ -151,6 +164,7 @@ def test_live_with_kamailio(stage: Stage, surfer: Browser) -> None:
     assert (calling.wait(), answering.wait()) == (0, 0)
     surfer.shows("BYE", "#live-messages")
     looks(surfer, "live")
+    picture(surfer, "live")
     surfer.find("#pause").click()
     surfer.shows("Paused")
     link = surfer.find("#live-calls a")

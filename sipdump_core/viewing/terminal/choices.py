@@ -1,6 +1,7 @@
 """Views to choose in: the help, the columns, the settings, and a text to read."""
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 
 from sipdump_core.reading.render.plain import cells, fitted
 from sipdump_core.viewing.listing import COLUMNS, Column
@@ -13,7 +14,7 @@ from sipdump_core.viewing.terminal.view import Key, View, documented
 __all__ = ["ColumnsView", "HelpView", "SettingsView", "TextView", "following"]
 
 _BACK = Key(("escape", "q"), "Back", "go back", "back")
-_KEYS_WIDTH = 26
+_KEYS_WIDTH = 28
 
 
 class TextView(View):
@@ -37,7 +38,7 @@ class TextView(View):
 
     def do_back(self) -> None:
         """Go back."""
-        self.app.pop_screen()
+        self.leave()
 
     def _all(self, width: int) -> Sequence[Line]:
         if self._made[0] != width:
@@ -57,14 +58,17 @@ class HelpView(TextView):
     def __init__(self, board: Board, view: type[View], more: Sequence[Line] = ()) -> None:
         keys = documented(view)
 
-        def lines(_width: int) -> Sequence[Line]:
-            return [*(_help_line(*key) for key in keys), [("", PLAIN)], *more]
+        def lines(width: int) -> Sequence[Line]:
+            return [*(line for key in keys for line in _help_lines(*key, width)), [("", PLAIN)], *more]
 
         super().__init__(board, "Keys", lines)
 
 
-def _help_line(keys: str, text: str) -> Line:
-    return [(f"  {keys}" + " " * max(1, _KEYS_WIDTH - cells(keys)), BOLD), (text, PLAIN)]
+def _help_lines(keys: str, text: str, width: int) -> Iterator[Line]:
+    named = f"  {keys}"
+    for part in textwrap.wrap(text, max(20, width - _KEYS_WIDTH)):
+        yield [(named + " " * max(1, _KEYS_WIDTH - cells(named)), BOLD), (part, PLAIN)]
+        named = ""
 
 
 class ColumnsView(View):
@@ -116,11 +120,11 @@ class ColumnsView(View):
             self.tell("choose at least one column", error=True)
             return
         self.board.looks.columns = chosen
-        self.app.pop_screen()
+        self.leave()
 
     def do_back(self) -> None:
         """Go back, and leave the columns as they are."""
-        self.app.pop_screen()
+        self.leave()
 
     def _swap(self, step: int) -> None:
         here, there = self.sheet.cursor, self.sheet.cursor + step
@@ -182,7 +186,7 @@ class SettingsView(View):
 
     def do_back(self) -> None:
         """Go back."""
-        self.app.pop_screen()
+        self.leave()
 
     def _change_calls_only(self) -> None:
         self.board.looks.calls_only = not self.board.looks.calls_only

@@ -161,7 +161,7 @@ class LadderView(View):
 
     def do_back(self) -> None:
         """Go back."""
-        self.app.pop_screen()
+        self.leave()
 
     def do_message(self) -> None:
         """Show the message that the cursor is on."""
@@ -351,11 +351,12 @@ class LadderView(View):
         if not self._steps:
             return ()
         step = self._steps[min(self.sheet.cursor, len(self._steps) - 1)]
-        key = (id(step.arrow), width)
+        key = (id(step.arrow), width, self._preview.size.height)
         if self._previewed[0] != key:
             room = max(10, width - 2)
             lines = [part for line in highlighted(step) for part in wrapped_line(line, room)]
-            self._previewed = key, [[("│ ", DIM), *line] for line in lines]
+            below = [[("", PLAIN)]] * (self._preview.size.height - len(lines))
+            self._previewed = key, [[("│ ", DIM), *line] for line in [*lines, *below]]
         return self._previewed[1]
 
 

@@ -106,8 +106,6 @@ class ListView(View):
         if len(rows) != rows.total:
             count += f" of {rows.total:,}"
         parts = [count]
-        if self._states:
-            parts[0] += f": {self._states}"
         if board.selected:
             parts.append(f"{len(board.selected)} selected")
         if rows.dropped:
@@ -116,8 +114,10 @@ class ListView(View):
             parts.append(f"{board.lost:,} changes lost")
         if board.problems or board.notes:
             parts.append(f"{counted(len(board.problems) + len(board.notes), 'note')}: n")
+        if self._states:
+            parts.append(self._states)
         parts.append(board.progress)
-        # how far it is read stands last, and is cut last
+        # how far it is read stands last, and is cut last; the states are cut first
         text = fitted(" " + "; ".join(parts[:-1]), max(0, width - cells(parts[-1]) - 3))
         return [(f"{text}; {parts[-1]}", PLAIN)]
 
@@ -351,9 +351,10 @@ class ListView(View):
             room -= column.width + 1
         room += 1
         if room > 0 and found:
-            wanting = [name for name in _GREEDY if any(column.name == name for column, _ in found)]
-            name = wanting[0] if wanting else found[-1][0].name
-            found = [(column, size + room if column.name == name else size) for column, size in found]
+            names = [column.name for column, _ in found]
+            wanting = [name for name in _GREEDY if name in names][:2] or names[-1:]
+            for name, more in zip(wanting, _shares(room, len(wanting)), strict=True):
+                found = [(column, size + more if column.name == name else size) for column, size in found]
         return found
 
     def _head(self, width: int) -> Line:
@@ -390,6 +391,10 @@ class ListView(View):
             text = _cell(_text(column, row), size, right=column.right)
             line += [(text, mark if colours == "state" and column.name == "state" else whole), (" ", whole)]
         return line[:-1]
+
+
+def _shares(room: int, count: int) -> list[int]:
+    return [room // count + (number < room % count) for number in range(count)]
 
 
 def _text(column: Column, row: Row) -> str:

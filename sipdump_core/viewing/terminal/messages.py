@@ -73,7 +73,7 @@ class MessageView(View):
 
     def do_back(self) -> None:
         """Go back."""
-        self.app.pop_screen()
+        self.leave()
 
     def do_previous(self) -> None:
         """Show the message before."""

@@ -38,7 +38,7 @@ def _save(view: View, board: Board, call_ids: Sequence[str], path: str, *, legs:
             missing = (
                 f"; {counted(report.missing, 'call is', 'calls are')} not stored any more" if report.missing else ""
             )
-            view.tell(f"{report.path} has {counted(report.calls, 'call')}{missing}")
+            view.tell(f"{counted(report.calls, 'call')} saved{missing}: {report.path}")
         elif isinstance(report, Refused) and report.exists:
             view.confirm(
                 f"{report.error}. Replace it?", lambda: _save(view, board, call_ids, path, legs=legs, replace=True)

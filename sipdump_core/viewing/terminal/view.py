@@ -110,6 +110,11 @@ class View(Screen[None]):
         self.tell(f"{question} (y/n)")
         self._confirmed = confirmed
 
+    def leave(self) -> None:
+        """Go back to the view before."""
+        if self.app.screen is self:
+            self.app.pop_screen()
+
     def redraw(self) -> None:
         """Draw everything again that may have changed."""
         for widget in self.query("Sheet, Bar"):
@@ -153,23 +158,40 @@ class View(Screen[None]):
         self.sheet.focus()
 
     async def on_key(self, event: events.Key) -> None:
-        """Do what the key says."""
+        """Do what the key says.
+
+        It may have been on its way here before the prompt, or another view, had the keys; then it is meant for that.
+        """
+        top = self.app.screen
         if self._answered is not None:
-            if event.key == "escape":
-                event.stop()
-                event.prevent_default()
-                self._close_prompt()
-            return
-        if self.press(name_of(event)):
+            handled = self._press_in_prompt(event)
+        else:
+            handled = isinstance(top, View) and top.press(name_of(event))
+        if handled:
             event.stop()
             event.prevent_default()
 
+    def _press_in_prompt(self, event: events.Key) -> bool:
+        answer = self.query_one("#answer", Input)
+        if event.key == "escape":
+            self._close_prompt()
+        elif event.key == "enter":
+            self._answer(answer.value)
+        elif event.is_printable and event.character:
+            answer.insert_text_at_cursor(event.character)
+        else:
+            return False  # the prompt's own, as Home and Ctrl-U
+        return True
+
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Pass the answer on."""
+        self._answer(event.value)
+
+    def _answer(self, value: str) -> None:
         answered = self._answered
         self._close_prompt()
         if answered:
-            answered(event.value)
+            answered(value)
         self.redraw()
 
     def _close_prompt(self) -> None:
@@ -209,7 +231,7 @@ def name_of(event: events.Key) -> str:
 
 def _shown(name: str) -> str:
     """Return how a key is called for people."""
-    special = {"enter": "Enter", "escape": "Esc", " ": "Space", "tab": "Tab"}
+    special = {"enter": "Enter", "escape": "Esc", " ": "Space", "tab": "Tab", "left": "Left", "right": "Right"}
     if name in special:
         return special[name]
     if name.startswith("ctrl+"):

@@ -1,17 +1,20 @@
 """Calls newest first: the same as find has them, each once and whole, however the scan is cut."""
 
+import os
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.query import Query
 from sipdump_core.reading.store import Store
 from sipdump_core.record import Record
 from sipdump_core.viewing import recent
 from sipdump_core.viewing.listing import Row
 from sipdump_core.viewing.recent import Recent
+from tests.core.reading.stores import PREFIX, fill, workshop
 from tests.core.reading.traffic import at, call, register, store
 
 
@@ -111,3 +114,15 @@ def test_calls_that_never_began_are_not_held_without_bound(folder: Path, monkeyp
 
 def test_an_empty_store_has_none(tmp_path: Path) -> None:
     assert found(tmp_path) == []
+
+
+@pytest.mark.parametrize("query", [{}, {"from_users": "alice"}, {"states": "ended"}])
+@pytest.mark.parametrize("day", [10, 15, 22])
+def test_times_that_are_far_from_those_of_the_segment_are_found(
+    tmp_path: Path, query: dict[str, Any], day: int
+) -> None:
+    backend = workshop(tmp_path).backend("text", Site(str(tmp_path), PREFIX))
+    fill(backend, call("one@a", at("10:00:00", day)), at("10:00:00", 15) / 1e6)
+    (path,) = tmp_path.iterdir()
+    os.utime(path, (at("11:00:00", 15) / 1e6, at("11:00:00", 15) / 1e6))
+    assert [row.call_id for row in found(tmp_path, Query(**query))] == ["one@a"]

@@ -14,7 +14,6 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
     const at = open();
-    if (event.key === "Escape" && at >= 0) history.pushState(null, "", location.pathname + location.search + "#ladder");
     if (event.key === "Escape" && at >= 0) location.hash = "ladder";
     if (event.key === "j") go(at + 1);
     if (event.key === "k" && at > 0) go(at - 1);
