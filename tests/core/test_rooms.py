@@ -12,7 +12,8 @@ CORE = ROOT / "sipdump_core"
 ORDER = (
     ("daemon", "__init__"),
     ("sources", "admin"),
-    ("control", "viewing"),
+    ("viewing",),
+    ("control",),
     ("reading",),
     ("sipdump",),
     ("workshop", "checkup"),
