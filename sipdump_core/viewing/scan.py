@@ -48,7 +48,9 @@ class Piece:
     gone: Sequence[str]
     """Call-IDs of calls that were found before, perhaps, and do not match."""
     back_us: int
-    """Everything from here on is read: microseconds since the epoch."""
+    """Everything from here on is read, once the window is whole: microseconds since the epoch."""
+    whole: bool = True
+    """Whether this is the last piece of its window."""
 
 
 class Scan:
@@ -96,9 +98,31 @@ class Scan:
             since = max(since, oldest)
             yield from self._pieces_of(self._window(since, until), since)
             if since <= oldest:
+                yield from self._strays(oldest)
                 return
             width = _next_width(width, self._read)
             until, since = since, since - width
+
+    def _strays(self, back_us: int) -> Iterator[Piece]:
+        """Yield what has times far from those that its segment's name and file have: windows have passed it over.
+
+        With a span, it would not be found either way.
+        """
+        if self._query.since_us is not None or self._query.until_us is not None:
+            return
+        if not self._judge.parts:
+            yield from self._fed(self._far_off(Query()), back_us)
+            return
+        ids = {record.call_id for record in self._far_off(self._judge.parts[0])} - {None}
+        if ids:
+            query = Query(call_ids=[one for one in ids if one is not None])
+            yield from self._fed(self._store.unsorted(query, self.searched, self._units), back_us)
+
+    def _far_off(self, query: Query) -> Iterator[Record]:
+        for unit in self._units:
+            for since_us, until_us in _outside(unit):
+                far = attrs.evolve(query, since_us=since_us, until_us=until_us)
+                yield from self._store.unsorted(far, self.searched, [unit])
 
     def _window(self, since_us: int, until_us: int | None) -> Query:
         """Return the question of a window: what is asked for, within it."""
@@ -146,7 +170,7 @@ class Scan:
             some.append(record)
             if len(some) == self._piece:
                 self._piece = min(2 * self._piece, _PIECES[1])
-                yield Piece(*self._feed(some, self._judge), since)
+                yield Piece(*self._feed(some, self._judge), since, whole=False)
                 some = []
         yield Piece(*self._feed(some, self._judge), since)
 
@@ -170,6 +194,17 @@ class Scan:
                     return 0
                 oldest = min(oldest, int((shelved.start - shelved.slack - ZONES) * _US))
         return oldest
+
+
+def _outside(unit: Unit[Shelved]) -> list[tuple[int | None, int | None]]:
+    """Return the spans before and after that of :func:`~sipdump_core.reading.store.may_hold`; none if it is endless."""
+    spans = []
+    for shelved in unit.holdings:
+        if shelved.slack is None or shelved.start is None:
+            return []
+        spans.append((shelved.start - shelved.slack - ZONES, shelved.stored.modified + shelved.slack))
+    first, last = min(span[0] for span in spans), max(span[1] for span in spans)
+    return [(None, int(first * _US)), (int(last * _US) + 1, None)]
 
 
 def _next_width(width: int, count: int) -> int:
