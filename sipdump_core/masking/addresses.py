@@ -16,9 +16,9 @@ _RUN = re.compile(_NO_WORD_BEFORE + _SCHEMES + _COLON + rb'[^\s<>"]*+', re.IGNOR
 """A URI with whatever is behind it, up to what ends one anywhere."""
 _NEXT = re.compile(rb",(?=" + _SCHEMES + _COLON + rb")", re.IGNORECASE)
 _SIGN = re.compile(_AT)
-_HOST_END = re.compile(rb"[;?,/&>\s]|%(?:25)*+(?:3[BbEeFf]|2[0Cc])|$")
+_HOST_END = re.compile(rb"[;?,/&>\s]|%(?:25)*+(?:3[BbEeFf]|2[0Cc])")
 _NUMBER = re.compile(rb"(?:[^;?,>\s%]|%(?!(?:25)*+(?:3[BbEeFf]|2[0Cc])))*+")
-_PHONE = re.compile(rb"\+?[0-9*#\-().]*[0-9][0-9*#\-()]*")
+_PHONE = re.compile(rb"\+?(?=[^0-9:]*[0-9])[0-9*#\-().]++(?=:|\Z)")
 _ADDRESS = re.compile(rb"[0-9.]*\.[0-9.]*")
 _PARAMETER = re.compile(
     rb"((?:;|%3[Bb])(?:rn|cic|isub|ext|postd|phone-context|from|to)(?:=|%3[Dd]))(\+?[0-9][^;?,>\s&%]*)", re.IGNORECASE
@@ -41,24 +41,23 @@ _NOBODY = (b"urn:", b"http:", b"https:", b"http://", b"https://", b"data:", b"ci
 _HOST = re.compile(rb"\[[^\]]*\].*|[^.@]*\..*|localhost.*|\*?", re.DOTALL)
 
 
-def _behind_user(run: bytes, at: int, end: int, sign: "re.Match[bytes] | None") -> int:
-    """Return where the user of a URI ends, ``at`` if it has none.
+class _Ahead:
+    """The next match of an expression in a text, looked for only once on the way through it.
 
     Args:
-        run: has the URI.
-        at: where its scheme ends.
-        end: where it ends itself, at the latest.
-        sign: the first ``@`` from there on.
+        pattern: the expression.
+        text: the text.
     """
-    begin = sign.end() if sign and sign.start() < end else at
-    found = _HOST_END.search(run, begin, end)
-    host_end = found.start() if found else end
-    if begin == at:
-        host = run[at:host_end].partition(b":")[0]
-        return at + len(host) if _PHONE.fullmatch(host) and not _ADDRESS.fullmatch(host) else at
-    *_, last = sign, *_SIGN.finditer(run, begin, host_end)  # a@b@host: all but the host may be a user
-    assert last  # noqa: S101 - sign was found
-    return last.start()
+
+    def __init__(self, pattern: "re.Pattern[bytes]", text: bytes) -> None:
+        self._pattern, self._text = pattern, text
+        self._found = pattern.search(text)
+
+    def start(self, at: int) -> int:
+        """Return where it is next, not before an offset that only grows; the text's length if it is nowhere."""
+        while self._found and self._found.start() < at:
+            self._found = self._pattern.search(self._text, at)
+        return self._found.start() if self._found else len(self._text)
 
 
 class Addresses:
@@ -78,18 +77,22 @@ class Addresses:
     def uris(self, run: bytes) -> bytes:
         """Return a URI, which may have others in it or behind it, with the users masked."""
         out: list[bytes] = []
-        at = end = 0
-        sign = _SIGN.search(run)
+        at = 0
+        following, sign, host_end = _Ahead(_NEXT, run), _Ahead(_SIGN, run), _Ahead(_HOST_END, run)
         while found := _SCHEME.search(run, at):
             out.append(run[at : found.end()])
             at = found.end()
-            if at > end:
-                following = _NEXT.search(run, at)
-                end = following.start() if following else len(run)
-            if sign and sign.start() < at:
-                sign = _SIGN.search(run, at)
-            number = _NUMBER.match(run, at, end) if found[2] else None
-            behind = number.end() if number else _behind_user(run, at, end, sign)
+            end = following.start(at)
+            first = sign.start(at)
+            if found[2]:
+                number = _NUMBER.match(run, at, end)
+                behind = number.end() if number else at
+            elif first < end:
+                # a@b@host: all but the host may be a user
+                behind = next(reversed([*_SIGN.finditer(run, first, min(host_end.start(first), end))])).start()
+            else:  # it has no user, unless what should be its host is a number
+                phone = _PHONE.match(run, at, min(host_end.start(at), end))
+                behind = phone.end() if phone and not _ADDRESS.fullmatch(phone[0]) else at
             out.append(self._masked(run[at:behind]))
             at = behind
         out.append(run[at:])

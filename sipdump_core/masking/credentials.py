@@ -23,17 +23,19 @@ _KEPT = frozenset(
     {b"algorithm", b"charset", b"domain", b"integrity-protected", b"nc", b"qop", b"realm", b"realm*", b"stale", b"uri",
      b"userhash", b"username", b"username*"}
 )  # fmt: skip
-_WITH_NAME = (b"digest", b"basic", b"bearer", b"ntlm", b"kerberos", b"negotiate", b"gssapi", b"oauth")
-"""Schemes whose names are no secrets themselves."""
+_TOKENS = (b"basic", b"bearer", b"ntlm", b"negotiate", b"kerberos")
+"""Schemes that have a token behind them, not parameters."""
+_NAMED = re.compile(rb"[A-Za-z][A-Za-z0-9]{0,15}[A-Za-z0-9-]{0,16}")
+"""A scheme that has something behind it; what is longer is no name."""
 
 
-def whole(value: bytes) -> bytes:
+def whole(value: bytes, mark: bytes = MARK) -> bytes:
     """Return a mark in place of a value; one that is empty stays."""
     stripped = value.strip()
     if not stripped:
         return value
     start = value.index(stripped)
-    return value[:start] + MARK + value[start + len(stripped) :]
+    return value[:start] + mark + value[start + len(stripped) :]
 
 
 def answer(value: bytes, addresses: Addresses | None, *, secrets: bool) -> bytes:
@@ -49,9 +51,11 @@ def answer(value: bytes, addresses: Addresses | None, *, secrets: bool) -> bytes
         return whole(value)
     if found[2].lower() == b"digest":
         return value[: found.end()] + _parameters(value[found.end() :], addresses, secrets=secrets)
-    if found[2].lower() in _WITH_NAME and value[found.end() :].strip():
-        return value[: found.end()] + whole(value[found.end() :])
-    return whole(value)
+    rest = value[found.end() :]
+    if not (rest.strip() and _NAMED.fullmatch(found[2])):
+        return whole(value)
+    mark = MARK if found[2].lower() in _TOKENS else b"data=" + MARK
+    return value[: found.end()] + whole(rest, mark)
 
 
 def challenge(value: bytes, addresses: Addresses | None, *, secrets: bool) -> bytes:

@@ -146,23 +146,45 @@ class Masker:
             _UnparsedError: it cannot be parsed.
             OpaqueError: its body cannot, and it is to be dropped for that.
         """
-        if _BLANK.fullmatch(buf):  # a keep-alive (RFC 5626, section 3.5.1)
-            return buf
-        start = START_LINE.match(buf)
-        if start is None:
-            raise _UnparsedError
+        out: list[bytes] = []
+        at = 0
+        while at < len(buf):  # what is behind the body may be another message
+            found = _BLANK.match(buf, at)
+            if found and found.end() == len(buf):  # a keep-alive (RFC 5626, section 3.5.1)
+                out.append(buf[at:])
+                break
+            start = START_LINE.match(buf, at)
+            if start is None:
+                raise _UnparsedError
+            masked, at = self._masked_one(buf, start)
+            out.append(masked)
+        return b"".join(out)
+
+    def _masked_one(self, buf: bytes, start: "re.Match[bytes]") -> tuple[bytes, int]:
+        """Return one message masked, and the offset behind it.
+
+        Args:
+            buf: has it.
+            start: its start line.
+
+        Raises:
+            _UnparsedError: it cannot be parsed.
+            OpaqueError: its body cannot, and it is to be dropped for that.
+        """
         at = start.end()
         blank = _END.search(buf, at)
         end, behind = blank.span() if blank else (len(buf), len(buf))
         if _lone_cr(buf, at, end):
             raise _UnparsedError
-        head = self._start_line(start) + self._head(buf[at:end])
+        lines = buf[at:end]
+        head = self._start_line(start) + (self._head(lines) if blank else self._cut_head(lines))
         if behind == len(buf):
-            return head + buf[end:]
-        body = buf[behind:]
-        masked = self._body(buf[:end], body)
+            return head + buf[end:], behind
+        stop = _behind_body(buf, start.start(), end, behind)
+        body = buf[behind:stop]
+        masked = self._body(buf[start.start() : end], body)
         more = len(masked) - len(body)
-        return (_with_length(head, more) if more else head) + buf[end:behind] + masked
+        return (_with_length(head, more) if more else head) + buf[end:behind] + masked, stop
 
     def _body(self, head: bytes, body: bytes) -> bytes:
         if self._methods and ({b"*", _method(head)} & self._methods):
@@ -204,6 +226,14 @@ class Masker:
             lines = _unfolded(lines)
         known = self._lines.get
         return b"\n".join([known(line) or self._line(line) for line in lines])
+
+    def _cut_head(self, head: bytes) -> bytes:
+        """Return header lines masked that no blank line ends: of the last one a part may be missing, so it goes."""
+        whole_lines, newline, last = head.rpartition(b"\n")
+        name, colon, value = last.partition(b":")
+        if self._addresses and colon and value.strip():
+            return self._head(whole_lines) + newline + self._line(name + colon + credentials.whole(value))
+        return self._head(head)
 
     def _line(self, line: bytes) -> bytes:
         """Return a header line masked; it may have folds.
@@ -274,6 +304,13 @@ def _unfolded(lines: list[bytes]) -> list[bytes]:
 def _with_length(head: bytes, more: int) -> bytes:
     """Return a head whose Content-Length is larger by as many bytes: a right one stays right, a wrong one as wrong."""
     return _CONTENT_LENGTH.sub(lambda found: found[1] + b"%d" % max(0, int(found[2]) + more), head)
+
+
+def _behind_body(buf: bytes, start: int, end: int, behind: int) -> int:
+    """Return where a body ends: at its Content-Length, if another message begins there; else with the buffer."""
+    found = _CONTENT_LENGTH.search(buf, start, end)
+    stop = behind + int(found[2]) if found else len(buf)
+    return stop if stop < len(buf) and START_LINE.match(buf, stop) else len(buf)
 
 
 def _method(head: bytes) -> bytes:

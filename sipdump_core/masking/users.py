@@ -66,7 +66,7 @@ class Tokens:
     def asked(self, user: str) -> str:
         """Return the token of a user, see :class:`Users`; what has a ``*`` in it stays, and finds no token."""
         name, at, host = user.partition("@")
-        if "*" in name.lstrip("*"):
+        if "*" in name:
             return user
         return self.stand_in(name.encode("utf-8", "surrogateescape")).decode() + at + host
 
@@ -91,7 +91,7 @@ class Digits:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._done = re.compile(rb"\+?[0-9*#]*x{%d}" % count)
+        self._done = re.compile(rb"\+?(?:[0-9*#]*x{%d}|x{1,%d})" % (count, count))
 
     def stand_in(self, user: bytes) -> bytes:
         """Return a number with an ``x`` for each of its last digits, or as many ``x`` as a name has bytes."""

@@ -155,7 +155,8 @@ def _asked(users: Iterable[str], makers: Sequence[Users]) -> list[str]:
     given = list(users)
     if any(isinstance(maker, Tokens) for maker in makers):
         for user in given:
-            if "*" in user.partition("@")[0].strip("*"):
+            name = user.partition("@")[0]
+            if "*" in name and name != "*":
                 log.warning(Event("tokens stand for whole users: a pattern finds none that was stored so", user=user))
     return [*given, *(maker.asked(user) for maker in makers for user in given)]
 

@@ -24,7 +24,7 @@ NAMES = {
     "StoredSegment", "Transform", "__version__", "at_least", "in_range", "one_of", "option", "read_config",
     "tap_datagram", "tap_streams",
 }  # fmt: skip
-TESTING = {"Contract", "FaultProxy", "does_not_apply", "not_checked", "promise", "record"}
+TESTING = {"Contract", "FaultProxy", "FilterContract", "does_not_apply", "not_checked", "promise", "record"}
 METHODS = {
     "Backend": {
         "__init__": "(self, options, site)",

@@ -22,6 +22,7 @@ from sipdump_core.version import VERSION
 from sipdump_core.workshop import Workshop
 from sipdump_parquet import ParquetBackend
 from sipdump_pcap import HeaderTransform, PcapBackend
+from sipdump_redact import RedactFilter
 from sipdump_s3 import S3Backend
 from sipdump_text import TextBackend
 from tests.support import wait_for
@@ -375,8 +376,8 @@ def test_a_module_that_is_required_may_be_missing_with_its_package(path: Path) -
 def test_a_flag_without_owner_is_taken_for_that_of_a_driver_that_cannot_be_loaded(path: Path) -> None:
     install(path, "sipdump-bad", "import nosuchmodule", "bad = sipdump_bad:B")
     assert [d.name for d in select(discover(), Setting("sipdump", "mode", 257), [])] == ["text", "bad"]
-    with pytest.raises(ConfigError, match="no installed backend owns the flag 128"):
-        select(discover(), Setting("sipdump", "mode", 129), [])
+    with pytest.raises(ConfigError, match="no installed backend owns the flag 64"):
+        select(discover(), Setting("sipdump", "mode", 65), [])
 
 
 def test_first_party_drivers_come_through_entry_points() -> None:
@@ -385,6 +386,7 @@ def test_first_party_drivers_come_through_entry_points() -> None:
         "header": HeaderTransform,
         "parquet": ParquetBackend,
         "pcap": PcapBackend,
+        "redact": RedactFilter,
         "s3": S3Backend,
         "text": TextBackend,
     }
