@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.drivers.query import Query
 from sipdump_core.reading.shelves import Shelved
-from sipdump_core.reading.store import _may_hold, _near
+from sipdump_core.reading.store import _near, may_hold
 from sipdump_core.reading.units import Unit
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_text import TextBackend
@@ -24,14 +24,14 @@ def shelved(start: int, modified: float) -> Shelved:
 
 
 @given(TIMES, st.integers(0, DAY), st.none() | TIMES, st.none() | TIMES | st.just(YEAR_9999))
-def test_nothing_is_left_out_that_may_hold_an_answer(
+def test_nothing_is_left_out_thatmay_hold_an_answer(
     start: int, length: int, since: int | None, until: int | None
 ) -> None:
     one = shelved(start, start + length)
     query = Query(
         since_us=None if since is None else since * 1_000_000, until_us=None if until is None else until * 1_000_000
     )
-    if _may_hold(Unit([one], []), query):
+    if may_hold(Unit([one], []), query):
         assert list(_near([one], query)) == [one]
 
 
