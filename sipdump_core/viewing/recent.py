@@ -21,12 +21,14 @@ from sipdump_core.viewing.scan import Scan
 __all__ = ["Recent", "Step"]
 
 _US = 1_000_000
-_HELD = 64 << 20
+_HELD = 32 << 20
 """Bytes of messages that are held for calls whose beginning was not read yet."""
 _OVERHEAD = 1500
 """Bytes of a held message beside its text, measured on CPython 3.11."""
 _MANY = 5000
 """Calls that are read again at the end."""
+_LARGE = 100
+"""Messages; of a call with more, only the row is kept."""
 _QUIET_US = _US
 """If there is nothing of a call for so long before an INVITE without a To-tag, it began with this INVITE."""
 
@@ -149,12 +151,14 @@ class Recent:
             self._drop(call_id)
             self._passed.add(hash(call_id))
             if self._judge.takes(call):
-                found = _Found(call)
+                found = _Found(call.call_id, call.oldest_us, call)
+                if len(call.sightings) > _LARGE:
+                    found.row(self._store.now_us)
                 if not (self._query.states or self._query.statuses) or self._judge.takes_outcome(
                     found.row(self._store.now_us).summary
                 ):
                     self._pending.append(found)
-        self._pending.sort(key=lambda found: (-found.began_us, found.call.call_id))
+        self._pending.sort(key=lambda found: (-found.began_us, found.call_id))
         del self._pending[self._limit + 1 :]
 
     def _released(self, room: int, back_us: int | None) -> list[Row]:
@@ -187,17 +191,16 @@ def _is_from_its_middle(call: Call) -> bool:
 class _Found:
     """A call that matches; its row is made when it is needed, because of many only some are shown."""
 
-    call: Call
+    call_id: str
+    began_us: int
+    """The time of its first message, by the clock of whoever saw that."""
+    _call: Call | None
     _row: Row | None = None
-
-    @property
-    def began_us(self) -> int:
-        """The time of its first message, by the clock of whoever saw that."""
-        return self.call.oldest_us
 
     def row(self, now_us: Callable[[], int]) -> Row:
         """Return its row."""
         if self._row is None:
-            self._row = row_of(self.call, now_us())
-            self.call.forget()
+            assert self._call is not None  # noqa: S101 - it goes only when the row comes
+            self._row = row_of(self._call, now_us())
+            self._call = None
         return self._row

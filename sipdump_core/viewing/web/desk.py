@@ -12,9 +12,14 @@ from anyio import to_thread
 from starlette.requests import Request
 
 from sipdump_core.calls.legs import LegRules
+from sipdump_core.drivers.query import Query
+from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.searched import Searched
-from sipdump_core.reading.shelves import Shelf
+from sipdump_core.reading.shelves import Shelf, Shelved
 from sipdump_core.reading.store import Store
+from sipdump_core.reading.units import Unit
+from sipdump_core.record import Record
+from sipdump_core.viewing.recent import Recent
 from sipdump_core.viewing.web.gate import Keys
 from sipdump_core.viewing.web.hub import Hub
 from sipdump_core.viewing.web.limits import BusyError, Limits
@@ -23,6 +28,32 @@ from sipdump_core.viewing.web.pages import Pages
 __all__ = ["Desk", "Scan", "desk_of"]
 
 T = TypeVar("T")
+
+_FEW = 100
+"""Call-IDs; so many may belong to one call that is shown, with its legs."""
+_MOST = 10_000
+"""Messages of such a call that are read."""
+
+
+class _Bounded(Store):
+    """A store that reads calls only up to a number of messages: somebody may have sent a million with one Call-ID."""
+
+    def unsorted(
+        self, query: Query, searched: Searched | None = None, chosen: Sequence[Unit[Shelved]] | None = None
+    ) -> Iterator[Record]:
+        """Yield what :meth:`Store.unsorted` does, as far as it goes."""
+        records = super().unsorted(query, searched, chosen)
+        if len(query.call_ids | query.correlations) > _FEW or not (query.call_ids or query.correlations):
+            yield from records
+            return
+        for number, record in enumerate(records):
+            if number >= _MOST:
+                if searched is not None:
+                    searched.note(
+                        f"there are more than {_MOST:,} messages, and no more are shown: see sipdump-read export"
+                    )
+                return
+            yield record
 
 
 class Scan:
@@ -86,24 +117,32 @@ class Desk:
 
     def scan(self) -> Scan:
         """Return a search that has not begun; for what is asked within :meth:`slot`."""
-        return Scan(Store(self.shelves, rules=self.rules), self.problems)
+        return Scan(_Bounded(self.shelves, rules=self.rules), self.problems)
 
-    @contextlib.contextmanager
-    def slot(self) -> Iterator[None]:
-        """Take the place of one search.
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Take the place of one search, as soon as one is free.
 
         Raises:
-            BusyError: as many as may run are running.
+            BusyError: as many as may run have been running for some time.
         """
-        with self._lock:
-            if self._running >= self.limits.searches:
-                raise BusyError(f"{self._running} searches are running, and no more may at once: try again in a moment")
-            self._running += 1
+        end = time.monotonic() + self.limits.patience
+        while not self._take_slot():
+            if time.monotonic() >= end:
+                most = self.limits.searches
+                raise BusyError(f"{most} searches are running, and no more may at once: try again in a moment")
+            await asyncio.sleep(0.05)
         try:
             yield
         finally:
             with self._lock:
                 self._running -= 1
+
+    def _take_slot(self) -> bool:
+        with self._lock:
+            free = self._running < self.limits.searches
+            self._running += free
+        return free
 
     @contextlib.asynccontextmanager
     async def bounded(self, scan: Scan) -> AsyncIterator[None]:
@@ -129,9 +168,20 @@ class Desk:
             BusyError: as many searches as may run are running.
         """
         scan = self.scan()
-        with self.slot():
-            async with self.bounded(scan):
-                return await to_thread.run_sync(ask, scan)
+        async with self.slot(), self.bounded(scan):
+            return await to_thread.run_sync(ask, scan)
+
+    async def warm(self) -> None:
+        """Look at the store once, so that what takes long the first time is done before anybody asks."""
+        scan = self.scan()
+
+        def look() -> None:
+            with contextlib.suppress(SipDumpError):
+                for _ in Recent(scan.store, Query(), limit=1).steps():
+                    pass
+
+        async with self.bounded(scan):
+            await to_thread.run_sync(look)
 
 
 def desk_of(request: Request) -> Desk:

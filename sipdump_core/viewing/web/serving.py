@@ -86,7 +86,9 @@ def serve(args: argparse.Namespace, rules: LegRules, host: str, port: int, url: 
 
 
 async def _run(listener: socket.socket, desk: Desk, places: Places) -> None:
+    warming = asyncio.create_task(desk.warm())
     await _Server(_configured(desk, places), desk).serve([listener])
+    warming.cancel()
 
 
 def _configured(desk: Desk, places: Places) -> uvicorn.Config:

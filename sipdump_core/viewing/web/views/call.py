@@ -26,6 +26,7 @@ from sipdump_core.reading.render.text import label_of
 from sipdump_core.viewing.web.addresses import SHARED, Shared, named_call, query_of
 from sipdump_core.viewing.web.desk import Desk, Scan, desk_of
 from sipdump_core.viewing.web.gate import log_export
+from sipdump_core.viewing.web.limits import BusyError
 
 __all__ = ["FORMS", "call", "download", "share", "shared"]
 
@@ -200,7 +201,9 @@ async def _file(request: Request, name: str, call_id: str, *, legs: bool) -> Res
     def made(scan: Scan) -> bytes | None:
         found = scan.store.call(call_id, scan.searched, legs=legs)
         drawn = found if legs else found[:1]
-        if not drawn or scan.ended:
+        if scan.ended:
+            raise BusyError(f"{scan.ended}; a part of a call is no file")
+        if not drawn:
             return None
         summaries = [one.summary for one in drawn]
         ladder = lay_out([one.call for one in drawn], summaries=summaries, notes=scan.searched.notes)

@@ -165,7 +165,7 @@ def test_a_search_that_takes_too_long_ends_with_what_it_found(tmp_path: Path) ->
 
 def test_only_so_many_searches_run_at_once(tmp_path: Path) -> None:
     shelf = Waiting(store(tmp_path, call("one@a")))
-    page = page_of(tmp_path, Limits(searches=1), shelves=[shelf])
+    page = page_of(tmp_path, Limits(searches=1, patience=0), shelves=[shelf])
     client = page.inside()
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(client.get("/calls").text))
@@ -180,6 +180,21 @@ def test_only_so_many_searches_run_at_once(tmp_path: Path) -> None:
     thread.join(20)
     assert listed(answers[0]) == ["one@a"]
     assert page.inside().get("/calls").status_code == 200
+
+
+def test_one_more_search_waits_for_a_moment(tmp_path: Path) -> None:
+    shelf = Waiting(store(tmp_path, call("one@a")))
+    page = page_of(tmp_path, Limits(searches=1, patience=60), shelves=[shelf])
+    answers: list[str] = []
+    client = page.inside()
+    threads = [threading.Thread(target=lambda: answers.append(client.get("/calls").text)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert shelf.reading.wait(10)
+    shelf.go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert list(map(listed, answers)) == [["one@a"], ["one@a"]]
 
 
 @pytest.fixture(scope="module")
