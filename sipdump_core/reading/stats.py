@@ -44,8 +44,9 @@ def stats(args: argparse.Namespace) -> int:
     with Session(args) as session:
         query = query_of(args, session.now)
         counted = Statistics(args.by, query)
-        for found in session.store.find(query, session.searched, around=args.around, legs=False):
-            counted.add(found)
+        found = session.store.find(query, session.searched, around=args.around, legs=False)
+        for one in session.shown(found):
+            counted.add(one)
         if counted.calls:
             result = counted.result(args.top)
             if args.json:

@@ -1,6 +1,7 @@
 """The terminal as a user has it: in a real one (tmux), beside a daemon that stores what a real Kamailio handles."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,12 @@ class Screen:
     @property
     def coloured(self) -> str:
         return self._run("capture-pane", "-p", "-e")
+
+    @property
+    def pid(self) -> int:
+        """The process that the terminal's shell has started."""
+        shell = self._run("display-message", "-p", "#{pane_pid}").strip()
+        return int(Path(f"/proc/{shell}/task/{shell}/children").read_text().split()[0])
 
     def end(self) -> None:
         subprocess.run([*self._tmux, "kill-server"], check=False, capture_output=True)
@@ -128,6 +135,14 @@ def test_sizes_keys_and_sixteen_colours(screen: Screen, folder: Path) -> None:
     screen.has("50 calls")
     screen.press("C-c")
     screen.has("ended with 0")
+
+
+def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(screen: Screen, folder: Path) -> None:
+    screen.start(*READ, "tui", "--folder", folder)
+    screen.has("50 calls")
+    os.kill(screen.pid, signal.SIGTERM)
+    screen.has("ended with 0")
+    assert "50 calls" not in screen.text
 
 
 def test_no_colour(screen: Screen, folder: Path) -> None:

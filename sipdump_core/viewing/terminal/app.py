@@ -1,8 +1,12 @@
 """The application: views over a board, drawn by textual with the terminal's own 16 colours."""
 
+import asyncio
+import contextlib
+import signal
 from typing import ClassVar
 
 from textual.app import App
+from textual.binding import Binding, BindingType
 
 from sipdump_core.viewing.terminal.board import Board
 from sipdump_core.viewing.terminal.ladders import LadderView
@@ -25,6 +29,7 @@ class Terminal(App[None]):
     """
 
     ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+z", "suspend_process", show=False, priority=True)]
     INLINE_PADDING: ClassVar[int] = 0
 
     def __init__(self, board: Board) -> None:
@@ -36,6 +41,9 @@ class Terminal(App[None]):
 
     def on_mount(self) -> None:
         """Show the list."""
+        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: somebody else takes signals
+            for number in (signal.SIGTERM, signal.SIGHUP):  # the terminal is left as it was
+                asyncio.get_running_loop().add_signal_handler(number, self.exit)
         self.push_screen(ListView(self.board))
         self.set_interval(_TICK, self._tick)
 

@@ -218,7 +218,7 @@ class Board:
 
     def _listed(self, report: Found | Scanned | Came) -> None:
         if isinstance(report, Found):
-            self.back_us = report.back_us
+            self.back_us = report.back_us or None
             self._put(report)
         elif isinstance(report, Scanned):
             self.searched = report

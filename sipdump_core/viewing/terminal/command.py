@@ -56,14 +56,15 @@ def tui(args: argparse.Namespace) -> int:
         board = Board(desk, search, _place(args))
         search.query(board.now())
         board.seek(search)
-        Terminal(board).run()
+        app = Terminal(board)
+        app.run()
     finally:
         desk.close()
     if board.broken and board.broken.wrong:
         raise ConfigError(board.broken.error)
     if board.broken:
         raise StorageError("read", "the store", board.broken.error)
-    return 0
+    return app.return_code or 0
 
 
 def _check_terminal() -> None:

@@ -160,16 +160,17 @@ class Reader:
             self._viewer, self._viewer_number = Viewer(query), seek.number
             self._live.join(self._viewer)
         known: set[str] = set()
-        why = "all"
+        why, back_us = "all", 0
         try:
             for piece in scan.pieces():
                 if seek.number != self._awaited:
                     return
                 known.update(row.call_id for row in piece.rows)
                 known.difference_update(piece.gone)
+                back_us = piece.back_us if piece.whole else back_us
                 for first in range(0, max(len(piece.rows), 1), _ROWS):
                     rows = piece.rows[first : first + _ROWS]
-                    self._send(Found(seek.number, rows, [] if first else piece.gone, piece.back_us))
+                    self._send(Found(seek.number, rows, [] if first else piece.gone, back_us))
                 if seek.limit and len(known) >= seek.limit:
                     why = "limit"
                     break

@@ -85,7 +85,7 @@ class Found:
     gone: Sequence[str]
     """Call-IDs that do not match after all."""
     back_us: int
-    """Everything from here on is read: microseconds since the epoch."""
+    """Everything from here on is read: microseconds since the epoch; 0: it is not known yet."""
 
 
 @attrs.frozen
