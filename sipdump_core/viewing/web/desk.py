@@ -11,9 +11,13 @@ import attrs
 from anyio import to_thread
 from starlette.requests import Request
 
+from sipdump_core.calls.call import Call
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
+from sipdump_core.masking.users import Users
+from sipdump_core.reading.finder import Found
+from sipdump_core.reading.redacting import Redactor
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import Shelf, Shelved
 from sipdump_core.reading.store import Store
@@ -21,7 +25,7 @@ from sipdump_core.reading.units import Unit
 from sipdump_core.record import Record
 from sipdump_core.viewing.recent import Recent
 from sipdump_core.viewing.web.gate import Keys
-from sipdump_core.viewing.web.hub import Hub
+from sipdump_core.viewing.web.hub import Hub, masked
 from sipdump_core.viewing.web.limits import BusyError, Limits
 from sipdump_core.viewing.web.pages import Pages
 
@@ -98,6 +102,10 @@ class Desk:
     """Names for their preprocessor."""
     base: str = ""
     """The address before all paths, where a proxy is; else that of the request."""
+    stand_ins: Sequence[Users] = ()
+    """What stands in the store for users."""
+    redactor: Redactor | None = None
+    """What masks all that is shown."""
     hub: Hub = attrs.field(init=False, repr=False)
     """What follows the store for all viewers."""
     _scans: set[Scan] = attrs.field(factory=set, init=False, repr=False)
@@ -107,13 +115,22 @@ class Desk:
 
     @hub.default
     def _make_hub(self) -> Hub:
-        return Hub(lambda: Store(self.shelves, rules=self.rules))
+        return Hub(lambda: Store(self.shelves, rules=self.rules), self.redactor)
 
     def close(self) -> None:
         """End what is open, so that the server need not wait for it."""
         self.hub.close()
         for scan in list(self._scans):
             scan.end("the server ends")
+
+    def shown(self, call: Call) -> Call:
+        """Return a call as it is shown."""
+        return masked(call.call_id, call.records, self.redactor) if self.redactor else call
+
+    def found(self, call_id: str, scan: Scan, *, legs: bool = True) -> list[Found]:
+        """Return a call and its other legs as they are shown; see :meth:`Store.call`."""
+        found = scan.store.call(call_id, scan.searched, legs=legs)
+        return list(self.redactor.found(found, scan.store.now_us)) if self.redactor else found
 
     def scan(self) -> Scan:
         """Return a search that has not begun; for what is asked within :meth:`slot`."""

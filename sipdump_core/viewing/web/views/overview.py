@@ -59,7 +59,7 @@ def _asked(request: Request) -> tuple[Search, Query]:
         ConfigError: a word is not understood.
     """
     search = Search((name, value) for name, value in query_of(request.scope) if value)
-    return search, search.query(datetime.now().astimezone())
+    return search, search.query(datetime.now().astimezone(), desk_of(request).stand_ins)
 
 
 @attrs.define(slots=False)
