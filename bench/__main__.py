@@ -16,6 +16,7 @@ from bench import (
     parquet,
     reading,
     reading_parquet,
+    redact,
     search,
     table,
     tracking,
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "parquet": parquet.cost,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
+    "redact": redact.cost,
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from sipdump_core.masking import credentials, sdp
 from sipdump_core.masking.addresses import Addresses
-from sipdump_core.masking.syntax import START_LINE
+from sipdump_core.masking.syntax import LONE_CR, START_LINE
 
 __all__ = ["Bodies", "OpaqueError"]
 
@@ -37,7 +37,7 @@ _LINE = re.compile(
     re.IGNORECASE,
 )
 """Headers of credentials, wherever they are: in a message within a message."""
-_LINE_BEGINS = re.compile(rb"[\r\n][ \t]*(?:proxy-auth|auth|www-auth)", re.IGNORECASE)
+_LINE_BEGINS = re.compile(rb"\n[ \t]*(?=[PpAaWw])(?i:proxy-auth|auth|www-auth)")
 
 
 class OpaqueError(Exception):
@@ -127,7 +127,7 @@ class Bodies:
         """Mask a text."""
         if self._keys:
             body = sdp.mask_keys(body)
-        if self._credentials and _LINE_BEGINS.search(b"\n" + body):
+        if self._credentials and (_LINE_BEGINS.search(b"\n" + body) or LONE_CR.search(body)):
             body = _LINE.sub(self._credential_line, body)
         if self._addresses is None:
             return body
