@@ -147,6 +147,14 @@ def test_by_default_nothing_is_redacted_and_that_is_said(folder: Path, logged: p
     assert "redact is switched on, and none of its parameters is set: it changes nothing" in logged.text
 
 
+def test_what_is_set_and_not_switched_on_is_said(folder: Path) -> None:
+    settings = [Setting("sipdump", "folder", str(folder)), Setting("sipdump_redact", "credentials", 1, "k.cfg:2:1")]
+    (notice,) = make_plan(settings).notices
+    what = "redact (128) is set, but neither mode nor backend switches it on: nothing is filtered by it"
+    assert str(notice) == f"k.cfg:2:1: {what}"
+    assert not make_plan([*settings, Setting("sipdump", "mode", 129)]).notices
+
+
 def test_two_nodes_with_one_key_give_one_token_and_calls_are_found(
     tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
