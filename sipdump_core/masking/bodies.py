@@ -106,7 +106,8 @@ class Bodies:
         return b"".join(out)
 
     def _part_head(self, head: bytes) -> bytes:
-        return self._addresses.text(head) if self._addresses else head
+        """Mask the headers of a part, or what is behind the last one: anything may be written there."""
+        return self._addresses.text(self._lines(head)) if self._addresses else self._lines(head)
 
     def _message(self, body: bytes, depth: int) -> bytes:
         """Mask a message, or a part of one, in a body (RFC 3420)."""
@@ -125,10 +126,7 @@ class Bodies:
 
     def _text(self, kind: bytes, value: bytes, body: bytes) -> bytes:
         """Mask a text."""
-        if self._keys:
-            body = sdp.mask_keys(body)
-        if self._credentials and (_LINE_BEGINS.search(b"\n" + body) or LONE_CR.search(body)):
-            body = _LINE.sub(self._credential_line, body)
+        body = self._lines(body)
         if self._addresses is None:
             return body
         wide = b"\0" in body or body[:2] in (b"\xff\xfe", b"\xfe\xff") or _CHARSET.search(value)
@@ -141,6 +139,14 @@ class Bodies:
         if kind == b"application/sdp" or (not kind and body.lstrip()[:2] == b"v="):
             return sdp.mask_users(body, self._addresses)
         return self._addresses.text(body)
+
+    def _lines(self, text: bytes) -> bytes:
+        """Mask the lines of keys and credentials, whatever they are in."""
+        if self._keys:
+            text = sdp.mask_keys(text)
+        if self._credentials and (_LINE_BEGINS.search(b"\n" + text) or LONE_CR.search(text)):
+            text = _LINE.sub(self._credential_line, text)
+        return text
 
     def _display(self, found: "re.Match[bytes]") -> bytes:
         assert self._addresses  # noqa: S101 - or nobody had called it
