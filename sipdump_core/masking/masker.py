@@ -149,12 +149,11 @@ class Masker:
         """
         head, blank, body = buf.partition(b"\r\n\r\n")
         lines = head.split(b"\r\n")
-        ends = len(lines) - 1
-        if not blank or not ends or head.count(b"\n") != ends or head.count(b"\r") != ends:
+        if not blank or len(lines) == 1:
             return None
-        known = self._lines.get
+        known, line_ = self._lines.get, self._whole_line
         try:
-            found = [known(line) or self._line(line) for line in lines[1:]]
+            found = [known(line) or line_(line) for line in lines[1:]]
         except _UnparsedError:
             return None
         first = self._starts.get(lines[0])
@@ -266,6 +265,16 @@ class Masker:
         if self._addresses and colon and value.strip():
             return self._head(whole_lines) + newline + self._line(name + colon + credentials.whole(value))
         return self._head(head)
+
+    def _whole_line(self, line: bytes) -> bytes:
+        """Return a header line masked that has no fold and no line end.
+
+        Raises:
+            _UnparsedError: it is no header, or has one.
+        """
+        if b"\r" in line or b"\n" in line:
+            raise _UnparsedError
+        return self._line(line)
 
     def _line(self, line: bytes) -> bytes:
         """Return a header line masked; it may have folds.
