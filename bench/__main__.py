@@ -17,6 +17,7 @@ from bench import (
     parquet,
     reading,
     reading_parquet,
+    redact,
     search,
     speedups,
     table,
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "parquet-loss": parquet.loss,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
+    "redact": redact.cost,
 }
 
 
