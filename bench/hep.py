@@ -33,7 +33,7 @@ from sipdump_pcap import HeaderTransform
 _ROOT = Path(__file__).parent.parent
 _DAEMON, _ONE_BY_ONE = "sipdump_core.daemon", "bench.one_by_one"
 _RECEIVE = "receive and decode"
-_LAG = 0.1
+LAG = 0.1
 _GROWTH = 1.08
 _ROUND = 500
 _AIMS = {1: 5.0, 13: 6.5}
@@ -188,9 +188,9 @@ def _step(folder: Path, mode: int, rate: float, seconds: float, program: str = _
     try:
         with open(place / "log", "w") as log:
             with machine.pinned(core):
-                daemon = subprocess.Popen(_command(mode, place, program), stderr=log, cwd=_ROOT)
+                daemon = subprocess.Popen(command(mode, place, program=program), stderr=log, cwd=_ROOT)
             try:
-                port = _port(place / "log", daemon)
+                port = port_of(place / "log", daemon)
                 with machine.pinned(*(others or [core])):
                     sender = subprocess.Popen(
                         [sys.executable, "-m", "bench.sender", str(port), str(count), str(seconds)],
@@ -200,7 +200,7 @@ def _step(folder: Path, mode: int, rate: float, seconds: float, program: str = _
                     )
                 before = _threads(daemon.pid)
                 took = float(sender.communicate(timeout=60 + 10 * seconds)[0])
-                time.sleep(_LAG)
+                time.sleep(LAG)
                 sizes = _sizes(place)
                 time.sleep(0.2)
                 after = _threads(daemon.pid)
@@ -221,17 +221,27 @@ def _step(folder: Path, mode: int, rate: float, seconds: float, program: str = _
     return Step(count / took, count - stored, late, took > 1.03 * seconds, cpu)
 
 
-def _command(mode: int, place: Path, program: str) -> list[str]:
+def command(mode: int, place: Path, *more: str, program: str = _DAEMON) -> list[str]:
+    """Return what starts a daemon that listens for HEP.
+
+    Args:
+        mode: what it stores.
+        place: where to.
+        more: further parameters, as ``--modparam`` takes them.
+        program: the module that is run.
+    """
     settings = (
         "sipdump:enable:i:1",
         f"sipdump:mode:i:{mode}",
         f"sipdump:folder:s:{place}",
         f"sipdump_hep:listen:s:udp:{traffic.SERVER}:0",
+        *more,
     )
     return [sys.executable, "-m", program, *itertools.chain(*(("--modparam", s) for s in settings))]
 
 
-def _port(log: Path, daemon: "subprocess.Popen[bytes]") -> int:
+def port_of(log: Path, daemon: "subprocess.Popen[bytes]") -> int:
+    """Wait until a daemon listens, and return its port."""
     for _ in range(200):
         time.sleep(0.05)
         text = log.read_text()

@@ -181,6 +181,10 @@ def _summary(dump: SipDump, source: HepSource, ksr: KsrSource | None) -> None:
             queue_dropped=stats.queue_dropped,
         )
     )
+    for name, filtered in stats.filters.items():
+        reasons = {f"dropped_{reason.replace(' ', '_')}": count for reason, count in filtered.dropped.items()}
+        counts = {"taken": filtered.taken, "changed": filtered.changed, **reasons, **filtered.counters}
+        log.info(Event("summary: filter", name=name, **counts))
     for backend in dump.backends:
         numbers = stats.backends[backend.name]
         reasons = {f"dropped_{reason.replace(' ', '_')}": count for reason, count in numbers.dropped.items()}
