@@ -18,6 +18,7 @@ from bench import (
     reading_parquet,
     search,
     table,
+    terminal,
     tracking,
     writer,
 )
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading": reading.find,
     "calls": tracking.cost,
     "import": importing.cost,
+    "terminal": terminal.looked_at,
     "parquet": parquet.cost,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
