@@ -16,7 +16,10 @@ from sipdump_core.calls.legs import correlations
 from sipdump_core.calls.message import Message
 from sipdump_core.record import Record
 
-__all__ = ["Endpoint", "Query", "parse_endpoint", "parse_grep", "parse_status"]
+__all__ = ["ATTEMPT", "Endpoint", "Query", "parse_endpoint", "parse_grep", "parse_status"]
+
+ATTEMPT = "attempt"
+"""Among kinds of calls: each call that began within the span, once, and not its other legs."""
 
 _STATUS = re.compile(r"([1-6])xx|([1-6]\d\d)(?:-([1-6]\d\d))?", re.IGNORECASE)
 _ENDPOINT = re.compile(r"(?:\[([^\]]+)\]|([^:/]+(?:/\d+)?)):(\d{1,5})")
@@ -144,6 +147,8 @@ class Query:
     """Call-IDs, or values that name other legs: see :func:`sipdump_core.calls.legs.correlations`."""
     states: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
     """States of calls; messages have none, and :meth:`matches` passes this over."""
+    kinds: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
+    """Kinds of calls, or ``attempt``: each call that began within the span, once; :meth:`matches` passes this over."""
 
     @property
     def asked(self) -> frozenset[str]:

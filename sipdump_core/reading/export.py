@@ -69,10 +69,8 @@ def export(args: argparse.Namespace) -> int:
     with Session(args, rules_of(args)) as session:
         query = query_of(args, session.now)
         missing = set(query.call_ids)
-        found = _crossed_off(
-            session.store.find(query, session.searched, around=args.around, legs=args.legs, with_legs=args.legs),
-            missing,
-        )
+        found = session.store.find(query, session.searched, around=args.around, legs=args.legs, with_legs=args.legs)
+        found = _crossed_off(session.shown(found), missing)
         if form == "html":
             count = write_page(found, args.output, names, session.searched.notes)
         else:

@@ -54,9 +54,10 @@ def tail(args: argparse.Namespace) -> int:
         follower = Follower(session.store, query, session.searched)
         print(f"sipdump-read: times are {zone(session.now)}", file=sys.stderr)
         found = False
+        shown = session.redactor.record if session.redactor else _as_it_is
         for record in follower.last(args.count):
             found = True
-            _print(record, raw=args.raw)
+            _print(shown(record), raw=args.raw)
         sys.stdout.flush()
         if args.once:
             return session.report(found)
@@ -64,11 +65,15 @@ def tail(args: argparse.Namespace) -> int:
             for problem in follower.problems():
                 print(f"sipdump-read: {escaped(str(problem))}", file=sys.stderr)
             for record in follower.fresh():
-                _print(record, raw=args.raw)
+                _print(shown(record), raw=args.raw)
                 if session.store.interrupted:
                     break
             sys.stdout.flush()
         return 0
+
+
+def _as_it_is(record: Record) -> Record:
+    return record
 
 
 def _nobody_reads(wait: float) -> bool:

@@ -27,6 +27,7 @@ ORDER = (
     ("settings",),
     ("flows",),
     ("net",),
+    ("masking",),
     ("calls",),
     (
         "posix_regex",
