@@ -37,6 +37,8 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "calls": tracking.cost,
     "import": importing.cost,
     "parquet": speedups.cost,
+    "parquet-queue": speedups.behind_queue,
+    "parquet-loss": parquet.loss,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
 }

@@ -27,7 +27,7 @@ from sipdump_core.sources.hep_decoder import HepDecoder
 from sipdump_pcap import HeaderTransform
 
 _ROOT = Path(__file__).parent.parent
-_LAG = 0.1
+LAG = 0.1
 _GROWTH = 1.08
 _ROUND = 500
 
@@ -143,9 +143,9 @@ def _step(folder: Path, mode: int, rate: float, seconds: float) -> Step:
     try:
         with open(place / "log", "w") as log:
             with machine.pinned(core):
-                daemon = subprocess.Popen(_command(mode, place), stderr=log, cwd=_ROOT)
+                daemon = subprocess.Popen(command(mode, place), stderr=log, cwd=_ROOT)
             try:
-                port = _port(place / "log", daemon)
+                port = port_of(place / "log", daemon)
                 with machine.pinned(*(others or [core])):
                     sender = subprocess.Popen(
                         [sys.executable, "-m", "bench.sender", str(port), str(count), str(seconds)],
@@ -155,7 +155,7 @@ def _step(folder: Path, mode: int, rate: float, seconds: float) -> Step:
                     )
                 before = _threads(daemon.pid, mode)
                 took = float(sender.communicate(timeout=60 + 10 * seconds)[0])
-                time.sleep(_LAG)
+                time.sleep(LAG)
                 sizes = _sizes(place)
                 time.sleep(0.2)
                 after = _threads(daemon.pid, mode)
@@ -174,17 +174,26 @@ def _step(folder: Path, mode: int, rate: float, seconds: float) -> Step:
     return Step(count / took, count - stored, late, took > 1.03 * seconds, cpu)
 
 
-def _command(mode: int, place: Path) -> list[str]:
+def command(mode: int, place: Path, *more: str) -> list[str]:
+    """Return what starts a daemon that listens for HEP.
+
+    Args:
+        mode: what it stores.
+        place: where to.
+        more: further parameters, as ``--modparam`` takes them.
+    """
     settings = (
         "sipdump:enable:i:1",
         f"sipdump:mode:i:{mode}",
         f"sipdump:folder:s:{place}",
         f"sipdump_hep:listen:s:udp:{traffic.SERVER}:0",
+        *more,
     )
     return [sys.executable, "-m", "sipdump_core.daemon", *itertools.chain(*(("--modparam", s) for s in settings))]
 
 
-def _port(log: Path, daemon: "subprocess.Popen[bytes]") -> int:
+def port_of(log: Path, daemon: "subprocess.Popen[bytes]") -> int:
+    """Wait until a daemon listens, and return its port."""
     for _ in range(200):
         time.sleep(0.05)
         text = log.read_text()

@@ -29,7 +29,7 @@ from sipdump_parquet.files import free_draft, make, metadata, publish, translate
 from sipdump_parquet.options import NAME, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import Builder
-from sipdump_parquet.wal import keep_aside, wal_path
+from sipdump_parquet.wal import hidden_path, keep_aside, wal_path
 
 __all__ = ["Conversion", "recover", "seal"]
 
@@ -135,14 +135,14 @@ def seal(
         if opened is None:
             return None
         held, mode = opened
-        if not stack.enter_context(claimed(held.fileno(), _hidden(segment, site, "lock"))):
+        if not stack.enter_context(claimed(held.fileno(), hidden_path(segment, site, "lock"))):
             raise BusyError("seal", path, "another process writes or seals it")
         if not _is_at(path, held.fileno()):  # that one has sealed it
             return None
         with contextlib.suppress(OSError):  # what can be read is the best there is
             os.fdatasync(held.fileno())
         identity = os.pread(held.fileno(), _IDENTITY.stop, 0)[_IDENTITY].hex()
-        draft = free_draft(_hidden(segment, site, "tmp"))  # so that what a crash has left is gone
+        draft = free_draft(hidden_path(segment, site, "tmp"))  # so that what a crash has left is gone
         known = _published(segment, site, identity)
         if known:
             remove(path, mode)
@@ -170,10 +170,6 @@ def recover(segments: Iterable[Segment], options: ParquetOptions, site: Site) ->
             recovered = Recovered(NAME, wal_path(segment, site), error=error, in_use=isinstance(error, BusyError))
         if recovered:
             yield recovered
-
-
-def _hidden(segment: Segment, site: Site, suffix: str) -> str:
-    return os.path.join(site.folder, f".{segment.stem}.parquet.{suffix}")
 
 
 @contextlib.contextmanager

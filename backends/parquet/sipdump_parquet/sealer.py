@@ -1,5 +1,6 @@
 """The thread that has Parquet files made of write-ahead files, by a process of its own."""
 
+import contextlib
 import os
 import threading
 import time
@@ -12,12 +13,13 @@ from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.capabilities import Recovered
 from sipdump_core.errors import StorageError
 from sipdump_core.log import Event, Limit, log
+from sipdump_core.ownership import is_ours
 from sipdump_core.segment import Segment
 from sipdump_core.threads import lasting
 from sipdump_parquet.child import Child
 from sipdump_parquet.errors import BusyError, ContentError
 from sipdump_parquet.options import ParquetOptions
-from sipdump_parquet.wal import keep_aside, wal_path
+from sipdump_parquet.wal import hidden_path, keep_aside, wal_path
 
 __all__ = ["Sealer"]
 
@@ -217,6 +219,10 @@ class Sealer:
                     job.faults -= 1
                     self._log.warn("aside", "write-ahead file cannot be kept aside", path=path, error=refusal)
                     return
+                draft = hidden_path(job.segment, self._site, "tmp")  # of an attempt that was killed
+                with contextlib.suppress(OSError):
+                    if is_ours(draft):
+                        os.unlink(draft)
                 log.error(Event("write-ahead file is given up, and kept", kept=kept, error=job.error))
 
 

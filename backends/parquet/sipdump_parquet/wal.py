@@ -21,7 +21,7 @@ from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_parquet.options import WAL_SUFFIX
 
-__all__ = ["Mark", "follow", "keep_aside", "search", "wal_path"]
+__all__ = ["Mark", "follow", "hidden_path", "keep_aside", "search", "wal_path"]
 
 _FEW = 16
 """Literals; for more, every record is looked at."""
@@ -30,6 +30,11 @@ _FEW = 16
 def wal_path(segment: Segment, site: Site) -> str:
     """Return the path of a segment's write-ahead file."""
     return os.path.join(site.folder, segment.stem + WAL_SUFFIX)
+
+
+def hidden_path(segment: Segment, site: Site, suffix: str) -> str:
+    """Return the path of a file that is there only while a segment is sealed: a draft (``tmp``) or a ``lock``."""
+    return os.path.join(site.folder, f".{segment.stem}.parquet.{suffix}")
 
 
 def keep_aside(path: str) -> str:
