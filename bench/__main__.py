@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import (
     decode,
+    folders,
     hep,
     importing,
     machine,
@@ -20,6 +21,7 @@ from bench import (
     speedups,
     table,
     tracking,
+    web,
     writer,
 )
 
@@ -28,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "raw": writer.against_raw,
     "sync": writer.with_sync,
     "hep": hep.end_to_end,
+    "hep-paired": hep.paired,
     "stages": hep.stages,
     "decode": decode.against_plain,
     "memory": memory.peak,
@@ -36,6 +39,8 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading": reading.find,
     "calls": tracking.cost,
     "import": importing.cost,
+    "web": web.watched,
+    "folders": folders.cost,
     "parquet": speedups.cost,
     "parquet-queue": speedups.behind_queue,
     "parquet-loss": parquet.loss,

@@ -17,6 +17,7 @@ from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.capabilities import Compacted, Recovered
 from sipdump_core.drivers.folder import FolderBackend, open_regular
+from sipdump_core.drivers.names import forget_names
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError
 from sipdump_core.log import Event, log
@@ -138,10 +139,15 @@ class ParquetBackend(FolderBackend):
 
     def segments(self) -> Iterable[StoredSegment]:
         """List the Parquet files, and as open segments the write-ahead files that have none yet."""
-        waiting = {stored.segment: stored for stored in self._waiting()}
+        waiting = {stored.segment.stem: stored for stored in self._waiting()}
         # listed last: meanwhile a Parquet file may have replaced a write-ahead file, never the reverse
-        waiting |= {stored.segment: stored for stored in super().segments()}
-        yield from sorted(waiting.values(), key=lambda stored: stored.segment)
+        forget_names(self.site.folder)
+        found = []
+        for stored in super().segments():
+            waiting.pop(stored.segment.stem, None)
+            found.append(stored)
+        found += waiting.values()
+        yield from sorted(found, key=lambda stored: (stored.segment.stamp, stored.segment.sequence))
 
     def read(self, stored: StoredSegment) -> Iterator[Record]:
         """Read a segment's records in the order of their arrival, whether or not it is sealed."""
