@@ -45,7 +45,10 @@ $(SWIFT)/.installed:
 	$(SWIFT)/bin/python -m pip install --quiet --disable-pip-version-check 'swift>=2.38,<3'
 	touch $@
 
-$(STAMP): pyproject.toml
+# also what the optional library is built of and by
+SPEEDUPS := hatch_build.py $(wildcard backends/parquet/sipdump_speedups/*.[cp]*)
+
+$(STAMP): pyproject.toml $(SPEEDUPS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@

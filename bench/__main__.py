@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import (
     decode,
+    folders,
     hep,
     importing,
     machine,
@@ -17,8 +18,10 @@ from bench import (
     reading,
     reading_parquet,
     search,
+    speedups,
     table,
     tracking,
+    web,
     writer,
 )
 
@@ -27,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "raw": writer.against_raw,
     "sync": writer.with_sync,
     "hep": hep.end_to_end,
+    "hep-paired": hep.paired,
     "stages": hep.stages,
     "decode": decode.against_plain,
     "memory": memory.peak,
@@ -35,7 +39,9 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading": reading.find,
     "calls": tracking.cost,
     "import": importing.cost,
-    "parquet": parquet.cost,
+    "web": web.watched,
+    "folders": folders.cost,
+    "parquet": speedups.cost,
     "parquet-queue": parquet.behind_queue,
     "parquet-loss": parquet.loss,
     "reading-parquet": reading_parquet.user_within_an_hour,

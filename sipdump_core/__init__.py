@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sipdump_core.config.reader import Config, read_config
     from sipdump_core.config.route_block import RouteBlock
-    from sipdump_core.drivers.base import API_VERSION, Backend, NoOptions, Site, Transform
+    from sipdump_core.drivers.base import API_VERSION, Backend, Filter, NoOptions, Site, Transform
     from sipdump_core.drivers.batch import Batch
     from sipdump_core.drivers.folder import FolderBackend
     from sipdump_core.drivers.query import Query
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sipdump_core.version import VERSION as __version__  # noqa: N811 - it is a dunder here
 
 _HOME = {
-    "drivers.base": ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"],
+    "drivers.base": ["API_VERSION", "Backend", "Filter", "NoOptions", "Site", "Transform"],
     "drivers.batch": ["Batch"],
     "config.reader": ["Config", "read_config"],
     "config.route_block": ["RouteBlock"],
@@ -66,6 +66,7 @@ __all__ = [
     "ConfigError",
     "DROP",
     "DriverError",
+    "Filter",
     "Flow",
     "FolderBackend",
     "FormatError",

@@ -82,6 +82,7 @@ def make_plan(
         if any(driver.cls and issubclass(driver.cls, FolderBackend) for driver in chosen):
             _check_folder(resolved.last(CORE, "folder", params.folder))
         route = _route(resolved, event_routes, params)
+        notices += _idle_filters(chosen, resolved)
         notices += _idle_scripts(resolved, event_routes, wanted=bool(params.mode & MODE_EVENT_ROUTE))
     return Plan(
         resolved,
@@ -157,6 +158,14 @@ def _load_callback(settings: Settings, params: Params) -> Route:
     from sipdump_core.routes.kemi import load_kemi  # noqa: PLC0415 - few have a script, and it loads a parser
 
     return load_kemi(loads, function, parse_call_id=bool(params.parse_call_id))
+
+
+def _idle_filters(chosen: Sequence[Driver], settings: Settings) -> Iterator[Notice]:
+    """Notice filters of sipdump itself that nothing is set for: by default they change nothing."""
+    for driver in chosen:
+        if driver.kind == "filter" and driver.is_ours and not settings.of(_module(driver)):
+            what = f"{driver.name} is switched on, and none of its parameters is set: it changes nothing"
+            yield Notice(what, settings.last(CORE, "mode", 0).place)
 
 
 def _idle_scripts(settings: Settings, event_routes: Mapping[str, "RouteBlock"], *, wanted: bool) -> list[Notice]:

@@ -17,11 +17,12 @@ from sipdump_core.flows import Address, Flows
 from sipdump_core.lifecycle.pruner import Pruner
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.pipeline.dispatcher import Dispatcher
+from sipdump_core.pipeline.filters import Filters, FilterStats
 from sipdump_core.pipeline.intake import Intake
 from sipdump_core.pipeline.numbers import LaneStats
 from sipdump_core.plan import Plan, make_plan
 from sipdump_core.process_table import ProcessTable
-from sipdump_core.record import Record
+from sipdump_core.record import Record, new_record
 from sipdump_core.redaction import REDACTED
 from sipdump_core.routes.event_route import Callback, EventRoute
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
@@ -58,6 +59,8 @@ class Stats:
     """Records that found the queue full."""
     backends: dict[str, LaneStats]
     """By the backend's name."""
+    filters: dict[str, FilterStats] = attrs.field(factory=dict)
+    """By the filter's name, in the order in which records go through."""
 
 
 class SipDump:
@@ -83,7 +86,7 @@ class SipDump:
 
     Raises:
         ConfigError: a parameter is wrong, see :class:`~sipdump_core.settings.core.Params`.
-        DriverError: none of the backends can be used.
+        DriverError: none of the backends can be used, or one of the filters cannot.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class SipDump:
         self.block = (plan.params.queue_full or default_queue_full) == "block"
         self._route = EventRoute(plan.route(self.send) if plan.route else None)
         self._runs_route = bool(plan.params.mode & MODE_EVENT_ROUTE)
+        self._filters = Filters(workshop.filters())
         self._flows = Flows(self.table)
         self._counts = threading.Lock()
         self._received = self._disabled = self._queue_dropped = 0
@@ -204,24 +208,27 @@ class SipDump:
     def send(self, record: Record, tag: str) -> None:
         """Store a record under a tag of its own, as Kamailio's ``sipdump_send(tag)``; the event route does not run.
 
+        The filters do, also where the record has gone through them already.
+
         Raises:
             ValueError: the tag has control characters.
             ClosedError: after ``close``.
         """
         if self._enabled(1):
-            self._put([attrs.evolve(record, flow=attrs.evolve(record.flow, tag=tag))])
+            self._put(self._filters.all([attrs.evolve(record, flow=attrs.evolve(record.flow, tag=tag))]))
 
     def intercept(self, records: Sequence[Record]) -> None:
-        """Store records, unless not enabled, or dropped by the event route.
+        """Store records, unless not enabled, or dropped by a filter or the event route.
 
         Raises:
             ClosedError: after ``close``.
         """
         if not self._enabled(len(records)):
             return
+        records = self._filters.before_route(records)
         if self._runs_route:
             records = self._route.filter(records)
-        self._put(records)
+        self._put(self._filters.after_route(records))
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all records so far are stored, or given up, in every backend.
@@ -253,6 +260,7 @@ class SipDump:
         """Return the numbers so far."""
         route = self._route
         lanes = {lane.backend.name: lane.snapshot() for lane in self._dispatcher.lanes}
+        filters = self._filters.stats()
         with self._counts:
             return Stats(
                 received=self._received,
@@ -265,6 +273,7 @@ class SipDump:
                 route_slow=route.slow,
                 queue_dropped=self._queue_dropped,
                 backends=lanes,
+                filters=filters,
             )
 
     @property
@@ -292,6 +301,7 @@ class SipDump:
             self._dispatcher.hurry()
             if not self._intake.close(timeout / 2):
                 lost = self._intake.abandon()
+        self._filters.close()
         ended = self._dispatcher.close(max(0.0, end - self._clock.monotonic()))
         if lost:
             with self._counts:
@@ -308,7 +318,7 @@ class SipDump:
         flow = self._flows.flow(tag, src, dst, proto, pid, procno, node)
         if time_us is None:
             time_us = int(self._clock.time() * 1e6)
-        self.intercept([Record(time_us, flow, bytes(buf))])
+        self.intercept([new_record(time_us, flow, bytes(buf))])
 
     def _enabled(self, count: int) -> bool:
         if self._forked:

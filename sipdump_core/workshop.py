@@ -1,5 +1,6 @@
 """The workshop: makes a plan's backends, and knows which of its drivers can be used by now."""
 
+import math
 import os
 import socket
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from sipdump_core.drivers.base import Backend, Site, Transform
+from sipdump_core.drivers.base import Backend, Filter, Site, Transform
 from sipdump_core.drivers.batch import batching
 from sipdump_core.drivers.contained import contained
 from sipdump_core.drivers.deferred import DeferredBackend
@@ -80,7 +81,7 @@ class Workshop:
         made: list[Backend] = []
         faults: list[DriverError] = []
         for driver in self.chosen:
-            if driver.kind == "transform":
+            if driver.kind in ("filter", "transform"):
                 continue
             try:
                 backend = self._usable(driver, site)
@@ -94,6 +95,19 @@ class Workshop:
             log.error(Event("a backend cannot be used; the others store without it", error=each))
         return made
 
+    def filters(self) -> list[Filter]:
+        """Make the chosen filters, in the order in which records go through: by flag, then as they are named.
+
+        Raises:
+            ConfigError: options of one contradict each other, or what they name cannot be read.
+            DriverError: one cannot be used; nothing may be stored without it.
+        """
+        mode, names = self.plan.params.mode, self.plan.params.backend
+        chosen = [driver for driver in self.chosen if driver.kind == "filter"]
+        by_mode = sorted((each for each in chosen if each.flag & mode), key=lambda driver: driver.flag)
+        by_name = sorted((each for each in chosen if not each.flag & mode), key=lambda driver: names.index(driver.name))
+        return [self._filter(driver) for driver in (*by_mode, *by_name)]
+
     def check(self) -> None:
         """Check what a start would tolerate: every chosen driver can be used, and its backend made.
 
@@ -101,6 +115,7 @@ class Workshop:
             ConfigError: a driver cannot be used, or its options contradict each other.
             DriverError: a constructor raises.
         """
+        self.filters()
         for driver in self.chosen:
             if driver.fault:
                 raise ConfigError(refusal(driver))
@@ -119,7 +134,9 @@ class Workshop:
             raise DriverError(refusal(driver))
         if driver and driver.kind == "backend":
             return self._make(driver, site)
-        names = ", ".join(driver.name for driver in self.drivers if driver.kind != "transform" and not driver.error)
+        names = ", ".join(
+            driver.name for driver in self.drivers if driver.kind in ("backend", "unknown") and not driver.error
+        )
         raise ConfigError(f"no backend {name!r} is installed; there are: {names}")
 
     def keepers(self, folder: str = "", prefix: str | None = None) -> tuple[list[Backend], list[SipDumpError]]:
@@ -235,6 +252,14 @@ class Workshop:
             return backend
         raise self._unmade(driver, guard) from guard.error
 
+    def _filter(self, driver: Driver) -> Filter:
+        with Guard() as guard:
+            made = self._construct(driver)
+            _verify_filter(made)
+            assert isinstance(made, Filter)  # noqa: S101 - it was verified
+            return made
+        raise self._unmade(driver, guard) from guard.error
+
     def _transform(self, driver: Driver) -> Transform:
         with Guard() as guard:
             transform = self._construct(driver)
@@ -298,6 +323,23 @@ def _endings(site: Site) -> set[str]:
 def _ends(ending: str, suffix: str | None) -> bool:
     """Return whether a file may be one of a suffix: it, or something that is made on the way to it."""
     return bool(suffix) and (ending.endswith(suffix or "") or f"{suffix}." in ending)
+
+
+def _verify_filter(made: Any) -> None:
+    """Check what a filter's constructor has made.
+
+    Raises:
+        TypeError: it is no filter, or not initialized, or ``seconds`` or ``before_route`` make no sense.
+    """
+    if not isinstance(made, Filter):
+        raise TypeError(f"the class returns {made!r} instead of an instance")
+    if not hasattr(made, "opts"):
+        raise TypeError("its constructor does not call super().__init__(options)")
+    if type(made.seconds) not in (int, float) or not 0 < made.seconds < math.inf:
+        raise TypeError(f"its seconds is {made.seconds!r}, which is no number of seconds")
+    for name in ("before_route", "prompt"):
+        if type(getattr(made, name)) is not bool:
+            raise TypeError(f"its {name} is {getattr(made, name)!r}, which is not True or False")
 
 
 def _verify(backend: Backend) -> None:

@@ -1,4 +1,4 @@
-"""``sipdump-admin import``: files of other places, stored in backends."""
+"""``sipdump-admin import``: files of other places, stored in backends, by way of the configuration's filters."""
 
 import argparse
 import os
@@ -26,6 +26,7 @@ from sipdump_core.lifecycle import meta_file
 from sipdump_core.lifecycle.retention import PATIENCE, listed
 from sipdump_core.log import warnings_to
 from sipdump_core.pipeline.delivery import STALL
+from sipdump_core.pipeline.filters import BY_ITSELF, Filters
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.lines import counted
 from sipdump_core.reading.shelves import Shelf, Shelved, open_shelves
@@ -87,6 +88,7 @@ def importing(args: argparse.Namespace, output: Output) -> int:
             records, segments = importer.records, importer.segments
             rows.append({"file": path, "records": records, "segments": segments, "error": error, "problems": problems})
             stored = f"{counted(records, 'record')} in {counted(segments, 'segment')} of {', '.join(names)}"
+            stored += f"; {counted(importer.dropped, 'record')} dropped by filters" if importer.dropped else ""
             output.say(f"{path}: {stored}")
     return output.result(rows)
 
@@ -97,13 +99,21 @@ def _settings(args: argparse.Namespace) -> list[Setting]:
     if not (args.config or args.to):
         raise ConfigError("say in which backends to store: --to parquet, say")
     settings = read_config(args.config, args.defines).settings if args.config else []
+    filters = _filters(settings) if args.to else []
     given = [("folder", args.folder), ("fprefix", args.fprefix)]
     options = [Setting(CORE, name, value, f"--{name}") for name, value in given if value is not None]
     if args.to:
         place = f"--to {args.to}"
         options.append(Setting(CORE, "mode", 0, place))
-        options += [Setting(CORE, "backend", name.strip(), place) for name in args.to.split(",")]
+        names = [name.strip() for name in args.to.split(",")]
+        options += [Setting(CORE, "backend", name, place) for name in dict.fromkeys([*filters, *names])]
     return override(settings, options)
+
+
+def _filters(settings: Sequence[Setting]) -> list[str]:
+    """Return the names of the filters that a configuration switches on: ``--to`` names other backends, not those."""
+    plan = make_plan(settings, to_start=False)
+    return [filter_.name for filter_ in Workshop(plan).filters()]
 
 
 def _batches(records: Iterator[Record], failed: list[SipDumpError]) -> Iterator[list[Record]]:
@@ -135,6 +145,7 @@ class _Target:
 
     def __init__(self, workshop: Workshop, names: Sequence[str], *, again: bool) -> None:
         self.site = workshop.site()
+        self.filters = Filters(workshop.filters())
         self.backends = [workshop.backend(name, self.site) for name in names]
         self._again = again
         self._marks: set[_Mark] = set()
@@ -182,6 +193,8 @@ class _Importer:
     def __init__(self, target: _Target, path: str, rotate: float, progress: Progress) -> None:
         self.records = 0
         self.segments = 0
+        self.dropped = 0
+        """Records that filters have dropped."""
         self._target = target
         self._site = target.site
         self._backends = target.backends
@@ -208,7 +221,8 @@ class _Importer:
 
     def _store(self, records: Iterator[Record], source: Segment) -> None:
         failed: list[SipDumpError] = []
-        for batch in _batches(records, failed):
+        for unfiltered in _batches(records, failed):
+            batch = self._filtered(unfiltered)
             while batch:
                 if self._segment is None or batch[0].time_us >= self._until_us:
                     self._begin(batch[0], source)
@@ -218,10 +232,24 @@ class _Importer:
                         backend.write(Batch(batch[:count]))
                 self.records += count
                 self._progress.step(count)
-                batch = batch[count:]  # noqa: PLW2901 - the rest is of the next segment
+                batch = batch[count:]
         self._seal()
         if failed:
             raise failed[0]
+
+    def _filtered(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return what the filters leave of records.
+
+        Raises:
+            DriverError: a filter fails: the rest of the file is not stored.
+        """
+        kept = self._target.filters.all(records)
+        for name, stats in self._target.filters.stats().items():
+            for reason, count in stats.dropped.items():
+                if reason != BY_ITSELF:
+                    raise DriverError(f"{counted(count, 'record')} dropped at the filter {name}: {reason}")
+        self.dropped += len(records) - len(kept)
+        return kept
 
     def _begin(self, first: Record, source: Segment) -> None:
         """Open a segment: the first one has the time of the file's name, if it has any, so that both are one."""

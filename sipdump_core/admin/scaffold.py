@@ -17,7 +17,8 @@ def add_new_backend(parser: argparse.ArgumentParser) -> None:
         "--kind",
         choices=KINDS,
         default="file",
-        help="file: segment files in a folder (default); stream: a database, a queue, whatever is connected to",
+        help="file: segment files in a folder (default); stream: a database, a queue, whatever is connected to; "
+        "filter: rewrites or drops messages before all backends",
     )
     parser.add_argument("--dir", type=Path, metavar="DIR", help="the folder for its files (default: sipdump-NAME)")
     parser.set_defaults(run=new_backend)

@@ -19,6 +19,7 @@ from sipdump_core.clock import local_iso
 from sipdump_core.errors import RpcFault, SipDumpError
 from sipdump_core.lifecycle.retention import listed, log_pruned, prune_all
 from sipdump_core.log import Event, log
+from sipdump_core.pipeline.filters import FilterStats
 from sipdump_core.sipdump import SipDump
 from sipdump_core.version import VERSION
 
@@ -190,6 +191,7 @@ class Rpc:
             "queue_dropped": stats.queue_dropped,
         }
         result["sources"] = {name: dict(counters()) for name, counters in self._sources.items()}
+        result["filters"] = {name: _of_filter(filter_) for name, filter_ in stats.filters.items()}
         result["backends"] = {}
         for backend in self._dump.backends:
             lane = stats.backends[backend.name]
@@ -264,7 +266,8 @@ class Rpc:
 
     def _backends(self, args: Sequence[Any]) -> list[Any]:
         del args
-        lanes = self._dump.stats().backends
+        stats = self._dump.stats()
+        lanes = stats.backends
         rows = []
         workshop = self._dump.workshop
         for driver in workshop.drivers:
@@ -273,12 +276,24 @@ class Rpc:
             if lane:
                 dropped = sum(lane.dropped.values())
                 row |= {"state": lane.state, "since": local_iso(lane.since), "error": lane.error, "dropped": dropped}
+            elif driver.name in stats.filters:
+                row |= {"state": "on", "dropped": sum(stats.filters[driver.name].dropped.values())}
             elif driver.error:
                 row["state"] = f"not loaded: {driver.error}"
             else:
                 row["state"] = "on" if driver in workshop.chosen else "off"
             rows.append(row)
         return rows
+
+
+def _of_filter(stats: FilterStats) -> dict[str, int]:
+    return {
+        "taken": stats.taken,
+        "changed": stats.changed,
+        "dropped": sum(stats.dropped.values()),
+        **{f"dropped ({reason})": count for reason, count in stats.dropped.items()},
+        **stats.counters,
+    }
 
 
 def _whole_scalars(args: Sequence[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a driver is: a backend that stores records, or a transform that rewrites them on their way there.
+"""What a driver is: a backend that stores records, a filter before all of them, or a transform of their bytes.
 
 A driver is a class named by an entry point of the group ``sipdump.backends``. It declares its name, its mode flag,
 its suffix and an attrs class of options. A backend is two small roles in one object, a writer of segments
@@ -18,7 +18,7 @@ from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 
-__all__ = ["API_VERSION", "Backend", "NoOptions", "Site", "Transform"]
+__all__ = ["API_VERSION", "Backend", "Filter", "NoOptions", "Site", "Transform"]
 
 API_VERSION = 2
 """Version of this interface; a driver names the one that it was made for in ``api``. All versions up to it run."""
@@ -224,3 +224,55 @@ class Transform:
     def apply(self, batch: Sequence[Record], bufs: Sequence[bytes]) -> Sequence[bytes]:
         """Return the bytes to store instead of ``bufs``, one for each record of ``batch``."""
         raise NotImplementedError(f"{type(self).__name__} has no apply()")
+
+
+class Filter:
+    """Rewrites or drops records before anything else sees them: no backend, write-ahead file, spool or live view.
+
+    It fails closed. A start without it is refused, and where ``apply`` raises, takes too long, or returns what it must
+    not, the records of that call are dropped and counted. None is ever stored as it came.
+
+    Its methods may be called from several threads at once. The constructor may read what its options name, a key for
+    instance, but changes nothing.
+
+    Args:
+        options: an instance of the class's ``options``.
+
+    Raises:
+        ConfigError: from the constructor, if options contradict each other, or what they name cannot be read.
+    """
+
+    name: ClassVar[str] = ""
+    """Short name; options are ``modparam("sipdump_<name>", ...)``."""
+    flag: ClassVar[int] = 0
+    """Mode flag, a power of two; third parties take 256 or more, or 0 to be switched on by name only."""
+    options: ClassVar[type[Any]] = NoOptions
+    api: ClassVar[int] = 1
+    """Version of this interface that it was made for."""
+    before_route: bool = True
+    """Whether the event route sees what it returns; else the route sees the records as they came."""
+    prompt: ClassVar[bool] = False
+    """Whether ``apply`` never waits, for a network, a disk or a lock, and takes time in proportion to the records.
+
+    Then it runs in the thread that brings the records. Otherwise it has a thread of its own, and is given up on after
+    ``seconds``."""
+    seconds: float = 5.0
+    """How long ``apply`` may take for a batch; then its records are dropped."""
+
+    def __init__(self, options: Any) -> None:
+        self.opts = options
+
+    def apply(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return what is to be stored instead of ``records``: each as it is or rewritten, without those to be dropped.
+
+        The result depends on nothing but the records, keeps their order, and is the same when it is filtered again: an
+        event route may store a record that went through once more.
+
+        Args:
+            records: one or more; neither the sequence nor a record may be changed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no apply()")
+
+    def stats(self) -> Mapping[str, int]:
+        """Return counters of its own; called from any thread."""
+        return {}

@@ -26,7 +26,8 @@ _LONGEST = 1 << 20
 """Characters of a module that is read for this."""
 _BASE = "sipdump_core"
 _SET = re.compile(r"\.(\w+)(?:\s*:[^=\n]*)?\s*=[^=]")
-_DEFAULTS: dict[str, Any] = {"flag": 0, "suffix": "", "transformed": False, "is_transform": False}
+_DEFAULTS: dict[str, Any] = {"flag": 0, "suffix": "", "transformed": False, "kind": "backend"}
+_KINDS = {"Filter": "filter", "Transform": "transform"}
 _UNKNOWN: dict[str, Any] = dict.fromkeys(_DEFAULTS)
 
 
@@ -37,8 +38,11 @@ class Declared:
     flag: int | None = None
     suffix: str | None = None
     transformed: bool | None = None
-    is_transform: bool | None = None
-    """Whether it derives from :class:`~sipdump_core.Transform`."""
+    kind: str | None = None
+    """``backend``, ``filter`` or ``transform``, by the class that it derives from."""
+    may_filter: bool = attrs.field(default=False, eq=False)
+    """Whether it is a filter, or may be one: where the class cannot be read, but its module has that word in it, or
+    cannot be read either."""
 
 
 @attrs.frozen
@@ -60,13 +64,22 @@ def declared(module: str, attribute: str) -> Declared:
     values = _UNKNOWN
     with Guard():  # a source may be damaged in any way
         values = _values(module, attribute, _DEPTH)
-    return Declared(**{name: value if type(value) is type(_DEFAULTS[name]) else None for name, value in values.items()})
+    known = {name: value if type(value) is type(_DEFAULTS[name]) else None for name, value in values.items()}
+    return Declared(**known, may_filter=known["kind"] == "filter" or (not known["kind"] and _may_filter(module)))
+
+
+def _may_filter(module: str) -> bool:
+    """Return whether a module may define a filter, as far as its text tells."""
+    with Guard():
+        spec = _spec(module)
+        return "Filter" in (spec.loader.get_source(module) if spec else "Filter")  # type: ignore[union-attr]  # guarded
+    return True
 
 
 def _values(module: str, cls: str, depth: int) -> dict[str, Any]:
     """Return the values of a class's attributes, None for what is not known."""
     if module.partition(".")[0] == _BASE:
-        return {**_DEFAULTS, "is_transform": cls == "Transform"}
+        return {**_DEFAULTS, "kind": _KINDS.get(cls, _DEFAULTS["kind"])}
     source = _source(module)
     if source is None or not depth:
         return _UNKNOWN

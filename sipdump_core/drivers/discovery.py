@@ -16,12 +16,12 @@ from typing import Any
 import attrs
 from stevedore import ExtensionManager
 
-from sipdump_core.drivers.base import API_VERSION, Backend, Transform
+from sipdump_core.drivers.base import API_VERSION, Backend, Filter, Transform
 from sipdump_core.drivers.contained import LOAD_TIMEOUT, contained
 from sipdump_core.drivers.declared import Declared, declared
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.drivers.metadata import OURS, Entry, entries, is_object
-from sipdump_core.errors import DriverError
+from sipdump_core.errors import ConfigError, DriverError
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
 from sipdump_core.settings.modules import MODULES
 from sipdump_core.settings.options import Notice, Setting, describe
@@ -56,7 +56,7 @@ class Driver:
     name: str
     distribution: str
     version: str
-    cls: type[Backend] | type[Transform] | None = None
+    cls: type[Backend] | type[Filter] | type[Transform] | None = None
     error: str = ""
     declared: Declared = attrs.field(factory=Declared)
     """What its source says, as far as that is read."""
@@ -108,11 +108,15 @@ class Driver:
 
     @property
     def kind(self) -> str:
-        """``backend``, ``transform``, or ``unknown`` if it could not be loaded."""
+        """``backend``, ``filter``, ``transform``, or ``unknown`` if it could not be loaded."""
         if self.cls is None:
-            known = {False: "backend", True: "transform"}
-            return "unknown" if self.error else known.get(self.declared.is_transform, "unknown")  # type: ignore[arg-type]
-        return "backend" if issubclass(self.cls, Backend) else "transform"
+            return "unknown" if self.error else self.declared.kind or "unknown"
+        return _kind(self.cls)
+
+    @property
+    def may_filter(self) -> bool:
+        """Whether it is a filter, or may be one as far as is known: nothing may be stored without it."""
+        return self.declared.may_filter if self.cls is None else self.kind == "filter"
 
 
 @attrs.frozen
@@ -271,9 +275,9 @@ def _disabled(driver: Driver, claims: dict[str, list[Driver]]) -> Driver:
             )
         else:
             continue
-        return attrs.evolve(
-            driver, cls=None, error=why, declared=attrs.evolve(driver.declared, flag=driver.flag, suffix=driver.suffix)
-        )
+        known = driver.declared
+        known = attrs.evolve(known, flag=driver.flag, suffix=driver.suffix, may_filter=driver.may_filter)
+        return attrs.evolve(driver, cls=None, error=why, declared=known)
     return driver
 
 
@@ -325,11 +329,13 @@ def _unowned(drivers: Iterable[Driver], mode: int) -> int:
 def select(drivers: Sequence[Driver], mode: Setting, names: Iterable[Setting]) -> list[Driver]:
     """Return the drivers that a mode and a list of names switch on.
 
-    Drivers that cannot be used are among them as long as one can: the others must not keep it from storing. A flag that
-    no driver owns is taken to belong to the drivers that could not be loaded.
+    Drivers that cannot be used are among them as long as one can: the others must not keep it from storing. But nothing
+    is stored without a filter that was switched on. A flag that no driver owns is taken to belong to the drivers that
+    could not be loaded.
 
     Raises:
-        ConfigError: a bit that no driver owns, an unknown name, or a mode without any sink that can be used.
+        ConfigError: a bit that no driver owns, an unknown name, a filter that cannot be used, or a mode without any
+            sink that can be used.
     """
     assert isinstance(mode.value, int)  # noqa: S101 - the option's type was checked
     chosen = [driver for driver in drivers if driver.flag & mode.value]
@@ -346,6 +352,9 @@ def select(drivers: Sequence[Driver], mode: Setting, names: Iterable[Setting]) -
             raise setting.error(f"no such backend is installed; {_installed(drivers)}")
         if named not in chosen:
             chosen.append(named)
+    for driver in chosen:
+        if driver.fault and driver.may_filter:
+            raise _unfiltered(driver, mode, names)
     blocked = [driver for driver in chosen if driver.blocked]
     chosen = [driver for driver in chosen if not driver.blocked]
     if mode.value & MODE_EVENT_ROUTE or any(driver.kind == "backend" and not driver.fault for driver in chosen):
@@ -359,9 +368,25 @@ def select(drivers: Sequence[Driver], mode: Setting, names: Iterable[Setting]) -
     )
 
 
+def _unfiltered(driver: Driver, mode: Setting, names: Iterable[Setting]) -> ConfigError:
+    """Return the error that nothing may be stored, because what is switched on is a filter, or may be one."""
+    setting = next((each for each in names if each.value == driver.name), mode)
+    what = "it is a filter" if driver.declared.kind == "filter" else "it may be a filter"
+    return setting.error(
+        f"{refusal(driver)}; {what}, and nothing is stored without it: mend it, or do not switch it on"
+    )
+
+
+def _kind(cls: type[Any]) -> str:
+    if issubclass(cls, Backend):
+        return "backend"
+    return "filter" if issubclass(cls, Filter) else "transform"
+
+
 def refusal(driver: Driver) -> str:
     """Return that a driver cannot be used, and why."""
-    return f"the backend {driver.name} of {driver.origin} cannot be used: {driver.fault}"
+    kind = "backend" if driver.kind == "unknown" else driver.kind
+    return f"the {kind} {driver.name} of {driver.origin} cannot be used: {driver.fault}"
 
 
 def unusable(cls: Any) -> str:
@@ -372,8 +397,8 @@ def unusable(cls: Any) -> str:
 
 
 def _unusable(cls: Any) -> str:
-    if not (isinstance(cls, type) and issubclass(cls, (Backend, Transform))):
-        return "is no subclass of sipdump_core.Backend or sipdump_core.Transform"
+    if not (isinstance(cls, type) and issubclass(cls, (Backend, Filter, Transform))):
+        return "is no subclass of sipdump_core.Backend, sipdump_core.Filter or sipdump_core.Transform"
     if type(cls.api) is not int or not 1 <= cls.api <= API_VERSION:
         newer = isinstance(cls.api, int) and cls.api > API_VERSION
         return (

@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from sipdump_core.calls.legs import LegRules
-from sipdump_core.calls.summary import CALL_STATES
-from sipdump_core.drivers.query import Query, parse_endpoint, parse_grep, parse_status
+from sipdump_core.calls.summary import CALL_STATES, KINDS
+from sipdump_core.drivers.query import ATTEMPT, Query, parse_endpoint, parse_grep, parse_status
 from sipdump_core.errors import ConfigError
+from sipdump_core.reading.redacting import add_redact, add_users_key, with_stand_ins
 from sipdump_core.reading.when import AROUND, parse_span, parse_when
 from sipdump_core.record import PROTOS
 
@@ -33,6 +34,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--fprefix", metavar="PREFIX", help="how the names of segments in DIR begin (default: any)")
     several("--file", "files", "FILE", "a single file: a segment, or a pcap or pcapng capture")
     several("--store", "urls", "s3://BUCKET/PREFIX", "a bucket: everything below PREFIX, of all nodes")
+    add_redact(parser)
 
 
 def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> None:
@@ -51,10 +53,12 @@ def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> No
     several("--user", "users", "USER", "a user in From, To or the request URI; * matches any characters", _user)
     several("--from", "from_users", "USER", "a user in From", _user)
     several("--to", "to_users", "USER", "a user in To or the request URI", _user)
+    add_users_key(group)
     several("--ip", "endpoints", "ADDRESS[:PORT]", "an address or a network, source or destination", parse_endpoint)
     several("--method", "methods", "METHOD", "a request's method")
     several("--status", "statuses", "STATUS", "the final answer of a call, or a reply: 503, 4xx, 400-499", parse_status)
     several("--state", "states", "STATE", f"what became of a call: {', '.join(CALL_STATES)}", _state)
+    several("--kind", "kinds", "KIND", f"{', '.join(KINDS)}; attempt: each call that began in the span, once", _kind)
     several("--ua", "agents", "TEXT", "a part of User-Agent or Server")
     several("--node", "nodes", "NODE", "a capture node")
     several("--tag", "tags", "TAG", "rcv, snd or another tag")
@@ -99,18 +103,19 @@ def query_of(args: argparse.Namespace, now: datetime) -> Query:
     """Return the question that the filters ask.
 
     Raises:
-        ConfigError: a time is not understood, or the span is empty.
+        ConfigError: a time is not understood, the span is empty, or a key of users cannot be used.
     """
     since_us, until_us = span_of(args, now)
-    names = ("call_ids", "users", "from_users", "to_users", "endpoints", "methods", "states", "agents", "nodes", "tags",
-             "protos", "greps")  # fmt: skip
+    names = ("call_ids", "users", "from_users", "to_users", "endpoints", "methods", "states", "kinds", "agents",
+             "nodes", "tags", "protos", "greps")  # fmt: skip
     values = {name: getattr(args, name, ()) for name in names}
-    return Query(
+    query = Query(
         since_us=since_us,
         until_us=until_us,
         statuses=[status for given in args.statuses for status in given],
         **values,
     )
+    return with_stand_ins(query, args)
 
 
 def span_of(args: argparse.Namespace, now: datetime) -> tuple[int | None, int | None]:
@@ -176,6 +181,12 @@ def _user(text: str) -> str:
 def _state(text: str) -> str:
     if text.lower() not in CALL_STATES:
         raise ValueError(f"{text!r} is not a state; choose from {', '.join(CALL_STATES)}")
+    return text.lower()
+
+
+def _kind(text: str) -> str:
+    if text.lower() not in (*KINDS, ATTEMPT):
+        raise ValueError(f"{text!r} is not a kind; choose from {', '.join((*KINDS, ATTEMPT))}")
     return text.lower()
 
 

@@ -58,7 +58,7 @@ def find(args: argparse.Namespace) -> int:
         query = query_of(args, session.now)
         field, downwards = args.sort.removeprefix("-"), args.sort.startswith("-")
         count = 0
-        for found in session.store.find(query, session.searched, around=args.around):
+        for found in session.shown(session.store.find(query, session.searched, around=args.around)):
             summary = found.summary
             row = json.dumps(summary.as_json(), ensure_ascii=False)
             key = _key(getattr(summary, field), downwards=downwards)

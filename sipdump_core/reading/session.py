@@ -5,17 +5,22 @@ import contextlib
 import gc
 import signal
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.log import escaped, warnings_to
 from sipdump_core.reading.arguments import span_of
 from sipdump_core.reading.lines import counted, local_time
 from sipdump_core.reading.progress import Bar
+from sipdump_core.reading.redacting import redactor_of
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.when import zone
+
+if TYPE_CHECKING:  # so that --help need not load what reads a store
+    from sipdump_core.reading.finder import Found
 
 __all__ = ["Session"]
 
@@ -53,6 +58,8 @@ class Session:
         self.now = datetime.now().astimezone()
         self._span = span_of(args, self.now) if "since" in args else (None, None)
         self.searched = Searched(problems=problems)
+        self.redactor = redactor_of(args)
+        """Masks what is shown; None if nothing is to be masked."""
         self._bar = Bar()
         self.store = Store(shelves, rules=rules, progress=self._bar.step)
         self._stack = contextlib.ExitStack()
@@ -73,6 +80,10 @@ class Session:
         gc.set_threshold(*self._thresholds)
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+
+    def shown(self, found: "Iterable[Found]") -> "Iterable[Found]":
+        """Return calls as they may be shown."""
+        return self.redactor.found(found, self.store.now_us) if self.redactor else found
 
     def report(self, found: bool) -> int:
         """Print on standard error what a reader has to know of the search.

@@ -47,7 +47,7 @@ def show(args: argparse.Namespace) -> int:
     if args.output:
         refuse_old(args.output)
     with Session(args, rules_of(args)) as session:
-        found = session.store.call(args.call_id, session.searched)
+        found = list(session.shown(session.store.call(args.call_id, session.searched)))
         if not found:
             return session.report(False)
         drawn = found if args.legs else found[:1]

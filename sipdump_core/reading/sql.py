@@ -92,7 +92,7 @@ def sql(args: argparse.Namespace) -> int:
         with Session(args) as session:
             since_us, until_us = span_of(args, session.now)
             span = Query(since_us=since_us, until_us=until_us)
-            views = Views(database, folder, session.store, span, session.searched)
+            views = Views(database, folder, session, span)
             if _names("messages", args.statement):
                 views.make_messages(args.convert)
             if _names("calls", args.statement):

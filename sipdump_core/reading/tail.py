@@ -6,7 +6,7 @@ import select
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import attrs
@@ -54,9 +54,10 @@ def tail(args: argparse.Namespace) -> int:
         follower = Follower(session.store, query, session.searched)
         print(f"sipdump-read: times are {zone(session.now)}", file=sys.stderr)
         found = False
+        shown = session.redactor.record if session.redactor else _as_it_is
         for record in follower.last(args.count):
             found = True
-            _print(record, raw=args.raw)
+            _print(shown(record), raw=args.raw)
         sys.stdout.flush()
         if args.once:
             return session.report(found)
@@ -64,11 +65,15 @@ def tail(args: argparse.Namespace) -> int:
             for problem in follower.problems():
                 print(f"sipdump-read: {escaped(str(problem))}", file=sys.stderr)
             for record in follower.fresh():
-                _print(record, raw=args.raw)
+                _print(shown(record), raw=args.raw)
                 if session.store.interrupted:
                     break
             sys.stdout.flush()
         return 0
+
+
+def _as_it_is(record: Record) -> Record:
+    return record
 
 
 def _nobody_reads(wait: float) -> bool:
@@ -137,7 +142,7 @@ class Follower:
             found = deque(self._store.records(query, self._searched), maxlen=count)
             if len(found) == count or self._store.interrupted:
                 break
-        self._printed.update(map(_mark, found))
+        self.seen(found)
         return list(found)
 
     def fresh(self) -> Iterator[Record]:
@@ -157,6 +162,15 @@ class Follower:
                 if not shelved.open:
                     del self._open[key]
         self._printed.clear()
+
+    def seen(self, records: Iterable[Record]) -> None:
+        """Leave out of the next :meth:`fresh` what was read elsewhere since the follower was made."""
+        self._printed.update(map(_mark, records))
+
+    @property
+    def grows(self) -> bool:
+        """Whether there is a segment that may still grow."""
+        return any(shelved.open for shelved in self._open.values())
 
     def problems(self) -> Sequence[str]:
         """Return what could not be read since the last call, one line each."""

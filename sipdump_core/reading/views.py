@@ -18,9 +18,8 @@ from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.plan import make_plan
 from sipdump_core.reading.database import Database
-from sipdump_core.reading.searched import Searched
+from sipdump_core.reading.session import Session
 from sipdump_core.reading.shelves import Shelved
-from sipdump_core.reading.store import Store
 from sipdump_core.reading.units import Unit
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
@@ -69,17 +68,17 @@ class Views:
     Args:
         database: where the views are made.
         folder: an empty folder for temporary files; it is the caller's to delete, after the last use of the views.
-        store: what is asked.
+        session: whose store is asked, and what masks the answers.
         span: a question with nothing but a span; no message outside it is in a view.
-        searched: takes down what was read, and what could not be.
     """
 
-    def __init__(self, database: Database, folder: str, store: Store, span: Query, searched: Searched) -> None:
+    def __init__(self, database: Database, folder: str, session: Session, span: Query) -> None:
         self._database = database
         self._folder = folder
-        self._store = store
+        self._session = session
+        self._store = session.store
         self._span = span
-        self._searched = searched
+        self._searched = session.searched
 
     def make_messages(self, limit: int) -> None:
         """Make ``messages``.
@@ -92,7 +91,9 @@ class Views:
             StorageError: there is no room for temporary files.
         """
         units = self._store.chosen(self._span, self._searched, _KEPT)
-        direct = self._readable([one for unit in units for one in unit.holdings if _is_direct(one, unit)])
+        redactor = self._session.redactor
+        as_they_are = [] if redactor else [one for unit in units for one in unit.holdings if _is_direct(one, unit)]
+        direct = self._readable(as_they_are)
         rest = [attrs.evolve(unit, holdings=[one for one in unit.holdings if one not in direct]) for unit in units]
         for one in direct:
             self._searched.count(one)
@@ -100,7 +101,7 @@ class Views:
         columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in MESSAGES.items())
         self._database.execute(f"COPY (SELECT {columns} WHERE false) TO {_quoted(paths[0])} (FORMAT parquet)")
         records = self._store.unsorted(self._span, self._searched, [unit for unit in rest if unit.holdings])
-        paths += _convert(records, self._folder, limit)
+        paths += _convert(map(redactor.record, records) if redactor else records, self._folder, limit)
         conditions = [
             f"time {sign} make_timestamptz({time_us})"
             for sign, time_us in ((">=", self._span.since_us), ("<", self._span.until_us))
@@ -118,7 +119,7 @@ class Views:
         path = os.path.join(self._folder, "calls.jsonl")
         try:
             with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-                for found in self._store.find(self._span, self._searched):
+                for found in self._session.shown(self._store.find(self._span, self._searched)):
                     file.write(json.dumps(found.summary.as_json(), ensure_ascii=False) + "\n")
         except OSError as error:
             raise StorageError.from_os("write", path, error) from error

@@ -12,8 +12,8 @@ from sipdump_core.version import VERSION
 
 __all__ = ["KINDS", "Kind", "write"]
 
-Kind = Literal["file", "stream"]
-KINDS: tuple[Kind, ...] = ("file", "stream")
+Kind = Literal["file", "stream", "filter"]
+KINDS: tuple[Kind, ...] = ("file", "stream", "filter")
 
 _NAME = re.compile(r"[a-z](?:_?[a-z0-9])*", re.ASCII)
 _LONGEST = 24
@@ -35,7 +35,8 @@ def write(name: str, kind: Kind, folder: Path) -> list[Path]:
 
     Args:
         name: the backend's name, as ``kafka``.
-        kind: ``file`` for segment files in a folder, ``stream`` for a store that is reached over a connection.
+        kind: ``file`` for segment files in a folder, ``stream`` for a store that is reached over a connection,
+            ``filter`` for what stands before all backends.
         folder: where the files go; it is created if it does not exist.
 
     Returns:
@@ -46,9 +47,12 @@ def write(name: str, kind: Kind, folder: Path) -> list[Path]:
         StorageError: a file cannot be written.
     """
     _check_name(name, {driver.name: driver.distribution for driver in take_stock().drivers})
+    role = "filter" if kind == "filter" else "backend"
     values = {
         "name": name,
         "Name": "".join(part.capitalize() for part in name.split("_")),
+        "role": role,
+        "Role": role.capitalize(),
         "version": ".".join(VERSION.split(".")[:2]),
     }
     written = []

@@ -80,9 +80,9 @@ class Params:
     node: str = option(
         "", help="names this collector, for stores that several share; by default the host's name", check=_node
     )
-    backend: tuple[str, ...] = option((), help="a backend to switch on by name, in addition to those in mode")
+    backend: tuple[str, ...] = option((), help="a backend or filter to switch on by name, in addition to those in mode")
     block: tuple[str, ...] = option(
-        (), help="a backend or transform, or a distribution, of which nothing is ever imported, whatever else is set"
+        (), help="a driver, or a distribution, of which nothing is ever imported, whatever else is set"
     )
     load_timeout: int = option(
         10,

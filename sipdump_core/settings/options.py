@@ -107,7 +107,9 @@ class Setting:
 
     @property
     def hidden(self) -> bool:
-        """Whether nobody is to see the value."""
+        """Whether nobody is to see the value; a switch, 0 or 1, is no secret whatever its name."""
+        if type(self.value) is int and self.value in (0, 1):
+            return False
         return may_be_secret(self.module, self.name) if self.secret is None else self.secret or is_secret(self.name)
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sipdump_core.testing.contract import Contract
+    from sipdump_core.testing.filtering import FilterContract
     from sipdump_core.testing.promises import does_not_apply, not_checked, promise
     from sipdump_core.testing.proxy import FaultProxy
     from sipdump_core.testing.samples import record
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 _HOME = {
     "Contract": "contract",
     "FaultProxy": "proxy",
+    "FilterContract": "filtering",
     "does_not_apply": "promises",
     "not_checked": "promises",
     "promise": "promises",
     "record": "samples",
 }
 
-__all__ = ["Contract", "FaultProxy", "does_not_apply", "not_checked", "promise", "record"]
+__all__ = ["Contract", "FaultProxy", "FilterContract", "does_not_apply", "not_checked", "promise", "record"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from sipdump_core.drivers.base import API_VERSION, Backend
+from sipdump_core.drivers.base import API_VERSION, Backend, Filter
 from sipdump_core.testing.contract import Contract, checks
+from sipdump_core.testing.filtering import FilterContract
 from sipdump_core.testing.kit import drivers
 from sipdump_core.testing.promises import NOT_CHECKED
 from sipdump_core.version import VERSION
@@ -37,7 +38,12 @@ class Certificate:
     """
 
     def __init__(
-        self, path: Path, told: Callable[[pytest.TestReport], str], *, strict: bool, chosen: type[Backend] | None
+        self,
+        path: Path,
+        told: Callable[[pytest.TestReport], str],
+        *,
+        strict: bool,
+        chosen: type[Backend] | type[Filter] | None,
     ) -> None:
         self._path = path.absolute()
         self._told = told
@@ -49,11 +55,13 @@ class Certificate:
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Attach to a check what it checks, so that the report says so in any process."""
         cls = getattr(item, "cls", None)
-        if cls is None or not issubclass(cls, Contract):
+        if cls is None or not issubclass(cls, (Contract, FilterContract)):
             return
         check = item.name.partition("[")[0]
-        own = check in checks() and getattr(cls, check) is not getattr(Contract, check)
-        backend = self._chosen if self._chosen and cls.backend_class is Backend else cls.backend_class
+        base = Contract if issubclass(cls, Contract) else FilterContract
+        own = check in checks() and getattr(cls, check) is not getattr(base, check)
+        subject = cls.backend_class if issubclass(cls, Contract) else cls.filter_class
+        backend = self._chosen if self._chosen and subject in (Backend, Filter) else subject
         item.user_properties.append((_SUBJECT, (cls.__name__, _described(backend), own)))
 
     @pytest.hookimpl
@@ -121,7 +129,7 @@ def _finished(suite: dict[str, Any]) -> dict[str, Any]:
     return {"suite": suite["suite"], "backend": suite["backend"], "kept": kept, "counts": counts, "checks": listed}
 
 
-def _described(cls: type[Backend]) -> dict[str, Any]:
+def _described(cls: type[Backend] | type[Filter]) -> dict[str, Any]:
     driver = next((one for one in drivers() if one.cls is cls), None)
     return {
         "class": f"{cls.__module__}.{cls.__qualname__}",

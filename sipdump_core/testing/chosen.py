@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.base import Backend, Filter
 from sipdump_core.drivers.discovery import load, take_stock
 from sipdump_core.errors import SipDumpError
 from sipdump_core.settings.options import Setting, build, describe
@@ -21,13 +21,18 @@ _ADDRESS = re.compile(r"(?P<before>(?:.*@|.*//|))(?P<host>[^:/@]+|\[[^\]]+\]):(?
 
 @attrs.frozen
 class Chosen:
-    """A backend's class, and its options as they were given."""
+    """The class of a backend or a filter, and its options as they were given."""
 
-    cls: type[Backend]
+    cls: type[Backend] | type[Filter]
     options: Any
     settings: Sequence[Setting]
     proxied: str = ""
     """The option that has the address of its store; empty: no proxy is wanted."""
+
+    @property
+    def stores(self) -> bool:
+        """Whether it is a backend."""
+        return issubclass(self.cls, Backend)
 
     def proxy(self) -> FaultProxy:
         """Return a proxy to the store, not yet started."""
@@ -89,7 +94,7 @@ def choose(name: str, given: Sequence[str], proxied: str) -> Chosen:
     return chosen
 
 
-def _find(name: str) -> type[Backend]:
+def _find(name: str) -> type[Backend] | type[Filter]:
     drivers = take_stock().drivers
     driver = next((driver for driver in drivers if driver.name == name), None)
     if driver is None:
@@ -98,7 +103,7 @@ def _find(name: str) -> type[Backend]:
     driver = load(driver)
     if driver.error:
         raise pytest.UsageError(f"--sipdump-backend: {name} of {driver.distribution}: {driver.error}")
-    if not (driver.cls and issubclass(driver.cls, Backend)):
+    if not (driver.cls and issubclass(driver.cls, (Backend, Filter))):
         raise pytest.UsageError(f"--sipdump-backend: {name} is a transform, no backend")
     return driver.cls
 

@@ -8,6 +8,7 @@ from sipdump_core.testing.deleting import DeleteChecks
 from sipdump_core.testing.driver import DriverChecks
 from sipdump_core.testing.failures import FailureChecks
 from sipdump_core.testing.files import FileChecks
+from sipdump_core.testing.filtering import FilterContract, LeakChecks
 from sipdump_core.testing.network import NetworkChecks
 from sipdump_core.testing.process import ProcessChecks
 from sipdump_core.testing.promises import promise_of
@@ -27,6 +28,7 @@ class Contract(  # pytest runs the last one's checks first
     DeleteChecks,
     StoreChecks,
     FailureChecks,
+    LeakChecks,
     WriterChecks,
     DriverChecks,
 ):
@@ -44,8 +46,8 @@ class Contract(  # pytest runs the last one's checks first
 
 
 def checks() -> dict[str, str]:
-    """Return each check's promise by its name."""
+    """Return each check's promise by its name, those of filters last."""
     found: dict[str, Callable[..., Any]] = {}
-    for cls in reversed(Contract.__bases__):
+    for cls in (*reversed(Contract.__bases__), FilterContract):
         found |= {name: value for name, value in vars(cls).items() if name.startswith("test_")}
     return {name: promise_of(check) for name, check in found.items()}

@@ -19,7 +19,7 @@ CHOSEN: "pytest.StashKey[Chosen]" = pytest.StashKey()
 """The backend and its options, if one was chosen on the command line."""
 
 
-_SUITE = str(Path(__file__).with_name("suite.py"))
+_SUITE, _FILTER_SUITE = (str(Path(__file__).with_name(name)) for name in ("suite.py", "suite_filter.py"))
 _PROMISE = "sipdump_promise"
 
 
@@ -72,7 +72,8 @@ def _choose(config: pytest.Config, name: str) -> None:
 
     config.stash[CHOSEN] = choose(name, config.getoption("--sipdump-option"), config.getoption("--sipdump-proxy"))
     named = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
-    config.args = [_SUITE, *(arg for arg in named if arg != _SUITE)]
+    suite = _SUITE if config.stash[CHOSEN].stores else _FILTER_SUITE
+    config.args = [suite, *(arg for arg in named if arg != suite)]
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -143,9 +144,10 @@ def _tell_passed_over(terminalreporter: pytest.TerminalReporter, checks: dict[st
 
 def _is_check(item: pytest.Item) -> bool:
     from sipdump_core.testing.contract import Contract  # noqa: PLC0415 - see above: only when used
+    from sipdump_core.testing.filtering import FilterContract  # noqa: PLC0415
 
     cls = getattr(item, "cls", None)
-    return cls is not None and issubclass(cls, Contract)
+    return cls is not None and issubclass(cls, (Contract, FilterContract))
 
 
 def _by_check(reports: list[Any]) -> Iterator[tuple[str, tuple[str, dict[str, str]]]]:

@@ -17,6 +17,7 @@ class TestContract(Contract):
     @pytest.fixture(autouse=True)
     def _chosen(self, pytestconfig: pytest.Config) -> Iterator[None]:
         chosen = pytestconfig.stash[CHOSEN]
+        assert issubclass(chosen.cls, Backend)
         self.backend_class, self._options = chosen.cls, chosen.options
         if not chosen.proxied:
             yield

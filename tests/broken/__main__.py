@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.broken import contents, manners, networks, processes, searches, segments  # noqa: F401 - they fill FAULTS
+from tests.broken import contents, filters, manners, networks, processes, searches, segments  # noqa: F401 - they fill FAULTS
 from tests.broken.good import FAULTS
 from tests.broken.run import caught
 

@@ -3,15 +3,27 @@
 import contextlib
 import json
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 import attrs
 
-from sipdump_core import Backend, ClosedError, Flow, FolderBackend, FormatError, Record, Segment, Site, StorageError
-from sipdump_core.testing import Contract
+from sipdump_core import (
+    Backend,
+    ClosedError,
+    Filter,
+    Flow,
+    FolderBackend,
+    FormatError,
+    Record,
+    Segment,
+    Site,
+    StorageError,
+)
+from sipdump_core.testing import Contract, FilterContract
 
 _HEAD = struct.Struct(">II")
 _flow = lru_cache(1000)(Flow)
@@ -139,11 +151,34 @@ class StreamContract(Contract):
             return [*Good(backend.opts, backend.site).decode(file)]
 
 
+class GoodFilter(Filter):
+    """Hides the digits of a PIN, and drops what asks for that."""
+
+    name = "goodfilter"
+    api = 2
+    prompt = True
+
+    def hide(self, record: Record) -> Record:
+        buf = re.sub(rb"pin=[0-9]+", b"pin=x", record.buf)
+        return record if buf == record.buf else attrs.evolve(record, buf=buf)
+
+    def apply(self, records: Sequence[Record]) -> Sequence[Record]:
+        return [self.hide(record) for record in records if b"drop=1" not in record.buf]
+
+
+class GoodFilterContract(FilterContract):
+    """The contract of filters made of GoodFilter."""
+
+    filter_class = GoodFilter
+    hides = ((b"MESSAGE sip:x SIP/2.0\r\n\r\npin=1234 pin=5678", b"5678"),)
+    leaves = (b"MESSAGE sip:x SIP/2.0\r\n\r\npin", b"\xff\0", b"MESSAGE sip:x SIP/2.0\r\n\r\ndrop=2")
+
+
 @attrs.frozen
 class Fault:
-    """A broken backend, and the checks that must catch it."""
+    """A broken backend or filter, and the checks that must catch it."""
 
-    backend: type[Backend]
+    backend: type[Backend] | type[Filter]
     caught_by: Sequence[str]
     time_limit: float = 60.0
 
@@ -151,10 +186,13 @@ class Fault:
 FAULTS: list[Fault] = []
 
 
-def caught_by(*checks: str, time_limit: float = 60.0) -> Callable[[type[Backend]], type[Backend]]:
-    """Put a broken backend on the list."""
+Driver = TypeVar("Driver", type[Backend], type[Filter])
 
-    def add(cls: type[Backend]) -> type[Backend]:
+
+def caught_by(*checks: str, time_limit: float = 60.0) -> Callable[[Driver], Driver]:
+    """Put a broken backend or filter on the list."""
+
+    def add(cls: Driver) -> Driver:
         FAULTS.append(Fault(cls, [f"test_{check}" for check in checks], time_limit))
         return cls
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sipdump_core import Backend
-from sipdump_core.testing import Contract
-from tests.broken.good import Fault, FileContract, GoodStream, StreamContract
+from sipdump_core import Backend, Filter
+from sipdump_core.testing import Contract, FilterContract
+from tests.broken.good import Fault, FileContract, GoodFilterContract, GoodStream, StreamContract
 from tests.broken.networks import GoodTcp, TcpContract
 
 __all__ = ["caught"]
@@ -62,7 +62,7 @@ def caught(faults: Iterable[Fault], *, every_check: bool = False) -> dict[str, d
             lines += [f"from {contract.__module__} import {contract.__name__}", f"from {module} import {name}"]
             lines += [
                 f"class Test{name}({contract.__name__}):",
-                f"    backend_class = {name}",
+                f"    {'filter' if issubclass(fault.backend, Filter) else 'backend'}_class = {name}",
                 f"    time_limit = {fault.time_limit}",
             ]
             wanted[name] = () if every_check else fault.caught_by
@@ -77,7 +77,9 @@ def caught(faults: Iterable[Fault], *, every_check: bool = False) -> dict[str, d
     return dict(results.failed)
 
 
-def _contract(backend: type[Backend]) -> type[Contract]:
+def _contract(backend: type[Backend] | type[Filter]) -> type[Contract] | type[FilterContract]:
+    if issubclass(backend, Filter):
+        return GoodFilterContract
     for base, contract in ((GoodTcp, TcpContract), (GoodStream, StreamContract)):
         if issubclass(backend, base):
             return contract

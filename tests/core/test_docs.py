@@ -14,6 +14,7 @@ from sipdump_core.settings.core import Params
 from sipdump_core.settings.modules import MODULES
 from sipdump_core.settings.options import Setting
 from sipdump_parquet.options import ParquetOptions
+from sipdump_redact import RedactOptions
 from sipdump_s3 import S3Options
 from tests.core.test_rooms import ORDER
 
@@ -24,7 +25,13 @@ TABLE = re.compile(r"^\| `(\w+)` \| (int|str)[^|]* \|([^|]*)\|", re.MULTILINE)
 
 @pytest.mark.parametrize(
     ("module", "cls"),
-    [("sipdump", Params), *MODULES.items(), ("sipdump_s3", S3Options), ("sipdump_parquet", ParquetOptions)],
+    [
+        ("sipdump", Params),
+        *MODULES.items(),
+        ("sipdump_s3", S3Options),
+        ("sipdump_parquet", ParquetOptions),
+        ("sipdump_redact", RedactOptions),
+    ],
 )
 def test_every_parameter_is_documented_with_its_default(module: str, cls: type) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()

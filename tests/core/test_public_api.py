@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 # A name less, or another signature, breaks what others have written: that takes a new API_VERSION.
 NAMES = {
-    "API_VERSION", "Backend", "Batch", "ClosedError", "Config", "ConfigError", "DROP", "DriverError", "Flow",
+    "API_VERSION", "Backend", "Batch", "ClosedError", "Config", "ConfigError", "DROP", "DriverError", "Filter", "Flow",
     "FolderBackend", "FormatError", "Given", "NoOptions", "PartialWriteError", "Query", "Record", "RecordError",
     "RouteBlock", "Segment", "SegmentExistsError", "SegmentLostError", "SipDump", "SipDumpError", "Site",
     "SpoolOptions", "Stats",
@@ -24,7 +24,7 @@ NAMES = {
     "StoredSegment", "Transform", "__version__", "at_least", "in_range", "one_of", "option", "read_config",
     "tap_datagram", "tap_streams",
 }  # fmt: skip
-TESTING = {"Contract", "FaultProxy", "does_not_apply", "not_checked", "promise", "record"}
+TESTING = {"Contract", "FaultProxy", "FilterContract", "does_not_apply", "not_checked", "promise", "record"}
 METHODS = {
     "Backend": {
         "__init__": "(self, options, site)",
@@ -61,6 +61,7 @@ METHODS = {
         "segments": "(self)",
         "write": "(self, batch)",
     },
+    "Filter": {"__init__": "(self, options)", "apply": "(self, records)", "stats": "(self)"},
     "Transform": {"__init__": "(self, options)", "apply": "(self, batch, bufs)"},
     "StorageError": {
         "__init__": "(self, operation, target, reason, hint='')",
@@ -77,6 +78,10 @@ ATTRIBUTES = {
         "name": "", "options": sipdump_core.NoOptions, "remote": False, "requires": (), "stop_seconds": 5.0,
         "suffix": "", "transformed": False,
     },
+    "Filter": {
+        "api": 1, "before_route": True, "flag": 0, "name": "", "options": sipdump_core.NoOptions, "prompt": False,
+        "seconds": 5.0,
+    },
     "Transform": {"api": 1, "flag": 0, "name": "", "options": sipdump_core.NoOptions},
 }  # fmt: skip
 FIELDS = {
@@ -92,13 +97,13 @@ FIELDS = {
 
 STORE = {
     "open": "(cls, *, configs=(), defines=(), folders=(), fprefix=None, files=(), urls=(), rules=None)",
-    "find": "(self, query, searched=None, *, around=600.0, legs=True, with_legs=False)",
+    "find": "(self, query, searched=None, *, around=600.0, legs=True, with_legs=False, most=0)",
     "call": "(self, call_id, searched=None, *, legs=True)",
     "records": "(self, query, searched=None)",
 }
 QUERY = {
     "since_us", "until_us", "call_ids", "users", "from_users", "to_users", "endpoints", "methods", "statuses", "agents",
-    "nodes", "tags", "protos", "greps", "correlations", "states",
+    "nodes", "tags", "protos", "greps", "correlations", "states", "kinds",
 }  # fmt: skip
 
 

@@ -9,11 +9,15 @@ message takes grows linearly with its length.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import sipdump_speedups
 from sipdump_core.cache import Cache
 from sipdump_core.calls.legs import charging_id, session_uuids
 from sipdump_parquet.values import branch, cseq, start_line, text, user_and_tag
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 __all__ = ["CORRELATING", "FIELDS", "Puller", "canonical"]
 
@@ -74,17 +78,26 @@ class Puller:
         self, headers: Mapping[str, str] | None = None, correlate: Sequence[str] = (), limit: int = 50_000
     ) -> None:
         self._own = {column: canonical(name) for column, name in (headers or {}).items()}
+        self.rare = ("correlation", *self._own)
+        """Columns that most messages have nothing for."""
         self._correlate = dict.fromkeys(map(canonical, (*CORRELATING, *correlate)))
-        self._wanted = frozenset((*self._own.values(), *self._correlate))
-        self._all_apart = not self._wanted.isdisjoint(_USUAL)  # some are both pulled as usual and wanted as they are
-        known = self._wanted.union(_USUAL)
-        self._names = {name.encode(): name for name in known}
-        self._names |= {short.encode(): name for short, name in _COMPACT.items() if name in known}
-        self._find = _pattern(list(self._names)).findall
+        self.wanted = frozenset((*self._own.values(), *self._correlate))
+        """Headers whose values are wanted as they are, by their canonical names."""
+        self._all_apart = not self.wanted.isdisjoint(_USUAL)  # some are both pulled as usual and wanted as they are
+        known = self.wanted.union(_USUAL)
+        self.names = {name.encode(): name for name in known}
+        """All that is looked for, in lower case, with the canonical names."""
+        self.names |= {short.encode(): name for short, name in _COMPACT.items() if name in known}
+        self._find = _pattern(list(self.names)).findall
         self._starts = _Made(start_line, limit)
         self._headers = _Made(self._header, limit)
         # as most write them, found at once
         self._makers = {b"\n" + name: (name.decode().lower(), _USUAL[name.decode().lower()][0]) for name in _FORMS}
+
+    def library(self) -> "CDLL | None":
+        """Return the library in C that pulls the fields of usual messages; None if there is none, or none is usual."""
+        fits = len(self.names) <= sipdump_speedups.MAX_NAMES and max(map(len, self.names)) <= sipdump_speedups.MAX_NAME
+        return sipdump_speedups.library() if fits and not self._all_apart else None
 
     def pull(self, data: bytes, offsets: Sequence[int]) -> dict[str, list[Any]]:
         """Return the fields of messages that lie one behind the other, as columns.
@@ -136,7 +149,7 @@ class Puller:
         made["from_user"], made["from_tag"] = _split(froms, 2)
         made["to_user"], made["to_tag"] = _split(tos, 2)
         made["user_agent"] = [agent or server for agent, server in zip(agents, servers, strict=True)]
-        for column in ("correlation", *self._own):
+        for column in self.rare:
             made[column] = [None] * len(starts)
         for row, by_name in apart.items():
             made["correlation"][row] = self._correlation(by_name)
@@ -165,13 +178,13 @@ class Puller:
     def _parted(self, line: bytes) -> tuple[str, bytes]:
         """Return a header's canonical name, empty if it is not known or the line is none, and its value."""
         name, colon, value = line[1:].partition(b":")
-        return self._names.get(name.rstrip(b" \t").lower(), "") if colon else "", value
+        return self.names.get(name.rstrip(b" \t").lower(), "") if colon else "", value
 
     def _apart(self, lines: Sequence[bytes]) -> dict[str, list[bytes]]:
         """Return the values of each header that is wanted as it is, from lines in the reverse of their order."""
         found: dict[str, list[bytes]] = {}
         for name, value in map(self._parted, reversed(lines)):
-            if name in self._wanted:
+            if name in self.wanted:
                 found.setdefault(name, []).append(value)
         return found
 

@@ -7,7 +7,7 @@ import pytest
 
 from sipdump_core.drivers.declared import Declared, declared
 
-HEAD = "from sipdump_core import Backend, FolderBackend, Transform\nraise RuntimeError('it was run')\n"
+HEAD = "from sipdump_core import Backend, Filter, FolderBackend, Transform\nraise RuntimeError('it was run')\n"
 
 
 @pytest.fixture(autouse=True)
@@ -19,24 +19,26 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("code", "known"),
     [
-        ("class B(Backend):\n flag = 256\n suffix = '.b'", Declared(256, ".b", False, False)),
-        ("class B(Backend):\n flag: int = 0x200", Declared(512, "", False, False)),
-        ("class B(FolderBackend):\n flag = 1 << 10\n suffix = '.b'", Declared(1024, ".b", False, False)),
-        ("FLAG = 2 ** 9\nclass B(Backend):\n flag = FLAG\n transformed = True", Declared(512, "", True, False)),
-        ("class B(Backend): pass", Declared(0, "", False, False)),
-        ("class B(Transform):\n flag = 256", Declared(256, "", False, True)),
-        ("class A(Backend):\n flag = 8\n suffix = '.a'\nclass B(A): suffix = '.b'", Declared(8, ".b", False, False)),
-        ("class Mixin(Backend): pass\nclass B(Mixin, Transform): pass", Declared(0, "", False, True)),
+        ("class B(Backend):\n flag = 256\n suffix = '.b'", Declared(256, ".b", False, "backend")),
+        ("class B(Backend):\n flag: int = 0x200", Declared(512, "", False, "backend")),
+        ("class B(FolderBackend):\n flag = 1 << 10\n suffix = '.b'", Declared(1024, ".b", False, "backend")),
+        ("FLAG = 2 ** 9\nclass B(Backend):\n flag = FLAG\n transformed = True", Declared(512, "", True, "backend")),
+        ("class B(Backend): pass", Declared(0, "", False, "backend")),
+        ("class B(Transform):\n flag = 256", Declared(256, "", False, "transform")),
+        ("class B(Filter):\n flag = 256", Declared(256, "", False, "filter")),
+        ("class A(Filter): pass\nclass B(A): pass", Declared(0, "", False, "filter")),
+        ("class A(Backend):\n flag = 8; suffix = '.a'\nclass B(A): suffix = '.b'", Declared(8, ".b", False, "backend")),
+        ("class Mixin(Backend): pass\nclass B(Mixin, Transform): pass", Declared(0, "", False, "transform")),
         ("class C(Backend):\n flag = 256\nB = C", Declared()),
-        ("class B(Backend):\n flag = 256\nB.flag = 512", Declared(None, "", False, False)),
-        ("class B(Backend):\n suffix = '.b'\n def go(self): self.suffix = 'c'", Declared(0, None, False, False)),
-        ("class B(Backend):\n flag = int('256')", Declared(None, "", False, False)),
-        ("class B(Backend):\n flag = 'x'\n suffix = 5", Declared(None, None, False, False)),
-        ("class B(Backend):\n if True:\n  flag = 256", Declared(None, "", False, False)),
+        ("class B(Backend):\n flag = 256\nB.flag = 512", Declared(None, "", False, "backend")),
+        ("class B(Backend):\n suffix = '.b'\n def go(self): self.suffix = 'c'", Declared(0, None, False, "backend")),
+        ("class B(Backend):\n flag = int('256')", Declared(None, "", False, "backend")),
+        ("class B(Backend):\n flag = 'x'\n suffix = 5", Declared(None, None, False, "backend")),
+        ("class B(Backend):\n if True:\n  flag = 256", Declared(None, "", False, "backend")),
         ("class B(made()):\n flag = 256", Declared(256, None, None, None)),
         ("class B(Nowhere):\n flag = 256", Declared(256, None, None, None)),
         ("class B(B):\n flag = 256", Declared(256, None, None, None)),
-        ("X = Y\nY = X\nclass B(Backend):\n flag = X", Declared(None, "", False, False)),
+        ("X = Y\nY = X\nclass B(Backend):\n flag = X", Declared(None, "", False, "backend")),
         ("class B:\n flag = 256", Declared()),
         ("class Other(Backend): pass", Declared()),
         ("class B(Backend:", Declared()),
@@ -50,6 +52,23 @@ def test_what_is_declared_is_known_without_an_import(path: Path, code: str, know
     assert "sipdump_declaring" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    ("code", "may_filter"),
+    [
+        ("from sipdump_core import Filter\nclass B(Filter): pass", True),
+        ("from sipdump_core import Backend\nclass B(Backend): pass  # no Filter", False),
+        ("import nosuchmodule", False),
+        ("import sipdump_core\nB = type('B', (sipdump_core.Filter,), {})", True),
+        ("class B(", False),
+        ("from sipdump_core import Filter\nclass B(", True),
+    ],
+)
+def test_what_may_be_a_filter_is_known_where_the_class_is_not(path: Path, code: str, may_filter: bool) -> None:
+    (path / "sipdump_filtering.py").write_text(code)
+    assert declared("sipdump_filtering", "B").may_filter is may_filter
+    assert declared("sipdump_gone", "B").may_filter
+
+
 def test_a_class_is_followed_to_where_it_is_written(path: Path) -> None:
     package = path / "sipdump_followed"
     package.mkdir()
@@ -58,7 +77,7 @@ def test_a_class_is_followed_to_where_it_is_written(path: Path) -> None:
     (package / "inner" / "__init__.py").write_text("raise RuntimeError\n")
     (package / "inner" / "store.py").write_text("from ..base import Base\nclass Store(Base):\n    flag = 256\n")
     (package / "base.py").write_text("from sipdump_text import TextBackend\nclass Base(TextBackend): pass\n")
-    assert declared("sipdump_followed", "B") == Declared(256, ".data", False, False)
+    assert declared("sipdump_followed", "B") == Declared(256, ".data", False, "backend")
     assert not [name for name in sys.modules if name.startswith("sipdump_followed")]
 
 

