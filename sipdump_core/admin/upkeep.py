@@ -60,16 +60,30 @@ def prune(args: argparse.Namespace, output: Output) -> int:
             'no age given: use --fage SECONDS, --fagex 2d, or -f FILE with modparam("sipdump", "fage", ...)'
         )
     locations: dict[str, list[str]] = {backend.name: [] for backend in store.backends}
-    verb = "would prune" if args.dry_run else "pruned"
+    decisions: dict[str, list[dict[str, Any]]] = {backend.name: [] for backend in store.backends}
+    verb, thin = ("would prune", "would thin") if args.dry_run else ("pruned", "thinned")
     due: list[str] = []
     tell = due.append if args.dry_run else output.say  # nothing takes long in a dry run, but 100,000 writes
     with store, one_look(), output.progress("prune", "segments") as progress:
 
         def each(pruned: Pruned) -> None:
             progress.step()
-            if not pruned.error:
-                locations[pruned.backend].append(pruned.stored.location)
-                tell(f"{verb} {pruned.stored.location} {pruned.stored.size} bytes")
+            if pruned.error:
+                return
+            stored = pruned.stored
+            if pruned.is_whole:
+                locations[pruned.backend].append(stored.location)
+                tell(f"{verb} {stored.location} {stored.size} bytes" + (f" ({pruned.why})" if args.dry_run else ""))
+            else:
+                tell(f"{thin} {stored.location}, but for what is held by {', '.join(pruned.holds)} ({pruned.why})")
+            decisions[pruned.backend].append(
+                {
+                    "location": stored.location,
+                    "action": "delete" if pruned.is_whole else "thin",
+                    "why": pruned.why,
+                    "holds": list(pruned.holds),
+                }
+            )
 
         results = list(prune_all(store.backends, fage, each, dry_run=args.dry_run, patience=args.timeout))
     if due:
@@ -80,7 +94,9 @@ def prune(args: argparse.Namespace, output: Output) -> int:
         what = f"{result.segments} segments {'to prune' if args.dry_run else 'pruned'}, {result.bytes} bytes"
         output.say(f"{result.backend}: {what if result.lifecycle else 'no lifecycle: what it stores is not pruned'}")
     others = store.survey()
-    rows = [{**attrs.asdict(result), "pruned": locations[result.backend]} for result in results]
+    rows = [
+        {**attrs.asdict(one), "pruned": locations[one.backend], "decisions": decisions[one.backend]} for one in results
+    ]
     where = {"folder": store.params.folder, "fprefix": store.params.fprefix, "other_prefixes": others}
     return output.result({"fage": fage, "dry_run": args.dry_run, **where, "backends": rows})
 

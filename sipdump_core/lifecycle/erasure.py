@@ -7,21 +7,18 @@ from typing import Any
 import attrs
 
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.capabilities import Rewrites, can
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.drivers.guard import blaming
 from sipdump_core.drivers.query import Query
-from sipdump_core.drivers.rewriting import Change, Rewritten
+from sipdump_core.drivers.rewriting import Change
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.holds import held_in, matching
 from sipdump_core.lifecycle.retention import listed
+from sipdump_core.lifecycle.rewriting import rewrite
 from sipdump_core.record import Record
 from sipdump_core.segment import UNREADABLE, StoredSegment
 
-__all__ = ["Erased", "erase", "found_in", "leavings", "rewrite"]
-
-_WAITS = "waiting for upload"
+__all__ = ["Erased", "erase", "found_in", "leavings"]
 
 
 @attrs.frozen
@@ -109,27 +106,6 @@ def erase(
         yield Erased(backend.name, stored, done.removed + done.masked, gone)
     if deleted and isinstance(backend, FolderBackend):
         meta.sweep(backend.site.folder, backend.site.prefix, deleted, 0.0)
-
-
-def rewrite(backend: Backend, stored: StoredSegment, change: Change) -> Rewritten:
-    """Replace a segment by what a change makes of it.
-
-    Raises:
-        StorageError: it is still open, its backend cannot do that, or it failed.
-        DriverError: the driver raises anything else.
-    """
-    if not (stored.sealed or stored.pending == _WAITS):
-        hint = "rotate (sipdump-admin rpc sipdump.rotate), or recover what a crash left, and try again"
-        raise StorageError("rewrite", stored.location or stored.segment.name, f"it is not sealed: {stored.state}", hint)
-    able: object = backend
-    if not can(able, Rewrites):
-        reason = f"the backend {backend.name} cannot rewrite its segments"
-        raise StorageError("rewrite", stored.location or stored.segment.name, reason)
-    with blaming(backend, "rewrite"):
-        done = able.rewrite(stored, change)
-        if not isinstance(done, Rewritten):
-            raise TypeError(f"rewrite() returned {done!r}")
-    return done
 
 
 def leavings(folders: Sequence[str], query: Query, call_ids: Set[str]) -> Iterator[str]:

@@ -122,21 +122,29 @@ class Held:
             return False
         return any(record.call_id is None for record in matching(self._backend, stored, hold.query))
 
+    def _matching(self, stored: StoredSegment, hold: Hold) -> frozenset[str]:
+        """Return the Call-IDs of a hold in a segment; a sealed one is searched once."""
+        if hold.since_us is not None and stored.modified * 1_000_000 < hold.since_us - _SLACK_US:
+            return frozenset()
+        key = (stored.location, stored.size, stored.modified, hold)
+        known = _FOUND.get(key) if stored.sealed else None
+        if known is None:
+            found = {record.call_id or "" for record in matching(self._backend, stored, hold.query)}
+            known = _FOUND.keep(key, frozenset(found - {""}))
+        return known
+
     def _by_hold(self) -> dict[str, frozenset[str]]:
         if self._ids is None:
             found = {hold.name: set(hold.call_ids) for hold in self._holds}
             wide = [hold for hold in self._holds if not hold.call_ids]
             for stored in self._backend.segments() if wide else ():
                 for hold in wide:
-                    if hold.since_us is not None and stored.modified * 1_000_000 < hold.since_us - _SLACK_US:
-                        continue
-                    found[hold.name].update(
-                        record.call_id or "" for record in matching(self._backend, stored, hold.query)
-                    )
-            self._ids = {name: frozenset(ids - {""}) for name, ids in found.items()}
+                    found[hold.name].update(self._matching(stored, hold))
+            self._ids = {name: frozenset(ids) for name, ids in found.items()}
         return self._ids
 
 
+_FOUND: Cache[Any, frozenset[str]] = Cache(100_000)
 _SEEN: Cache[Any, list[str]] = Cache(10_000)
 _SLACK_US = 86_400_000_000
 """By how much a message's time may be off its segment's."""
