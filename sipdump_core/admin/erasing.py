@@ -22,7 +22,7 @@ from sipdump_core.lifecycle.erasure import erase as erase_in
 from sipdump_core.lifecycle.retention import listed
 from sipdump_core.masking.masker import DROP, Masker, Rules
 from sipdump_core.masking.users import Digits, Tokens
-from sipdump_core.pipeline.spool import SpoolOptions
+from sipdump_core.pipeline.spool import waiting_places
 from sipdump_core.reading.arguments import span_of
 from sipdump_core.reading.redacting import stand_ins_of, with_stand_ins
 from sipdump_core.segment import StoredSegment
@@ -239,14 +239,7 @@ def _unsealed(backend: Backend) -> list[StoredSegment]:
 
 def _folders(store: Store) -> list[str]:
     """Return the folders that may have something of the store: its own, and those of spools."""
-    found = [store.params.folder]
-    for backend in store.backends:
-        options = getattr(backend, "opts", None)
-        if isinstance(options, SpoolOptions) and options.spool:
-            found.append(options.spool)
-        inner = getattr(backend, "inner", None)
-        if isinstance(inner, Backend):
-            found.append(inner.site.folder)
+    found = [store.params.folder, *(place for backend in store.backends for place in waiting_places(backend))]
     return list(dict.fromkeys(os.path.realpath(each) for each in found))
 
 

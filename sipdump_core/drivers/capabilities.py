@@ -17,6 +17,7 @@ from sipdump_core.segment import Segment, StoredSegment
 
 __all__ = [
     "Ability",
+    "Capped",
     "Compacted",
     "Compacts",
     "Dates",
@@ -73,6 +74,14 @@ class Located(Ability, Protocol):
 
     def where(self) -> str:
         """Return where, in a line for people: an address, and how the names there begin."""
+
+
+class Capped(Ability, Protocol):
+    """Its store, which is elsewhere, may hold only so much; the oldest segments go first."""
+
+    @property
+    def cap(self) -> int:
+        """How many bytes its sealed segments may take; 0: no limit."""
 
 
 class Deletes(Ability, Protocol):

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import needs
 from sipdump_core.drivers.names import names_in
-from sipdump_core.drivers.rewriting import Change, Rewritten, replace
+from sipdump_core.drivers.rewriting import Change, Rewritten, new_file, replace
 from sipdump_core.drivers.syncing import SYNCER, SyncedFile
 from sipdump_core.errors import ClosedError, SegmentLostError, StorageError
 from sipdump_core.locks import in_use, release, take
@@ -219,12 +219,12 @@ class FolderBackend(Backend):
         def make(file: BinaryIO, draft: str) -> Rewritten:
             return self.rewrite_file(file, draft, change)
 
-        return replace(path, make, self.count, wait_s=_REWRITE_WAIT)
+        return replace(path, make, self.count_records, wait_s=_REWRITE_WAIT)
 
     def rewrite_file(self, file: BinaryIO, draft: str, change: Change) -> Rewritten:
         """Write what a change makes of an open file into a new one. A subclass may know a better way."""
         kept = removed = masked = 0
-        with self.new_file(draft) as made:
+        with new_file(draft) as made:
             made.write(self.preamble())
             batch: list[Record] = []
             for record in self.decode(file):
@@ -241,15 +241,9 @@ class FolderBackend(Backend):
                 made.write(self.encode(batch))
         return Rewritten(kept, removed, masked)
 
-    def count(self, file: BinaryIO) -> int:
+    def count_records(self, file: BinaryIO) -> int:
         """Return how many records an open file has, by reading them."""
         return sum(1 for _ in self.decode(file))
-
-    @staticmethod
-    def new_file(path: str) -> BinaryIO:
-        """Make a file for this user alone, never over another one."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return open(os.open(path, flags, stat.S_IRUSR | stat.S_IWUSR), "w+b", buffering=1 << 20)
 
     @needs("merge")
     def merge(self, paths: Sequence[str], target: str) -> int:

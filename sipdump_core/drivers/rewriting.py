@@ -26,7 +26,7 @@ from sipdump_core.ownership import is_ours, is_trusted
 from sipdump_core.record import Record
 from sipdump_core.sip import call_id
 
-__all__ = ["DRAFT_SUFFIX", "Change", "Rewritten", "alone", "copy_attributes", "replace"]
+__all__ = ["DRAFT_SUFFIX", "Change", "Rewritten", "alone", "copy_attributes", "new_file", "replace"]
 
 DRAFT_SUFFIX = ".rewrite"
 """What the name of a draft ends with; it begins with a dot, so that no program takes it for a segment."""
@@ -142,6 +142,16 @@ def replace(
                 if is_ours(draft):
                     os.unlink(draft)
             raise
+
+
+def new_file(path: str) -> BinaryIO:
+    """Make a file for this user alone, never over another one.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(os.open(path, flags, stat.S_IRUSR | stat.S_IWUSR), "w+b", buffering=1 << 20)
 
 
 def copy_attributes(source: int, target: int) -> None:

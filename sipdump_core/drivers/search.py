@@ -14,7 +14,7 @@ from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.folder import FolderBackend, disorder
 from sipdump_core.drivers.query import Query
-from sipdump_core.drivers.rewriting import Change, Rewritten
+from sipdump_core.drivers.rewriting import Change, Rewritten, new_file
 from sipdump_core.drivers.scan import FEW, FileScan, Literals
 from sipdump_core.errors import StorageError
 from sipdump_core.record import Record
@@ -215,7 +215,7 @@ class SearchedFolderBackend(FolderBackend):
             StorageError: there are bytes in it that are no record: nobody can say whose they are.
         """
         kept = removed = masked = 0
-        with FileScan(f"/proc/self/fd/{file.fileno()}") as scan, self.new_file(draft) as made:
+        with FileScan(f"/proc/self/fd/{file.fileno()}") as scan, new_file(draft) as made:
             looked = self.look(scan)
             at = copied = looked.first  # what is from ``copied`` to ``at`` is still to be copied
             made.write(scan.read(0, looked.first))

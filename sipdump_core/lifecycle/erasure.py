@@ -118,12 +118,11 @@ def leavings(folders: Sequence[str], query: Query, call_ids: Set[str]) -> Iterat
     """
     needles = [*query.needles, *(call_id.encode("utf-8", "surrogateescape") for call_id in call_ids)]
     for folder in folders:
-        for place in (folder, os.path.join(folder, "quarantine")):
-            for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
-                path = os.path.join(place, name)
-                aside = ".damaged" in name or name.endswith(".spool") or place.endswith("quarantine")
-                if aside and os.path.isfile(path) and _has_any(path, needles):
-                    yield path
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            path = os.path.join(folder, name)
+            aside = ".damaged" in name or name.endswith(".spool") or os.path.basename(folder) == "quarantine"
+            if aside and os.path.isfile(path) and _has_any(path, needles):
+                yield path
 
 
 def _has_any(path: str, needles: Sequence[bytes]) -> bool:

@@ -36,7 +36,7 @@ import attrs
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.drivers.rewriting import Change, Rewritten
+from sipdump_core.drivers.rewriting import Change, Rewritten, new_file
 from sipdump_core.errors import ClosedError, RecordError, StorageError
 from sipdump_core.log import Event, log
 from sipdump_core.record import Flow, Record
@@ -264,7 +264,7 @@ class Journal(FolderBackend):
             StorageError: it is damaged: nobody can say whose the records there are.
         """
         done = Rewritten()
-        with self.new_file(draft) as made:
+        with new_file(draft) as made:
             made.write(self.preamble())
             note, group = "", list[Record]()
             for frame in (*scan(file), None):

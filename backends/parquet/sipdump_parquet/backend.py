@@ -226,7 +226,7 @@ class ParquetBackend(FolderBackend):
 
         return rewrite(file, draft, self.opts, change)
 
-    def count(self, file: BinaryIO) -> int:
+    def count_records(self, file: BinaryIO) -> int:
         """Return how many records a Parquet file has, by its end."""
         from sipdump_parquet.files import rows_of
 

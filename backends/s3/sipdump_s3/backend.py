@@ -40,6 +40,7 @@ from sipdump_core.errors import (
 )
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.settings.options import size as size_of
 from sipdump_s3.keys import Keys
 from sipdump_s3.options import S3Options, check_node
 from sipdump_s3.spool import Spool
@@ -299,6 +300,11 @@ class S3Backend(Backend):
         self.spool.prepare()
         with self.bucket() as bucket:
             return _network().rewrite(bucket, key, inner, self.opts, change)
+
+    @property
+    def cap(self) -> int:
+        """How many bytes this collector's objects may take; 0: no limit."""
+        return size_of(self.opts.max_bytes or "0")
 
     def unshipped(self) -> int:
         """Return how many bytes wait sealed in the spool."""

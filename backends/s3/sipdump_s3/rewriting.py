@@ -57,7 +57,7 @@ def _rewrite(
         bucket.forget_version(key, there)
         return done
     with open(draft, "rb") as made:
-        found = inner.count(made)
+        found = inner.count_records(made)
         if found != done.kept + done.masked:
             reason = f"what was written has {found} records of {done.kept + done.masked}; it is as it was"
             raise StorageError("rewrite", bucket.address(key), reason)

@@ -1,5 +1,6 @@
 """Objects that are replaced by ones without some of their records."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from sipdump_core.drivers.rewriting import Change
 from sipdump_core.errors import StorageError
+from sipdump_core.lifecycle.caps import Caps, Limits
 from sipdump_core.record import Record
 from sipdump_s3 import S3Backend
 from sipdump_s3 import bucket as buckets
@@ -111,3 +113,20 @@ def test_a_large_one_is_replaced_in_parts(s3_server: Server, s3_bucket: str, tmp
     (after,) = backend.segments()
     assert {record.call_id for record in backend.read(after)} == {"one"}
     assert after.size > 6 << 20
+
+
+def test_the_oldest_objects_go_when_there_are_too_many_bytes(s3_server: Server, s3_bucket: str, tmp_path: Path) -> None:
+    backend = backend_of(s3_server.endpoint, s3_bucket, tmp_path)
+    for number in range(4):
+        wait_in_spool(backend, calls(f"c{number}"), START + 3600 * number)
+    sent(backend)
+    size = sum(stored.size for stored in backend.segments()) // 4
+    capped = backend_of(s3_server.endpoint, s3_bucket, tmp_path, max_bytes=str(3 * size))
+    wait_in_spool(capped, calls("waits"), START)
+    assert capped.cap == 3 * size
+    caps = Caps(lambda: [capped], lambda: [capped], [(str(tmp_path), "test-")], Limits(), 60, time.time)
+    caps.check_remote()
+    sealed = [stored for stored in capped.segments() if stored.sealed]
+    assert {record.call_id for stored in sealed for record in capped.read(stored)} == {"c1", "c2", "c3"}
+    assert len(spooled(capped)) == 1
+    assert caps.stats.segments == 1

@@ -118,7 +118,7 @@ def test_a_failure_leaves_it_as_it_was(kind: str, tmp_path: Path, monkeypatch: p
     stored = store(backend, calls("one", "two"))
     before = Path(stored.location).read_bytes()
     assert isinstance(backend, FolderBackend)
-    monkeypatch.setattr(backend, "count", lambda _: 1)
+    monkeypatch.setattr(backend, "count_records", lambda _: 1)
     with pytest.raises(StorageError, match="it is as it was"):
         rewritten(backend, stored, Change({"one"}))
     assert Path(stored.location).read_bytes() == before
