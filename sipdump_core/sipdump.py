@@ -131,7 +131,7 @@ class SipDump:
         self._sinks = bool(self._dispatcher.lanes)
         gather = 0.0 if plan.params.wait_mode else max(plan.params.wait / 1e6, _MIN_GATHER)
         self._intake = Intake(self._dispatcher, plan.params.queue, plan.params.queue_bytes, gather)
-        self._pruner = Pruner(lambda: workshop.keepers()[0], plan.params.retention, self._clock)
+        self._pruner = Pruner(lambda: workshop.keepers()[0], plan.params.retention, self._clock, plan.params.rules)
         self._caps = Caps(
             lambda: workshop.keepers()[0],
             lambda: self.backends,
@@ -162,7 +162,7 @@ class SipDump:
 
     def start_pruning(self) -> None:
         """Prune from now on, at once and every 600 s, if the parameters ask for it."""
-        if self.params.retention:
+        if self.params.retention or self.params.keep:
             self._pruner.start()
         self._caps.start()
 

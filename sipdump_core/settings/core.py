@@ -8,7 +8,8 @@ import re
 
 import attrs
 
-from sipdump_core.settings.options import at_least, duration, in_range, one_of, option, permissions, size
+from sipdump_core.settings.keeping import Rule, parse_rule
+from sipdump_core.settings.options import Given, at_least, duration, in_range, one_of, option, permissions, size
 
 __all__ = ["MODE_EVENT_ROUTE", "Params"]
 
@@ -91,6 +92,12 @@ class Params:
         0, unit="seconds", help="sealed segments older than this are deleted; 0: never", check=in_range(0, _MAX)
     )
     fagex: str = option("", help='fage as a time expression, "2d6h40m30s"; it overrides fage', check=_fagex)
+    keep: tuple[Given[Rule], ...] = option(
+        (),
+        help="a rule of retention, as method=REGISTER,OPTIONS age=3d, or state=failed age=180d; the first that matches "
+        "a call counts",
+        parse=parse_rule,
+    )
     max_bytes: str = option(
         "",
         help='how much all files of the store may take with its spools, as "80G"; then the oldest segments go',
@@ -176,3 +183,8 @@ class Params:
         if self.min_free.endswith("%"):
             return 0, int(self.min_free[:-1]) / 100
         return size(self.min_free or "0"), 0.0
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The rules of retention, in their order."""
+        return [each.value for each in self.keep]
