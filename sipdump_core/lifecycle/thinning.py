@@ -30,6 +30,7 @@ from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.holds import Held, held_in, matching
 from sipdump_core.lifecycle.retention import listed
 from sipdump_core.lifecycle.rewriting import rewrite
+from sipdump_core.locks import own_lock
 from sipdump_core.log import Event, log
 from sipdump_core.record import Record
 from sipdump_core.segment import StoredSegment
@@ -131,7 +132,10 @@ def thin(
     """
     own = rules_for(rules, backend.name)
     if own and can(type(backend), Reads) and can(type(backend), Rewrites) and backend.has_lifecycle():
-        yield from _Round(backend, own, time.time() if now is None else now, dry_run=dry_run).run()
+        lock = os.path.join(backend.site.folder, f".{backend.site.prefix}keep-{backend.name}.lock")
+        with own_lock(lock) as alone:
+            if alone:  # else another process is at it
+                yield from _Round(backend, own, time.time() if now is None else now, dry_run=dry_run).run()
 
 
 class _Round:
@@ -353,6 +357,9 @@ class _Notes:
                 json.dump({"rules": self._rules, "pending": self.pending, "due": self.due}, file)
                 file.flush()
                 os.fsync(file.fileno())
+            with contextlib.suppress(OSError):  # where root has run this, the daemon's user goes on
+                folder = os.stat(os.path.dirname(self._path) or ".")
+                os.chown(draft, folder.st_uid, folder.st_gid)
             os.replace(draft, self._path)
         except OSError as error:
             raise StorageError.from_os("write", self._path, error) from error
