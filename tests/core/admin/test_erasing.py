@@ -183,3 +183,39 @@ def test_a_segment_that_cannot_be_written_is_named(
     assert {one["backend"] for one in json.loads(out)["failed"]} == {"pcap"}
     assert [set(ids(stores[kind])) for kind in ("text", "parquet", "jsonl")] == [{"one", "three"}] * 3
     assert set(ids(stores["pcap"])) == {"one", "two", "three"}
+
+
+def test_prune_by_rules_explains_each_decision(stores: dict[str, Backend], tmp_path: Path, capsys: Capture) -> None:
+    config = tmp_path / "s.cfg"
+    config.write_text(
+        f'modparam("sipdump", "folder", "{tmp_path}")\nmodparam("sipdump", "mode", 1)\n'
+        'modparam("sipdump", "keep", "state=failed age=9000d")\nmodparam("sipdump", "keep", "age=1")\n'
+    )
+    assert run(capsys, "hold", "add", "case-7", "-f", config, "--call-id", "two")[0] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name.startswith("kamailio")}
+    code, out, err = run(capsys, "prune", "-f", config, "--dry-run")
+    assert code == 0, err
+    assert "1 calls (1 calls by 'age=1'; calls that are due are held by case-7)" in out
+    code, out, _ = run(capsys, "prune", "-f", config, "--dry-run", "--json")
+    decisions = {row["backend"]: row["decisions"] for row in json.loads(out)["backends"]}
+    assert [len(decisions[kind]) for kind in KINDS] == [2] * 4
+    assert decisions["text"][0]["holds"] == ["case-7"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name.startswith("kamailio")} == before
+    code, out, err = run(capsys, "prune", "-f", config)
+    assert code == 0, err
+    for backend in stores.values():
+        assert set(ids(backend)) == {"two"}
+    code, out, _ = run(capsys, "prune", "-f", config, "--fage", "1d", "--dry-run")
+    assert "(fage 1d: written " in out or "held by case-7" in out
+
+
+@pytest.mark.parametrize(
+    ("rule", "error"), [("age=3x", "age=3x"), ("state=x age=1d", "'x' is no state"), ("backend=nope age=1d", "no such")]
+)
+def test_a_wrong_rule_is_named_with_its_place(rule: str, error: str, tmp_path: Path, capsys: Capture) -> None:
+    config = tmp_path / "s.cfg"
+    config.write_text(f'modparam("sipdump", "keep", "{rule}")\n')
+    code, _, err = run(capsys, "prune", "-f", config)
+    assert code == 1
+    assert f"{config}:1" in err
+    assert error in err
