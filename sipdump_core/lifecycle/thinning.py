@@ -41,6 +41,7 @@ __all__ = ["Thinned", "log_thinned", "rules_for", "thin"]
 _CSEQ = re.compile(rb"\n(?i:cseq)[ \t]*:\s*\d+[ \t]+([^\s]+)")
 _TO_TAG = re.compile(rb"\n(?i:to|t)[ \t]*:[^\r\n]*;[ \t]*tag[ \t]*=", re.IGNORECASE)
 _LOOSE = frozenset({"REGISTER", "SUBSCRIBE", "NOTIFY", "PUBLISH", "OPTIONS", "MESSAGE"})
+_NEVER_US = 1 << 62
 _FAR = 86_400.0
 """Seconds around a segment in which the rest of a call is looked for that has no end, or no beginning, in it."""
 _AT_ONCE = 200_000
@@ -80,6 +81,11 @@ class _Seen:
     """Seconds since the epoch: the last write of the last segment that has a message of it."""
     begun: bool = False
     ended: bool = False
+    again: bool = False
+    """Whether an INVITE within the call was seen."""
+    answered: bool = False
+    """Whether a 2xx to an INVITE was seen."""
+    hung_up: bool = False
 
     def add(self, record: Record, modified: float) -> None:
         """Take a message of it."""
@@ -87,7 +93,13 @@ class _Seen:
         if (status > 0, record.time_us) < (self.replied, self.first_us):
             self.replied, self.first_us, self.method = status > 0, record.time_us, method
         self.last = max(self.last, modified)
-        self.begun |= status == 0 and not _TO_TAG.search(record.buf)
+        if status == 0:
+            tagged = _TO_TAG.search(record.buf) is not None
+            self.begun |= not tagged
+            self.again |= tagged and method == "INVITE"
+            self.hung_up |= method == "BYE"
+        elif method == "INVITE":
+            self.answered |= 200 <= status < 300
         self.ended |= method != "INVITE" if method in ("BYE", "CANCEL") else method == "INVITE" and status >= 300
         if self.records is not None:
             self.records.append(record)
@@ -96,6 +108,13 @@ class _Seen:
     def is_whole(self) -> bool:
         """Whether neither its beginning nor its end can be missing."""
         return self.is_loose or (self.begun and (self.ended or self.method != "INVITE"))
+
+    @property
+    def state(self) -> str:
+        """What became of it, as :attr:`sipdump_core.calls.call.Call.state` says: plain calls are told by a look."""
+        if self.begun and self.answered and not self.again and self.method == "INVITE":
+            return "ended" if self.hung_up else "answered"
+        return Call.of(sorted(self.records or (), key=lambda record: record.time_us)).state(_NEVER_US)
 
     @property
     def is_loose(self) -> bool:
@@ -294,7 +313,7 @@ class _Round:
                 continue
             if rule.states:
                 if state is None:
-                    state = Call.of(sorted(seen.records or (), key=lambda record: record.time_us)).state(_NEVER_US)
+                    state = seen.state
                 if state not in rule.states:
                     continue
             return rule
@@ -310,9 +329,6 @@ class _Round:
     def _bare_goes(self, record: Record, stored: StoredSegment) -> bool:
         due = self._bare_due(record, stored)
         return due is not None and due <= self._now
-
-
-_NEVER_US = 1 << 62
 
 
 class _Notes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sipdump_core.calls.call import Call
 from sipdump_core.drivers.base import Backend
 from sipdump_core.lifecycle import holds, thinning
 from sipdump_core.lifecycle.holds import Hold
@@ -19,6 +20,7 @@ from tests.core.lifecycle.rewrites import KINDS, START, ids, make, store
 from tests.core.reading.stores import fill
 from tests.core.reading.traffic import at, call
 from tests.core.reading.traffic import record as message
+from tests.flows import FLOWS, Flow
 
 DAY, HOUR = 86_400, 3600
 RULES = [parse_rule(text) for text in ("method=REGISTER,OPTIONS age=3d", "state=failed age=180d", "age=30d")]
@@ -228,3 +230,16 @@ def test_a_rule_is_read() -> None:
     assert sorted(rule.methods) == ["OPTIONS", "REGISTER"]
     assert sorted(rule.states) == ["failed", "refused"]
     assert (rule.age_s, rule.backend) == (DAY + 2 * HOUR, "s3")
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_what_a_look_tells_is_the_state_of_the_call(flow: Flow) -> None:
+    calls: dict[str, list[Record]] = {}
+    for record in flow.records:
+        calls.setdefault(record.call_id or "", []).append(record)
+    for call_id, records in calls.items():
+        if call_id:
+            seen = thinning._Seen([])
+            for record in records:
+                seen.add(record, 0.0)
+            assert seen.state == Call.of(sorted(records, key=lambda one: one.time_us)).state(1 << 62)
