@@ -106,7 +106,7 @@ class Sorter:
 
     def _merged(self, runs: Sequence["_Run"]) -> Iterator[Any]:
         # the fewer runs, the more of each is read at once: each step has a price
-        return _merge(runs, self._keys, self._batch, max(1, self._memory // (2 * len(runs))))
+        return _merge(runs, self._keys, self._batch, max(1, self._memory // (4 * len(runs))))
 
     def _write(self, tables: Iterator[Any]) -> "_Run":
         run = _Run(self._folder)
