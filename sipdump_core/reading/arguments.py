@@ -16,7 +16,17 @@ from sipdump_core.record import PROTOS
 
 _URI = re.compile(r"^(?:sips?|tel):", re.IGNORECASE)
 
-__all__ = ["add_filters", "add_legs", "add_span", "add_store", "query_of", "rules_of", "span_of", "whole_number"]
+__all__ = [
+    "add_filters",
+    "add_legs",
+    "add_span",
+    "add_store",
+    "filters_of",
+    "query_of",
+    "rules_of",
+    "span_of",
+    "whole_number",
+]
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -105,17 +115,25 @@ def query_of(args: argparse.Namespace, now: datetime) -> Query:
     Raises:
         ConfigError: a time is not understood, the span is empty, or a key of users cannot be used.
     """
+    return with_stand_ins(filters_of(args, now), args)
+
+
+def filters_of(args: argparse.Namespace, now: datetime) -> Query:
+    """Return the question as the filters have it, without what stands in a store for the users they name.
+
+    Raises:
+        ConfigError: a time is not understood, or the span is empty.
+    """
     since_us, until_us = span_of(args, now)
     names = ("call_ids", "users", "from_users", "to_users", "endpoints", "methods", "states", "kinds", "agents",
              "nodes", "tags", "protos", "greps")  # fmt: skip
     values = {name: getattr(args, name, ()) for name in names}
-    query = Query(
+    return Query(
         since_us=since_us,
         until_us=until_us,
         statuses=[status for given in args.statuses for status in given],
         **values,
     )
-    return with_stand_ins(query, args)
 
 
 def span_of(args: argparse.Namespace, now: datetime) -> tuple[int | None, int | None]:
