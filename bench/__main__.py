@@ -17,6 +17,7 @@ from bench import (
     parquet,
     reading,
     reading_parquet,
+    redact,
     search,
     speedups,
     table,
@@ -44,10 +45,11 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "web": web.watched,
     "folders": folders.cost,
     "parquet": speedups.cost,
-    "parquet-queue": parquet.behind_queue,
+    "parquet-queue": speedups.behind_queue,
     "parquet-loss": parquet.loss,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
+    "redact": redact.cost,
 }
 
 

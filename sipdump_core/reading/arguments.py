@@ -10,7 +10,7 @@ from sipdump_core.calls.legs import LegRules
 from sipdump_core.calls.summary import CALL_STATES, KINDS
 from sipdump_core.drivers.query import ATTEMPT, Query, parse_endpoint, parse_grep, parse_status
 from sipdump_core.errors import ConfigError
-from sipdump_core.reading.redacting import add_redact, add_users_key, with_stand_ins
+from sipdump_core.reading.redacting import add_redact, add_users_key, stand_ins_of, with_stand_ins
 from sipdump_core.reading.when import AROUND, parse_span, parse_when
 from sipdump_core.record import PROTOS
 
@@ -21,7 +21,7 @@ __all__ = [
     "add_legs",
     "add_span",
     "add_store",
-    "filters_of",
+    "asked_of",
     "query_of",
     "rules_of",
     "span_of",
@@ -110,16 +110,18 @@ def add_legs(parser: argparse.ArgumentParser) -> None:
 
 
 def query_of(args: argparse.Namespace, now: datetime) -> Query:
-    """Return the question that the filters ask.
+    """Return the question that the filters ask of the store that is named, whatever stands in it for users.
 
     Raises:
         ConfigError: a time is not understood, the span is empty, or a key of users cannot be used.
     """
-    return with_stand_ins(filters_of(args, now), args)
+    query = asked_of(args, now)
+    named = query.users or query.from_users or query.to_users
+    return with_stand_ins(query, stand_ins_of(args)) if named else query
 
 
-def filters_of(args: argparse.Namespace, now: datetime) -> Query:
-    """Return the question as the filters have it, without what stands in a store for the users they name.
+def asked_of(args: argparse.Namespace, now: datetime) -> Query:
+    """Return the question that the filters ask, as they were typed.
 
     Raises:
         ConfigError: a time is not understood, or the span is empty.

@@ -19,7 +19,8 @@ import attrs
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError
-from sipdump_core.reading.arguments import add_filters, add_legs, filters_of, rules_of, whole_number
+from sipdump_core.masking.users import Users
+from sipdump_core.reading.arguments import add_filters, add_legs, asked_of, rules_of, whole_number
 from sipdump_core.reading.redacting import with_stand_ins
 from sipdump_core.reading.when import AROUND
 from sipdump_core.viewing.listing import DEFAULT, Column, columns_of, sort_of
@@ -144,19 +145,17 @@ class Search:
         """The search as the query of a URL, in ASCII, without its question mark; :meth:`from_url` reads it."""
         return urlencode(self.words, quote_via=quote, errors="surrogateescape")
 
-    def query(self, now: datetime, store: argparse.Namespace | None = None) -> Query:
+    def query(self, now: datetime, stand_ins: Sequence[Users] = ()) -> Query:
         """Return the question that the words ask.
 
         Args:
             now: the present, with its zone; relative times count from it.
-            store: the arguments of ``add_store`` and ``--users-key``: users are also found by the tokens that stand for
-                them there. Without it, by their names alone.
+            stand_ins: what stands in the store for users.
 
         Raises:
-            ConfigError: a time is not understood, the span is empty, or a key cannot be used.
+            ConfigError: a time is not understood, or the span is empty.
         """
-        query = filters_of(self.args, now)
-        return query if store is None else with_stand_ins(query, store)
+        return with_stand_ins(asked_of(self.args, now), stand_ins)
 
     def values(self, name: str) -> list[str]:
         """Return the values of a word, as they were typed."""
@@ -199,15 +198,12 @@ def _argument(read: Any) -> Any:
     return parse
 
 
-_FILES = frozenset({"users-key"})
-"""Options that name files: these are for the command line alone, because a line or a URL must not reach them."""
-
-
 def _names() -> dict[str, str]:
     """Return the words that there are, each with the name that its argument has."""
     actions = _parser()._actions  # argparse has no other way to say what was added
-    named = {action.option_strings[0].lstrip("-"): action.dest for action in actions}
-    return {name: dest for name, dest in named.items() if name not in _FILES}
+    names = {action.option_strings[0].lstrip("-"): action.dest for action in actions}
+    del names["users-key"]  # it names a file, and whoever looks at a store names none
+    return names
 
 
 NAMES = _names()

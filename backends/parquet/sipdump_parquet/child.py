@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Mapping
+from multiprocessing.spawn import get_executable
 from typing import IO, Any
 
 import attrs
@@ -93,6 +94,8 @@ class Child:
             ContentError: see ``Worker``; also if the contents killed the process.
             StorageError: see ``Worker``; also if the process cannot be started, or was killed.
         """
+        if self._process and self._process.poll() is not None:
+            self._ended()  # somebody ended it while it had nothing to do
         process = self._process or self._start()
         killed = _kills()
         try:
@@ -111,9 +114,10 @@ class Child:
     def _start(self) -> "subprocess.Popen[bytes]":
         # what this one can import, that one can: the path may have been changed since the start
         path = os.pathsep.join(each or os.getcwd() for each in sys.path)
+        self._said.clear()
         try:
             process = subprocess.Popen(  # noqa: S603 - this interpreter, and a module of ours
-                [sys.executable, "-P", "-m", _MODULE, str(os.getpid())],
+                [_python(), "-P", "-m", _MODULE, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -132,7 +136,8 @@ class Child:
         if ready is None:
             code = self._ended()
             said = self._said[-1] if self._said else ""
-            raise StorageError("start", _TARGET, f"it {_how(code)} at once" + (f": {said}" if said else ""))
+            reason = f"{_python()} {_how(code)} at once" + (f": {said}" if said else "")
+            raise StorageError("start", _TARGET, reason, "multiprocessing.set_executable() names another interpreter")
         return process
 
     def _answer(self, process: "subprocess.Popen[bytes]") -> dict[str, Any] | None:
@@ -169,6 +174,11 @@ def _send(process: "subprocess.Popen[bytes]", message: Mapping[str, Any]) -> Non
     requests = _pipe(process.stdin)
     requests.write(json.dumps(message).encode() + b"\n")
     requests.flush()
+
+
+def _python() -> str:
+    """Return the interpreter: this one's, or what the program named where this one is inside of another program."""
+    return os.fsdecode(get_executable() or "")
 
 
 def _pipe(given: IO[bytes] | None) -> IO[bytes]:

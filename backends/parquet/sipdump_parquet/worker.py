@@ -11,7 +11,6 @@ or ``{"error": ...}``. It may be killed at any moment: see :mod:`sipdump_parquet
 """
 
 import contextlib
-import ctypes
 import gc
 import json
 import logging
@@ -160,7 +159,10 @@ def _outlive_nobody(parent: int) -> None:
         os.nice(_NICE)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(_EXPENDABLE)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # without it, the end of stdin is the end
+        import ctypes  # noqa: PLC0415 - some builds of Python lack it
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended before it could be heard of
         os._exit(0)
 

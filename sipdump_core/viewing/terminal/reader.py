@@ -29,7 +29,7 @@ from sipdump_core.log import warnings_to
 from sipdump_core.reading.export import form_of, write_page, write_records
 from sipdump_core.reading.files import new_file, replaced_file, write_new
 from sipdump_core.reading.finder import Found as FoundCall
-from sipdump_core.reading.redacting import redactor_of
+from sipdump_core.reading.redacting import redactor_of, stand_ins_of
 from sipdump_core.reading.render.formats import Style, render
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import open_shelves
@@ -92,8 +92,9 @@ class Reader:
     def run(self) -> None:
         """Answer until the terminal closes the connection; then the process ends."""
         options = self._options
-        self._args = argparse.Namespace(**options.store, redact=options.redact, users_keys=options.users_keys)
-        self._redactor = redactor_of(self._args)
+        args = argparse.Namespace(**options.store, redact=options.redact, users_keys=options.users_keys)
+        self._redactor = redactor_of(args)
+        self._stand_ins = stand_ins_of(args)
         shelves, problems = open_shelves(**options.store)
         for problem in problems:
             self._problems.problem(problem)
@@ -153,7 +154,7 @@ class Reader:
         self._live.ready.wait()
         try:
             search = Search(seek.words)
-            query = search.query(datetime.now().astimezone(), self._args)
+            query = search.query(datetime.now().astimezone(), self._stand_ins)
             rules = search.rules
         except ConfigError as error:
             self._send(Refused(seek.number, str(error)))

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.errors import ConfigError
-from sipdump_core.reading.arguments import add_filters, add_store, query_of
-from sipdump_core.viewing import words
+from sipdump_core.reading.arguments import add_filters, asked_of
 from sipdump_core.viewing.words import NAMES, Search
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -41,10 +40,9 @@ def test_a_line_asks_the_same_with_dashes_and_without() -> None:
 def test_a_command_line_is_a_search_and_a_search_is_a_url(filters: list[str]) -> None:
     parser = argparse.ArgumentParser()
     add_filters(parser)
-    add_store(parser)
-    args = parser.parse_args(["--folder", "/no/config", *filters])
+    args = parser.parse_args(filters)
     search = Search.from_args(args)
-    assert search.query(NOW, args) == search.query(NOW) == query_of(args, NOW)
+    assert search.query(NOW) == asked_of(args, NOW)
     assert search.around == args.around
     assert Search.parse(search.line) == search
     assert Search.from_url(search.url) == search
@@ -113,8 +111,6 @@ def test_nothing_of_the_store_can_be_named() -> None:
     for name in files:
         with pytest.raises(ConfigError, match="is not a filter"):
             Search.from_url(f"{name}=/etc/passwd")
-    actions = {action.option_strings[0].lstrip("-"): action for action in words._parser()._actions}
-    assert [name for name, action in actions.items() if name in NAMES and action.metavar in ("FILE", "DIR")] == []
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
