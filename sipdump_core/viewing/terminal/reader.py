@@ -99,7 +99,8 @@ class Reader:
         for problem in problems:
             self._problems.problem(problem)
         self._shelves = shelves
-        self._live = Live(Store(shelves), shown=self._redactor.record if self._redactor else None)
+        followed, _ = open_shelves(**options.store)  # its own, because a backend is for one thread
+        self._live = Live(Store(followed), shown=self._redactor.record if self._redactor else None)
         for work in (self._receive, self._watch, self._work):
             threading.Thread(target=self._guarded, args=(work,), name=f"sipdump{work.__name__}", daemon=True).start()
         self._live.start()
