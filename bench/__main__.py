@@ -17,9 +17,11 @@ from bench import (
     parquet,
     reading,
     reading_parquet,
+    redact,
     search,
     speedups,
     table,
+    terminal,
     tracking,
     web,
     writer,
@@ -39,13 +41,15 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading": reading.find,
     "calls": tracking.cost,
     "import": importing.cost,
+    "terminal": terminal.looked_at,
     "web": web.watched,
     "folders": folders.cost,
     "parquet": speedups.cost,
-    "parquet-queue": parquet.behind_queue,
+    "parquet-queue": speedups.behind_queue,
     "parquet-loss": parquet.loss,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
+    "redact": redact.cost,
 }
 
 

@@ -82,7 +82,7 @@ def make_plan(
         if any(driver.cls and issubclass(driver.cls, FolderBackend) for driver in chosen):
             _check_folder(resolved.last(CORE, "folder", params.folder))
         route = _route(resolved, event_routes, params)
-        notices += _idle_filters(chosen, resolved)
+        notices += _idle_filters(drivers, chosen, resolved)
         notices += _idle_scripts(resolved, event_routes, wanted=bool(params.mode & MODE_EVENT_ROUTE))
     return Plan(
         resolved,
@@ -160,10 +160,17 @@ def _load_callback(settings: Settings, params: Params) -> Route:
     return load_kemi(loads, function, parse_call_id=bool(params.parse_call_id))
 
 
-def _idle_filters(chosen: Sequence[Driver], settings: Settings) -> Iterator[Notice]:
-    """Notice filters of sipdump itself that nothing is set for: by default they change nothing."""
-    for driver in chosen:
-        if driver.kind == "filter" and driver.is_ours and not settings.of(_module(driver)):
+def _idle_filters(drivers: Sequence[Driver], chosen: Sequence[Driver], settings: Settings) -> Iterator[Notice]:
+    """Notice filters that are set and not switched on, and ours that are switched on and not set: they do nothing."""
+    for driver in drivers:
+        if driver.kind != "filter":
+            continue
+        own = settings.of(_module(driver))
+        if own and driver not in chosen:
+            flag = f" ({driver.flag})" if driver.flag else ""
+            what = f"{driver.name}{flag} is set, but neither mode nor backend switches it on: nothing is filtered by it"
+            yield Notice(what, own[0].place)
+        elif driver in chosen and driver.is_ours and not own:
             what = f"{driver.name} is switched on, and none of its parameters is set: it changes nothing"
             yield Notice(what, settings.last(CORE, "mode", 0).place)
 

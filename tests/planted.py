@@ -132,6 +132,7 @@ BODIES: list[tuple[bytes, Place]] = [
     (b"text/vcard", lambda s: b"TEL:%b" % number(s)),
     (b"application/xml;charset=utf-16", lambda s: b"<" + number(s)),
     (b"multipart/mixed;boundary=x", lambda s: b"--x\r\nContent-Type: application/sdp\r\n\r\nv=0\r\no=%b 1 1 IN IP4 192.0.2.1\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:%b\r\n--x\r\nContent-Type: application/pidf+xml\r\n\r\n<p entity=\"sip:%b@example.com\"/>\r\n--x\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: base64\r\n\r\n%b\r\n--x--\r\n" % (name(s), s, name(s), s)),
+    (b"multipart/mixed;boundary=x", lambda s: b"a=crypto:1 x inline:%b\r\n--x\r\na=crypto:1 A_B inline:%b\r\n\r\nsip:%b@h\r\n--x--\r\nk=clear:%b\r\nAuthorization: Basic %b" % (s, s, s, s, s)),
     (b'multipart/related; boundary="y y"', lambda s: b"--y y\nContent-Type: message/sip\n\nBYE sip:%b@h SIP/2.0\nTo: sip:%b@h\n\n--y y--\n" % (name(s), name(s))),
 ]  # fmt: skip
 """Types and bodies with users in them."""

@@ -385,7 +385,7 @@ def _kind(cls: type[Any]) -> str:
 
 def refusal(driver: Driver) -> str:
     """Return that a driver cannot be used, and why."""
-    kind = "backend" if driver.kind == "unknown" else driver.kind
+    kind = (driver.declared.kind or "backend") if driver.kind == "unknown" else driver.kind
     return f"the {kind} {driver.name} of {driver.origin} cannot be used: {driver.fault}"
 
 

@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 from sipdump_core.masking import credentials, sdp
 from sipdump_core.masking.addresses import Addresses
-from sipdump_core.masking.syntax import START_LINE
+from sipdump_core.masking.syntax import LONE_CR, START_LINE, has_uri
 
 __all__ = ["Bodies", "OpaqueError"]
 
-_HEADER = r"\n(?=[CcEe])(?i:%s)[ \t]*:((?:[^\r\n]|\r?\n[ \t]|\r(?!\n))*)"
-_TYPE = re.compile((_HEADER % "content-type|c").encode())
-_ENCODINGS = re.compile((_HEADER % "content-encoding|e|content-transfer-encoding").encode())
+_HEADER = re.compile(
+    rb"\n(?=[CcEe])(?i:content-(?:(type)|(?:transfer-)?encoding)|(c)|e)[ \t]*+:((?:[^\r\n]|\r?\n[ \t]|\r(?!\n))*+)"
+)
+"""Headers that say what a body is; the first two groups tell the type from encodings."""
 _AS_IT_IS = (b"", b"7bit", b"8bit", b"binary", b"identity")
 _BOUNDARY = re.compile(rb';\s*boundary\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,]+))', re.IGNORECASE)
 _CHARSET = re.compile(rb'charset\s*=\s*["\']?\s*utf-?(?:16|32|7)|ucs-?[24]', re.IGNORECASE)
@@ -37,7 +38,12 @@ _LINE = re.compile(
     re.IGNORECASE,
 )
 """Headers of credentials, wherever they are: in a message within a message."""
-_LINE_BEGINS = re.compile(rb"[\r\n][ \t]*(?:proxy-auth|auth|www-auth)", re.IGNORECASE)
+_SDP = b"application/sdp"
+_SDP_LINE = re.compile(
+    rb"\n[ \t]*(?:" + sdp.KEY_LINE + rb"|o=(?!-[ \t])|[ep]=|(?=[PpAaWw])(?i:proxy-auth|auth|www-auth))"
+)
+"""A line of a session description that may hide something."""
+_LINE_BEGINS = re.compile(rb"\n[ \t]*(?=[PpAaWw])(?i:proxy-auth|auth|www-auth)")
 
 
 class OpaqueError(Exception):
@@ -77,10 +83,17 @@ class Bodies:
         Raises:
             OpaqueError: it cannot be read.
         """
-        if any(found.strip().lower() not in _AS_IT_IS for found in _ENCODINGS.findall(head)) or depth > _DEPTH:
+        value: bytes | None = None
+        for named, compact, text in _HEADER.findall(head):
+            if named or compact:
+                value = text if value is None else value
+            elif text.strip().lower() not in _AS_IT_IS:
+                raise OpaqueError
+        if depth > _DEPTH:
             raise OpaqueError
-        found = _TYPE.search(head)
-        value = found[1] if found else b""
+        value = value or b""
+        if value.strip() == _SDP and not self._may_hide(body):
+            return body
         kind = b"".join(value.partition(b";")[0].lower().split())
         boundary = _BOUNDARY.search(value) if kind.startswith(b"multipart/") else None
         if boundary:
@@ -88,6 +101,17 @@ class Bodies:
         if kind in _SIP:
             return self._message(body, depth)
         return self._text(kind, value, body)
+
+    def _may_hide(self, sdp_: bytes) -> bool:
+        """Return False where a session description has nothing to hide: a cheap test, for nearly all of them."""
+        return bool(
+            _SDP_LINE.search(sdp_)
+            or LONE_CR.search(sdp_)
+            or b"inline:" in sdp_.lower()
+            or b"\0" in sdp_
+            or (self._addresses and has_uri(sdp_))
+            or not sdp_.startswith(b"v=")
+        )
 
     def _parts(self, boundary: bytes, body: bytes, depth: int) -> bytes:
         """Mask each part of a multipart body (RFC 2046, section 5.1), and what is before the first as text."""
@@ -106,7 +130,8 @@ class Bodies:
         return b"".join(out)
 
     def _part_head(self, head: bytes) -> bytes:
-        return self._addresses.text(head) if self._addresses else head
+        """Mask the headers of a part, or what is behind the last one: anything may be written there."""
+        return self._addresses.text(self._lines(head)) if self._addresses else self._lines(head)
 
     def _message(self, body: bytes, depth: int) -> bytes:
         """Mask a message, or a part of one, in a body (RFC 3420)."""
@@ -125,10 +150,7 @@ class Bodies:
 
     def _text(self, kind: bytes, value: bytes, body: bytes) -> bytes:
         """Mask a text."""
-        if self._keys:
-            body = sdp.mask_keys(body)
-        if self._credentials and _LINE_BEGINS.search(b"\n" + body):
-            body = _LINE.sub(self._credential_line, body)
+        body = self._lines(body)
         if self._addresses is None:
             return body
         wide = b"\0" in body or body[:2] in (b"\xff\xfe", b"\xfe\xff") or _CHARSET.search(value)
@@ -141,6 +163,14 @@ class Bodies:
         if kind == b"application/sdp" or (not kind and body.lstrip()[:2] == b"v="):
             return sdp.mask_users(body, self._addresses)
         return self._addresses.text(body)
+
+    def _lines(self, text: bytes) -> bytes:
+        """Mask the lines of keys and credentials, whatever they are in."""
+        if self._keys:
+            text = sdp.mask_keys(text)
+        if self._credentials and (_LINE_BEGINS.search(b"\n" + text) or LONE_CR.search(text)):
+            text = _LINE.sub(self._credential_line, text)
+        return text
 
     def _display(self, found: "re.Match[bytes]") -> bytes:
         assert self._addresses  # noqa: S101 - or nobody had called it

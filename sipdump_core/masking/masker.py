@@ -37,13 +37,14 @@ _IDENTITIES = frozenset(
 )  # fmt: skip
 """Headers that name nothing but users, with their compact forms."""
 _ENCODINGS = ("content-encoding", "content-transfer-encoding")
-_CONTENT_LENGTH = re.compile(rb"(\n(?:content-length|l)[ \t]*:(?:[ \t]|\r?\n[ \t])*)(\d{1,10})(?=[ \t]*\r?(?:\n|$))",
-                             re.IGNORECASE)  # fmt: skip
-_CSEQ = re.compile(rb"\ncseq[ \t]*:\s*\d+\s+([^\s]+)", re.IGNORECASE)
+_CONTENT_LENGTH = re.compile(
+    rb"\n(?=[CcLl])((?i:content-length|l)[ \t]*:(?:[ \t]|\r?\n[ \t])*)(\d{1,10})(?=[ \t]*\r?(?:\n|\Z))"
+)
+_CSEQ = re.compile(rb"\n(?i:cseq)[ \t]*:\s*\d+\s+([^\s]+)")
 _SIP, _VERSIONS = b"SIP/2.0 ", (b" SIP/2.0\r", b" SIP/2.0")
 _REQUEST = re.compile(rb"[\r\n]*([^ \r\n]+) ")
 _BLANK = re.compile(rb"[\r\n\0 \t]*")
-_END = re.compile(rb"(?<=\n)\r?\n")
+_END = re.compile(rb"\n(\r?\n)")
 _FOLD = (b" ", b"\t")
 _SMUGGLED = re.compile(rb"[ \t]+(?:proxy-|www-)?auth[a-z-]*[ \t]*:", re.IGNORECASE)
 _LONGEST_CACHED = 1024
@@ -104,6 +105,7 @@ class Masker:
         self._methods = frozenset(method.upper().encode() for method in rules.bodies)
         self._handlers = self._make_handlers()
         self._lines: Cache[bytes, bytes] = Cache(_KEPT_LINES)
+        self._starts: Cache[bytes, bytes] = Cache(_KEPT_LINES)
         self._bodies = Bodies(rules.credentials, rules.keys, self._addresses, self._head)
         self._suspect = None if users else _suspects(rules).search
         self._hides_in_bodies = bool(rules.credentials or rules.keys or users)
@@ -114,7 +116,7 @@ class Masker:
         masked = self.message(buf)
         if masked is buf:
             return record
-        return None if masked is None else attrs.evolve(record, buf=masked)
+        return None if masked is None else Record(record.time_us, record.flow, masked, record.correlation_id)
 
     def message(self, buf: bytes) -> bytes | None:
         """Return a message masked, or None if it is to be dropped; the same object if there is nothing to mask."""
@@ -131,13 +133,46 @@ class Masker:
         if not self.rules.active:
             return buf
         try:
-            masked: bytes | None = self._masked(buf)
+            masked: bytes | None = self._usual(buf) or self._masked(buf)
         except (_UnparsedError, OpaqueError):
             self.unparsed += 1
             if self.rules.unparsed == STORE:
                 return buf
             masked = None if self.rules.unparsed == DROP else b"x" * len(buf)
         return buf if masked == buf else masked
+
+    def _usual(self, buf: bytes) -> bytes | None:
+        """Return a message masked that is written as nearly all are: every line ends in CRLF, and no header is folded.
+
+        Returns:
+            None if it is not, or there is more to see to than its lines.
+        """
+        head, blank, body = buf.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        if not blank or len(lines) == 1:
+            return None
+        known, line_ = self._lines.get, self._whole_line
+        try:
+            found = [known(line) or line_(line) for line in lines[1:]]
+        except _UnparsedError:
+            return None
+        first = self._starts.get(lines[0])
+        if first is None:
+            start = START_LINE.fullmatch(lines[0])
+            if start is None:
+                return None
+            first = self._start_line(start)
+            if len(first) <= _LONGEST_CACHED:
+                self._starts.keep(lines[0], first)
+        masked = b"\r\n".join([first, *found])
+        if not body:
+            return masked + blank
+        if _behind_body(buf, 0, len(head) + 2, len(head) + 4) != len(buf):
+            return None
+        masked_body = self._body(buf[: len(head) + 2], body)
+        if len(masked_body) != len(body):
+            masked = _with_length(masked + b"\r\n", len(masked_body) - len(body))[:-2]
+        return masked + blank + masked_body
 
     def _masked(self, buf: bytes) -> bytes:
         """Return a message masked.
@@ -149,13 +184,12 @@ class Masker:
         out: list[bytes] = []
         at = 0
         while at < len(buf):  # what is behind the body may be another message
-            found = _BLANK.match(buf, at)
-            if found and found.end() == len(buf):  # a keep-alive (RFC 5626, section 3.5.1)
-                out.append(buf[at:])
-                break
             start = START_LINE.match(buf, at)
             if start is None:
-                raise _UnparsedError
+                if not _BLANK.fullmatch(buf, at):  # a keep-alive (RFC 5626, section 3.5.1)
+                    raise _UnparsedError
+                out.append(buf[at:])
+                break
             masked, at = self._masked_one(buf, start)
             out.append(masked)
         return b"".join(out)
@@ -172,8 +206,8 @@ class Masker:
             OpaqueError: its body cannot, and it is to be dropped for that.
         """
         at = start.end()
-        blank = _END.search(buf, at)
-        end, behind = blank.span() if blank else (len(buf), len(buf))
+        blank = _END.search(buf, at - 1)
+        end, behind = blank.span(1) if blank else (len(buf), len(buf))
         if _lone_cr(buf, at, end):
             raise _UnparsedError
         lines = buf[at:end]
@@ -208,12 +242,8 @@ class Masker:
         line = start[0]
         if self._addresses is None or start["uri"] is None:
             return line
-        known = self._lines.get(line)
-        if known is not None:
-            return known
         at, behind = start.span("uri")
-        masked = line[: at - start.start()] + self._addresses.target(start["uri"]) + line[behind - start.start() :]
-        return self._lines.keep(line, masked) if len(line) <= _LONGEST_CACHED else masked
+        return line[: at - start.start()] + self._addresses.target(start["uri"]) + line[behind - start.start() :]
 
     def _head(self, head: bytes) -> bytes:
         """Return header lines masked, without the blank line behind them.
@@ -225,7 +255,8 @@ class Masker:
         if b"\n " in head or b"\n\t" in head:
             lines = _unfolded(lines)
         known = self._lines.get
-        return b"\n".join([known(line) or self._line(line) for line in lines])
+        line_ = self._line
+        return b"\n".join([known(line) or line_(line) for line in lines])
 
     def _cut_head(self, head: bytes) -> bytes:
         """Return header lines masked that no blank line ends: of the last one a part may be missing, so it goes."""
@@ -234,6 +265,16 @@ class Masker:
         if self._addresses and colon and value.strip():
             return self._head(whole_lines) + newline + self._line(name + colon + credentials.whole(value))
         return self._head(head)
+
+    def _whole_line(self, line: bytes) -> bytes:
+        """Return a header line masked that has no fold and no line end.
+
+        Raises:
+            _UnparsedError: it is no header, or has one.
+        """
+        if b"\r" in line or b"\n" in line:
+            raise _UnparsedError
+        return self._line(line)
 
     def _line(self, line: bytes) -> bytes:
         """Return a header line masked; it may have folds.
@@ -303,7 +344,7 @@ def _unfolded(lines: list[bytes]) -> list[bytes]:
 
 def _with_length(head: bytes, more: int) -> bytes:
     """Return a head whose Content-Length is larger by as many bytes: a right one stays right, a wrong one as wrong."""
-    return _CONTENT_LENGTH.sub(lambda found: found[1] + b"%d" % max(0, int(found[2]) + more), head)
+    return _CONTENT_LENGTH.sub(lambda found: b"\n" + found[1] + b"%d" % max(0, int(found[2]) + more), head)
 
 
 def _behind_body(buf: bytes, start: int, end: int, behind: int) -> int:

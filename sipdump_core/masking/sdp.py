@@ -7,6 +7,7 @@ import re
 from itertools import count
 
 from sipdump_core.masking.addresses import Addresses
+from sipdump_core.masking.syntax import LONE_CR
 
 __all__ = ["KEY_LINE", "mask_keys", "mask_users"]
 
@@ -18,8 +19,8 @@ _LINE = re.compile(
 """Lines of keys (RFC 4568, RFC 4567, RFC 8839, 3GPP TS 33.328), also as capabilities (RFC 5939)."""
 KEY_LINE = rb"[kK][ \t]*=|[aA][ \t]*=[ \t]*(?i:acap:\d+[ \t]+)?(?i:crypto|key-mgmt|ice-pwd|3ge2ae)"
 """An expression for how such a line begins."""
-_KEY_LINE = re.compile(rb"[\r\n][ \t]*(?:" + KEY_LINE + rb")|inline:", re.IGNORECASE)
-_USER_LINE = re.compile(rb"[\r\n](?:o=(?!-[ \t])|[ep]=)")
+_KEY_LINE = re.compile(rb"\n[ \t]*(?:" + KEY_LINE + rb")")
+_USER_LINE = re.compile(rb"\n(?:o=(?!-[ \t])|[ep]=)")
 _INLINE = re.compile(rb"(inline:)([^|;\s]+)", re.IGNORECASE)
 _PROTOCOL = re.compile(rb"[ \t]*[A-Za-z]\w{0,15}[ \t]+", re.ASCII)
 _FIELD = re.compile(rb"\S+")
@@ -32,14 +33,14 @@ _PEOPLE = re.compile(rb"(?:(?<=[\r\n])|^)([ep]=)([^\r\n]+)")
 
 def mask_keys(body: bytes) -> bytes:
     """Return a body without the keys of media; certificates' fingerprints stay."""
-    if _KEY_LINE.search(b"\n" + body) is None:
+    if not (_KEY_LINE.search(b"\n" + body) or b"inline:" in body.lower() or LONE_CR.search(body)):
         return body
     return _INLINE.sub(lambda found: found[1] + _x(found[2]), _LINE.sub(_masked_line, body))
 
 
 def mask_users(body: bytes, addresses: Addresses) -> bytes:
     """Return a session description without the user of ``o=``, the people of ``e=`` and ``p=``, and users of URIs."""
-    if _USER_LINE.search(b"\n" + body):
+    if _USER_LINE.search(b"\n" + body) or LONE_CR.search(body):
         body = _ORIGIN.sub(lambda found: found[1] + _origin(found[2], addresses), body)
         body = _PEOPLE.sub(lambda found: found[1] + addresses.name(found[2]), body)
     return addresses.text(body)

@@ -29,7 +29,10 @@ def any_case(name: str) -> bytes:
 
 
 # an expression that begins with a literal is looked for by memchr
-_URI = re.compile(rb":(?:" + b"|".join(rb"(?<=%b:)" % any_case(scheme) for scheme in SCHEMES) + rb")")
+_LAST = "".join(sorted({one for scheme in SCHEMES for one in (scheme[-1], scheme[-1].upper())})).encode()
+_URI = re.compile(
+    rb":(?<=[" + _LAST + rb"]:)(?:" + b"|".join(rb"(?<=%b:)" % any_case(scheme) for scheme in SCHEMES) + rb")"
+)
 
 
 def has_uri(value: bytes) -> bool:

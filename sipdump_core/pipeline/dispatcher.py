@@ -79,7 +79,7 @@ class Dispatcher:
         """Store records in the open segment and in as many more as they fill.
 
         Args:
-            records: in the order in which they are stored.
+            records: in the order in which they are stored; lanes share them, so nobody may change this sequence.
             size: bytes of their messages.
         """
         self.tick()
@@ -92,8 +92,10 @@ class Dispatcher:
                 return
             count = self._rotation.take(len(records) - at, weights[at:])
             if count:
-                batch = tuple(records[at : at + count])
-                bytes_of_batch = size if count == len(records) else sum([len(record.buf) for record in batch])
+                batch, bytes_of_batch = records, size
+                if count < len(records):
+                    batch = records[at : at + count]
+                    bytes_of_batch = sum([len(record.buf) for record in batch])
                 for lane in self.lanes:
                     lane.write(batch, bytes_of_batch, block=self._block)
                 at += count

@@ -38,6 +38,10 @@ class Intake:
         self._gather = gather
         self._items: list[Record] = []
         self._bytes = 0
+        self._newest_us = 0
+        self._ordered = True
+        """Whether the items are in order of time; known here, the writer need not look at each: they are in the caches
+        of who brings them."""
         self._orders: list[tuple[int, Callable[[], None]]] = []
         self._closed = self._abandoned = False
         self._resting = False
@@ -111,8 +115,13 @@ class Intake:
             count -= 1
             size -= len(records[count].buf)
         if count > 0:
-            self._items.extend(records if count == len(records) else records[:count])
+            taken = records if count == len(records) else records[:count]
+            self._items.extend(taken)
             self._bytes += size
+            times = [record.time_us for record in taken]
+            if self._ordered:
+                self._ordered = (not before or times[0] >= self._newest_us) and times == sorted(times)
+                self._newest_us = times[-1]
             if (not before and not self._resting) or before < BATCH_RECORDS <= len(self._items):
                 self._work.notify()
         return max(count, 0)
@@ -122,17 +131,19 @@ class Intake:
         while True:
             with self._work:
                 self._wait(more_likely=bool(items))
-                items, size, self._items, self._bytes = self._items, self._bytes, [], 0
+                items, size, ordered = self._items, self._bytes, self._ordered
+                self._items, self._bytes, self._ordered = [], 0, True
                 self._held = len(items)
                 orders, self._orders = self._orders, []
                 closed = self._closed
                 self._room.notify_all()
             actions: list[Callable[[], None]] = []
             done = 0
+            hand_on = partial(self._hand_on, ordered=ordered)
             for position, action in orders:  # each behind the records that were there when it came
-                actions += [partial(self._hand_on, items[done:position]), action]
+                actions += [partial(hand_on, items[done:position]), action]
                 done = position
-            actions.append(partial(self._hand_on, items[done:]) if done else partial(self._hand_on, items, size))
+            actions.append(partial(hand_on, items[done:]) if done else partial(hand_on, items, size))
             for action in actions:
                 with Guard() as guard:  # the one thread that everything goes through must not end
                     action()
@@ -159,16 +170,18 @@ class Intake:
         if self._gather and 0 < len(self._items) < BATCH_RECORDS and not (self._orders or self._closed):
             self._work.wait(self._gather)
 
-    def _hand_on(self, items: list[Record], size: int = BATCH_BYTES + 1) -> None:
+    def _hand_on(self, items: list[Record], size: int = BATCH_BYTES + 1, *, ordered: bool) -> None:
         """Hand on records, in order of time.
 
         Args:
             items: the records.
             size: bytes of their messages, where they are known: to look at each again would cost what dispatching does.
+            ordered: whether they are in order of time as they are.
         """
         if not items:
             self._dispatcher.tick()
-        items = in_order(items)
+        if not ordered:
+            items = in_order(items)
         if 0 < len(items) <= BATCH_RECORDS and size <= BATCH_BYTES:
             self._dispatcher.handle(items, size)
             with self._work:

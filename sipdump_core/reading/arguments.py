@@ -10,13 +10,23 @@ from sipdump_core.calls.legs import LegRules
 from sipdump_core.calls.summary import CALL_STATES, KINDS
 from sipdump_core.drivers.query import ATTEMPT, Query, parse_endpoint, parse_grep, parse_status
 from sipdump_core.errors import ConfigError
-from sipdump_core.reading.redacting import add_redact, add_users_key, with_stand_ins
+from sipdump_core.reading.redacting import add_redact, add_users_key, stand_ins_of, with_stand_ins
 from sipdump_core.reading.when import AROUND, parse_span, parse_when
 from sipdump_core.record import PROTOS
 
 _URI = re.compile(r"^(?:sips?|tel):", re.IGNORECASE)
 
-__all__ = ["add_filters", "add_legs", "add_span", "add_store", "query_of", "rules_of", "span_of", "whole_number"]
+__all__ = [
+    "add_filters",
+    "add_legs",
+    "add_span",
+    "add_store",
+    "asked_of",
+    "query_of",
+    "rules_of",
+    "span_of",
+    "whole_number",
+]
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -100,22 +110,32 @@ def add_legs(parser: argparse.ArgumentParser) -> None:
 
 
 def query_of(args: argparse.Namespace, now: datetime) -> Query:
-    """Return the question that the filters ask.
+    """Return the question that the filters ask of the store that is named, whatever stands in it for users.
 
     Raises:
         ConfigError: a time is not understood, the span is empty, or a key of users cannot be used.
+    """
+    query = asked_of(args, now)
+    named = query.users or query.from_users or query.to_users
+    return with_stand_ins(query, stand_ins_of(args)) if named else query
+
+
+def asked_of(args: argparse.Namespace, now: datetime) -> Query:
+    """Return the question that the filters ask, as they were typed.
+
+    Raises:
+        ConfigError: a time is not understood, or the span is empty.
     """
     since_us, until_us = span_of(args, now)
     names = ("call_ids", "users", "from_users", "to_users", "endpoints", "methods", "states", "kinds", "agents",
              "nodes", "tags", "protos", "greps")  # fmt: skip
     values = {name: getattr(args, name, ()) for name in names}
-    query = Query(
+    return Query(
         since_us=since_us,
         until_us=until_us,
         statuses=[status for given in args.statuses for status in given],
         **values,
     )
-    return with_stand_ins(query, args)
 
 
 def span_of(args: argparse.Namespace, now: datetime) -> tuple[int | None, int | None]:

@@ -21,12 +21,14 @@ from sipdump_core.viewing.scan import Scan
 __all__ = ["Recent", "Step"]
 
 _US = 1_000_000
-_HELD = 64 << 20
+_HELD = 32 << 20
 """Bytes of messages that are held for calls whose beginning was not read yet."""
 _OVERHEAD = 1500
 """Bytes of a held message beside its text, measured on CPython 3.11."""
 _MANY = 5000
 """Calls that are read again at the end."""
+_LARGE = 100
+"""Messages; of a call with more, only the row is kept."""
 _QUIET_US = _US
 """If there is nothing of a call for so long before an INVITE without a To-tag, it began with this INVITE."""
 
@@ -49,14 +51,24 @@ class Recent:
         query: the question.
         limit: how many calls are wanted.
         around: seconds before and after the span in which the other messages of its calls are looked for.
+        shown: returns a call as it is shown; the question is asked of what is stored.
     """
 
-    def __init__(self, store: Store, query: Query, *, limit: int, around: float = AROUND) -> None:
+    def __init__(
+        self,
+        store: Store,
+        query: Query,
+        *,
+        limit: int,
+        around: float = AROUND,
+        shown: Callable[[Call], Call] = lambda call: call,
+    ) -> None:
         self.more = False
         """Whether there are more calls than were wanted."""
         self._store = store
         self._query = query
         self._judge = Judge(query)
+        self._shown = shown
         self._around_us = int(around * _US)
         self._scan = Scan(store, self._wide(), self._feed, around=around)
         self._limit = limit
@@ -149,21 +161,29 @@ class Recent:
             self._drop(call_id)
             self._passed.add(hash(call_id))
             if self._judge.takes(call):
-                found = _Found(call)
+                found = _Found(call.call_id, call.oldest_us, call)
+                if len(call.sightings) > _LARGE:
+                    self._row(found)
                 if not (self._query.states or self._query.statuses) or self._judge.takes_outcome(
-                    found.row(self._store.now_us).summary
+                    self._row(found).summary
                 ):
                     self._pending.append(found)
-        self._pending.sort(key=lambda found: (-found.began_us, found.call.call_id))
+        self._pending.sort(key=lambda found: (-found.began_us, found.call_id))
         del self._pending[self._limit + 1 :]
 
     def _released(self, room: int, back_us: int | None) -> list[Row]:
         ready = [each for each in self._pending if back_us is None or each.began_us >= back_us][:room]
         self._pending = self._pending[len(ready) :]
         # the clocks of nodes may differ, and then a call began at another time than its first message says
-        return sorted(
-            (each.row(self._store.now_us) for each in ready), key=lambda row: (-row.summary.began, row.call_id)
-        )
+        return sorted((self._row(each) for each in ready), key=lambda row: (-row.summary.began, row.call_id))
+
+    def _row(self, found: "_Found") -> Row:
+        """Return a call's row; it is made when it is needed, because of many only some are shown."""
+        if found.row is None:
+            assert found.call is not None  # noqa: S101 - it goes only when the row comes
+            found.row = row_of(self._shown(found.call), self._store.now_us())
+            found.call = None
+        return found.row
 
     def _has_begun(self, call: Call, back_us: int) -> bool:
         """Return whether nothing of a call is expected before a time back to which everything was read."""
@@ -185,19 +205,11 @@ def _is_from_its_middle(call: Call) -> bool:
 
 @attrs.define
 class _Found:
-    """A call that matches; its row is made when it is needed, because of many only some are shown."""
+    """A call that matches."""
 
-    call: Call
-    _row: Row | None = None
-
-    @property
-    def began_us(self) -> int:
-        """The time of its first message, by the clock of whoever saw that."""
-        return self.call.oldest_us
-
-    def row(self, now_us: Callable[[], int]) -> Row:
-        """Return its row."""
-        if self._row is None:
-            self._row = row_of(self.call, now_us())
-            self.call.forget()
-        return self._row
+    call_id: str
+    began_us: int
+    """The time of its first message, by the clock of whoever saw that."""
+    call: Call | None
+    """None: there is its row instead."""
+    row: Row | None = None

@@ -19,7 +19,9 @@ import attrs
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError
-from sipdump_core.reading.arguments import add_filters, add_legs, query_of, rules_of, whole_number
+from sipdump_core.masking.users import Users
+from sipdump_core.reading.arguments import add_filters, add_legs, asked_of, rules_of, whole_number
+from sipdump_core.reading.redacting import with_stand_ins
 from sipdump_core.reading.when import AROUND
 from sipdump_core.viewing.listing import DEFAULT, Column, columns_of, sort_of
 
@@ -143,16 +145,17 @@ class Search:
         """The search as the query of a URL, in ASCII, without its question mark; :meth:`from_url` reads it."""
         return urlencode(self.words, quote_via=quote, errors="surrogateescape")
 
-    def query(self, now: datetime) -> Query:
+    def query(self, now: datetime, stand_ins: Sequence[Users] = ()) -> Query:
         """Return the question that the words ask.
 
         Args:
             now: the present, with its zone; relative times count from it.
+            stand_ins: what stands in the store for users.
 
         Raises:
             ConfigError: a time is not understood, or the span is empty.
         """
-        return query_of(self.args, now)
+        return with_stand_ins(asked_of(self.args, now), stand_ins)
 
     def values(self, name: str) -> list[str]:
         """Return the values of a word, as they were typed."""
@@ -198,7 +201,9 @@ def _argument(read: Any) -> Any:
 def _names() -> dict[str, str]:
     """Return the words that there are, each with the name that its argument has."""
     actions = _parser()._actions  # argparse has no other way to say what was added
-    return {action.option_strings[0].lstrip("-"): action.dest for action in actions}
+    names = {action.option_strings[0].lstrip("-"): action.dest for action in actions}
+    del names["users-key"]  # it names a file, and whoever looks at a store names none
+    return names
 
 
 NAMES = _names()

@@ -106,6 +106,7 @@ class Board:
         self._search_number = 0
         self._waiting: dict[int, Callable[[Report], None]] = {}
         self._held: list[Came] = []
+        self._cleared = False
 
     def seek(self, search: Search) -> None:
         """Make a search, in place of the one before."""
@@ -114,6 +115,7 @@ class Board:
         self._held.clear()
         self.selected.clear()
         self.searched, self.back_us, self.lost = None, None, 0
+        self._cleared = False
         self.problems.clear()
         self.notes.clear()
         limit = self.rows.limit if search.limit is None else search.limit
@@ -124,6 +126,13 @@ class Board:
     def hold(self) -> None:
         """End the scan."""
         self._office.ask(Hold())
+
+    def clear(self) -> None:
+        """Take all calls from the list; only those that come are listed from now on."""
+        self.hold()
+        self._cleared = True
+        self.rows.clear()
+        self.selected.clear()
 
     def open(self, call_ids: Sequence[str], answered: Callable[[Report], None], *, legs: bool) -> int:
         """Ask for a ladder; ``answered`` gets :class:`Opened`, perhaps twice, or :class:`Refused`.
@@ -219,7 +228,8 @@ class Board:
     def _listed(self, report: Found | Scanned | Came) -> None:
         if isinstance(report, Found):
             self.back_us = report.back_us or None
-            self._put(report)
+            if not self._cleared:
+                self._put(report)
         elif isinstance(report, Scanned):
             self.searched = report
             self._note(report.problems)

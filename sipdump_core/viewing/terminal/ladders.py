@@ -324,7 +324,7 @@ class LadderView(View):
         several = len(ladder.calls) > 1
         lines: list[Line] = []
         for number, call in enumerate(ladder.calls[:_MOST_FACTS]):
-            lines += _call_lines(call, f"{leg_letter(number)} " if several else "", width + self.sheet.left)
+            lines += [_leg_line(call, number, width)] if several else _call_lines(call, width)
         if len(ladder.calls) > _MOST_FACTS:
             lines.append([(f"and {len(ladder.calls) - _MOST_FACTS} more: i", Style(bold=False, underline=False))])
         heads = self._drawing(width).headings
@@ -368,25 +368,36 @@ def _described(step: Step) -> Step:
     return attrs.evolve(step, label=f"{step.label} {media}", sdp=False) if media else step
 
 
-def _call_lines(call: Summary, letter: str, width: int) -> list[Line]:
+_HEAD = Style(bold=False, underline=False)
+
+
+def _leg_line(call: Summary, number: int, width: int) -> Line:
+    """Return one line of a call, which stands above a ladder of several."""
+    letter = f"{leg_letter(number)} "
+    state, users, began = _told(call)
+    rest = fitted(f"  {users}  {began}  {printable(call.call_id)}", max(0, width - cells(letter + state)))
+    return [(letter, _HEAD + BOLD), (state, _HEAD + MARKS[mark_of(call.state)] + BOLD), (rest, _HEAD)]
+
+
+def _call_lines(call: Summary, width: int) -> list[Line]:
     """Return two lines of a call: what became of it, and what else tells."""
-    plain = Style(bold=False, underline=False)
-    answer = " ".join(str(one) for one in (call.status, call.reason) if one)
-    users = f"  {call.from_user or call.from_uri or '?'} → {call.to_user or call.to_uri or '?'}"
-    began = local_time(call.began).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    state = f"{call.state}{f', {answer}' if answer else ''}"
+    state, users, began = _told(call)
     timings = (("PDD", call.post_dial_delay), ("setup", call.setup_time), ("lasted", call.duration))
     more = [f"{name} {seconds(value)}" for name, value in timings if value is not None]
     more += [f"ended by the {call.ended_by}"] if call.ended_by else []
     more += [*call.codecs, *call.release, *call.gaps]
-    first = fitted(printable(f"{users}  {began}"), max(0, width - cells(letter + printable(state))))
-    second = fitted(printable("  ".join(more)), width - len(letter))
-    lines: list[Line] = [
-        [(letter, plain + BOLD), (printable(state), plain + MARKS[mark_of(call.state)] + BOLD), (first, plain)]
-    ]
-    if second:
-        lines.append([(" " * len(letter), plain), (second, plain)])
-    return lines
+    first = fitted(f"  {users}  {began}", max(0, width - cells(state)))
+    second = fitted(printable("  ".join(more)), width)
+    lines: list[Line] = [[(state, _HEAD + MARKS[mark_of(call.state)] + BOLD), (first, _HEAD)]]
+    return [*lines, [(second, _HEAD)]] if second else lines
+
+
+def _told(call: Summary) -> tuple[str, str, str]:
+    """Return what became of a call, between whom, and when it began."""
+    answer = " ".join(str(one) for one in (call.status, call.reason) if one)
+    state = f"{call.state}, {answer}" if answer else call.state
+    users = f"{call.from_user or call.from_uri or '?'} → {call.to_user or call.to_uri or '?'}"
+    return printable(state), printable(users), local_time(call.began).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def _facts(ladder: Ladder) -> list[Line]:

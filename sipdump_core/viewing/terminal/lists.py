@@ -200,9 +200,7 @@ class ListView(View):
 
     def do_clear(self) -> None:
         """Clear the list."""
-        self.board.hold()
-        self.board.rows.clear()
-        self.board.selected.clear()
+        self.board.clear()
         self.tick()
 
     def do_settings(self) -> None:

@@ -60,11 +60,15 @@ async def _wrong(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     if isinstance(error, BusyError):
-        answer = desk_of(request).pages.problem(503, "Too many searches", str(error))
+        answer = desk_of(request).pages.problem(503, "This takes too long now", _capital(str(error)))
         answer.headers["Retry-After"] = "5"
         return answer
-    return desk_of(request).pages.problem(500, "This could not be read", str(error))
+    return desk_of(request).pages.problem(500, "This could not be read", _capital(str(error)))
 
 
 async def _broken(request: Request, _error: Exception) -> Response:
     return desk_of(request).pages.problem(500, "This went wrong here", "The log says more.")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from sipdump_core.errors import ConfigError
 from sipdump_core.reading.arguments import add_legs, add_store, rules_of, whole_number
+from sipdump_core.reading.redacting import add_users_key
 from sipdump_core.viewing.extras import need
 
 __all__ = ["add_web", "web"]
@@ -19,6 +20,7 @@ def add_web(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [STORE] [--listen ADDRESS:PORT] [--behind-proxy [URL]]"
     add_store(parser)
     add_legs(parser)
+    add_users_key(parser)
     parser.add_argument(
         "--listen",
         default="127.0.0.1:8080",

@@ -11,18 +11,53 @@ import attrs
 from anyio import to_thread
 from starlette.requests import Request
 
+from sipdump_core.calls.call import Call
 from sipdump_core.calls.legs import LegRules
+from sipdump_core.drivers.query import Query
+from sipdump_core.errors import SipDumpError
+from sipdump_core.masking.users import Users
+from sipdump_core.reading.finder import Found
+from sipdump_core.reading.redacting import Redactor
 from sipdump_core.reading.searched import Searched
-from sipdump_core.reading.shelves import Shelf
+from sipdump_core.reading.shelves import Shelf, Shelved
 from sipdump_core.reading.store import Store
+from sipdump_core.reading.units import Unit
+from sipdump_core.record import Record
+from sipdump_core.viewing.recent import Recent
 from sipdump_core.viewing.web.gate import Keys
-from sipdump_core.viewing.web.hub import Hub
+from sipdump_core.viewing.web.hub import Hub, masked
 from sipdump_core.viewing.web.limits import BusyError, Limits
 from sipdump_core.viewing.web.pages import Pages
 
 __all__ = ["Desk", "Scan", "desk_of"]
 
 T = TypeVar("T")
+
+_FEW = 100
+"""Call-IDs; so many may belong to one call that is shown, with its legs."""
+_MOST = 10_000
+"""Messages of such a call that are read."""
+
+
+class _Bounded(Store):
+    """A store that reads calls only up to a number of messages: somebody may have sent a million with one Call-ID."""
+
+    def unsorted(
+        self, query: Query, searched: Searched | None = None, chosen: Sequence[Unit[Shelved]] | None = None
+    ) -> Iterator[Record]:
+        """Yield what :meth:`Store.unsorted` does, as far as it goes."""
+        records = super().unsorted(query, searched, chosen)
+        if len(query.call_ids | query.correlations) > _FEW or not (query.call_ids or query.correlations):
+            yield from records
+            return
+        for number, record in enumerate(records):
+            if number >= _MOST:
+                if searched is not None:
+                    searched.note(
+                        f"there are more than {_MOST:,} messages, and no more are shown: see sipdump-read export"
+                    )
+                return
+            yield record
 
 
 class Scan:
@@ -67,6 +102,10 @@ class Desk:
     """Names for their preprocessor."""
     base: str = ""
     """The address before all paths, where a proxy is; else that of the request."""
+    stand_ins: Sequence[Users] = ()
+    """What stands in the store for users."""
+    redactor: Redactor | None = None
+    """What masks all that is shown."""
     hub: Hub = attrs.field(init=False, repr=False)
     """What follows the store for all viewers."""
     _scans: set[Scan] = attrs.field(factory=set, init=False, repr=False)
@@ -76,7 +115,7 @@ class Desk:
 
     @hub.default
     def _make_hub(self) -> Hub:
-        return Hub(lambda: Store(self.shelves, rules=self.rules))
+        return Hub(lambda: Store(self.shelves, rules=self.rules), self.redactor)
 
     def close(self) -> None:
         """End what is open, so that the server need not wait for it."""
@@ -84,26 +123,43 @@ class Desk:
         for scan in list(self._scans):
             scan.end("the server ends")
 
+    def shown(self, call: Call) -> Call:
+        """Return a call as it is shown."""
+        return masked(call.call_id, call.records, self.redactor) if self.redactor else call
+
+    def found(self, call_id: str, scan: Scan, *, legs: bool = True) -> list[Found]:
+        """Return a call and its other legs as they are shown; see :meth:`Store.call`."""
+        found = scan.store.call(call_id, scan.searched, legs=legs)
+        return list(self.redactor.found(found, scan.store.now_us)) if self.redactor else found
+
     def scan(self) -> Scan:
         """Return a search that has not begun; for what is asked within :meth:`slot`."""
-        return Scan(Store(self.shelves, rules=self.rules), self.problems)
+        return Scan(_Bounded(self.shelves, rules=self.rules), self.problems)
 
-    @contextlib.contextmanager
-    def slot(self) -> Iterator[None]:
-        """Take the place of one search.
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Take the place of one search, as soon as one is free.
 
         Raises:
-            BusyError: as many as may run are running.
+            BusyError: as many as may run have been running for some time.
         """
-        with self._lock:
-            if self._running >= self.limits.searches:
-                raise BusyError(f"{self._running} searches are running, and no more may at once: try again in a moment")
-            self._running += 1
+        end = time.monotonic() + self.limits.patience
+        while not self._take_slot():
+            if time.monotonic() >= end:
+                most = self.limits.searches
+                raise BusyError(f"{most} searches are running, and no more may at once: try again in a moment")
+            await asyncio.sleep(0.05)
         try:
             yield
         finally:
             with self._lock:
                 self._running -= 1
+
+    def _take_slot(self) -> bool:
+        with self._lock:
+            free = self._running < self.limits.searches
+            self._running += free
+        return free
 
     @contextlib.asynccontextmanager
     async def bounded(self, scan: Scan) -> AsyncIterator[None]:
@@ -129,9 +185,20 @@ class Desk:
             BusyError: as many searches as may run are running.
         """
         scan = self.scan()
-        with self.slot():
-            async with self.bounded(scan):
-                return await to_thread.run_sync(ask, scan)
+        async with self.slot(), self.bounded(scan):
+            return await to_thread.run_sync(ask, scan)
+
+    async def warm(self) -> None:
+        """Look at the store once, so that what takes long the first time is done before anybody asks."""
+        scan = self.scan()
+
+        def look() -> None:
+            with contextlib.suppress(SipDumpError):
+                for _ in Recent(scan.store, Query(), limit=1).steps():
+                    pass
+
+        async with self.bounded(scan):
+            await to_thread.run_sync(look)
 
 
 def desk_of(request: Request) -> Desk:

@@ -2,23 +2,27 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
+import attrs
+
 from sipdump_core.cache import Cache
+from sipdump_core.calls.call import Call
 from sipdump_core.calls.message import Message
 from sipdump_core.drivers.query import Query
 from sipdump_core.log import Limit
 from sipdump_core.reading.lines import endpoint
+from sipdump_core.reading.redacting import Redactor
 from sipdump_core.reading.store import Store
 from sipdump_core.record import Record
-from sipdump_core.viewing.listing import Row
+from sipdump_core.viewing.listing import Row, row_of
 from sipdump_core.viewing.live import Live, Viewer
 from sipdump_core.viewing.web.addresses import call_path
 from sipdump_core.viewing.web.limits import BusyError
 from sipdump_core.viewing.web.pages import clock, cut, length_of
 
-__all__ = ["Hub"]
+__all__ = ["Hub", "masked"]
 
 _VIEWERS = 50
 _WAITING = 2000
@@ -33,9 +37,11 @@ class Hub:
 
     Args:
         open_store: opens it; each thread needs one of its own.
+        redactor: masks what is shown.
     """
 
-    def __init__(self, open_store: Callable[[], Store]) -> None:
+    def __init__(self, open_store: Callable[[], Store], redactor: Redactor | None = None) -> None:
+        self._redactor = redactor
         self._open_store = open_store
         self._live: Live | None = None
         self._viewers: dict[Viewer, Callable[[], object]] = {}
@@ -122,13 +128,14 @@ class Hub:
         """Return a call as JSON; all viewers get the same row, and it is made once."""
         known = self._rows.get(id(row))
         if known is None:
-            summary = row.summary
+            shown = self._shown(row)
+            summary = shown.summary
             content = {
                 "href": call_path("/call", summary.call_id),
                 "began": clock(summary.began),
                 "began_us": summary.began,
                 "state": summary.state,
-                "mark": row.mark,
+                "mark": shown.mark,
                 "kind": "" if summary.kind == "call" else summary.kind,
                 "status": summary.status or "",
                 "from": cut(summary.from_user or summary.from_uri),
@@ -138,16 +145,27 @@ class Hub:
                 "delay": length_of(summary.post_dial_delay),
                 "src": summary.src,
                 "dst": summary.dst,
-                "agent": cut(row.agent),
+                "agent": cut(shown.agent),
                 "call_id": cut(summary.call_id, 80),
             }
             known = self._rows.keep(id(row), (row, json.dumps(content)))
         return known[1]
 
+    def _shown(self, row: Row) -> Row:
+        """Return a row as it is shown."""
+        live = self._live
+        if self._redactor is None or live is None:
+            return row
+        records = live.records(row.call_id)
+        if not records:  # it was dropped meanwhile; what happened in it says who calls whom
+            blank = attrs.evolve(row.summary, from_user=None, from_uri=None, to_user=None, to_uri=None)
+            return attrs.evolve(row, summary=blank, agent="")
+        return row_of(masked(row.call_id, records, self._redactor), row.newest_us)
+
     def _message(self, record: Record) -> str:
         known = self._records.get(id(record))
         if known is None:
-            message = Message(record.buf)
+            message = Message((self._redactor.record(record) if self._redactor else record).buf)
             call_id = message.call_id
             what = f"{message.label} ({message.cseq_method})" if message.status is not None else message.label
             content = {
@@ -164,6 +182,14 @@ class Hub:
             }
             known = self._records.keep(id(record), (record, json.dumps(content)))
         return known[1]
+
+
+def masked(call_id: str, records: Iterable[Record], redactor: Redactor) -> Call:
+    """Return a call of records as a redactor lets them be seen."""
+    call = Call(call_id)
+    for record in records:
+        call.add(redactor.record(record))
+    return call
 
 
 def _mark(message: Message) -> str:

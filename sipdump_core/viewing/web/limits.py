@@ -21,3 +21,5 @@ class Limits:
     """Calls that one search lists, at most."""
     searches: int = 4
     """Searches at once."""
+    patience: float = 5.0
+    """Seconds that one more waits for another one to end."""

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.errors import ConfigError, StorageError
 from sipdump_core.log import escaped, setup
+from sipdump_core.reading.redacting import redactor_of, stand_ins_of
 from sipdump_core.reading.shelves import configs_of, open_shelves
 from sipdump_core.viewing.web.app import make_app
 from sipdump_core.viewing.web.desk import Desk
@@ -68,7 +69,17 @@ def serve(args: argparse.Namespace, rules: LegRules, host: str, port: int, url: 
     keys = Keys(token=_token(args.token_file)) if args.token_file else Keys()
     pages = Pages(list(dict.fromkeys(map(str, shelves))))
     desk = Desk(
-        shelves, rules, pages, keys, limits, problems, configs=configs_of(args), defines=args.defines, base=url or ""
+        shelves,
+        rules,
+        pages,
+        keys,
+        limits,
+        problems,
+        configs=configs_of(args),
+        defines=args.defines,
+        base=url or "",
+        stand_ins=stand_ins_of(args),
+        redactor=redactor_of(args),
     )
     setup("kv", "info")
     gc.set_threshold(_COLLECT_AFTER)
@@ -86,7 +97,9 @@ def serve(args: argparse.Namespace, rules: LegRules, host: str, port: int, url: 
 
 
 async def _run(listener: socket.socket, desk: Desk, places: Places) -> None:
+    warming = asyncio.create_task(desk.warm())
     await _Server(_configured(desk, places), desk).serve([listener])
+    warming.cancel()
 
 
 def _configured(desk: Desk, places: Places) -> uvicorn.Config:

@@ -42,7 +42,7 @@ class Filling(Response):
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         # taken here and not in the view, so that it is given back whatever happens
-        with self._desk.slot():
+        async with self._desk.slot():
             watch = asyncio.create_task(self._watch(receive))
             try:
                 async with self._desk.bounded(self._scan):

@@ -23,6 +23,7 @@ from sipdump_core.sipdump import SipDump
 from tests import planted
 from tests.core.reading.run import found, run
 from tests.core.support import A, B, files, read
+from tests.s3_server import Server
 
 KEY = b"0123456789abcdef"
 ALL: dict[str, Any] = {"credentials": 1, "keys": 1, "bodies": "MESSAGE,INFO", "headers": "X-Secret"}
@@ -119,6 +120,29 @@ def test_no_planted_secret_is_in_any_byte_that_is_kept(
         assert planted.MARK not in out.read_bytes()
 
 
+def test_nothing_that_was_planted_is_in_a_bucket(
+    folder: Path, key: str, tmp_path: Path, s3_server: Server, s3_bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "s3.cfg"
+    text = [f'modparam("sipdump", "folder", "{folder}")', 'modparam("sipdump", "mode", 160)']
+    values = {"bucket": s3_bucket, "endpoint_url": s3_server.endpoint, "addressing": "path", "region": "us-east-1"}
+    text += [f'modparam("sipdump_s3", "{name}", "{value}")' for name, value in values.items()]
+    text += [f'modparam("sipdump_redact", "users", "{key}")', 'modparam("sipdump_redact", "credentials", 1)']
+    text += ['modparam("sipdump_redact", "keys", 1)', 'modparam("sipdump_redact", "bodies", "*")']
+    config.write_text("\n".join([*text, 'modparam("sipdump_redact", "headers", "X-Secret")', ""]))
+    with SipDump(read_config(config).settings, enable=1) as dump:
+        for place, buf in enumerate(planted.messages(planted.Secrets(), 200)):
+            dump.received(buf, A, B, time_us=1_795_386_431_000_000 + place)
+        dump.flush(20)
+        spooled = all_bytes(folder)
+    assert planted.MARK not in spooled + all_bytes(folder)
+    assert spooled.count(b"planted-") > 50
+    out = tmp_path / "out.jsonl"
+    assert run(capsys, "export", "-f", config, "-o", out)[0] == 0
+    assert out.read_bytes().count(b"planted-") > 50
+    assert planted.MARK not in out.read_bytes()
+
+
 def test_without_it_they_are_there(folder: Path) -> None:
     secrets = planted.Secrets()
     with SipDump(enable=1, mode=1, folder=str(folder)) as dump:
@@ -145,6 +169,14 @@ def stored(folder: Path, **options: Any) -> bytes:
 def test_by_default_nothing_is_redacted_and_that_is_said(folder: Path, logged: pytest.LogCaptureFixture) -> None:
     assert stored(folder) == MESSAGE
     assert "redact is switched on, and none of its parameters is set: it changes nothing" in logged.text
+
+
+def test_what_is_set_and_not_switched_on_is_said(folder: Path) -> None:
+    settings = [Setting("sipdump", "folder", str(folder)), Setting("sipdump_redact", "credentials", 1, "k.cfg:2:1")]
+    (notice,) = make_plan(settings).notices
+    what = "redact (128) is set, but neither mode nor backend switches it on: nothing is filtered by it"
+    assert str(notice) == f"k.cfg:2:1: {what}"
+    assert not make_plan([*settings, Setting("sipdump", "mode", 129)]).notices
 
 
 def test_two_nodes_with_one_key_give_one_token_and_calls_are_found(

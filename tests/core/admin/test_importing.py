@@ -10,13 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
+from sipdump_core.drivers.base import Filter
+from sipdump_core.drivers.discovery import Driver, take_stock
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.query import Query
 from sipdump_core.drivers.syncing import Syncer
 from sipdump_core.reading.store import Store
 from sipdump_core.record import Record
+from sipdump_core.sipdump import SipDump
 from tests.core.admin.run import run
 from tests.core.reading.capture import frames
 from tests.core.reading.stores import fill, workshop
@@ -365,3 +369,29 @@ def test_a_folder_is_full(tmp_path: Path, target: Path, capsys: pytest.CaptureFi
 
 def test_the_store_fixture_is_what_it_says(tmp_path: Path) -> None:
     assert len(stored(store(tmp_path, call("one@a")))) == 6
+
+
+class Failing(Filter):
+    name = "failing"
+    prompt = True
+
+    def apply(self, records: Sequence[Record]) -> Sequence[Record]:
+        raise ValueError("no")
+
+
+def test_nothing_is_imported_past_a_filter_that_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    with SipDump(enable=1, mode=1, folder=str(source)) as dump:
+        dump.received(b"secret", ("192.0.2.1", 5060), ("192.0.2.2", 5060))
+    (data,) = source.glob("*.data")
+    known = take_stock()
+    more = [*known.drivers, Driver("failing", "sipdump-failing", "1", Failing)]
+    monkeypatch.setattr("sipdump_core.plan.take_stock", lambda blocked=(): attrs.evolve(known, drivers=more))
+    code, _, err = run(capsys, "import", data, "--folder", target, "--to", "text,failing")
+    assert code == 1
+    assert "1 record dropped at the filter failing: it failed" in err
+    assert not list(target.iterdir())

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,6 +101,11 @@ def laid_out_otherwise() -> Any:
         return 2  # and sizes are elsewhere
 
     return call
+
+
+def test_other_systems_lay_addresses_out_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "freebsd14")
+    assert not is_here()
 
 
 @pytest.mark.parametrize("function", [lacking, forbidden, laid_out_otherwise])

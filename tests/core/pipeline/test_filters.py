@@ -21,6 +21,7 @@ from sipdump_core.testing import record
 from sipdump_core.workshop import Workshop
 from sipdump_text import TextBackend
 from tests.core.support import A, B, read
+from tests.support import wait_for
 
 SECRET = b"SECRET"
 TEXT = Driver("text", "sipdump", "1", TextBackend)
@@ -80,6 +81,13 @@ def dump(folder: Path, *drivers: Driver, mode: int = 257, **params: Any) -> SipD
     settings += [Setting("sipdump", "mode", mode)]
     settings += [Setting("sipdump", "backend", value) for value in params.get("backend", ())]
     return SipDump(plan=make_plan(settings, [TEXT, *drivers]))
+
+
+def stored(made: SipDump, folder: Path) -> list[Record]:
+    """Bring one more record, and return what is stored."""
+    made.received(b"three", A, B)
+    made.flush()
+    return read(folder)
 
 
 def driver(cls: type[Filter]) -> Driver:
@@ -176,9 +184,7 @@ def test_a_filter_that_hangs_stores_nothing_and_goes_on_when_it_returns(
         assert made.stats().filters["waiting"].dropped == {"it hangs": 2}
         thread = next(each for each in threading.enumerate() if each.name == "sipdump-filter-waiting")
         Waiting.go.set()
-        while made.stats().filters["waiting"].dropped == {"it hangs": 2} and not read(tmp_path):
-            made.received(b"three", A, B)
-            made.flush()
+        wait_for(lambda: stored(made, tmp_path))
     assert "a filter hangs" in caplog.text
     assert {each.buf for each in read(tmp_path)} == {b"three"}
     thread.join(5)

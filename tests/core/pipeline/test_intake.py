@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -142,6 +143,22 @@ def test_gathering_ends_early_for(sink: Sink, what: str) -> None:
     else:
         assert one.close(10)
     wait_for(lambda: sink.batches)
+    assert one.close(10)
+
+
+@pytest.mark.parametrize(
+    "puts", [[[1, 2], [3]], [[2, 1], [3]], [[3], [1, 2]], [[1, 3], [2], [4]], [[2], [1], [3]], [[1], [1]]]
+)
+def test_what_gathers_is_put_in_order_of_time(sink: Sink, puts: list[list[int]]) -> None:
+    one = intake(sink)
+    for _ in range(2):  # what the first batch was like does not matter to the second
+        held(sink, one)
+        for times in puts:
+            one.put([record(b"%d" % time_us, time_us=time_us) for time_us in times], block=True)
+        before = len(sink.batches)
+        sink.free.set()
+        wait_for(lambda: len(sink.batches) > before)  # noqa: B023 - of this round
+        assert sink.batches[-1] == [b"%d" % time_us for time_us in sorted(chain(*puts))]
     assert one.close(10)
 
 

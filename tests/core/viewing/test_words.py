@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core.errors import ConfigError
-from sipdump_core.reading.arguments import add_filters, query_of
+from sipdump_core.reading.arguments import add_filters, asked_of
 from sipdump_core.viewing.words import NAMES, Search
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -42,7 +42,7 @@ def test_a_command_line_is_a_search_and_a_search_is_a_url(filters: list[str]) ->
     add_filters(parser)
     args = parser.parse_args(filters)
     search = Search.from_args(args)
-    assert search.query(NOW) == query_of(args, NOW)
+    assert search.query(NOW) == asked_of(args, NOW)
     assert search.around == args.around
     assert Search.parse(search.line) == search
     assert Search.from_url(search.url) == search

@@ -26,6 +26,7 @@ from sipdump_core.reading.render.text import label_of
 from sipdump_core.viewing.web.addresses import SHARED, Shared, named_call, query_of
 from sipdump_core.viewing.web.desk import Desk, Scan, desk_of
 from sipdump_core.viewing.web.gate import log_export
+from sipdump_core.viewing.web.limits import BusyError
 
 __all__ = ["FORMS", "call", "download", "share", "shared"]
 
@@ -106,7 +107,7 @@ async def _page(desk: Desk, call_id: str, *, legs: bool, root: str = "") -> Resp
         legs: whether its other legs are drawn, too.
         root: where a shared call is; empty for a page that leads to others.
     """
-    found, scan = await desk.asked(partial(_find, call_id))
+    found, scan = await desk.asked(lambda scan: (desk.found(call_id, scan), scan))
     if not found:
         text = scan.ended or f"Nothing is stored of {call_id}."
         return desk.pages.problem(404, "There is no such call", text, inside=not root)
@@ -134,10 +135,6 @@ async def _page(desk: Desk, call_id: str, *, legs: bool, root: str = "") -> Resp
     values["sections"] = [Markup(message_section(short, step)) for step in short.steps]  # noqa: S704 - as above
     values |= {"shared": True, "root": root, "stores": []} if root else {}
     return desk.pages.page("call.html", **values)
-
-
-def _find(call_id: str, scan: Scan) -> tuple[list[Found], Scan]:
-    return scan.store.call(call_id, scan.searched), scan
 
 
 def _messages(ladder: Ladder) -> list[dict[str, Any]]:
@@ -198,9 +195,11 @@ async def _file(request: Request, name: str, call_id: str, *, legs: bool) -> Res
         raise HTTPException(404)
 
     def made(scan: Scan) -> bytes | None:
-        found = scan.store.call(call_id, scan.searched, legs=legs)
+        found = desk.found(call_id, scan, legs=legs)
         drawn = found if legs else found[:1]
-        if not drawn or scan.ended:
+        if scan.ended:
+            raise BusyError(f"{scan.ended}; a part of a call is no file")
+        if not drawn:
             return None
         summaries = [one.summary for one in drawn]
         ladder = lay_out([one.call for one in drawn], summaries=summaries, notes=scan.searched.notes)

@@ -37,7 +37,7 @@ async def live(request: Request) -> Response:
     given = query_of(request.scope)
     try:
         wanted = asked(given)
-        query = wanted.query(now)
+        query = wanted.query(now, desk.stand_ins)
     except ConfigError as error:
         values = form_values(Search(), now, line=dict(given).get("line", ""))
         return desk.pages.page("live.html", 400, rows=[], **values | {"problem": str(error)})
@@ -45,7 +45,7 @@ async def live(request: Request) -> Response:
         return RedirectResponse(f"/live?{wanted.url}" if wanted.words else "/live", 303)
 
     def latest(scan: Bounded) -> list[object]:
-        recent = Recent(scan.store, query, limit=_ROWS, around=wanted.around)
+        recent = Recent(scan.store, query, limit=_ROWS, around=wanted.around, shown=desk.shown)
         rows: list[object] = []
         for step in recent.steps():
             rows += step.rows
@@ -60,7 +60,7 @@ async def live(request: Request) -> Response:
 async def events(request: Request) -> Response:
     """Return the events, which end with the server or with the viewer."""
     desk = desk_of(request)
-    query = asked(query_of(request.scope)).query(datetime.now().astimezone())
+    query = asked(query_of(request.scope)).query(datetime.now().astimezone(), desk.stand_ins)
     return _Events(desk.hub, query)
 
 

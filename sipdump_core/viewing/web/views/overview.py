@@ -7,11 +7,12 @@ from functools import cache, cached_property
 
 import attrs
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sipdump_core.calls.summary import iso_utc
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError
+from sipdump_core.reading.lines import as_json
 from sipdump_core.reading.overview import Overview, measure
 from sipdump_core.viewing import daemons
 from sipdump_core.viewing.stores import Holding, holdings
@@ -48,7 +49,7 @@ async def overview_json(request: Request) -> Response:
         numbers = page.measured()
         return {**numbers.as_json(), "notes": page.notes(), "problems": page.problems()}
 
-    return JSONResponse(await desk.asked(ask))
+    return Response(as_json(await desk.asked(ask)), media_type="application/json")
 
 
 def _asked(request: Request) -> tuple[Search, Query]:
@@ -58,7 +59,7 @@ def _asked(request: Request) -> tuple[Search, Query]:
         ConfigError: a word is not understood.
     """
     search = Search((name, value) for name, value in query_of(request.scope) if value)
-    return search, search.query(datetime.now().astimezone())
+    return search, search.query(datetime.now().astimezone(), desk_of(request).stand_ins)
 
 
 @attrs.define(slots=False)

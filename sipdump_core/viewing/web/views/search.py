@@ -55,7 +55,7 @@ async def calls(request: Request) -> Response:
         wanted = asked(given)
         if given != list(wanted.words):
             return RedirectResponse(f"/calls?{wanted.url}" if wanted.words else "/calls", 303)
-        query = wanted.query(now)
+        query = wanted.query(now, desk.stand_ins)
     except ConfigError as error:
         shown = Search() if any(name == "line" for name, _ in given) else _known(given)
         values = form_values(shown, now, line=dict(given).get("line", ""))
@@ -125,7 +125,7 @@ class _Page:
     def rows(self) -> Iterator[Row | None]:
         """Yield the calls, and None where some time has passed."""
         limit = self.desk.limits.rows if self.sorted else self.limit
-        recent = Recent(self.scan.store, self.query, limit=limit, around=self.wanted.around)
+        recent = Recent(self.scan.store, self.query, limit=limit, around=self.wanted.around, shown=self.desk.shown)
         self.scan.searched = recent.searched
         found: list[Row] = []
         try:

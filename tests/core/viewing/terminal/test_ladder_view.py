@@ -59,7 +59,8 @@ def test_legs_side_by_side() -> None:
             assert f"{address}:5060" in desk.text
         assert " 2 B  0.000000" in desk.text
         assert desk.lines[1].startswith("A ended, 200 Because")
-        assert desk.lines[3].startswith("B ended, 200 Because")
+        assert desk.lines[2].startswith("B ended, 200 Because  alice → bob  2026")
+        assert desk.lines[2].endswith("  ok@x-b2b_1")
         await desk.press("c")
         assert "coloured by leg" in desk.text
 

@@ -261,6 +261,8 @@ def test_it_is_cleared() -> None:
         await desk.list(A, B)
         await desk.press("f5")
         assert body(desk) == []
+        await desk.give(Found(desk.office.last(Seek).number, rows(A), (), 0))  # it was on its way
+        assert body(desk) == []
         await desk.come(C)
         assert len(body(desk)) == 1
 

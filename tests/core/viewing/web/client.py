@@ -7,6 +7,7 @@ import attrs
 from starlette.testclient import TestClient
 
 from sipdump_core.calls.legs import LegRules
+from sipdump_core.reading.redacting import Redactor
 from sipdump_core.reading.shelves import Shelf, open_shelves
 from sipdump_core.viewing.web.app import make_app
 from sipdump_core.viewing.web.desk import Desk
@@ -38,9 +39,15 @@ class Page:
 
 
 def page_of(
-    folder: Path, limits: Limits | None = None, places: Places | None = None, shelves: list[Shelf] | None = None
+    folder: Path,
+    limits: Limits | None = None,
+    places: Places | None = None,
+    shelves: list[Shelf] | None = None,
+    redactor: Redactor | None = None,
 ) -> Page:
     """Return the page of a folder."""
     shelves = open_shelves(folders=[str(folder)])[0] if shelves is None else shelves
-    desk = Desk(shelves, LegRules(), Pages([str(each) for each in shelves]), Keys(), limits or Limits())
+    desk = Desk(
+        shelves, LegRules(), Pages([str(each) for each in shelves]), Keys(), limits or Limits(), redactor=redactor
+    )
     return Page(desk, make_app(desk, places or Places.local("127.0.0.1", PORT)))

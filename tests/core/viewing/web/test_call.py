@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sipdump_core.viewing.web import desk
 from sipdump_core.viewing.web.addresses import Shared, call_path, named_call
 from sipdump_core.viewing.web.gate import HEADERS
 from sipdump_core.viewing.web.views import call as view
@@ -58,6 +59,14 @@ def test_a_ladder_of_very_many_messages_is_cut_and_says_so(page: Page, monkeypat
     text = page.inside().get(f"/call/{LEGS[0]}").text
     assert text.count('<section class="message"') == 10
     assert "10 of 26 messages are shown; the files have all." in text
+
+
+def test_of_a_call_of_a_million_messages_only_some_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "_MOST", 10)
+    client = page_of(store(tmp_path, *three_legs())).inside()
+    text = client.get(f"/call/{LEGS[0]}").text
+    assert "there are more than 10 messages, and no more are shown" in text
+    assert text.count('<section class="message"') <= 10
 
 
 @pytest.mark.parametrize(

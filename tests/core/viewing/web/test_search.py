@@ -2,6 +2,7 @@
 
 import re
 import threading
+from argparse import Namespace
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from sipdump_core.drivers.query import Query
+from sipdump_core.reading.redacting import parse_redact, redactor_of
 from sipdump_core.reading.shelves import Shelved, open_shelves
 from sipdump_core.record import Record
 from sipdump_core.viewing.web.addresses import call_path
@@ -165,7 +167,7 @@ def test_a_search_that_takes_too_long_ends_with_what_it_found(tmp_path: Path) ->
 
 def test_only_so_many_searches_run_at_once(tmp_path: Path) -> None:
     shelf = Waiting(store(tmp_path, call("one@a")))
-    page = page_of(tmp_path, Limits(searches=1), shelves=[shelf])
+    page = page_of(tmp_path, Limits(searches=1, patience=0), shelves=[shelf])
     client = page.inside()
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(client.get("/calls").text))
@@ -180,6 +182,21 @@ def test_only_so_many_searches_run_at_once(tmp_path: Path) -> None:
     thread.join(20)
     assert listed(answers[0]) == ["one@a"]
     assert page.inside().get("/calls").status_code == 200
+
+
+def test_one_more_search_waits_for_a_moment(tmp_path: Path) -> None:
+    shelf = Waiting(store(tmp_path, call("one@a")))
+    page = page_of(tmp_path, Limits(searches=1, patience=60), shelves=[shelf])
+    answers: list[str] = []
+    client = page.inside()
+    threads = [threading.Thread(target=lambda: answers.append(client.get("/calls").text)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert shelf.reading.wait(10)
+    shelf.go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert list(map(listed, answers)) == [["one@a"], ["one@a"]]
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +234,56 @@ def test_bytes_that_are_not_utf_8_are_found_as_they_were_on_the_wire(bad: Page) 
     assert client.get("/call/bytes-%ff%fe@x").status_code == 200
     assert client.get("/call/" + quote("bytes-\\xff\\xfe@x")).status_code == 200
     assert client.get("/call/a/b/..%2Fc%252f%20d").status_code == 200
+
+
+class TestRedaction:
+    """What ``--redact`` masks is on no page, and users are found by what stands in the store for them."""
+
+    @pytest.fixture
+    def masked(self, tmp_path: Path) -> Page:
+        redactor = redactor_of(Namespace(redact=[parse_redact("users,credentials")]))
+        store(tmp_path, call("one@a", caller="alice", headers='Authorization: Digest response="5ecret"\r\n'))
+        return page_of(tmp_path, redactor=redactor)
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/calls",
+            "/live",
+            "/call/one@a",
+            "/download/text/one@a",
+            "/download/pcap/one@a",
+            "/download/json/one@a",
+            "/download/html/one@a",
+            "/overview",
+        ],
+    )
+    def test_no_page_shows_what_is_masked(self, masked: Page, path: str) -> None:
+        answer = masked.inside().get(path)
+        assert answer.status_code == 200
+        assert b"alice" not in answer.content.replace(b'placeholder="user=alice', b"").replace(b"a user, as alice", b"")
+        assert b"5ecret" not in answer.content
+
+    def test_users_are_found_by_their_names(self, masked: Page) -> None:
+        assert listed(masked.inside().get("/calls?user=alice").text) == ["one@a"]
+        assert listed(masked.inside().get("/calls?user=nobody").text) == []
+
+    def test_live_shows_it_masked_too(self, masked: Page) -> None:
+        hub = masked.desk.hub
+        viewer = hub.join(Query(), lambda: None)
+        live = hub._live
+        assert live is not None
+        live.feed(call("two@a", caller="alice"))
+        live._publish(call("three@a", caller="alice"))
+        text = hub.events(viewer)
+        hub.leave(viewer)
+        assert "three@a" in text
+        assert "alice" not in text
+
+
+def test_no_word_names_a_file(page: Page) -> None:
+    for path in ("/calls?users-key=/etc/passwd", "/live?users-key=/etc/passwd", "/overview?users-key=/etc/passwd",
+                 "/live/events?users-key=/etc/passwd", "/calls?line=users-key%3D/etc/passwd"):  # fmt: skip
+        answer = page.inside().get(path)
+        assert answer.status_code == 400
+        assert "is not a filter" in unescape(answer.text)

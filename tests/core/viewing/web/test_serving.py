@@ -27,7 +27,8 @@ from sipdump_core.viewing.web.hub import Hub
 from sipdump_core.viewing.web.limits import BusyError
 from tests.core.reading.stores import fill, workshop
 from tests.core.reading.traffic import call, store
-from tests.core.viewing.web.client import page_of
+from tests.core.viewing.web.client import Page, page_of
+from tests.core.viewing.web.test_search import Waiting
 from tests.e2e.peers import until
 
 READ = [sys.executable, "-m", "sipdump_core.reading", "web"]
@@ -190,9 +191,9 @@ def inodes(pid: int) -> set[str]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[int]:
+def running(folder: Path, page: Page | None = None) -> Iterator[int]:
     """Run a server in a thread, and return its port."""
-    page = page_of(folder)
+    page = page or page_of(folder)
     with serving._listening("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         config = serving._configured(page.desk, Places.local("127.0.0.1", port))
@@ -205,6 +206,36 @@ def running(folder: Path) -> Iterator[int]:
         runner._end()
         thread.join(10)
         assert not thread.is_alive()
+
+
+class TestFilling:
+    def test_a_page_is_sent_while_the_search_goes_on(self, tmp_path: Path) -> None:
+        shelf = Waiting(store(tmp_path, call("one@a")))
+        page = page_of(tmp_path, shelves=[shelf])
+        with running(tmp_path, page) as port:
+            base, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {page.desk.keys.token}"}
+            with opened(base, "/calls", headers) as answer:
+                text = b""
+                while b"<tbody" not in text:
+                    text += answer.readline()
+                assert shelf.reading.wait(10)
+                assert not shelf.ended.is_set()
+                shelf.go_on.set()
+                text += answer.read()
+            assert b"one@a" in text
+            assert text.endswith(b"</html>")
+
+    def test_a_search_ends_when_its_reader_goes_away(self, tmp_path: Path) -> None:
+        shelf = Waiting(store(tmp_path, call("one@a"), call("two@a")))
+        page = page_of(tmp_path, shelves=[shelf])
+        with running(tmp_path, page) as port:
+            base, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {page.desk.keys.token}"}
+            with opened(base, "/calls", headers) as answer:
+                answer.readline()
+                assert shelf.reading.wait(10)
+            until(lambda: all(scan.ended for scan in page.desk._scans), "the search is told to end")
+            shelf.go_on.set()
+            until(lambda: page.desk._running == 0, "its place is free again")
 
 
 class TestStrangers:
