@@ -45,10 +45,14 @@ $(SWIFT)/.installed:
 	$(SWIFT)/bin/python -m pip install --quiet --disable-pip-version-check 'swift>=2.38,<3'
 	touch $@
 
-$(STAMP): pyproject.toml
+# What the optional library is built of and by: an installation builds it anew.
+SPEEDUPS := backends/parquet/sipdump_speedups
+BUILT_OF := hatch_build.py $(wildcard $(SPEEDUPS)/*.c $(SPEEDUPS)/*.py)
+
+$(STAMP): pyproject.toml $(BUILT_OF)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(SWIFT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SWIFT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis $(SPEEDUPS)/*.so

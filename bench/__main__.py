@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import (
     decode,
+    folders,
     hep,
     importing,
     machine,
@@ -18,8 +19,11 @@ from bench import (
     reading_parquet,
     redact,
     search,
+    speedups,
     table,
+    terminal,
     tracking,
+    web,
     writer,
 )
 
@@ -28,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "raw": writer.against_raw,
     "sync": writer.with_sync,
     "hep": hep.end_to_end,
+    "hep-paired": hep.paired,
     "stages": hep.stages,
     "decode": decode.against_plain,
     "memory": memory.peak,
@@ -36,7 +41,12 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading": reading.find,
     "calls": tracking.cost,
     "import": importing.cost,
-    "parquet": parquet.cost,
+    "terminal": terminal.looked_at,
+    "web": web.watched,
+    "folders": folders.cost,
+    "parquet": speedups.cost,
+    "parquet-queue": speedups.behind_queue,
+    "parquet-loss": parquet.loss,
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
     "redact": redact.cost,

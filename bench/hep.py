@@ -11,25 +11,34 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import attrs
 
 from bench import machine, traffic, writer
-from bench.table import Row
+from bench.table import Row, compare
 from sipdump_core.drivers.base import Backend
+from sipdump_core.net.recvmmsg import Receiver
 from sipdump_core.plan import make_plan
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.settings.options import Setting
+from sipdump_core.sources.hep_datagrams import ROUND
 from sipdump_core.sources.hep_decoder import HepDecoder
+from sipdump_core.sources.hep_round import RoundDecoder
 from sipdump_pcap import HeaderTransform
 
 _ROOT = Path(__file__).parent.parent
-_LAG = 0.1
+_DAEMON, _ONE_BY_ONE = "sipdump_core.daemon", "bench.one_by_one"
+_RECEIVE = "receive and decode"
+LAG = 0.1
 _GROWTH = 1.08
 _ROUND = 500
+_AIMS = {1: 5.0, 13: 6.5}
+"""Microseconds of CPU a record for the whole daemon, by mode."""
+_RATE = 60_000.0
 
 
 @attrs.frozen
@@ -44,6 +53,11 @@ class Step:
     slow_sender: bool
     cpu: dict[str, float]
     """Microseconds a record by thread."""
+
+    @property
+    def total(self) -> float:
+        """Microseconds a record of all threads."""
+        return sum(self.cpu.values())
 
 
 def end_to_end(folder: Path, quick: bool) -> list[Row]:
@@ -69,14 +83,45 @@ def end_to_end(folder: Path, quick: bool) -> list[Row]:
     return rows
 
 
+def paired(folder: Path, quick: bool) -> list[Row]:
+    """Measure the daemon's CPU time at one rate: in rounds, and one datagram at a time, in turns.
+
+    A run that loses anything, because others had the machine for too long, does not count.
+    """
+    rows = []
+    rate, seconds, rounds = (5_000.0, 0.5, 1) if quick else (_RATE, 2.0, 4)
+    for mode, name in writer.MODES.items():
+        best: dict[str, Step] = {}
+        for _ in range(rounds):
+            for program in (_DAEMON, _ONE_BY_ONE):
+                step = _step(folder, mode, rate, seconds, program)
+                if not step.lost and (program not in best or step.total < best[program].total):
+                    best[program] = step
+        what = f"HEP over UDP to {name}, CPU a record at {rate:,.0f}/s, the whole daemon"
+        if len(best) < 2:
+            rows.append(Row(what, "no run without loss"))
+            continue
+        mine, other = best[_DAEMON], best[_ONE_BY_ONE]
+        row = compare(what, mine.total, other.total, None, other_is="received and decoded one by one")
+        aim = _AIMS[mode]
+        rows += [
+            attrs.evolve(row, aim=f"at most {aim:g} µs", met=mine.total <= aim),
+            compare(f"of that, receiving and decoding, {name}", mine.cpu[_RECEIVE], other.cpu[_RECEIVE], None,
+                    other_is="one by one"),
+        ]  # fmt: skip
+    return rows
+
+
 def stages(folder: Path, quick: bool) -> list[Row]:
     """Measure each stage in its own loop, as CPU time of the thread that runs it, the least of many rounds."""
     rounds = 5 if quick else 40
     items = traffic.records(_ROUND * 2)
     frames = [traffic.hep_frame(record) for record in items]
     values = {
-        "receive, recvfrom and time": _least(rounds, lambda: _receive(frames[:_ROUND])),
-        "decode HEP3": _least(rounds, lambda: _decode(frames)),
+        "receive, recvmmsg": _least(rounds, lambda: _receive(frames[:_ROUND], _drain_rounds)),
+        "receive, recvfrom and time": _least(rounds, lambda: _receive(frames[:_ROUND], _drain)),
+        "decode HEP3, in rounds": _least(rounds, lambda: _decode_rounds(frames)),
+        "decode HEP3, one by one": _least(rounds, lambda: _decode(frames)),
     }
     with writer.running(folder, 1) as dump:
         before = machine.own_threads()["sipdump-writer"]
@@ -135,7 +180,7 @@ def _search(folder: Path, mode: int, seconds: float, start: float, steps: int) -
     return best, False
 
 
-def _step(folder: Path, mode: int, rate: float, seconds: float) -> Step:
+def _step(folder: Path, mode: int, rate: float, seconds: float, program: str = _DAEMON) -> Step:
     place = folder / "hep"
     place.mkdir()
     core, *others = machine.cores()
@@ -143,9 +188,9 @@ def _step(folder: Path, mode: int, rate: float, seconds: float) -> Step:
     try:
         with open(place / "log", "w") as log:
             with machine.pinned(core):
-                daemon = subprocess.Popen(_command(mode, place), stderr=log, cwd=_ROOT)
+                daemon = subprocess.Popen(command(mode, place, program=program), stderr=log, cwd=_ROOT)
             try:
-                port = _port(place / "log", daemon)
+                port = port_of(place / "log", daemon)
                 with machine.pinned(*(others or [core])):
                     sender = subprocess.Popen(
                         [sys.executable, "-m", "bench.sender", str(port), str(count), str(seconds)],
@@ -153,12 +198,12 @@ def _step(folder: Path, mode: int, rate: float, seconds: float) -> Step:
                         text=True,
                         cwd=_ROOT,
                     )
-                before = _threads(daemon.pid, mode)
+                before = _threads(daemon.pid)
                 took = float(sender.communicate(timeout=60 + 10 * seconds)[0])
-                time.sleep(_LAG)
+                time.sleep(LAG)
                 sizes = _sizes(place)
                 time.sleep(0.2)
-                after = _threads(daemon.pid, mode)
+                after = _threads(daemon.pid)
                 daemon.send_signal(signal.SIGTERM)
                 daemon.wait(60)
             finally:
@@ -170,21 +215,33 @@ def _step(folder: Path, mode: int, rate: float, seconds: float) -> Step:
         late = _sizes(place) != sizes
     finally:
         shutil.rmtree(place)
-    cpu = {name: (after[name] - before[name]) / count / 1000 for name in after}
+    spent = {tid: (time_ns - before.get(tid, 0)) / count / 1000 for tid, time_ns in sorted(after.items())}
+    named = dict(zip(_names(mode), spent.values(), strict=False))
+    cpu = {**named, "sync": sum(spent.values()) - sum(named.values())}
     return Step(count / took, count - stored, late, took > 1.03 * seconds, cpu)
 
 
-def _command(mode: int, place: Path) -> list[str]:
+def command(mode: int, place: Path, *more: str, program: str = _DAEMON) -> list[str]:
+    """Return what starts a daemon that listens for HEP.
+
+    Args:
+        mode: what it stores.
+        place: where to.
+        more: further parameters, as ``--modparam`` takes them.
+        program: the module that is run.
+    """
     settings = (
         "sipdump:enable:i:1",
         f"sipdump:mode:i:{mode}",
         f"sipdump:folder:s:{place}",
         f"sipdump_hep:listen:s:udp:{traffic.SERVER}:0",
+        *more,
     )
-    return [sys.executable, "-m", "sipdump_core.daemon", *itertools.chain(*(("--modparam", s) for s in settings))]
+    return [sys.executable, "-m", program, *itertools.chain(*(("--modparam", s) for s in settings))]
 
 
-def _port(log: Path, daemon: "subprocess.Popen[bytes]") -> int:
+def port_of(log: Path, daemon: "subprocess.Popen[bytes]") -> int:
+    """Wait until a daemon listens, and return its port."""
     for _ in range(200):
         time.sleep(0.05)
         text = log.read_text()
@@ -196,15 +253,16 @@ def _port(log: Path, daemon: "subprocess.Popen[bytes]") -> int:
     raise RuntimeError(f"sipdumpd did not start: {log.read_text()[-500:]}")
 
 
-def _threads(pid: int, mode: int) -> dict[str, int]:
-    """Return the daemon's CPU nanoseconds by thread; it starts them in this order."""
+def _threads(pid: int) -> dict[int, int]:
+    """Return the daemon's CPU nanoseconds by thread."""
+    return {int(tid): machine.cpu_ns(pid, int(tid)) for tid in os.listdir(f"/proc/{pid}/task")}
+
+
+def _names(mode: int) -> list[str]:
+    """Return what the daemon's threads do, in the order in which it starts them; what syncs files comes later."""
     plan = make_plan([Setting("sipdump", "mode", mode, "bench")], to_start=False)
     lanes = [driver.name for driver in plan.chosen if driver.cls and issubclass(driver.cls, Backend)]
-    names = ["main", *lanes, "queue and dispatch", "receive and decode"]
-    tids = sorted(int(tid) for tid in os.listdir(f"/proc/{pid}/task"))
-    if len(tids) != len(names):
-        return {"all threads": sum(machine.cpu_ns(pid, tid) for tid in tids)}
-    return {name: machine.cpu_ns(pid, tid) for name, tid in zip(names, tids, strict=True)}
+    return ["main", *lanes, "queue and dispatch", _RECEIVE]
 
 
 def _sizes(place: Path) -> list[int]:
@@ -222,7 +280,7 @@ def _timed(work: Callable[[], object], count: int) -> float:
     return (time.thread_time_ns() - start) / count / 1000
 
 
-def _receive(frames: list[bytes]) -> float:
+def _receive(frames: list[bytes], drain: Callable[[socket.socket, int], int]) -> float:
     """Time what HepSource does for each datagram, except decoding."""
     with contextlib.ExitStack() as stack:
         receiver, sender = (stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
@@ -236,7 +294,7 @@ def _receive(frames: list[bytes]) -> float:
             sender.send(frame)
             waiting += 1
             if waiting == 50:  # few enough for the smallest default buffer
-                spent += _drain(receiver, waiting)
+                spent += drain(receiver, waiting)
                 waiting = 0
         return spent / len(frames) / 1000
 
@@ -250,11 +308,47 @@ def _drain(receiver: socket.socket, count: int) -> int:
     return time.thread_time_ns() - start
 
 
+@cache
+def _receiver(sock: socket.socket) -> Receiver:
+    return Receiver(sock, ROUND)
+
+
+def _drain_rounds(receiver: socket.socket, count: int) -> int:
+    rounds = _receiver(receiver)
+    start = time.thread_time_ns()
+    senders, _ = rounds.receive()
+    spent = time.thread_time_ns() - start
+    assert len(senders) == count
+    return spent
+
+
+def _decode_rounds(frames: list[bytes]) -> float:
+    decode = RoundDecoder(HepOptions(), ProcessTable(0.0)).decode_round
+    peer = (traffic.SERVER, 40000)
+    now = int(time.time() * 1e6)
+    stride = 2048
+    places = range(0, len(frames) * stride, stride)
+    packets = [(peer, at, len(frame)) for at, frame in zip(places, frames, strict=True)]
+    buffer = b"".join(frame.ljust(stride) for frame in frames)
+    decode(buffer, packets, now, _refuse)
+    start = time.thread_time_ns()
+    decoded: list[Record] = []
+    for at in range(0, len(packets), ROUND):
+        decoded += decode(buffer, packets[at : at + ROUND], now, _refuse)
+    spent = time.thread_time_ns() - start
+    assert len(decoded) == len(frames)
+    return spent / len(frames) / 1000
+
+
+def _refuse(peer: tuple[str, int], error: Exception) -> None:
+    raise RuntimeError(f"{peer}: {error}")
+
+
 def _decode(frames: list[bytes]) -> float:
     decode = HepDecoder(HepOptions(), ProcessTable(0.0)).decode
     peer = (traffic.SERVER, 40000)
     now = int(time.time() * 1e6)
-    for frame in frames[: 4 * traffic.PEERS]:
+    for frame in frames:
         decode(frame, peer, now)  # a flow's first packets cost more, once
     start = time.thread_time_ns()
     decoded: list[Record] = []

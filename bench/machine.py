@@ -30,9 +30,20 @@ def own_threads() -> dict[str, int]:
     }
 
 
-def peak_mb() -> float:
-    """Return this process's peak resident memory in MB. (getrusage would report the parent's if that was larger.)"""
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+def process_cpu_ns(pid: int) -> int:
+    """Return the CPU time of all threads of a process that still run, in nanoseconds."""
+    return sum(cpu_ns(pid, int(tid)) for tid in os.listdir(f"/proc/{pid}/task"))
+
+
+def children(pid: int | str = "self") -> list[int]:
+    """Return the processes that a process has started."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def peak_mb(pid: int | str = "self") -> float:
+    """Return a process's peak resident memory in MB. (getrusage would report the parent's if that was larger.)"""
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert match
     return int(match[1]) * 1024 / 1e6
 

@@ -4,6 +4,7 @@ The call went from sipp through a real Kamailio, whose siptrace module sent thes
 (see data/record_call.py).
 """
 
+import os
 import re
 import signal
 import socket
@@ -42,6 +43,7 @@ def main() -> int:
                 rest = daemon.stderr.read() if daemon.stderr else ""
         say(f"The daemon's log, while {count} HEP packets came in", log + rest)
         show(Path(folder))
+        offer_page(Path(folder))
     return daemon.returncode
 
 
@@ -94,6 +96,23 @@ def find(folder: Path, *arguments: str) -> None:
     command = [sys.executable, "-m", "sipdump_core.reading", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     say("sipdump-read " + " ".join(arguments).replace(str(folder), "FOLDER"), done.stdout)
+
+
+def offer_page(folder: Path) -> None:
+    """Show the call on a page until Ctrl-C, if that is asked for."""
+    if os.environ.get("DEMO_WEB") != "1":
+        say("In a browser", "DEMO_WEB=1 make demo shows the same on a page.")
+        return
+    say("In a browser, until Ctrl-C", "Open the address:")
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "sipdump_core.reading", "web", "--folder", str(folder), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command) as page:
+        try:
+            page.wait()
+        except KeyboardInterrupt:
+            page.wait()
+        finally:
+            page.terminate()
 
 
 def first_line(record: Record) -> str:

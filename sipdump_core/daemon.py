@@ -1,6 +1,7 @@
 """``sipdumpd``: receives SIP traffic from servers and stores it, in the foreground, until a signal stops it."""
 
 import argparse
+import gc
 import os
 import signal
 import socket
@@ -31,6 +32,10 @@ _HARMLESS = {
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 }
 """Signals without a meaning here, which would kill the process if they had no handler."""
+_COLLECT_AFTER = 50_000
+"""How many objects more there must be before Python looks for cycles; by default 700."""
+_COLLECT_EVERY_S = 10.0
+"""Seconds between two looks anyway: what a driver leaves behind in cycles may be large."""
 _STOP_TIMEOUT = 30.0
 
 
@@ -93,9 +98,10 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
         if notice not in plan.notices:  # those it has logged itself
             log.warning(notice.event())
     dump.start_pruning()
+    _collect_seldom()
     _notify("READY=1")
     while not stops:
-        received = signals.recv(1)[0]
+        received = _next_signal(signals)
         if received == signal.SIGHUP:
             log.info(Event("rotating now; to read the configuration again, restart", signal="SIGHUP"))
             dump.rotate()
@@ -114,11 +120,27 @@ def _run(plan: Plan, known: Sequence[Notice]) -> int:
     return 0 if whole else 1
 
 
+def _next_signal(signals: socket.socket) -> int:
+    """Wait for a signal, and return its number; look for cycles meanwhile."""
+    while True:
+        try:
+            return signals.recv(1)[0]
+        except TimeoutError:
+            gc.collect()
+
+
+def _collect_seldom() -> None:
+    """Have Python look for cycles by the clock: records, which come and go in masses, are in none."""
+    gc.freeze()  # what has been made so far stays
+    gc.set_threshold(_COLLECT_AFTER)
+
+
 def _listen_for_signals() -> tuple[socket.socket, list[int]]:
     """Return a socket that gets the number of each signal, as a byte, and a list that gets those to stop at."""
     # The C handler writes it, in whichever thread the signal arrives: none is lost before a wait. A flood of them may
     # fill the socket; then the list has what matters.
     signals, wakeup = socket.socketpair()
+    signals.settimeout(_COLLECT_EVERY_S)
     wakeup.setblocking(False)
     signal.set_wakeup_fd(wakeup.detach())
     stops: list[int] = []

@@ -130,7 +130,10 @@ def escaped(text: str, keep: str = "") -> str:
         text: the text.
         keep: characters that stay as they are.
     """
-    if text.isprintable():
+    rest = text
+    for one in keep:
+        rest = rest.replace(one, "")
+    if rest.isprintable():  # nearly all is, and a table may have 100,000 lines
         return text
     return "".join(one if one.isprintable() or one in keep else _escape(one) for one in text)
 

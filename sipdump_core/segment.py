@@ -12,7 +12,9 @@ from typing import Any, Self
 
 import attrs
 
-__all__ = ["FOREIGN", "UNREADABLE", "Segment", "StoredSegment", "read_stamp"]
+from sipdump_core.clock import local_iso
+
+__all__ = ["FOREIGN", "STAMP_FORMAT", "UNREADABLE", "Segment", "Starts", "StoredSegment", "check_stamp"]
 
 FOREIGN = "of another user"
 """The state of a segment that a stranger may have put there: it can be read, and is never pruned, merged or sealed."""
@@ -20,9 +22,11 @@ FOREIGN = "of another user"
 UNREADABLE = "unreadable"
 """The state of a segment that this user may not read, so that nobody knows whether it is open."""
 
-_STAMP_FORMAT = "%Y-%m-%d--%H-%M-%S"
-_NAME = re.compile(r"(.{20})(?:-([1-9]\d{0,5}))?", re.ASCII)
-_STAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)--(\d\d)-(\d\d)-(\d\d)", re.ASCII)
+STAMP_FORMAT = "%Y-%m-%d--%H-%M-%S"
+"""How a name has its time, as for strftime()."""
+_TIME = r"(\d{4}-\d\d-\d\d)--(?:[01]\d|2[0-3])-[0-5]\d-(?:[0-5]\d|6[01])"  # leap seconds, as for strptime()
+_NAME = re.compile(rf"({_TIME})(?:-([1-9]\d{{0,5}}))?", re.ASCII)
+_STAMP = re.compile(_TIME, re.ASCII)
 
 
 @total_ordering
@@ -40,7 +44,7 @@ class Segment:
     @classmethod
     def starting(cls, prefix: str, time_s: float) -> Self:
         """Name a segment that starts at ``time_s`` (seconds since the epoch)."""
-        return cls(prefix, time.strftime(_STAMP_FORMAT, time.localtime(time_s)))
+        return cls(prefix, time.strftime(STAMP_FORMAT, time.localtime(time_s)))
 
     @classmethod
     def parse(cls, name: str, prefix: str, suffix: str) -> Self | None:
@@ -50,9 +54,9 @@ class Segment:
         middle = _NAME.fullmatch(name, len(prefix), len(name) - len(suffix))
         if middle is None:
             return None
-        stamp, sequence = middle.groups()
+        stamp, day, sequence = middle.groups()
         try:
-            read_stamp(stamp)
+            date.fromisoformat(day)
         except ValueError:
             return None
         return cls(prefix, stamp, int(sequence or 0), suffix)
@@ -75,7 +79,9 @@ class Segment:
     @property
     def name(self) -> str:
         """The whole name."""
-        return self.stem + self.suffix
+        if self.sequence:
+            return f"{self.prefix}{self.stamp}-{self.sequence}{self.suffix}"
+        return self.prefix + self.stamp + self.suffix  # written out, because folders may hold 100,000
 
     @property
     def start(self) -> float:
@@ -85,29 +91,27 @@ class Segment:
             ValueError: the stamp is not a time.
             OverflowError: it is out of range for this system.
         """
-        return time.mktime((*read_stamp(self.stamp), 0, 0, -1))
+        check_stamp(self.stamp)
+        year, month, day, _, hour, minute, second = self.stamp.split("-")
+        return time.mktime((int(year), int(month), int(day), int(hour), int(minute), int(second), 0, 0, -1))
 
     def next(self) -> Self:
         """The name to try when this one is taken."""
         return attrs.evolve(self, sequence=self.sequence + 1)
 
 
-def read_stamp(stamp: str) -> tuple[int, int, int, int, int, int]:
-    """Return a stamp's year, month, day, hour, minute and second.
+def check_stamp(stamp: str) -> None:
+    """Look whether there is such a time.
 
     That is not left to strptime(), which takes 8 us: folders may hold 100,000 names.
 
     Raises:
-        ValueError: there is no such time.
+        ValueError: there is none.
     """
     found = _STAMP.fullmatch(stamp)
     if found is None:
         raise ValueError(f"{stamp!r} is not a time such as 2026-11-27--10-32-00")
-    year, month, day, hour, minute, second = map(int, found.groups())
-    date(year, month, day)
-    if hour > 23 or minute > 59 or second > 61:  # leap seconds, as for strptime()
-        raise ValueError(f"{stamp!r} is not a time of the day")
-    return year, month, day, hour, minute, second
+    date.fromisoformat(found[1])
 
 
 @attrs.frozen
@@ -132,3 +136,31 @@ class StoredSegment:
     def state(self) -> str:
         """``sealed``, ``open`` or, if it is neither, ``pending``."""
         return "sealed" if self.sealed else self.pending or "open"
+
+
+class Starts:
+    """Writes the starts of many segments as people read them, as :func:`~sipdump_core.clock.local_iso` does.
+
+    The zone is asked for each day, not for each segment: that takes 5 us.
+    """
+
+    def __init__(self) -> None:
+        self._offsets: dict[str, str] = {}
+
+    def iso(self, segment: Segment) -> str:
+        """Return when a segment starts."""
+        stamp = segment.stamp
+        day = stamp[:10]
+        offset = self._offsets.get(day)
+        if offset is None:
+            offset = self._offsets[day] = _offset(day)
+        if not offset or stamp[18] == "6":  # a leap second
+            return local_iso(segment.start)
+        return f"{day}T{stamp[12:].replace('-', ':')}{offset}"
+
+
+def _offset(day: str) -> str:
+    """Return a day's offset from UTC, as ``+0100``; nothing where it changes on that day."""
+    first, last = (local_iso(Segment("", f"{day}--{time_}").start) for time_ in ("00-00-00", "23-59-59"))
+    offset = first[19:]
+    return offset if (first, last) == (f"{day}T00:00:00{offset}", f"{day}T23:59:59{offset}") else ""

@@ -22,7 +22,7 @@ from sipdump_core.pipeline.intake import Intake
 from sipdump_core.pipeline.numbers import LaneStats
 from sipdump_core.plan import Plan, make_plan
 from sipdump_core.process_table import ProcessTable
-from sipdump_core.record import Record
+from sipdump_core.record import Record, new_record
 from sipdump_core.redaction import REDACTED
 from sipdump_core.routes.event_route import Callback, EventRoute
 from sipdump_core.settings.core import MODE_EVENT_ROUTE
@@ -318,7 +318,7 @@ class SipDump:
         flow = self._flows.flow(tag, src, dst, proto, pid, procno, node)
         if time_us is None:
             time_us = int(self._clock.time() * 1e6)
-        self.intercept([Record(time_us, flow, bytes(buf))])
+        self.intercept([new_record(time_us, flow, bytes(buf))])
 
     def _enabled(self, count: int) -> bool:
         if self._forked:

@@ -20,7 +20,8 @@ def command_parser(
         prog: the program's name.
         description: what it is for.
         package: the package with the commands' modules, in each of which ``add_NAME`` adds a command's arguments.
-        commands: module and one-line help, by the command's name.
+        commands: module and one-line help, by the command's name; a module of another package has a dot for each step
+            up, as ``.viewing.terminal.command``.
         argv: the command line, without the program.
     """
     parser = argparse.ArgumentParser(prog=prog, description=description)
@@ -30,7 +31,7 @@ def command_parser(
     for name, (module, help_) in commands.items():
         command = group.add_parser(name, help=help_, description=f"{help_[0].upper()}{help_[1:]}.")
         if name == named:
-            getattr(import_module(f"{package}.{module}"), f"add_{name.replace('-', '_')}")(command)
+            getattr(import_module(f".{module}", package), f"add_{name.replace('-', '_')}")(command)
     return parser
 
 

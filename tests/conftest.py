@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from sipdump_core.log import log
+from sipdump_parquet import sealer
 from tests.s3_server import Server, moto_server
+from tests.sealing import Here
 
 # On a CI machine the same examples each time: a change is judged by what it changes. Elsewhere, new ones.
 # Nowhere is an example too slow: the machine may be busy. What must be quick has a test of its own.
@@ -78,6 +80,18 @@ def _own_time_zone_and_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     log.handlers.clear()
     log.propagate = True
     log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def _seal_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parquet files are made in the process of the test, except where the test is about the one that makes them."""
+    if "in_a_child" not in request.fixturenames:
+        monkeypatch.setattr(sealer, "Child", Here)
+
+
+@pytest.fixture
+def in_a_child() -> None:
+    """Has Parquet files made by a process of their own, as for users."""
 
 
 @pytest.fixture

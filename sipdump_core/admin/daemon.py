@@ -8,11 +8,11 @@ from typing import Any
 from sipdump_core.admin.arguments import add_config, add_json
 from sipdump_core.admin.output import Output
 from sipdump_core.config.reader import read_config
+from sipdump_core.control import client
 from sipdump_core.control.binrpc import call
 from sipdump_core.drivers.discovery import Driver, disabled, load, take_stock
 from sipdump_core.errors import ConfigError, RpcError
 from sipdump_core.settings.core import Params
-from sipdump_core.settings.ctl import CtlOptions
 from sipdump_core.settings.modules import CORE, MODULES, resolve
 from sipdump_core.settings.options import Settings, build, describe
 
@@ -179,8 +179,7 @@ def _socket(args: argparse.Namespace) -> str:
 
 def control_socket(args: argparse.Namespace) -> str:
     """Return the first control socket of a daemon's configuration; empty if there is none."""
-    options = build(CtlOptions, configured(args).of("sipdump_ctl"))
-    return str(options.binrpc[0].value) if options.binrpc else ""
+    return client.control_socket(configured(args))
 
 
 def configured(args: argparse.Namespace) -> Settings:

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import re
 import shlex
 from collections import Counter
@@ -11,12 +10,13 @@ from contextlib import contextmanager
 from typing import Self, TypeVar
 
 from sipdump_core.admin.output import Output
-from sipdump_core.config.reader import override, read_config
 from sipdump_core.drivers.capabilities import Ability, Located, can
 from sipdump_core.drivers.contained import contained
 from sipdump_core.drivers.folder import CANNOT_READ, FolderBackend
 from sipdump_core.drivers.guard import blaming
+from sipdump_core.drivers.names import names_in
 from sipdump_core.errors import SipDumpError
+from sipdump_core.lifecycle.meta_file import META_SUFFIX
 from sipdump_core.log import Event, log
 from sipdump_core.plan import make_plan
 from sipdump_core.settings.modules import CORE
@@ -28,9 +28,8 @@ __all__ = ["Store"]
 A = TypeVar("A", bound=Ability)
 
 
-_STAMPED = re.compile(
-    r"(?P<prefix>.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?(?P<suffix>(?:\.[\w+-]+)*)", re.ASCII | re.DOTALL
-)
+_STAMP = r"\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d"
+_STAMPED = re.compile(rf"(?P<prefix>.*?){_STAMP}(?:-[1-9]\d{{0,5}})?(?P<suffix>(?:\.[\w+-]+)*)", re.ASCII | re.DOTALL)
 """A name of the form of :class:`~sipdump_core.segment.Segment`, with any prefix and suffix."""
 
 
@@ -66,8 +65,11 @@ class Store:
             for name, value in (("folder", args.folder), ("fprefix", args.fprefix))
             if value is not None
         ]
-        settings = read_config(args.config, args.defines).settings if args.config else []
-        plan = make_plan(override(settings, given), to_start=False)
+        if args.config:
+            from sipdump_core.config.reader import override, read_config  # noqa: PLC0415 - its grammar takes long to load
+
+            given = override(read_config(args.config, args.defines).settings, given)
+        plan = make_plan(given, to_start=False)
         self.params = plan.params
         self._output = output
         self._warnings = _Warnings(output)
@@ -104,22 +106,25 @@ class Store:
             How many there are of each other prefix, for backends that are installed.
         """
         suffixes = {backend.suffix for backend in self.backends if isinstance(backend, FolderBackend)}
+        own = self.params.fprefix
+        ends = "|".join(map(re.escape, (*suffixes, META_SUFFIX)))
+        usual = re.compile(rf"{re.escape(own)}{_STAMP}(?:{ends})", re.ASCII)
         prefixes: dict[str, set[str]] = {}
         foreign: Counter[str] = Counter()
         try:
-            names = sorted(os.listdir(self.params.folder))
+            names = names_in(self.params.folder)
         except OSError:  # the backends of files have said so
             return {}
         for name in names:
-            found = _STAMPED.fullmatch(name)
+            found = None if usual.fullmatch(name) else _STAMPED.fullmatch(name)
             if found is None:
                 continue
             prefix, suffix = found["prefix"], found["suffix"]
             # of an unsealed segment there is only a file with a longer suffix, as .parquet.wal
             known = next((each for each in suffixes if f"{suffix}.".startswith(f"{each}.")), "")
-            if known and prefix != self.params.fprefix:
+            if known and prefix != own:
                 prefixes.setdefault(prefix, set()).add(name.removesuffix(suffix) + known)
-            elif not known and prefix == self.params.fprefix and not suffix.startswith(".meta"):
+            elif not known and prefix == own and not suffix.startswith(META_SUFFIX):
                 foreign[suffix] += 1
         others = {prefix: len(found) for prefix, found in prefixes.items()}
         for prefix, count in others.items():

@@ -10,12 +10,12 @@ import attrs
 from sipdump_core.admin.arguments import add_json, add_store
 from sipdump_core.admin.output import Output
 from sipdump_core.admin.store import Store
-from sipdump_core.clock import local_iso
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Ability, Compacted, Compacts, Recovered, Recovers, Ships
+from sipdump_core.drivers.names import one_look
 from sipdump_core.errors import ConfigError, SipDumpError
 from sipdump_core.lifecycle.retention import PATIENCE, Pruned, answers, counted, listed, prune_all
-from sipdump_core.segment import UNREADABLE, StoredSegment
+from sipdump_core.segment import UNREADABLE, Starts, StoredSegment
 from sipdump_core.settings.options import duration
 
 __all__ = [
@@ -61,15 +61,19 @@ def prune(args: argparse.Namespace, output: Output) -> int:
         )
     locations: dict[str, list[str]] = {backend.name: [] for backend in store.backends}
     verb = "would prune" if args.dry_run else "pruned"
-    with store, output.progress("prune", "segments") as progress:
+    due: list[str] = []
+    tell = due.append if args.dry_run else output.say  # nothing takes long in a dry run, but 100,000 writes
+    with store, one_look(), output.progress("prune", "segments") as progress:
 
         def each(pruned: Pruned) -> None:
             progress.step()
             if not pruned.error:
                 locations[pruned.backend].append(pruned.stored.location)
-                output.say(f"{verb} {pruned.stored.location} {pruned.stored.size} bytes")
+                tell(f"{verb} {pruned.stored.location} {pruned.stored.size} bytes")
 
         results = list(prune_all(store.backends, fage, each, dry_run=args.dry_run, patience=args.timeout))
+    if due:
+        output.say("\n".join(due))
     for result in results:
         for error in result.errors:
             output.error(error)
@@ -266,25 +270,27 @@ def list_segments(args: argparse.Namespace, output: Output) -> int:
     """List the segments of every backend."""
     store = Store(args, output)
     rows: list[dict[str, Any]] = []
-    for backend in store.backends:
-        with store, store.guarded(backend, output.error):
-            for stored in listed(backend, args.timeout):
-                records = stored.records
-                if records is None and args.count and stored.state != UNREADABLE:  # that has been said
-                    with store.guarded(backend, output.error):  # the next one may be readable
-                        records = counted(backend, stored, args.timeout)
-                rows.append(_listed(backend, stored, records))
+    starts = Starts()
+    with one_look():
+        for backend in store.backends:
+            with store, store.guarded(backend, output.error):
+                for stored in listed(backend, args.timeout):
+                    records = stored.records
+                    if records is None and args.count and stored.state != UNREADABLE:  # that has been said
+                        with store.guarded(backend, output.error):  # the next one may be readable
+                            records = counted(backend, stored, args.timeout)
+                    rows.append(_listed(backend, stored, records, starts))
+        store.survey()
     rows.sort(key=lambda row: (row["start"], row["name"]))
-    store.survey()
     output.table(rows, ("backend", "start", "size", "records", "state", "name"))
     return output.result(rows)
 
 
-def _listed(backend: Backend, stored: StoredSegment, records: int | None) -> dict[str, Any]:
+def _listed(backend: Backend, stored: StoredSegment, records: int | None, starts: Starts) -> dict[str, Any]:
     return {
         "name": stored.segment.name,
         "backend": backend.name,
-        "start": local_iso(stored.segment.start),
+        "start": starts.iso(stored.segment),
         "size": stored.size,
         "records": records,
         "state": stored.state,

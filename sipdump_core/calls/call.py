@@ -71,6 +71,10 @@ class Call:
         self.sightings.append((record, message or Message(record.buf)))
         self._story = None
 
+    def forget(self) -> None:
+        """Forget what was worked out, which takes more memory than the records; it is worked out again when asked."""
+        self._story = None
+
     @property
     def records(self) -> list[Record]:
         """The records, in the order in which they were added."""
@@ -93,6 +97,12 @@ class Call:
         return [one for one in transactions.all if transactions.is_first(one)]
 
     @property
+    def has_beginning(self) -> bool:
+        """Whether the beginning of a call was seen: an INVITE without a To-tag, or, without an INVITE, its answer."""
+        invites = (one for one in self.first_hops if one.method == "INVITE")
+        return any(one.request is None or one.request.message.to.tag is None for one in invites)
+
+    @property
     def clocks(self) -> dict[str, int]:
         """How far the clocks of nodes are ahead of the first node's, in microseconds, if causality shows it."""
         return self._told.clocks
@@ -110,6 +120,16 @@ class Call:
                 the store, or now while a segment is open. Without it, the call's own latest record.
         """
         return self._told.outcome(self.newest_us if now_us is None else now_us).state
+
+    def ages(self, until_us: int) -> bool:
+        """Return whether its summary depends on the time that ages are counted to: its own latest record's, or later.
+
+        Args:
+            until_us: the latest such time, microseconds since the epoch.
+        """
+        story = self._told
+        early, late = story.outcome(self.newest_us), story.outcome(until_us)
+        return early != late or story.gaps(self.newest_us) != story.gaps(until_us)
 
     def summary(self, now_us: int | None = None, legs: Sequence[Leg] = ()) -> Summary:
         """Return everything that is known about it.

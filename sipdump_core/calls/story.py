@@ -47,6 +47,8 @@ class Story:
     def __init__(self, sightings: Sequence[Sighting]) -> None:
         self.arrows, self.clocks = put_in_order(fold(sightings))
         self.transactions = Transactions(self.arrows)
+        self._outcomes: dict[int, Outcome] = {}
+        """By the time; the same ones are asked for again and again."""
 
     @cached_property
     def kind(self) -> str:
@@ -117,6 +119,12 @@ class Story:
         Args:
             now_us: the time that ages are counted to, microseconds since the epoch.
         """
+        found = self._outcomes.get(now_us)
+        if found is None:
+            found = self._outcomes[now_us] = self._outcome(now_us)
+        return found
+
+    def _outcome(self, now_us: int) -> Outcome:
         if self.kind == "call":
             if self.answer:
                 return self._answered(self.answer)

@@ -5,11 +5,12 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import needs
+from sipdump_core.drivers.names import names_in
 from sipdump_core.drivers.syncing import SYNCER, SyncedFile
 from sipdump_core.errors import ClosedError, SegmentLostError, StorageError
 from sipdump_core.locks import in_use, release, take
@@ -46,6 +47,7 @@ CANNOT_READ = "segment cannot be read; taken for open"
 _MADE = stat.S_ISVTX
 """Marks a file from its creation until it has a lock; on files Linux gives this bit no other meaning."""
 _LOCK_TRIES = 1000
+_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class FolderBackend(Backend):
@@ -165,15 +167,14 @@ class FolderBackend(Backend):
         """List the files of this prefix and suffix, oldest first; links and whatever is no file don't count."""
         prefix, suffix = self.site.prefix, self.suffix
         try:
-            names = [name for name in os.listdir(self.site.folder) if name.startswith(prefix) and name.endswith(suffix)]
+            names = names_in(self.site.folder)
         except OSError as error:
             raise StorageError.from_os("list", self.site.folder, error) from error
-        names.sort()  # so that the segments, which are dearer to compare, are almost in order
-        found = (Segment.parse(name, prefix, suffix) for name in names)
-        for segment in sorted(filter(None, found)):
-            stored = self._look(segment)
-            if stored:
-                yield stored
+        found = [
+            Segment.parse(name, prefix, suffix) for name in names if name.endswith(suffix) and name.startswith(prefix)
+        ]
+        # the names are sorted, so that the segments, which are dearer to compare, are almost in order
+        yield from self._looked_at(sorted(filter(None, found)))
 
     @needs("decode")
     def read(self, stored: StoredSegment) -> Iterator[Record]:
@@ -189,7 +190,7 @@ class FolderBackend(Backend):
         """Delete a sealed file of this user, of root or of the folder's owner."""
         path = os.path.join(self.site.folder, stored.segment.name)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(path, _LOOK)
             try:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode):
@@ -217,10 +218,18 @@ class FolderBackend(Backend):
         del paths
         raise StorageError("merge", target, f"the backend {self.name} cannot merge its segments")
 
-    def _look(self, segment: Segment) -> StoredSegment | None:
-        path = os.path.join(self.site.folder, segment.name)
+    def _looked_at(self, segments: Iterable[Segment]) -> Iterator[StoredSegment]:
+        """Look at the files of segments, and yield those that are there."""
+        base, mine = os.path.join(self.site.folder, ""), (0, os.geteuid())
+        for segment in segments:
+            stored = self._look(segment, base + segment.name, mine)
+            if stored:
+                yield stored
+
+    def _look(self, segment: Segment, path: str, mine: Collection[int]) -> StoredSegment | None:
+        """Look at a segment's file, of which the users ``mine`` are trusted anyway."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(path, _LOOK)
         except OSError as error:
             try:
                 status = os.lstat(path)
@@ -235,12 +244,10 @@ class FolderBackend(Backend):
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return None
-            ours = is_trusted(status.st_uid, self.site.folder)
-            sealed = ours and not in_use(fd)
-            try:
-                records = int(os.getxattr(fd, RECORDS_XATTR))
-            except (OSError, ValueError):
-                records = None
+            ours = status.st_uid in mine or is_trusted(status.st_uid, self.site.folder)
+            records = _records(fd)
+            # who seals a segment counts its records, last: so locks need be looked for only where there is no count
+            sealed = ours and (records is not None or not in_use(fd))
         finally:
             os.close(fd)
         pending = "" if ours else FOREIGN
@@ -414,5 +421,13 @@ def disorder(fd: int) -> int | None:
     """
     try:
         return int(os.getxattr(fd, DISORDER_XATTR))
+    except (OSError, ValueError):
+        return None
+
+
+def _records(fd: int) -> int | None:
+    """Return how many records a sealed segment has, where its file says so."""
+    try:
+        return int(os.getxattr(fd, RECORDS_XATTR))
     except (OSError, ValueError):
         return None

@@ -16,7 +16,10 @@ from sipdump_core.calls.legs import correlations
 from sipdump_core.calls.message import Message
 from sipdump_core.record import Record
 
-__all__ = ["Endpoint", "Query", "parse_endpoint", "parse_grep", "parse_status"]
+__all__ = ["ATTEMPT", "Endpoint", "Query", "parse_endpoint", "parse_grep", "parse_status"]
+
+ATTEMPT = "attempt"
+"""Among kinds of calls: each call that began within the span, once, and not its other legs."""
 
 _STATUS = re.compile(r"([1-6])xx|([1-6]\d\d)(?:-([1-6]\d\d))?", re.IGNORECASE)
 _ENDPOINT = re.compile(r"(?:\[([^\]]+)\]|([^:/]+(?:/\d+)?)):(\d{1,5})")
@@ -44,6 +47,13 @@ class Endpoint:
         """Return whether an address and port are among these."""
         return self.port in (None, port) and ipaddress.ip_address(ip) in self.network
 
+    def __str__(self) -> str:
+        alone = self.network.prefixlen == self.network.max_prefixlen
+        address = str(self.network.network_address if alone else self.network)
+        if self.port is None:
+            return address
+        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
+
 
 @attrs.frozen
 class Grep:
@@ -57,6 +67,12 @@ class Grep:
     def finds(self, buf: bytes) -> bool:
         """Return whether it is anywhere in a message."""
         return self.expression.search(buf) is not None if self.expression else self.text in buf
+
+    def __str__(self) -> str:
+        text = self.text.decode("utf-8", "surrogateescape")
+        if not self.expression:
+            return text
+        return f"/{text}/" if self.expression.options.case_sensitive else f"/{text[:-1]}/i"
 
 
 # converters: a text alone is one value, not a collection of its characters
@@ -131,6 +147,8 @@ class Query:
     """Call-IDs, or values that name other legs: see :func:`sipdump_core.calls.legs.correlations`."""
     states: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
     """States of calls; messages have none, and :meth:`matches` passes this over."""
+    kinds: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
+    """Kinds of calls, or ``attempt``: each call that began within the span, once; :meth:`matches` passes this over."""
 
     @property
     def asked(self) -> frozenset[str]:

@@ -71,18 +71,20 @@ def rewrite(site: Site, segment: Segment) -> None:
 
 def sweep(folder: str, prefix: str, deleted: Collection[str], before: float) -> None:
     """Remove ``.meta`` files without a segment: those of the deleted stems, and others last written ``before``."""
-    stems: dict[str, set[str]] = {}
+    names: list[str] = []
     with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            if name.startswith(prefix):
-                stamp, dot, suffix = name[len(prefix) :].partition(".")
-                stems.setdefault(prefix + stamp, set()).add(dot + suffix)
-    for stem, suffixes in stems.items():
-        if suffixes == {META_SUFFIX} and Segment.parse(stem, prefix, ""):
-            path = os.path.join(folder, stem + META_SUFFIX)
-            with contextlib.suppress(OSError):
-                if is_ours(path) and (stem in deleted or os.lstat(path).st_mtime < before):
-                    os.unlink(path)
+        names = sorted(os.listdir(folder))
+    for at, name in enumerate(names):
+        stem = name.removesuffix(META_SUFFIX)
+        if stem == name or not name.startswith(prefix):
+            continue
+        beside = (*names[max(at - 1, 0) : at], *names[at + 1 : at + 2])  # sorted: another of the stem would be here
+        if any(other.startswith(f"{stem}.") for other in beside) or not Segment.parse(stem, prefix, ""):
+            continue
+        path = os.path.join(folder, name)
+        with contextlib.suppress(OSError):
+            if is_ours(path) and (stem in deleted or os.lstat(path).st_mtime < before):
+                os.unlink(path)
 
 
 def _draft(site: Site, segment: Segment) -> tuple[str, int]:

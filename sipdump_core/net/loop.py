@@ -135,6 +135,7 @@ class Loop:
         self._sockets: list[socket.socket] = []
         self._datagrams: list[Action] = []
         self._datagrams_due = 0.0
+        self._rest_s = 0.0
         self._selector = selectors.DefaultSelector()
         self._stale = False
         self._soon: deque[Action] = deque()
@@ -161,6 +162,10 @@ class Loop:
         """Call ``ready`` when a socket has datagrams to read, or may have; from now on it is the loop's to close."""
         self._take_over(sock, ready)
         self._datagrams.append(ready)
+
+    def rest(self, seconds: float) -> None:
+        """Let datagrams gather for so long before the next round, unless this one has anything else to serve."""
+        self._rest_s = seconds
 
     def _take_over(self, sock: socket.socket, ready: Action) -> None:
         sock.setblocking(False)
@@ -242,6 +247,10 @@ class Loop:
 
     def _round(self, wait_s: float | None) -> int:
         """Serve what is ready within ``wait_s``; return how many sockets that were."""
+        if self._rest_s:
+            if not self.stopping:
+                time.sleep(self._rest_s)
+            self._rest_s = 0.0
         events = self._selector.select(wait_s)
         self._stale = False
         self._datagrams_due = time.monotonic() + _DATAGRAMS_EVERY_S
@@ -249,6 +258,8 @@ class Loop:
             if self._stale and self._selector.get_map().get(key.fileobj) is not key:
                 continue  # it was closed in this round, or waits for something else by now
             self._serve(key.data)
+        if self._soon or any(key.data not in self._datagrams for key, _ in events):
+            self._rest_s = 0.0
         for _ in range(len(self._soon)):
             self._serve(self._soon.popleft())
         timers = self._timers

@@ -75,8 +75,13 @@ class Dispatcher:
         self._meta_time = 0.0
         self._log = Limit()
 
-    def handle(self, records: Sequence[Record]) -> None:
-        """Store records in the open segment and in as many more as they fill."""
+    def handle(self, records: Sequence[Record], size: int) -> None:
+        """Store records in the open segment and in as many more as they fill.
+
+        Args:
+            records: in the order in which they are stored; lanes share them, so nobody may change this sequence.
+            size: bytes of their messages.
+        """
         self.tick()
         weights = self._rotation.weigh(records)
         at = 0
@@ -87,10 +92,12 @@ class Dispatcher:
                 return
             count = self._rotation.take(len(records) - at, weights[at:])
             if count:
-                batch = tuple(records[at : at + count])
-                size = sum([len(record.buf) for record in batch])
+                batch, bytes_of_batch = records, size
+                if count < len(records):
+                    batch = records[at : at + count]
+                    bytes_of_batch = sum([len(record.buf) for record in batch])
                 for lane in self.lanes:
-                    lane.write(batch, size, block=self._block)
+                    lane.write(batch, bytes_of_batch, block=self._block)
                 at += count
             else:
                 self.rotate()

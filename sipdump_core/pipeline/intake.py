@@ -28,7 +28,7 @@ class Intake:
         dispatcher: where the batches go.
         limit: how many records may wait.
         limit_bytes: how many bytes of messages may wait; one record always may.
-        gather: seconds that the first record of a batch waits for others.
+        gather: seconds that the first record of a batch waits for others, at most.
     """
 
     def __init__(self, dispatcher: Dispatcher, limit: int, limit_bytes: int, gather: float) -> None:
@@ -38,8 +38,14 @@ class Intake:
         self._gather = gather
         self._items: list[Record] = []
         self._bytes = 0
+        self._newest_us = 0
+        self._ordered = True
+        """Whether the items are in order of time; known here, the writer need not look at each: they are in the caches
+        of who brings them."""
         self._orders: list[tuple[int, Callable[[], None]]] = []
         self._closed = self._abandoned = False
+        self._resting = False
+        """Whether the thread looks again soon, and need not be woken for the first record of a batch."""
         self._held = 0
         """How many records the thread has, and has not handed on."""
         lock = threading.Lock()
@@ -109,31 +115,35 @@ class Intake:
             count -= 1
             size -= len(records[count].buf)
         if count > 0:
-            self._items.extend(records if count == len(records) else records[:count])
+            taken = records if count == len(records) else records[:count]
+            self._items.extend(taken)
             self._bytes += size
-            if not before or before < BATCH_RECORDS <= len(self._items):
+            times = [record.time_us for record in taken]
+            if self._ordered:
+                self._ordered = (not before or times[0] >= self._newest_us) and times == sorted(times)
+                self._newest_us = times[-1]
+            if (not before and not self._resting) or before < BATCH_RECORDS <= len(self._items):
                 self._work.notify()
         return max(count, 0)
 
     def _run(self) -> None:
+        items: list[Record] = []
         while True:
             with self._work:
-                if not (self._items or self._orders or self._closed):
-                    due = self._dispatcher.wait()
-                    self._work.wait(None if due is None else min(due, _LOOK))
-                if self._gather and 0 < len(self._items) < BATCH_RECORDS and not (self._orders or self._closed):
-                    self._work.wait(self._gather)
-                items, self._items, self._bytes = self._items, [], 0
+                self._wait(more_likely=bool(items))
+                items, size, ordered = self._items, self._bytes, self._ordered
+                self._items, self._bytes, self._ordered = [], 0, True
                 self._held = len(items)
                 orders, self._orders = self._orders, []
                 closed = self._closed
                 self._room.notify_all()
             actions: list[Callable[[], None]] = []
             done = 0
+            hand_on = partial(self._hand_on, ordered=ordered)
             for position, action in orders:  # each behind the records that were there when it came
-                actions += [partial(self._hand_on, items[done:position]), action]
+                actions += [partial(hand_on, items[done:position]), action]
                 done = position
-            actions.append(partial(self._hand_on, items[done:] if done else items))
+            actions.append(partial(hand_on, items[done:]) if done else partial(hand_on, items, size))
             for action in actions:
                 with Guard() as guard:  # the one thread that everything goes through must not end
                     action()
@@ -143,10 +153,40 @@ class Intake:
             if closed:
                 return
 
-    def _hand_on(self, items: list[Record]) -> None:
+    def _wait(self, *, more_likely: bool) -> None:
+        """Wait for something to do, and then for the batch to fill; the lock is held.
+
+        Where records are likely to come, both are one: being woken twice costs as much as handing on a hundred.
+        """
+        if self._gather and more_likely and not (self._items or self._orders or self._closed):
+            self._resting = True
+            self._work.wait(self._gather)
+            self._resting = False
+            if self._items:
+                return
+        if not (self._items or self._orders or self._closed):
+            due = self._dispatcher.wait()
+            self._work.wait(None if due is None else min(due, _LOOK))
+        if self._gather and 0 < len(self._items) < BATCH_RECORDS and not (self._orders or self._closed):
+            self._work.wait(self._gather)
+
+    def _hand_on(self, items: list[Record], size: int = BATCH_BYTES + 1, *, ordered: bool) -> None:
+        """Hand on records, in order of time.
+
+        Args:
+            items: the records.
+            size: bytes of their messages, where they are known: to look at each again would cost what dispatching does.
+            ordered: whether they are in order of time as they are.
+        """
         if not items:
             self._dispatcher.tick()
-        items = in_order(items)
+        if not ordered:
+            items = in_order(items)
+        if 0 < len(items) <= BATCH_RECORDS and size <= BATCH_BYTES:
+            self._dispatcher.handle(items, size)
+            with self._work:
+                self._held = 0
+            return
         at = 0
         while at < len(items):
             batch = items[at : at + BATCH_RECORDS]
@@ -154,7 +194,7 @@ class Intake:
             while size > BATCH_BYTES and len(batch) > 1:
                 del batch[len(batch) // 2 :]
                 size = sum([len(record.buf) for record in batch])
-            self._dispatcher.handle(batch)
+            self._dispatcher.handle(batch, size)
             at += len(batch)
             with self._work:
                 if self._abandoned:

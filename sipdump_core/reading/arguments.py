@@ -7,16 +7,26 @@ from datetime import datetime
 from typing import Any
 
 from sipdump_core.calls.legs import LegRules
-from sipdump_core.calls.summary import CALL_STATES
-from sipdump_core.drivers.query import Query, parse_endpoint, parse_grep, parse_status
+from sipdump_core.calls.summary import CALL_STATES, KINDS
+from sipdump_core.drivers.query import ATTEMPT, Query, parse_endpoint, parse_grep, parse_status
 from sipdump_core.errors import ConfigError
-from sipdump_core.reading.redacting import add_redact, add_users_key, with_stand_ins
+from sipdump_core.reading.redacting import add_redact, add_users_key, stand_ins_of, with_stand_ins
 from sipdump_core.reading.when import AROUND, parse_span, parse_when
 from sipdump_core.record import PROTOS
 
 _URI = re.compile(r"^(?:sips?|tel):", re.IGNORECASE)
 
-__all__ = ["add_filters", "add_legs", "add_span", "add_store", "query_of", "rules_of", "span_of", "whole_number"]
+__all__ = [
+    "add_filters",
+    "add_legs",
+    "add_span",
+    "add_store",
+    "asked_of",
+    "query_of",
+    "rules_of",
+    "span_of",
+    "whole_number",
+]
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +68,7 @@ def add_filters(parser: argparse.ArgumentParser, *, call_ids: bool = True) -> No
     several("--method", "methods", "METHOD", "a request's method")
     several("--status", "statuses", "STATUS", "the final answer of a call, or a reply: 503, 4xx, 400-499", parse_status)
     several("--state", "states", "STATE", f"what became of a call: {', '.join(CALL_STATES)}", _state)
+    several("--kind", "kinds", "KIND", f"{', '.join(KINDS)}; attempt: each call that began in the span, once", _kind)
     several("--ua", "agents", "TEXT", "a part of User-Agent or Server")
     several("--node", "nodes", "NODE", "a capture node")
     several("--tag", "tags", "TAG", "rcv, snd or another tag")
@@ -99,22 +110,32 @@ def add_legs(parser: argparse.ArgumentParser) -> None:
 
 
 def query_of(args: argparse.Namespace, now: datetime) -> Query:
-    """Return the question that the filters ask.
+    """Return the question that the filters ask of the store that is named, whatever stands in it for users.
 
     Raises:
         ConfigError: a time is not understood, the span is empty, or a key of users cannot be used.
     """
+    query = asked_of(args, now)
+    named = query.users or query.from_users or query.to_users
+    return with_stand_ins(query, stand_ins_of(args)) if named else query
+
+
+def asked_of(args: argparse.Namespace, now: datetime) -> Query:
+    """Return the question that the filters ask, as they were typed.
+
+    Raises:
+        ConfigError: a time is not understood, or the span is empty.
+    """
     since_us, until_us = span_of(args, now)
-    names = ("call_ids", "users", "from_users", "to_users", "endpoints", "methods", "states", "agents", "nodes", "tags",
-             "protos", "greps")  # fmt: skip
+    names = ("call_ids", "users", "from_users", "to_users", "endpoints", "methods", "states", "kinds", "agents",
+             "nodes", "tags", "protos", "greps")  # fmt: skip
     values = {name: getattr(args, name, ()) for name in names}
-    query = Query(
+    return Query(
         since_us=since_us,
         until_us=until_us,
         statuses=[status for given in args.statuses for status in given],
         **values,
     )
-    return with_stand_ins(query, args)
 
 
 def span_of(args: argparse.Namespace, now: datetime) -> tuple[int | None, int | None]:
@@ -180,6 +201,12 @@ def _user(text: str) -> str:
 def _state(text: str) -> str:
     if text.lower() not in CALL_STATES:
         raise ValueError(f"{text!r} is not a state; choose from {', '.join(CALL_STATES)}")
+    return text.lower()
+
+
+def _kind(text: str) -> str:
+    if text.lower() not in (*KINDS, ATTEMPT):
+        raise ValueError(f"{text!r} is not a kind; choose from {', '.join((*KINDS, ATTEMPT))}")
     return text.lower()
 
 

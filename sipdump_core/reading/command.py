@@ -1,7 +1,8 @@
 """``sipdump-read``: finds calls in what is stored, shows them, and writes them out.
 
 Each command is in a module for its group, which has two functions for it: ``add_NAME`` adds its arguments to a parser,
-and ``NAME`` runs it. A module is loaded only when one of its commands is: ``--help`` must answer at once.
+and ``NAME`` runs it. A module is loaded only when one of its commands is: ``--help`` must answer at once. So what
+stands above this room, as viewing does, is named here and not imported.
 """
 
 import io
@@ -21,6 +22,8 @@ COMMANDS = {
     "tail": ("tail", "print messages as they arrive, one line each"),
     "stats": ("stats", "count messages and calls, and measure response times"),
     "sql": ("sql", "query messages and calls in SQL, with DuckDB"),
+    "tui": (".viewing.terminal.command", "look at calls in the terminal, and watch them come"),
+    "web": (".viewing.web.command", "show calls on a page for a browser on this machine"),
 }
 """The module and the one-line help of each command."""
 FOUND, NOTHING, WRONG = 0, 1, 2

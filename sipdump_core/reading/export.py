@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -31,7 +31,7 @@ from sipdump_core.settings.modules import CORE
 from sipdump_core.settings.options import Setting
 from sipdump_core.workshop import Workshop
 
-__all__ = ["add_export", "export", "row_of"]
+__all__ = ["add_export", "export", "form_of", "row_of", "write_page", "write_records"]
 
 _BATCH = 1000
 _CALLS_OF_A_PAGE = 20
@@ -63,9 +63,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def export(args: argparse.Namespace) -> int:
     """Write calls into a file."""
-    form = args.form or _BY_ENDING.get(os.path.splitext(args.output)[1].lower(), "")
-    if not form:
-        raise ConfigError(f"say the format: a name that ends in {', '.join(_BY_ENDING)}, or --format NAME", "-o")
+    form = args.form or form_of(args.output)
     names = names_of(args.names)
     refuse_old(args.output)
     with Session(args, rules_of(args)) as session:
@@ -74,14 +72,26 @@ def export(args: argparse.Namespace) -> int:
         found = session.store.find(query, session.searched, around=args.around, legs=args.legs, with_legs=args.legs)
         found = _crossed_off(session.shown(found), missing)
         if form == "html":
-            count = _export_page(found, args.output, names, session)
+            count = write_page(found, args.output, names, session.searched.notes)
         else:
-            count = _export_records(found, args.output, form, names, header=args.ksr_header)
+            count = write_records(found, args.output, form, names, header=args.ksr_header)
         if count:
             print(f"sipdump-read: {args.output} has {counted(count, 'call')}", file=sys.stderr)
             for call_id in sorted(missing):
                 session.searched.note(f"{printable(call_id)} was not found")
         return session.report(bool(count))
+
+
+def form_of(path: str) -> str:
+    """Return the format that a file's ending asks for.
+
+    Raises:
+        ConfigError: it asks for none.
+    """
+    form = _BY_ENDING.get(os.path.splitext(path)[1].lower(), "")
+    if not form:
+        raise ConfigError(f"say the format: a name that ends in {', '.join(_BY_ENDING)}, or --format NAME", "-o")
+    return form
 
 
 def row_of(record: Record) -> dict[str, Any]:
@@ -109,7 +119,22 @@ def _crossed_off(found: Iterable[Found], call_ids: set[str]) -> Iterator[Found]:
         yield one
 
 
-def _export_page(found: Iterable[Found], output: str, names: dict[str, str], session: Session) -> int:
+def write_page(found: Iterable[Found], output: str, names: dict[str, str], notes: Sequence[str]) -> int:
+    """Write the ladder of calls as a page for a browser.
+
+    Args:
+        found: the calls; their notes may grow while these are read.
+        output: the file, which must not exist yet.
+        names: names by address.
+        notes: what a reader has to know.
+
+    Returns:
+        How many calls it has; with none, there is no file.
+
+    Raises:
+        ConfigError: these are too many calls.
+        StorageError: the file cannot be written.
+    """
     some = list(islice(found, _CALLS_OF_A_PAGE + 1))
     calls = [one.call for one in some]
     if len(calls) > _CALLS_OF_A_PAGE:
@@ -118,12 +143,30 @@ def _export_page(found: Iterable[Found], output: str, names: dict[str, str], ses
         )
     if calls:
         summaries = [one.summary for one in some]
-        ladder = lay_out(calls, names=names, summaries=summaries, notes=session.searched.notes)
+        ladder = lay_out(calls, names=names, summaries=summaries, notes=notes)
         write_new(output, render(ladder, "html", Style()).encode("utf-8", "surrogateescape"))
     return len(calls)
 
 
-def _export_records(found: Iterable[Found], output: str, form: str, names: dict[str, str], *, header: bool) -> int:
+def write_records(
+    found: Iterable[Found], output: str, form: str, names: dict[str, str], *, header: bool = False
+) -> int:
+    """Write the messages of calls, in order of time.
+
+    Args:
+        found: the calls.
+        output: the file, which must not exist yet.
+        form: ``jsonl``, ``pcapng``, or a backend of files.
+        names: names by address, where the format has room for them.
+        header: whether a pcap gets the header P-KSR-SIPDump.
+
+    Returns:
+        How many calls it has; with none, there is no file.
+
+    Raises:
+        ConfigError: there is no such format.
+        StorageError: the file cannot be written.
+    """
     count = 0
     with RecordSorter(by_call=False) as sorter:
         for one in found:

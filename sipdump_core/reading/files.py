@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sipdump_core.errors import ConfigError, StorageError
 
-__all__ = ["new_file", "refuse_old", "write_new"]
+__all__ = ["new_file", "refuse_old", "replaced_file", "write_new"]
 
 
 def refuse_old(path: str, option: str = "-o") -> None:
@@ -35,6 +35,26 @@ def new_file(path: str) -> Iterator[str]:
             inside = os.path.join(draft, name)
             yield inside
             os.link(inside, path)  # unlike a rename, it overwrites nothing that came meanwhile
+    except OSError as error:
+        raise StorageError.from_os("write", path, error) from error
+
+
+@contextlib.contextmanager
+def replaced_file(path: str) -> Iterator[str]:
+    """Lend a path to write to; when the block ends, the file takes the place of the one that has its name.
+
+    Raises:
+        StorageError: the folder refuses, or it is no file that has the name.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise StorageError("write", path, "this is not a regular file", "name another one")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as draft:
+            inside = os.path.join(draft, name)
+            yield inside
+            if os.path.lexists(inside):
+                os.replace(inside, path)
     except OSError as error:
         raise StorageError.from_os("write", path, error) from error
 

@@ -12,12 +12,12 @@ import attrs
 from sipdump_core.calls.call import Call
 from sipdump_core.calls.legs import LegIndex, LegRules
 from sipdump_core.calls.summary import Leg, Summary
-from sipdump_core.drivers.query import Query, parse_grep
+from sipdump_core.drivers.query import ATTEMPT, Query, parse_grep
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.sorting import RecordSorter
 from sipdump_core.record import Record
 
-__all__ = ["Finder", "Found"]
+__all__ = ["Finder", "Found", "Judge"]
 
 _MANY = 50_000
 """Call-IDs; with more, all that is stored within the span is read once instead."""
@@ -57,6 +57,47 @@ class Found:
         return self.summary.legs
 
 
+class Judge:
+    """Tells which calls are an answer to a question: each filter is met by one of a call's messages within the span.
+
+    Args:
+        query: the question.
+    """
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._span = Query(since_us=query.since_us, until_us=query.until_us)
+        self.of_attempts = query.kinds == {ATTEMPT}
+        """Whether the span is that of the calls' beginnings, so that the filters may be met later."""
+        asked = attrs.evolve(query, since_us=None, until_us=None) if self.of_attempts else query
+        self.parts = asked.parts()
+        """The filters, a question each; the one that leaves fewest first."""
+
+    def takes(self, call: Call) -> bool:
+        """Return whether a call's messages are an answer, whatever became of it."""
+        query, records = self._query, call.records
+        if (query.since_us is not None or query.until_us is not None) and not any(map(self._span.matches, records)):
+            return False
+        if not all(any(map(part.matches, records)) for part in self.parts):
+            return False
+        kinds = query.kinds
+        return not kinds or call.kind in kinds or (ATTEMPT in kinds and self._begins(call))
+
+    def takes_outcome(self, summary: Summary) -> bool:
+        """Return whether a call's state and the status that decided are an answer."""
+        query = self._query
+        if query.states and summary.state not in query.states:
+            return False
+        return not query.statuses or summary.status in query.statuses
+
+    def _begins(self, call: Call) -> bool:
+        """Return whether it is an attempt to call that began within the span."""
+        if call.kind != "call" or not call.has_beginning:
+            return False
+        began = min(arrow.time_us for arrow in call.arrows)
+        return self._span.within(began, began)
+
+
 class Finder:
     """One search.
 
@@ -83,7 +124,7 @@ class Finder:
     ) -> None:
         self._read = read
         self._query = query
-        self._parts = query.parts()
+        self._judge = Judge(query)
         self._rules = rules
         self._searched = searched
         self._ask_now = now_us
@@ -92,6 +133,8 @@ class Finder:
         self._legs = legs
         self._index = LegIndex(rules)
         self._others: dict[str, Found] = {}
+        self._held: dict[str, Found] = {}
+        """Calls that match, before those are left out that are legs of others."""
         self._named: dict[str, list[int]] = {}
         """Call-IDs whose messages name a call that was asked for, with the times of these messages."""
 
@@ -120,7 +163,9 @@ class Finder:
                 yield from matching
                 return
         self._follow(held)
-        yield from map(self._linked, held)
+        self._held = {one.summary.call_id: one for one in held} if self._judge.of_attempts else {}
+        firsts = (one for one in held if not self._is_further_leg(one)) if self._judge.of_attempts else held
+        yield from map(self._linked, firsts)
 
     def others(self, found: Sequence[Found]) -> list[Found]:
         """Return the other legs of calls that were found, each once, the nearest first."""
@@ -128,32 +173,32 @@ class Finder:
         ids = dict.fromkeys(leg.call_id for one in found for leg in one.legs if leg.call_id not in known)
         return [self._linked(self._others[one]) for one in ids if one in self._others]
 
+    def _is_further_leg(self, found: Found) -> bool:
+        """Return whether a call that began earlier has a value in common with this one."""
+        mine = found.summary
+        legs = [leg.call_id for leg in self._index.legs(mine.call_id) if leg.linked_to == mine.call_id]
+        return any(
+            (other.summary.began, other.summary.call_id) < (mine.began, mine.call_id) and _is_attempt(other)
+            for other in (self._others.get(call_id) or self._held.get(call_id) for call_id in legs)
+            if other
+        )
+
     def _linked(self, found: Found) -> Found:
         found.summary = attrs.evolve(found.summary, legs=self._index.legs(found.summary.call_id))
         return found
 
     def _judged(self, call: Call) -> Found | None:
         """Return a call with its summary; None where it does not match."""
-        query = self._query
-        if query.since_us is not None or query.until_us is not None:
-            span = Query(since_us=query.since_us, until_us=query.until_us)
-            if not any(span.matches(record) for record in call.records):
-                return None
-        if not all(any(part.matches(record) for record in call.records) for part in self._parts):
+        if not self._judge.takes(call):
             return None
         summary = self._summary(call)
-        if query.states and summary.state not in query.states:
-            return None
-        if query.statuses and summary.status not in query.statuses:
-            return None
-        return Found(call, summary)
+        return Found(call, summary) if self._judge.takes_outcome(summary) else None
 
     def _summary(self, call: Call) -> Summary:
         """Return what happened in a call. The time it is now is found out only once a call depends on it."""
         if self._now_us is None:
-            early, late = call.summary(call.newest_us), call.summary(_NEVER_US)
-            if early == late:
-                return early
+            if not call.ages(_NEVER_US):
+                return call.summary(call.newest_us)
             self._now_us = self._ask_now()
         return call.summary(self._now_us)
 
@@ -173,9 +218,12 @@ class Finder:
 
     def _candidates(self) -> set[str] | None:
         """Return the Call-IDs that one filter leaves; None where it leaves too many, or there is none."""
-        driving = next(iter(self._parts), None)
+        driving = next(iter(self._judge.parts), None)
         if driving is None:
             return None
+        if self._judge.of_attempts:
+            wide = self._span(self._query.since_us, self._query.until_us)
+            driving = attrs.evolve(driving, since_us=wide.since_us, until_us=wide.until_us)
         ids: set[str] = set()
         for record in self._read(driving):
             if record.call_id is not None:
@@ -246,3 +294,7 @@ class Finder:
             self._searched.note(f"legs were followed {_ROUNDS} steps and no further")
         for crowd in self._index.crowds:
             self._searched.note(f"{crowd.kind} {crowd.value} is on {crowd.call_ids} Call-IDs, and links nothing")
+
+
+def _is_attempt(found: Found) -> bool:
+    return found.summary.kind == "call" and found.call.has_beginning

@@ -17,7 +17,15 @@ if TYPE_CHECKING:  # so that --help need not load what reads a store
     from sipdump_core.drivers.query import Query
     from sipdump_core.reading.finder import Found
 
-__all__ = ["Redactor", "add_redact", "add_users_key", "parse_redact", "redactor_of", "with_stand_ins"]
+__all__ = [
+    "Redactor",
+    "add_redact",
+    "add_users_key",
+    "parse_redact",
+    "redactor_of",
+    "stand_ins_of",
+    "with_stand_ins",
+]
 
 _FORM = "credentials, keys, users, users=hmac:KEYFILE, users=mask:DIGITS, bodies=METHOD, headers=NAME"
 _MODULE = "sipdump_redact"
@@ -135,19 +143,17 @@ def redactor_of(args: argparse.Namespace) -> Redactor | None:
     return Redactor(Rules(**fields))
 
 
-def with_stand_ins(query: "Query", args: argparse.Namespace) -> "Query":
+def with_stand_ins(query: "Query", makers: Sequence[Users]) -> "Query":
     """Return a question that also asks for what stands in the store for the users it names.
 
-    Raises:
-        ConfigError: a key that was given cannot be used.
+    Args:
+        query: the question.
+        makers: what :func:`stand_ins_of` returns.
     """
-    if not (query.users or query.from_users or query.to_users):
+    names = [name for name in ("users", "from_users", "to_users") if getattr(query, name)]
+    if not (names and makers):
         return query
-    makers = _makers(args)
-    if not makers:
-        return query
-    names = ("users", "from_users", "to_users")
-    asked: dict[str, Any] = {name: _asked(getattr(query, name), makers) for name in names if getattr(query, name)}
+    asked: dict[str, Any] = {name: _asked(getattr(query, name), makers) for name in names}
     return attrs.evolve(query, **asked)
 
 
@@ -161,8 +167,12 @@ def _asked(users: Iterable[str], makers: Sequence[Users]) -> list[str]:
     return [*given, *(maker.asked(user) for maker in makers for user in given)]
 
 
-def _makers(args: argparse.Namespace) -> list[Users]:
-    """Return what makes the tokens in the store: with the keys that are given, or those of its configurations."""
+def stand_ins_of(args: argparse.Namespace) -> list[Users]:
+    """Return what makes the tokens in the store: with the keys that are given, or those of its configurations.
+
+    Raises:
+        ConfigError: a key that was given cannot be used.
+    """
     keys: Sequence[str] = getattr(args, "users_keys", ())
     try:
         makers: list[Users] = [Tokens(read_key(path)) for path in keys]

@@ -1,5 +1,7 @@
 """Shelves: where segments are, as it was said: a configuration, a folder, files, a bucket."""
 
+import argparse
+import contextlib
 import os
 import re
 import stat
@@ -9,8 +11,9 @@ from typing import Protocol
 import attrs
 
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.capabilities import Lists, Reads, Searches, Spans, Unites, can
+from sipdump_core.drivers.capabilities import Dates, Lists, Reads, Searches, Spans, Unites, can
 from sipdump_core.drivers.guard import blaming, each_of
+from sipdump_core.drivers.names import names_in
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import PATIENCE, listed
@@ -22,10 +25,12 @@ from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.settings.options import Setting
 from sipdump_core.workshop import Workshop
 
-__all__ = ["BackendShelf", "FileShelf", "FolderShelf", "Shelf", "Shelved", "open_shelves"]
+__all__ = ["BackendShelf", "FileShelf", "FolderShelf", "Shelf", "Shelved", "configs_of", "open_shelves"]
 
 DEFAULT_CONFIG = "/etc/sipdump/sipdumpd.cfg"
-_PREFIX = re.compile(r"(.*?)\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?\.", re.DOTALL)
+_STEM = r"\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d(?:-[1-9]\d{0,5})?\."
+_STAMPED = re.compile(_STEM)
+_PREFIX = re.compile(rf"(.*?){_STEM}", re.DOTALL)
 _SLACK = 86400.0
 """Seconds by which a message's time may be off its segment's: the default of sipdump_hep's ``time_window``."""
 _S3_URL = re.compile(r"s3://([^/]+)(?:/(.*))?")
@@ -50,6 +55,15 @@ class Shelved(Holding):
     def open(self) -> bool:
         """Whether it may still grow."""
         return not self.stored.sealed
+
+    @property
+    def newest_us(self) -> int | None:
+        """The time of its newest record, microseconds since the epoch; None where that would have to be read."""
+        backend = self.backend
+        if can(backend, Dates):
+            with contextlib.suppress(SipDumpError), blaming(self.backend, "read"):
+                return backend.newest(self.stored)
+        return None
 
     @property
     def gone(self) -> bool:
@@ -117,13 +131,12 @@ class BackendShelf:
 
     def _shelved(self, stored: StoredSegment, node: str) -> Shelved:
         backend = self.backend
-        sources: Sequence[Segment] = ()
-        if stored.sealed and stored.segment.sequence and can(backend, Unites):
-            # what was merged never has the first name of its second
-            with blaming(self.backend, "read"):
-                sources = backend.united(stored)
+        if not (stored.sealed and stored.segment.sequence and can(backend, Unites)):
+            return Shelved(self.backend, stored, node, slack=self.slack)  # what was merged never has the first name
+        with blaming(self.backend, "read"):
+            sources = backend.united(stored)
         return Shelved(
-            backend,
+            self.backend,
             stored,
             node,
             frozenset(source.stem for source in sources),
@@ -260,6 +273,12 @@ def open_shelves(
     return shelves, problems
 
 
+def configs_of(args: argparse.Namespace) -> list[str]:
+    """Return the configurations that arguments of a store name; where these name nothing, that in its usual place."""
+    named = args.configs or args.folders or args.files or args.urls
+    return [*args.configs] if named else [DEFAULT_CONFIG]
+
+
 def _readable(backends: Sequence[Backend]) -> list[Backend]:
     """Return those that can be read, and what reads their dead letters, which may come later."""
     found = [backend for backend in backends if can(backend, Lists) and can(backend, Reads)]
@@ -271,9 +290,19 @@ def _readable(backends: Sequence[Backend]) -> list[Backend]:
 def _prefixes(folder: str) -> list[str]:
     """Return what names of segments in a folder begin with."""
     try:
-        return sorted({prefix for name in os.listdir(folder) if (prefix := _prefix(name)) is not None})
+        names = names_in(folder)
     except OSError as error:
         raise StorageError.from_os("list", folder, error) from error
+    found: set[str] = set()
+    last = ""
+    for name in names:
+        if last in found and name.startswith(last) and _STAMPED.match(name, len(last)):
+            continue  # nearly all of 100,000
+        prefix = _prefix(name)
+        if prefix is not None:
+            last = prefix
+            found.add(prefix)
+    return sorted(found)
 
 
 def _prefix(name: str) -> str | None:

@@ -1,14 +1,18 @@
 """The store: all segments of all backends that were named, asked as one."""
 
 import contextlib
+import math
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import islice
 from typing import Self
 
 from sipdump_core.calls.legs import LegRules
 from sipdump_core.clock import Clock
-from sipdump_core.drivers.capabilities import Dates, Searches, Unites, can
-from sipdump_core.drivers.guard import blaming
+from sipdump_core.drivers.capabilities import Searches, Unites, can
+from sipdump_core.drivers.names import one_look
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import SipDumpError
 from sipdump_core.reading.finder import Finder, Found
@@ -16,15 +20,16 @@ from sipdump_core.reading.moving import Moves
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import Shelf, Shelved, open_shelves
 from sipdump_core.reading.sorting import RecordSorter
-from sipdump_core.reading.units import Unit, units
+from sipdump_core.reading.units import Unit, family, units
 from sipdump_core.reading.when import AROUND
 from sipdump_core.record import Record
+from sipdump_core.segment import STAMP_FORMAT
 
-__all__ = ["Interrupted", "Store"]
+__all__ = ["ZONES", "Interrupted", "Store", "may_hold"]
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-_ZONES = 26 * 3600
+ZONES = 26 * 3600
 """Seconds between the names that one moment has in different zones, at most: a name's zone may not be ours."""
 _PROBES = (5, 60, 3600, 86400)
 """Seconds before a segment's last write in which its newest record is looked for first."""
@@ -33,6 +38,8 @@ _CLOSE_US = 60_000_000
 _NEWEST_OF = 8
 """How many segments, those last written, are asked for the newest record."""
 _US = 1_000_000
+_NEVER = 253_402_300_799
+"""The last second that the name of a segment can have, 9999-12-31 23:59:59."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -152,8 +159,8 @@ class Store:
             searched: takes down what cannot be listed.
             asked: fields of a record that are needed beside those of the question.
         """
-        found = units(self.shelved(searched), {*query.asked, *asked})
-        wanted = [unit for unit in found if _may_hold(unit, query)]
+        found = units(_near(self.shelved(searched), query), {*query.asked, *asked})
+        wanted = [unit for unit in found if may_hold(unit, query)]
         lost = {(one.backend.name, field) for unit in wanted for one in unit.holdings for field in one.backend.loses}
         for name, field in sorted(lost):
             if field in query.asked:
@@ -208,6 +215,7 @@ class Store:
         around: float = AROUND,
         legs: bool = True,
         with_legs: bool = False,
+        most: int = 0,
     ) -> Iterator[Found]:
         """Yield the calls that match, each with all its messages, in the order of their Call-IDs.
 
@@ -220,8 +228,9 @@ class Store:
             around: seconds before and after the span in which the other messages of its calls are looked for.
             legs: whether other legs are looked for.
             with_legs: whether the legs are yielded, too, after the calls that match.
+            most: messages after which reading ends; 0: any number.
         """
-        finder = self._finder(query, searched, around, legs=legs)
+        finder = self._finder(query, searched, around, legs=legs, most=most)
         found = []
         for one in finder.found():
             found += [one] if with_legs and one.legs else []
@@ -242,7 +251,8 @@ class Store:
             here: list[Shelved] = []
             try:
                 # a bucket may be named twice: by a configuration, and by its address
-                here += (shelved for shelved in shelf.segments() if shelved.stored.location not in known)
+                with one_look():
+                    here += (shelved for shelved in shelf.segments() if shelved.stored.location not in known)
             except SipDumpError as error:
                 searched.problem(str(error))
             found += here
@@ -290,10 +300,15 @@ class Store:
             newest = max((each for each in (newest, _newest(shelved, newest)) if each is not None), default=None)
         return newest
 
-    def _finder(self, query: Query, searched: Searched | None, around: float, *, legs: bool) -> Finder:
+    def _finder(self, query: Query, searched: Searched | None, around: float, *, legs: bool, most: int = 0) -> Finder:
         searched = self._tracked(searched)
+
+        def read(query: Query) -> Iterator[Record]:
+            records = self.unsorted(query, searched)
+            return _first(records, most, searched) if most else records
+
         return Finder(
-            lambda query: self.unsorted(query, searched),
+            read,
             query,
             self.rules,
             searched,
@@ -370,9 +385,28 @@ class Store:
         return [other for other in chosen if other.stored.location != shelved.stored.location]
 
 
+def may_hold(unit: Unit[Shelved], query: Query) -> bool:
+    """Return whether a unit may hold messages of the question's span, by its names and times."""
+    for shelved in unit.holdings:
+        start, slack = shelved.start, shelved.slack
+        if slack is None or start is None:
+            return True
+        since_us, until_us = (start - slack - ZONES) * _US, (shelved.stored.modified + slack) * _US
+        if query.within(int(since_us), int(until_us)):
+            return True
+    return False
+
+
 def _listed(values: Paths) -> list[str]:
     """Return paths as a list; one alone may be given as it is."""
     return [os.fspath(each) for each in ([values] if isinstance(values, str | os.PathLike) else values)]
+
+
+def _first(records: Iterator[Record], most: int, searched: Searched) -> Iterator[Record]:
+    """Yield the first records, and say so where there are more."""
+    yield from islice(records, most)
+    if next(records, None) is not None:
+        searched.note(f"reading ended after {most} messages: narrow the span")
 
 
 def _distinct(records: Iterable[Record], seen: set[int]) -> Iterator[Record]:
@@ -384,16 +418,40 @@ def _distinct(records: Iterable[Record], seen: set[int]) -> Iterator[Record]:
             yield record
 
 
-def _may_hold(unit: Unit[Shelved], query: Query) -> bool:
-    """Return whether a unit may hold messages of the question's span, by its names and times."""
-    for shelved in unit.holdings:
-        start, slack = shelved.start, shelved.slack
-        if slack is None or start is None:
-            return True
-        since_us, until_us = (start - slack - _ZONES) * _US, (shelved.stored.modified + slack) * _US
-        if query.within(int(since_us), int(until_us)):
-            return True
-    return False
+def _near(there: Sequence[Shelved], query: Query) -> Sequence[Shelved]:
+    """Leave out the families of which nothing is near the question's span, before the others are made units of.
+
+    That is a rough look, and quick, because there may be 100,000: :func:`may_hold` is exact.
+    """
+    if query.since_us is None and query.until_us is None:
+        return there
+    is_near = _nearness(query)
+    near = {covered for shelved in there if is_near(shelved) for covered in shelved.covers}
+    return [
+        shelved
+        for shelved in there
+        if family(shelved.node, shelved.stored) in near
+        or (shelved.prefix_stamps and not near.isdisjoint(shelved.covers))
+    ]
+
+
+def _nearness(query: Query) -> Callable[[Shelved], bool]:
+    """Return what tells whether a segment is near a question's span, by its last write and its name as it is."""
+    since_us = -math.inf if query.since_us is None else query.since_us
+
+    @cache
+    def latest(slack: float) -> str:
+        # twice, because the name is taken as UTC here, and as local time by may_hold
+        end = _NEVER if query.until_us is None else min(query.until_us / _US + slack + 2 * ZONES, _NEVER)
+        return time.strftime(STAMP_FORMAT, time.gmtime(end))
+
+    def is_near(shelved: Shelved) -> bool:
+        slack = shelved.slack
+        return slack is None or (
+            (shelved.stored.modified + slack) * _US >= since_us and shelved.stored.segment.stamp <= latest(slack)
+        )
+
+    return is_near
 
 
 def _last_of_each(there: Iterable[Unit[Shelved]]) -> list[Shelved]:
@@ -411,12 +469,9 @@ def _newest(shelved: Shelved, known: int | None) -> int | None:
     Where the backend does not know it, it is looked for shortly before the last write; where it is older, as in a file
     that was copied, by halving the time up to there, if the backend need not read everything for each try.
     """
-    backend = shelved.backend
-    if can(backend, Dates):
-        with contextlib.suppress(SipDumpError), blaming(shelved.backend, "read"):
-            newest = backend.newest(shelved.stored)
-            if newest is not None:
-                return newest
+    newest = shelved.newest_us
+    if newest is not None:
+        return newest
     high = int(shelved.stored.modified * _US)
     low = -1 if known is None else known
     cheap = can(shelved.backend, Searches)  # else each question would read all of it

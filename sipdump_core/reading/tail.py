@@ -6,7 +6,7 @@ import select
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import attrs
@@ -142,7 +142,7 @@ class Follower:
             found = deque(self._store.records(query, self._searched), maxlen=count)
             if len(found) == count or self._store.interrupted:
                 break
-        self._printed.update(map(_mark, found))
+        self.seen(found)
         return list(found)
 
     def fresh(self) -> Iterator[Record]:
@@ -162,6 +162,15 @@ class Follower:
                 if not shelved.open:
                     del self._open[key]
         self._printed.clear()
+
+    def seen(self, records: Iterable[Record]) -> None:
+        """Leave out of the next :meth:`fresh` what was read elsewhere since the follower was made."""
+        self._printed.update(map(_mark, records))
+
+    @property
+    def grows(self) -> bool:
+        """Whether there is a segment that may still grow."""
+        return any(shelved.open for shelved in self._open.values())
 
     def problems(self) -> Sequence[str]:
         """Return what could not be read since the last call, one line each."""

@@ -5,25 +5,29 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sipdump_core.errors import FormatError
 from sipdump_core.log import Event, log
 from sipdump_core.net.address import Listen, ask_for_buffer, bind_inet, canonical_ip
+from sipdump_core.net.gathering import Gathering
 from sipdump_core.net.loop import Connection, Loop
 from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.settings.options import Given
 from sipdump_core.sipdump import SipDump
-from sipdump_core.sources.hep_decoder import FRAME_MAX, HepDecoder, is_tls
+from sipdump_core.sources.hep_datagrams import ROUND, Reader, reader
+from sipdump_core.sources.hep_decoder import is_tls
+from sipdump_core.sources.hep_round import RoundDecoder
 from sipdump_core.sources.hep_stream import FrameReader
 from sipdump_core.sources.hep_troubles import Troubles
 
 __all__ = ["HepSource"]
 
-_DATAGRAMS_A_ROUND = 512
-_DATAGRAMS_US = 10_000
+_DATAGRAMS_A_TURN = 512
+_DATAGRAMS_S = 0.01
 _READ_BYTES = 1 << 16
 _TURN_US = 1000
 _FIRST_TURN_US = 200  # of a connection that has brought nothing good yet
@@ -47,7 +51,7 @@ class HepSource:
     def __init__(self, options: HepOptions, dump: SipDump) -> None:
         self.options = options
         self._dump = dump
-        self._decoder = HepDecoder(options, dump.table)
+        self._decoder = RoundDecoder(options, dump.table)
         self._counts = self._decoder.counts
         self._loop = Loop("sipdump-hep", "HEP", options.max_connections)
         self._troubles = Troubles()
@@ -90,8 +94,9 @@ class HepSource:
             sock = bind_inet(where.host, where.port, kind)
             if kind == socket.SOCK_DGRAM:
                 self._datagrams.append(sock)
-                self._loop.receive(sock, lambda: self._read_datagrams(sock))
-                self._ask_for_buffer(sock, shown)
+                gathering = Gathering(self._ask_for_buffer(sock, shown))
+                read = reader(sock, self._decoder, self.malformed)
+                self._loop.receive(sock, partial(self._read_datagrams, read, gathering))
             else:
                 self._loop.listen(sock, self._connect)
         except (OSError, UnicodeError) as error:
@@ -101,35 +106,33 @@ class HepSource:
         self.addresses.append(bound)
         log.info(Event("listening for HEP", proto=bound.proto, host=bound.host, port=bound.port))
 
-    def _ask_for_buffer(self, sock: socket.socket, shown: str) -> None:
+    def _ask_for_buffer(self, sock: socket.socket, shown: str) -> int:
         wanted = self.options.rcvbuf
         given = ask_for_buffer(sock, wanted)
         if given < wanted:
             hint = f"sysctl -w net.core.rmem_max={wanted}"
             log.warning(Event("small receive buffer", listen=shown, bytes=given, wanted=wanted, hint=hint))
+        return given
 
-    def _read_datagrams(self, sock: socket.socket) -> None:
-        receive, decode = sock.recvfrom, self._decoder.decode
+    def _read_datagrams(self, reader: Reader, gathering: Gathering) -> None:
         records: list[Record] = []
         count = 0
-        end_us = time.time() * 1e6 + _DATAGRAMS_US
+        whole = False
+        end = time.monotonic() + _DATAGRAMS_S
         try:
-            while count < _DATAGRAMS_A_ROUND:
-                data, address = receive(FRAME_MAX + 1)
-                count += 1
-                now_us = int(time.time() * 1e6)
-                try:
-                    records += decode(data, address[:2], now_us)
-                except Exception as error:  # noqa: BLE001 - one bad packet must not cost the others of its round
-                    self.malformed(address, error)
-                if now_us > end_us:
+            while not whole and count < _DATAGRAMS_A_TURN:
+                taken = reader.read(records)
+                count += taken
+                whole = taken < ROUND
+                if time.monotonic() > end:
                     break
-        except BlockingIOError:
-            pass
         except OSError as error:
             self._loop.limit.warn("recv", "cannot receive HEP", error=error)
         self._counts["packets"] += count
         self._deliver(records)
+        nap_s = gathering.nap(count, time.monotonic())
+        if nap_s and whole:
+            self._loop.rest(nap_s)
 
     def _connect(self, loop: Loop, sock: socket.socket, address: Any) -> Connection:
         with contextlib.suppress(OSError):  # it may have ended already

@@ -14,7 +14,7 @@ from functools import partial
 from sipdump_core.cache import Memory
 from sipdump_core.errors import FormatError
 from sipdump_core.process_table import ProcessTable
-from sipdump_core.record import Flow, Record
+from sipdump_core.record import Flow, Record, new_record
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.sources.compression import first_bytes, inflate, is_compressed
 from sipdump_core.sources.direction import Endpoint, Local, Question
@@ -43,11 +43,11 @@ from sipdump_core.sources.hep_chunks import (
     may_have_key,
     read_chunks,
 )
-from sipdump_core.sources.hep_peers import PEER_BYTES, Open, Peer
+from sipdump_core.sources.hep_peers import MICROS_HEAD, PEER_BYTES, Layout, Open, Peer
 from sipdump_core.sources.sip_stream import begins_message, is_usual, split_messages
 from sipdump_core.sources.top_via import websocket
 
-__all__ = ["FRAME_MAX", "HepDecoder", "is_tls"]
+__all__ = ["FRAME_MAX", "MICROS_END", "HepDecoder", "is_tls"]
 
 _TLS = re.compile(rb"\x16(?:\x03[\x00-\x04]|\xfe[\xfd-\xff])")  # a handshake of TLS or DTLS
 _MAX_AGENTS = 1000
@@ -57,7 +57,7 @@ _MAX_FAULTS = 100
 _MEMORY = 64 << 20
 _FRAME_HEAD = 1024  # of a frame; its key, as senders lay it out, is there
 _TYPE_UNKNOWN, _TYPE_SIP = 0, 1
-_MICROS_END = 1_000_000
+MICROS_END = 1_000_000
 _BEGIN = re.compile(rb"[\r\n]*(?:SIP/\d|[\w.!%*+`'~-]+ )", re.IGNORECASE)  # of a message (RFC 3261, token)
 _BEGIN_KNOWN = re.compile(
     rb"[\r\n]*(?:SIP/\d|(?:INVITE|ACK|BYE|CANCEL|REGISTER|OPTIONS|PRACK|UPDATE|SUBSCRIBE|NOTIFY|PUBLISH|MESSAGE|INFO"
@@ -141,35 +141,43 @@ class HepDecoder:
         layout = known_peer.layouts.get(data[12:13])
         if layout is None or len(data) < layout.struct.size:
             return ()
-        magic, total, before, seconds, between, micros, after, length = layout.struct.unpack_from(data)
-        key = (before, between, after)
+        magic, total, before, seconds, head, micros, after, length = layout.struct.unpack_from(data)
+        key = (before, after)
         known = layout.flows.get(key)
         start = layout.struct.size
         if known is None or magic not in MAGICS or total != len(data) or total - start + 6 != length:
+            return ()
+        if head != MICROS_HEAD:
             return ()
         buf = data[start:]
         if not buf or _is_keepalive(buf):
             return ()
         layout.hits += 1
         time_us = self._time(seconds, micros, peer, now_us)
-        flow, link = known
+        return self._ask_known(known_peer, layout, key, time_us, buf)
+
+    def _ask_known(
+        self, peer: Peer, layout: Layout, key: tuple[bytes, bytes], time_us: int, buf: bytes
+    ) -> Sequence[Record]:
+        """Make the records of a payload whose flow a layout has, under this key."""
+        flow, link = layout.flows[key]
         if isinstance(flow, Open):
             if flow.question or flow.flow.proto in _STREAMS:
-                return self._ask(known_peer, flow, time_us, buf, link)
+                return self._ask(peer, flow, time_us, buf, link)
             flow = flow.flow
             layout.flows[key] = (flow, link)
-        return (Record(time_us, flow, buf, link),)
+        return (new_record(time_us, flow, buf, link),)
 
     def _ask(self, peer: Peer, flow: Flow | Open, time_us: int, buf: bytes, link: str = "") -> Sequence[Record]:
         """Make the records of a payload that may hold several messages, and ask each for its tag and transport."""
         if isinstance(flow, Flow):
-            return (Record(time_us, flow, buf, link),)
+            return (new_record(time_us, flow, buf, link),)
         base = flow.flow
         if base.proto not in _STREAMS or is_usual(buf):
             shown = flow.variant(self._tag(peer, flow, buf), base.proto) if flow.question else base
-            return (Record(time_us, shown, buf, link),)
+            return (new_record(time_us, shown, buf, link),)
         return [
-            Record(
+            new_record(
                 time_us, flow.variant(self._tag(peer, flow, message), websocket(message) or base.proto), message, link
             )
             for message in split_messages(buf)
@@ -321,7 +329,7 @@ class HepDecoder:
         """
         readings = [struct.unpack_from(order + "IIH", data, at) for order in "<>"]
         seconds, micros, agent = min(
-            readings, key=lambda one: (one[1] >= _MICROS_END, abs(one[0] * 1_000_000 + one[1] - now_us))
+            readings, key=lambda one: (one[1] >= MICROS_END, abs(one[0] * 1_000_000 + one[1] - now_us))
         )
         return seconds, micros, str(agent)
 
@@ -365,7 +373,7 @@ class HepDecoder:
     def _time(self, seconds: int, micros: int, peer: tuple[str, int], now_us: int) -> int:
         """Return a packet's time in µs; the receive time where it is missing, impossible or out of the window."""
         time_us = seconds * 1_000_000 + micros
-        if seconds >= 0 and micros < _MICROS_END and (not self._window or abs(time_us - now_us) <= self._window):
+        if seconds >= 0 and micros < MICROS_END and (not self._window or abs(time_us - now_us) <= self._window):
             return time_us
         self.counts["time_replaced"] += 1
         self.trouble("time_replaced", peer)

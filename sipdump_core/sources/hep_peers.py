@@ -13,7 +13,7 @@ from sipdump_core.record import Flow
 from sipdump_core.sources.direction import Direction, Local, Question
 from sipdump_core.sources.hep_chunks import MICROS, PAYLOAD, SECONDS, read_chunks
 
-__all__ = ["PEER_BYTES", "Layout", "Open", "Peer"]
+__all__ = ["MICROS_HEAD", "PEER_BYTES", "Layout", "Open", "Peer"]
 
 PEER_BYTES = 5000
 """What a peer takes of which nothing is known yet, rather more."""
@@ -21,7 +21,9 @@ _FLOW_BYTES = 1200
 _LAYOUT_BYTES = 250
 _LAYOUT_MAX = 1024
 _FAMILIES = (2, 10, 28, 30)
-_TIME_CHUNKS = re.compile(rb"\x00\x00\x00\x09\x00\x0a.{4}\x00\x00\x00\x0a\x00\x0a.{4}", re.DOTALL)
+MICROS_HEAD = b"\0\0\0\x0a\0\x0a"
+"""Between seconds and microseconds of a packet whose layout can be learned."""
+_TIME_CHUNKS = re.compile(rb"\0\0\0\x09\0\x0a.{4}" + re.escape(MICROS_HEAD) + rb".{4}", re.DOTALL)
 _LEARN_LIMIT = 100
 
 
@@ -50,10 +52,16 @@ class Layout:
     """How all of a peer's packets are laid out: everything but time and payload identifies the flow."""
 
     struct: struct.Struct
-    flows: Weighed[tuple[bytes, bytes, bytes], tuple[Flow | Open, str]]
-    """Each flow with the correlation id."""
+    flows: Weighed[tuple[bytes, bytes], tuple[Flow | Open, str]]
+    """Each flow with the correlation id, by what is before the time, and between time and payload."""
     hits: int = 0
     learned: int = 0
+    unpack: Callable[..., tuple[Any, ...]] = attrs.field(init=False)
+    """``unpack_from`` of the struct, and below its size: kept, as they are asked for again and again."""
+    start: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.unpack, self.start = self.struct.unpack_from, self.struct.size
 
 
 Flows = Weighed[tuple[Any, ...], Open | Flow]
@@ -117,5 +125,5 @@ class Peer(Remembered):
                 layout.flows.clear()
             layout = self.layouts[family] = Layout(shape, Weighed(self._charge, _LAYOUT_BYTES), hits, learned)
         layout.learned += 1
-        _, _, before, _, between, _, after, _ = shape.unpack_from(data)
-        layout.flows.keep((before, between, after), (flow, link))
+        _, _, before, _, _, _, after, _ = shape.unpack_from(data)
+        layout.flows.keep((before, after), (flow, link))

@@ -32,7 +32,7 @@ from sipdump_core.log import Event, log
 from sipdump_core.net.address import canonical_ip
 from sipdump_core.net.loop import Connection, Loop
 from sipdump_core.net.unix_socket import bind_unix
-from sipdump_core.record import PROTOS, Flow, Record
+from sipdump_core.record import PROTOS, Flow, Record, new_record
 from sipdump_core.settings.ksr import KsrOptions
 from sipdump_core.sipdump import SipDump
 from sipdump_core.sources.ksr_processes import KamailioProcesses
@@ -237,7 +237,7 @@ class KsrSource:
         except ValueError as error:
             self.malformed(worker, error)
             return None
-        return Record(time_us, flow, frame[start:])
+        return new_record(time_us, flow, frame[start:])
 
     def _make_flow(self, worker: "_Worker", head: bytes) -> Flow:
         fields = head.decode().split("\t")

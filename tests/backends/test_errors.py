@@ -28,7 +28,8 @@ from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.errors import SegmentExistsError, SipDumpError, StorageError, StorageFullError
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_core.testing.kit import installed
-from sipdump_parquet.files import ContentError, translated
+from sipdump_parquet.errors import ContentError
+from sipdump_parquet.files import translated
 from sipdump_s3.errors import RAISED, S3Error, translate
 from tests.support import record
 

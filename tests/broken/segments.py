@@ -413,11 +413,9 @@ class Names(Good):
         for name in sorted(os.listdir(self.site.folder)):
             if self.has(name):
                 own = Segment.parse(name, self.site.prefix, self.suffix)
-                stored = self._look(
-                    own or Segment(self.site.prefix, name[len(self.site.prefix) : -len(self.suffix)], 0, self.suffix)
+                yield from self._looked_at(
+                    [own or Segment(self.site.prefix, name[len(self.site.prefix) : -len(self.suffix)], 0, self.suffix)]
                 )
-                if stored:
-                    yield stored
 
 
 @caught_by("unknown_things_are_passed_over", "a_prefix_is_taken_as_it_is")
@@ -457,7 +455,7 @@ class FollowsLinksInListing(Names):
         for path in sorted(Path(self.site.folder).iterdir()):
             own = Segment.parse(path.name, self.site.prefix, self.suffix)
             if own and (path.is_file() or path.is_symlink() or path.is_dir()):
-                yield self._look(own) or StoredSegment(own, 1, 0.0, sealed=True, location=str(path))
+                yield next(self._looked_at([own]), None) or StoredSegment(own, 1, 0.0, sealed=True, location=str(path))
 
 
 @caught_by("unknown_things_are_passed_over")

@@ -1,5 +1,6 @@
 """How ``sipdumpd`` ends; what it does before that is tested from outside, in tests/e2e."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import TextIO
 
 import pytest
 
+from sipdump_core import daemon as sipdump_daemon
 from tests.forks import script
 
 DAEMON = """
@@ -64,3 +66,24 @@ def test_a_signal_behind_a_flood_of_others_is_not_lost(tmp_path: Path) -> None:
     flood = "daemon._notify = lambda _: [os.kill(os.getpid(), n) for n in [signal.SIGUSR1] * 1000 + [signal.SIGTERM]]"
     with daemon(tmp_path, flood) as (_, log):
         told(log, "stopping signal=SIGTERM")
+
+
+def test_cycles_are_looked_for_by_the_clock(tmp_path: Path) -> None:
+    patch = "import gc; gc.collect = lambda: print('looked', flush=True); daemon._COLLECT_EVERY_S = 0.01"
+    with daemon(tmp_path, patch) as (process, log):
+        told(log, "looked")
+        told(log, "looked")
+        send(process, signal.SIGTERM)
+        told(log, "signal=SIGTERM")
+
+
+def test_cycles_are_still_looked_for_but_seldom() -> None:
+    before = gc.get_threshold()
+    try:
+        sipdump_daemon._collect_seldom()
+        assert 10_000 < gc.get_threshold()[0] < 1_000_000
+        assert gc.isenabled()
+        assert gc.get_freeze_count()
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()

@@ -97,13 +97,13 @@ FIELDS = {
 
 STORE = {
     "open": "(cls, *, configs=(), defines=(), folders=(), fprefix=None, files=(), urls=(), rules=None)",
-    "find": "(self, query, searched=None, *, around=600.0, legs=True, with_legs=False)",
+    "find": "(self, query, searched=None, *, around=600.0, legs=True, with_legs=False, most=0)",
     "call": "(self, call_id, searched=None, *, legs=True)",
     "records": "(self, query, searched=None)",
 }
 QUERY = {
     "since_us", "until_us", "call_ids", "users", "from_users", "to_users", "endpoints", "methods", "statuses", "agents",
-    "nodes", "tags", "protos", "greps", "correlations", "states",
+    "nodes", "tags", "protos", "greps", "correlations", "states", "kinds",
 }  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """Records, and the headers found in them."""
 
+import copy
 import pickle
 import re
+import weakref
 from typing import Any
 
 import attrs
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipdump_core import sip
-from sipdump_core.record import Flow
+from sipdump_core.record import Flow, Record, new_record
 from tests.support import OPTIONS, examples, record
 
 
@@ -24,6 +26,32 @@ def test_a_record_never_changes() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         record().buf = b"x"  # type: ignore[misc]  # that is the point
     assert pickle.loads(pickle.dumps(record())) == record()
+
+
+def test_a_record_that_is_made_fast_is_like_any_other() -> None:
+    plain = Record(5, record().flow, OPTIONS, "leg")
+    fast = new_record(5, plain.flow, OPTIONS, "leg")
+    assert type(fast) is Record
+    assert (fast, hash(fast), repr(fast)) == (plain, hash(plain), repr(plain))
+    assert new_record(5, plain.flow, OPTIONS) == Record(5, plain.flow, OPTIONS)
+    assert pickle.loads(pickle.dumps(fast)) == copy.copy(fast) == plain
+    assert attrs.evolve(fast, buf=b"x") == attrs.evolve(plain, buf=b"x")
+    assert weakref.ref(fast)() is fast
+    assert fast.call_id == "c1@192.0.2.1"
+    assert pickle.loads(pickle.dumps(fast)) == plain, "with what it has found"
+    assert not hasattr(fast, "__dict__")
+    for name in ("buf", "time_us", "call_id", "other"):
+        with pytest.raises(AttributeError):
+            setattr(fast, name, b"x")
+        with pytest.raises(AttributeError):
+            delattr(fast, name)
+
+
+def test_a_call_id_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = record(b"x")
+    assert one.call_id is None
+    monkeypatch.setattr(sip, "call_id", None)
+    assert one.call_id is None
 
 
 @pytest.mark.parametrize(

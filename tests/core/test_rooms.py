@@ -12,6 +12,7 @@ CORE = ROOT / "sipdump_core"
 ORDER = (
     ("daemon", "__init__"),
     ("sources", "admin"),
+    ("viewing",),
     ("control",),
     ("reading",),
     ("sipdump",),

@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Callable
+from datetime import datetime
+from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.clock import local_iso
+from sipdump_core.segment import Segment, Starts, StoredSegment
 
 
 @given(st.text(max_size=20).filter(lambda t: "/" not in t), st.integers(0, 4_000_000_000), st.integers(0, 999_999))
@@ -105,3 +108,54 @@ def test_digits_are_ascii() -> None:
 )
 def test_the_state_says_why_a_segment_is_not_sealed(sealed: bool, pending: str, state: str) -> None:
     assert StoredSegment(Segment("p-", "2026-11-22--00-00-00"), 5, 1.0, sealed, pending=pending).state == state
+
+
+def starts(stamp: str) -> list[str]:
+    """Return a stamp's start as Starts writes it, and as local_iso does."""
+    segment = Segment("p-", stamp)
+    return [Starts().iso(segment), local_iso(segment.start)]
+
+
+@pytest.mark.parametrize(
+    "zone", ["UTC", "Asia/Kathmandu", "Australia/Lord_Howe", "America/St_Johns", "Africa/Monrovia"]
+)
+@given(st.datetimes(datetime(1900, 1, 1), datetime(2099, 12, 31)))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_starts_are_written_as_single_ones_are(live_in: Callable[[str], None], zone: str, at: datetime) -> None:
+    live_in(zone)
+    quick, slow = starts(at.strftime("%Y-%m-%d--%H-%M-%S"))
+    assert quick == slow
+
+
+@pytest.mark.parametrize(
+    ("zone", "stamp"),
+    [
+        ("Europe/Berlin", "2026-03-29--01-30-00"),
+        ("Europe/Berlin", "2026-03-29--02-30-00"),  # there is none
+        ("Europe/Berlin", "2026-10-25--03-30-00"),
+        ("Pacific/Apia", "2011-12-30--12-00-00"),  # a day that was left out
+        ("UTC", "2016-12-31--23-59-60"),
+        ("UTC", "0001-01-01--00-00-00"),
+    ],
+)
+def test_starts_on_odd_days_are_written_as_single_ones_are(
+    live_in: Callable[[str], None], zone: str, stamp: str
+) -> None:
+    live_in(zone)
+    quick, slow = starts(stamp)
+    assert quick == slow
+
+
+def test_the_zone_is_asked_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = time.mktime
+
+    def asking(parts: Any) -> float:
+        asked.append(parts)
+        return real(parts)
+
+    monkeypatch.setattr(time, "mktime", asking)
+    many = Starts()
+    for minute in range(60):
+        many.iso(Segment("p-", f"2026-11-22--10-{minute:02}-00"))
+    assert len(asked) == 2

@@ -1,9 +1,12 @@
 """The demo of the README, and the example of a program that stores its own traffic."""
 
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 from tests.e2e.peers import Stage, read_data, request
@@ -31,6 +34,20 @@ def test_the_demo_shows_the_main_job() -> None:
         "── INVITE (SDP) ──",
     ):
         assert expected in done.stdout, expected
+
+
+def test_the_demo_offers_the_page(stage: Stage) -> None:
+    demo = stage.run([sys.executable, EXAMPLES / "demo.py"], "demo", {"DEMO_WEB": "1"})
+    demo.says("sipdump-read: open http://127.0.0.1:")
+    found = re.search(r"open (http\S+)", demo.output())
+    assert found
+    base, _, token = found[1].partition("/?token=")
+    request = urllib.request.Request(f"{base}/calls", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert b"3 calls" in answer.read()
+    os.killpg(demo.pid, signal.SIGINT)  # as Ctrl-C does
+    assert demo.wait() == 0
+    assert "Traceback" not in demo.output()
 
 
 def test_the_program_with_a_tap(stage: Stage) -> None:

@@ -17,6 +17,7 @@ from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.capabilities import Compacted, Recovered
 from sipdump_core.drivers.folder import FolderBackend, open_regular
+from sipdump_core.drivers.names import forget_names
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError
 from sipdump_core.log import Event, log
@@ -25,10 +26,11 @@ from sipdump_core.pipeline.journal import Journal
 from sipdump_core.record import Record
 from sipdump_core.segment import FOREIGN, Segment, StoredSegment
 from sipdump_parquet import wal
+from sipdump_parquet.fields import Puller
 from sipdump_parquet.options import NAME, WAL_SUFFIX, ParquetOptions
+from sipdump_parquet.sealer import Sealer
 
 if TYPE_CHECKING:
-    from sipdump_parquet.sealer import Sealer
     from sipdump_parquet.search import Footer
 
 __all__ = ["ParquetBackend"]
@@ -62,10 +64,10 @@ class ParquetBackend(FolderBackend):
 
     def start(self) -> None:
         """Start sealing in the background, first what an earlier run left."""
-        from sipdump_parquet.sealer import Sealer
-
         self.stop()
         self._sealer = Sealer(self.opts, self.site, self._left())
+        library = Puller(self.opts.own, self.opts.correlate).library()
+        log.info(Event("parquet started", fields="native" if library else "python"))
 
     def stop(self) -> None:
         """Seal what is closed, and stop; what cannot be sealed now is left for the next start."""
@@ -131,14 +133,21 @@ class ParquetBackend(FolderBackend):
     def forget(self) -> None:
         """Drop the open segment and the threads: they belong to the process that this one was forked from."""
         self._journal.forget()
-        self._sealer = None
+        if self._sealer:
+            self._sealer.forget()
+            self._sealer = None
 
     def segments(self) -> Iterable[StoredSegment]:
         """List the Parquet files, and as open segments the write-ahead files that have none yet."""
-        waiting = {stored.segment: stored for stored in self._waiting()}
+        waiting = {stored.segment.stem: stored for stored in self._waiting()}
         # listed last: meanwhile a Parquet file may have replaced a write-ahead file, never the reverse
-        waiting |= {stored.segment: stored for stored in super().segments()}
-        yield from sorted(waiting.values(), key=lambda stored: stored.segment)
+        forget_names(self.site.folder)
+        found = []
+        for stored in super().segments():
+            waiting.pop(stored.segment.stem, None)
+            found.append(stored)
+        found += waiting.values()
+        yield from sorted(found, key=lambda stored: (stored.segment.stamp, stored.segment.sequence))
 
     def read(self, stored: StoredSegment) -> Iterator[Record]:
         """Read a segment's records in the order of their arrival, whether or not it is sealed."""

@@ -22,10 +22,10 @@ from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.compaction import Candidate, Contents, Draft
 from sipdump_core.ownership import is_ours
 from sipdump_core.segment import Segment
+from sipdump_parquet.errors import ContentError
 from sipdump_parquet.files import (
     CORRELATE,
     HEADERS,
-    ContentError,
     Rows,
     batches,
     columns,

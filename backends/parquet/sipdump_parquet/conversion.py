@@ -9,7 +9,6 @@ The order of steps makes a crash at any moment harmless::
 """
 
 import contextlib
-import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,20 +24,18 @@ from sipdump_core.log import Event, log
 from sipdump_core.ownership import is_ours, owners
 from sipdump_core.pipeline.journal import NOTE, RECORDS, Columns, Damage, scan
 from sipdump_core.segment import Segment
+from sipdump_parquet.errors import BusyError
 from sipdump_parquet.files import free_draft, make, metadata, publish, translated
-from sipdump_parquet.options import NAME, WAL_SUFFIX, ParquetOptions
+from sipdump_parquet.options import NAME, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import Builder
+from sipdump_parquet.wal import hidden_path, keep_aside, wal_path
 
-__all__ = ["BusyError", "Conversion", "keep_aside", "recover", "seal", "wal_path"]
+__all__ = ["Conversion", "recover", "seal"]
 
 _GATHERED_RECORDS = 4096
 _GATHERED_BYTES = 1 << 20
 _IDENTITY = slice(8, 16)  # in a journal's header: its salt, which no other one has
-
-
-class BusyError(StorageError):
-    """Another process has the write-ahead file open."""
 
 
 class Conversion:
@@ -138,14 +135,14 @@ def seal(
         if opened is None:
             return None
         held, mode = opened
-        if not stack.enter_context(claimed(held.fileno(), _hidden(segment, site, "lock"))):
+        if not stack.enter_context(claimed(held.fileno(), hidden_path(segment, site, "lock"))):
             raise BusyError("seal", path, "another process writes or seals it")
         if not _is_at(path, held.fileno()):  # that one has sealed it
             return None
         with contextlib.suppress(OSError):  # what can be read is the best there is
             os.fdatasync(held.fileno())
         identity = os.pread(held.fileno(), _IDENTITY.stop, 0)[_IDENTITY].hex()
-        draft = free_draft(_hidden(segment, site, "tmp"))  # so that what a crash has left is gone
+        draft = free_draft(hidden_path(segment, site, "tmp"))  # so that what a crash has left is gone
         known = _published(segment, site, identity)
         if known:
             remove(path, mode)
@@ -173,15 +170,6 @@ def recover(segments: Iterable[Segment], options: ParquetOptions, site: Site) ->
             recovered = Recovered(NAME, wal_path(segment, site), error=error, in_use=isinstance(error, BusyError))
         if recovered:
             yield recovered
-
-
-def wal_path(segment: Segment, site: Site) -> str:
-    """Return the path of a segment's write-ahead file."""
-    return os.path.join(site.folder, segment.stem + WAL_SUFFIX)
-
-
-def _hidden(segment: Segment, site: Site, suffix: str) -> str:
-    return os.path.join(site.folder, f".{segment.stem}.parquet.{suffix}")
 
 
 @contextlib.contextmanager
@@ -264,15 +252,3 @@ def _publish(
         os.unlink(draft)
     sync_folder(site.folder)
     return path
-
-
-def keep_aside(path: str) -> str:
-    """Link a file to a free name that no program looks at again, and return that name."""
-    for number in itertools.count():
-        aside = f"{path}.damaged" + (f"-{number}" if number else "")
-        with contextlib.suppress(FileExistsError):
-            os.link(path, aside)
-            return aside
-        if os.path.samestat(os.lstat(path), os.lstat(aside)):  # an earlier attempt got this far
-            return aside
-    raise AssertionError  # count() does not end

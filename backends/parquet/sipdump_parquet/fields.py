@@ -7,13 +7,17 @@ message takes grows linearly with its length.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import sipdump_speedups
 from sipdump_core.cache import Cache
 from sipdump_core.calls.legs import charging_id, session_uuids
 from sipdump_parquet.values import branch, cseq, start_line, text, user_and_tag
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 __all__ = ["CORRELATING", "FIELDS", "Puller", "canonical"]
 
@@ -34,42 +38,66 @@ _COMPACT = {
 }  # fmt: skip
 """IANA's registry "SIP Header Fields"."""
 
-_USUAL = (b"Call-ID", b"CSeq", b"From", b"To", b"Via", b"User-Agent", b"Server")
-_SLOTS = {name.lower().decode(): name for name in _USUAL}
-_ABSENT: dict[bytes, bytes | None] = dict.fromkeys((*_USUAL, b""))  # the last one: where the headers end
+Value = Any
+_NO_PARTY: tuple[str | None, str | None] = (None, None)
+_USUAL: dict[str, tuple[Callable[[bytes], Value], Value]] = {
+    "call-id": (text, None),
+    "cseq": (cseq, (None, None)),
+    "from": (user_and_tag, _NO_PARTY),
+    "to": (user_and_tag, _NO_PARTY),
+    "via": (branch, None),
+    "user-agent": (text, None),
+    "server": (text, None),
+}
+"""What is made of the value of each header that has columns, and what stands for one that is absent."""
+
+_FORMS = (b"Via", b"From", b"To", b"Call-ID", b"CSeq", b"User-Agent", b"Server")
+_ODD = "\n"
+_ABSENT: dict[str, Value] = {name: absent for name, (_, absent) in _USUAL.items()} | {"": None}
+"""What a message without headers has; the last one is where all others go."""
 _EMPTY_LINES = re.compile(rb"[\r\n]*+")
+_HEADERS_END = re.compile(rb"\n\r?+\n")
 _LF = 10
-_CACHED = 256  # bytes of the longest value that is remembered, so that memory is bounded, too
+_CACHED = 256  # bytes of the longest line that is remembered, so that memory is bounded, too
 _NIL = "0" * 32  # the UUID that identifies no session (RFC 7989, section 5)
 
 V = TypeVar("V")
-Pairs = list[tuple[bytes, bytes]]
+Header = tuple[str, Value]
 
 
 class Puller:
-    """Pulls the fields out of messages; it remembers what values made, because most come again.
+    """Pulls the fields out of messages; it remembers what lines made, because most come again.
 
     Args:
         headers: headers that get a column of their own, by its name.
         correlate: headers whose values correlate, beside ``CORRELATING``.
-        limit: how many values of a kind are remembered.
+        limit: how many lines are remembered.
     """
 
     def __init__(
-        self, headers: Mapping[str, str] | None = None, correlate: Sequence[str] = (), limit: int = 10_000
+        self, headers: Mapping[str, str] | None = None, correlate: Sequence[str] = (), limit: int = 50_000
     ) -> None:
         self._own = {column: canonical(name) for column, name in (headers or {}).items()}
+        self.rare = ("correlation", *self._own)
+        """Columns that most messages have nothing for."""
         self._correlate = dict.fromkeys(map(canonical, (*CORRELATING, *correlate)))
-        wanted = {*self._own.values(), *self._correlate}
-        self._all_apart = not wanted.isdisjoint(_SLOTS)  # some are both pulled as usual and wanted as they are
-        self._known = {name.encode(): name for name in wanted.union(_SLOTS)}
-        self._known |= {short.encode(): name for short, name in _COMPACT.items() if name in wanted.union(_SLOTS)}
-        self._find = _pattern(list(self._known)).findall
-        self._starts: _Made[tuple[str | None, int | None, str | None]] = _Made(start_line, (None, None, None), limit)
-        self._texts: _Made[str | None] = _Made(text, None, limit)
-        self._parties: _Made[tuple[str | None, str | None]] = _Made(user_and_tag, (None, None), limit)
-        self._cseqs: _Made[tuple[int | None, str | None]] = _Made(cseq, (None, None), limit)
-        self._branches: _Made[str | None] = _Made(branch, None, limit)
+        self.wanted = frozenset((*self._own.values(), *self._correlate))
+        """Headers whose values are wanted as they are, by their canonical names."""
+        self._all_apart = not self.wanted.isdisjoint(_USUAL)  # some are both pulled as usual and wanted as they are
+        known = self.wanted.union(_USUAL)
+        self.names = {name.encode(): name for name in known}
+        """All that is looked for, in lower case, with the canonical names."""
+        self.names |= {short.encode(): name for short, name in _COMPACT.items() if name in known}
+        self._find = _pattern(list(self.names)).findall
+        self._starts = _Made(start_line, limit)
+        self._headers = _Made(self._header, limit)
+        # as most write them, found at once
+        self._makers = {b"\n" + name: (name.decode().lower(), _USUAL[name.decode().lower()][0]) for name in _FORMS}
+
+    def library(self) -> "CDLL | None":
+        """Return the library in C that pulls the fields of usual messages; None if there is none, or none is usual."""
+        fits = len(self.names) <= sipdump_speedups.MAX_NAMES and max(map(len, self.names)) <= sipdump_speedups.MAX_NAME
+        return sipdump_speedups.library() if fits and not self._all_apart else None
 
     def pull(self, data: bytes, offsets: Sequence[int]) -> dict[str, list[Any]]:
         """Return the fields of messages that lie one behind the other, as columns.
@@ -78,10 +106,10 @@ class Puller:
             data: contains the messages.
             offsets: where each begins in ``data``, and where the last one ends.
         """
-        find, headers = data.find, self._find
+        find, lines_of, header_of = data.find, self._find, self._headers.__getitem__
         absent, count, all_apart = _ABSENT, len(_ABSENT), self._all_apart
-        lines: list[bytes] = []
-        values: list[bytes | None] = []  # message by message, as many of each as ``_ABSENT`` has
+        starts: list[bytes] = []
+        values: list[Value] = []  # message by message, as many of each as ``_ABSENT`` has
         apart: dict[int, dict[str, list[bytes]]] = {}
         begin = offsets[0]
         for end in offsets[1:]:
@@ -91,34 +119,38 @@ class Puller:
             else:
                 headers_at = begin
             line_end = find(b"\n", begin, end)
-            lines.append(data[begin : line_end if line_end >= 0 else end])
-            pairs = headers(data, headers_at, end)
+            starts.append(data[begin : line_end if line_end >= 0 else end])
+            headers_end = find(b"\r\n\r\n", begin, end)
+            lines = lines_of(data, headers_at, headers_end if headers_end >= 0 else end)
+            lines.reverse()  # so that of two the first one stays
             row = absent.copy()
-            row.update(pairs[::-1])  # so that of two the first one stays
-            if len(row) != count or all_apart:  # a name in another form than usual, or one of the rarer headers
-                found = apart[len(lines) - 1] = self._by_any_name(pairs)
-                row = dict.fromkeys(absent)
-                row.update((_SLOTS[name], each[0]) for name, each in found.items() if name in _SLOTS)
-            values += row.values()
+            row.update(map(header_of, lines))
+            if len(row) != count or all_apart:
+                if _ODD in row:
+                    blank = _HEADERS_END.search(data, headers_at, end)
+                    lines = lines_of(data, headers_at, blank.start() if blank else end)[::-1]
+                    row = absent | dict(map(header_of, lines))
+                apart[len(starts) - 1] = self._apart(lines)
+                values += [row[name] for name in absent]
+            else:
+                values += row.values()
             begin = end
-        return self._columns(lines, values, apart)
+        return self._columns(starts, values, apart)
 
     def _columns(
-        self, lines: list[bytes], values: list[bytes | None], apart: Mapping[int, Mapping[str, list[bytes]]]
+        self, starts: list[bytes], values: list[Value], apart: Mapping[int, Mapping[str, list[bytes]]]
     ) -> dict[str, list[Any]]:
         call_ids, cseqs, froms, tos, vias, agents, servers, _ = (
             values[at :: len(_ABSENT)] for at in range(len(_ABSENT))
         )
-        made: dict[str, list[Any]] = {"call_id": list(map(self._texts.__getitem__, call_ids))}
-        made["method"], made["status"], made["request_uri_user"] = _split(self._starts, lines)
-        made["cseq"], made["cseq_method"] = _split(self._cseqs, cseqs)
-        made["from_user"], made["from_tag"] = _split(self._parties, froms)
-        made["to_user"], made["to_tag"] = _split(self._parties, tos)
-        made["via_branch"] = list(map(self._branches.__getitem__, vias))
-        products = zip(map(self._texts.__getitem__, agents), map(self._texts.__getitem__, servers), strict=True)
-        made["user_agent"] = [agent or server for agent, server in products]
-        for column in ("correlation", *self._own):
-            made[column] = [None] * len(lines)
+        made: dict[str, list[Any]] = {"call_id": call_ids, "via_branch": vias}
+        made["method"], made["status"], made["request_uri_user"] = _split(map(self._starts.__getitem__, starts), 3)
+        made["cseq"], made["cseq_method"] = _split(cseqs, 2)
+        made["from_user"], made["from_tag"] = _split(froms, 2)
+        made["to_user"], made["to_tag"] = _split(tos, 2)
+        made["user_agent"] = [agent or server for agent, server in zip(agents, servers, strict=True)]
+        for column in self.rare:
+            made[column] = [None] * len(starts)
         for row, by_name in apart.items():
             made["correlation"][row] = self._correlation(by_name)
             for column, name in self._own.items():
@@ -126,12 +158,34 @@ class Puller:
                 made[column][row] = ", ".join(filter(None, texts)) or None
         return made
 
-    def _by_any_name(self, pairs: Pairs) -> dict[str, list[bytes]]:
-        """Return the values of each header, by its canonical name."""
+    def _header(self, line: bytes) -> Header:
+        """Return a header's canonical name and what is made of its value.
+
+        Of a line that is nothing of use the name is empty; of one that may end the headers it is ``_ODD``.
+        """
+        before, colon, value = line.partition(b":")
+        usual = self._makers.get(before)
+        if usual and colon:
+            name, make = usual
+            return name, make(value)
+        if line[1:3] in (b"\r", b"\r\n") or line[1:2] == b"\n":
+            return _ODD, None
+        name, value = self._parted(line)
+        if name in _USUAL:
+            return name, _USUAL[name][0](value)
+        return name, value
+
+    def _parted(self, line: bytes) -> tuple[str, bytes]:
+        """Return a header's canonical name, empty if it is not known or the line is none, and its value."""
+        name, colon, value = line[1:].partition(b":")
+        return self.names.get(name.rstrip(b" \t").lower(), "") if colon else "", value
+
+    def _apart(self, lines: Sequence[bytes]) -> dict[str, list[bytes]]:
+        """Return the values of each header that is wanted as it is, from lines in the reverse of their order."""
         found: dict[str, list[bytes]] = {}
-        for name, value in pairs:
-            if name:
-                found.setdefault(self._known[name.lower()], []).append(value)
+        for name, value in map(self._parted, reversed(lines)):
+            if name in self.wanted:
+                found.setdefault(name, []).append(value)
         return found
 
     def _correlation(self, values: Mapping[str, list[bytes]]) -> list[str] | None:
@@ -141,19 +195,18 @@ class Puller:
         return list(dict.fromkeys(found)) or None
 
 
-class _Made(Cache[bytes | None, V], Generic[V]):
-    """What ``make`` makes of each key, and ``absent`` for None."""
+class _Made(Cache[bytes, V], Generic[V]):
+    """What ``make`` makes of each key."""
 
-    __slots__ = ("_absent", "_make")
+    __slots__ = ("_make",)
 
-    def __init__(self, make: Callable[[bytes], V], absent: V, limit: int) -> None:
+    def __init__(self, make: Callable[[bytes], V], limit: int) -> None:
         super().__init__(limit)
         self._make = make
-        self._absent = absent
 
-    def __missing__(self, key: bytes | None) -> V:
-        value = self._absent if key is None else self._make(key)
-        return value if key and len(key) > _CACHED else self.keep(key, value)
+    def __missing__(self, key: bytes) -> V:
+        value = self._make(key)
+        return value if len(key) > _CACHED else self.keep(key, value)
 
 
 def canonical(name: str) -> str:
@@ -161,10 +214,9 @@ def canonical(name: str) -> str:
     return _COMPACT.get(name.lower(), name.lower())
 
 
-def _split(made: _Made[Any], keys: Sequence[bytes | None]) -> Iterator[list[Any]]:
-    """Return the columns of what is made of keys."""
-    width = len(made[None])
-    values = list(chain.from_iterable(map(made.__getitem__, keys)))
+def _split(rows: Iterable[tuple[Any, ...]], width: int) -> Iterator[list[Any]]:
+    """Return the columns of rows."""
+    values = list(chain.from_iterable(rows))
     return (values[at::width] for at in range(width))
 
 
@@ -185,18 +237,14 @@ def _parts(name: str, value: str | None) -> list[str]:
 
 
 def _pattern(names: Sequence[bytes]) -> re.Pattern[bytes]:
-    """Return what finds these headers, given in lower case; the groups: name, value."""
+    """Return what finds the lines that may be these headers, given in lower case, each with the line end before it.
+
+    Most headers are others, and are passed over by their first letter, Contact and Content-... by their second.
+    """
     letters = bytes({name[0] for name in names} - {ord("c")})
     after_c = re.escape(bytes({name[1] for name in names if name[:1] == b"c" and len(name) > 1}))
-    any_case = b"|".join(map(re.escape, names))
     return re.compile(
-        # most headers are others: those are passed over by their first letter, Contact and Content-... by their second
-        rb"\n(?=[" + re.escape(letters + letters.upper()) + rb"\r\n]|[Cc][" + after_c + after_c.upper() + rb"])"
-        # in their usual form, names are compared faster
-        rb"(?:(Via|From|To|Call-ID|CSeq|User-Agent|Server|(?i:" + any_case + rb"))[ \t]*:"
+        rb"\n(?:[" + re.escape(letters + letters.upper()) + rb"\r\n]|[Cc][" + after_c + after_c.upper() + rb"])"
         # a value continues after line ends that are followed by white space
-        rb"([^\n]*+(?:\n[ \t][^\n]*+)*+)"
-        # a blank line and all that follows: a match without a name, the last one
-        rb"|\r?\n.*+)",
-        re.DOTALL,
+        rb"[^\n]*+(?:\n[ \t][^\n]*+)*+"
     )

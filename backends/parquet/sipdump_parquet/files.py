@@ -17,12 +17,13 @@ from sipdump_core.ownership import is_ours
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment
 from sipdump_core.version import VERSION
+from sipdump_parquet.errors import ContentError
 from sipdump_parquet.options import FIRST_COLUMNS, WAL_SUFFIX, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import TYPES, file_schema, finished, records, run_schema
 
 __all__ = [
-    "CORRELATE", "HEADERS", "SCHEMA", "ContentError", "batches", "check_columns", "columns", "decode", "free_draft",
+    "CORRELATE", "HEADERS", "SCHEMA", "batches", "check_columns", "columns", "decode", "free_draft",
     "make", "metadata", "newest", "pairs", "publish", "translated",
 ]  # fmt: skip
 
@@ -40,10 +41,6 @@ _ENCODINGS = {
 }
 _MESSAGES_A_CALL = 2
 """At least a request and its reply: the bloom filter is made for so many times fewer Call-IDs than rows."""
-
-
-class ContentError(StorageError):
-    """A file's contents cannot be handled; retrying cannot help."""
 
 
 @contextlib.contextmanager

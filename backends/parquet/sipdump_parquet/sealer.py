@@ -1,21 +1,25 @@
-"""The thread that makes Parquet files of write-ahead files."""
+"""The thread that has Parquet files made of write-ahead files, by a process of its own."""
 
+import contextlib
 import os
 import threading
 import time
 from collections.abc import Iterable
+from typing import Protocol
 
 import attrs
-import pyarrow as pa
 
 from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.capabilities import Recovered
 from sipdump_core.errors import StorageError
 from sipdump_core.log import Event, Limit, log
+from sipdump_core.ownership import is_ours
 from sipdump_core.segment import Segment
 from sipdump_core.threads import lasting
-from sipdump_parquet.conversion import BusyError, Conversion, keep_aside, seal, wal_path
-from sipdump_parquet.files import ContentError
+from sipdump_parquet.child import Child
+from sipdump_parquet.errors import BusyError, ContentError
 from sipdump_parquet.options import ParquetOptions
+from sipdump_parquet.wal import hidden_path, keep_aside, wal_path
 
 __all__ = ["Sealer"]
 
@@ -23,6 +27,12 @@ ATTEMPTS = 3
 """After so many failures that are due to its content, a write-ahead file is given up."""
 
 _BACKOFF = (1.0, 300.0)
+_BUSY_TRIES = 5
+"""How often it is tried to get at what an earlier run left and a process has open: that run's may be about to end."""
+_BITES = 4
+"""Of what an open segment gets, a part of ``memory`` is taken at a time, so that its close leaves little to do."""
+_IDLE_SECONDS = 5.0
+"""So long the process that seals is kept for the next segment."""
 
 
 @attrs.define(eq=False)
@@ -39,8 +49,24 @@ class _Job:
     error: str = ""
 
 
+class Hands(Protocol):
+    """Who does it: a :class:`~sipdump_parquet.child.Child`; in tests, this process."""
+
+    def take(self, path: str, size: int) -> int:
+        """Sort what is already in an open write-ahead file, and return how far that is."""
+
+    def seal(self, segment: Segment, *, own: bool) -> Recovered | None:
+        """Make a Parquet file of a closed one."""
+
+    def close(self) -> None:
+        """Release memory."""
+
+    def forget(self) -> None:
+        """Let go of it, in a process that was forked from the one that has it."""
+
+
 class Sealer:
-    """A thread that seals segments, one by one.
+    """A thread that has segments sealed, one by one.
 
     Args:
         options: of the backend.
@@ -53,8 +79,11 @@ class Sealer:
         self._site = site
         self._jobs = [_Job(segment, left=True) for segment in left]
         self._growing = ("", 0)
-        self._early: Conversion | None = None
-        self._hopeless = ""
+        self._early = ""
+        """The open file that was taken in part, and that the process holds so much of."""
+        self._due = (self._early, options.memory)
+        """The open file, and the size at which more of it is taken."""
+        self._hands: Hands = Child(options, site)
         self._stopping = False
         self._changed = threading.Condition()
         self._log = Limit()
@@ -75,6 +104,10 @@ class Sealer:
             if self._has_grown():
                 self._changed.notify_all()
 
+    def forget(self) -> None:
+        """Let go of thread and process: they belong to the process that this one was forked from."""
+        self._hands.forget()
+
     def closed(self, segment: Segment) -> None:
         """Queue a segment for sealing."""
         with self._changed:
@@ -89,22 +122,30 @@ class Sealer:
         return f"{len(failing)} segments cannot be sealed: {failing[0].error}" if failing else ""
 
     def _run(self) -> None:
+        try:
+            while (work := self._wait()) is not None:
+                if isinstance(work, _Job):
+                    self._seal(work)
+                else:
+                    self._take(*work)
+        finally:
+            self._hands.close()
+
+    def _wait(self) -> "_Job | tuple[str, int] | None":
+        """Wait for work, and return it; None at the end. Without work, there is no process either for long."""
+        idle_at: float | None = time.monotonic() + _IDLE_SECONDS
         while True:
             with self._changed:
-                while (work := self._next()) is None:
-                    if self._stopping:
-                        break
-                    due = min((job.due for job in self._jobs), default=None)
-                    self._changed.wait(None if due is None else max(0.0, due - time.monotonic()))
-            if work is None:
-                break
-            if isinstance(work, _Job):
-                self._seal(work)
-            else:
-                self._convert(*work)
-            pa.default_memory_pool().release_unused()
-        if self._early:
-            self._early.close()
+                work = self._next()
+                if work is not None or self._stopping:
+                    return work
+                moments = [job.due for job in self._jobs]
+                if idle_at is not None and not self._early:
+                    moments.append(idle_at)
+                self._changed.wait(max(0.0, min(moments) - time.monotonic()) if moments else None)
+            if idle_at is not None and not self._early and time.monotonic() >= idle_at:
+                self._hands.close()
+                idle_at = None
 
     def _next(self) -> "_Job | tuple[str, int] | None":
         now = time.monotonic()
@@ -115,48 +156,39 @@ class Sealer:
 
     def _has_grown(self) -> bool:
         path, size = self._growing
-        at = self._early.at if self._early and self._early.path == path else 0
-        return path != self._hopeless and size - at >= self._options.memory
+        return bool(path) and size >= (self._due[1] if self._due[0] == path else self._options.memory)
 
-    def _convert(self, path: str, size: int) -> None:
-        """Sort what is already in the open write-ahead file, so that less is left to do after its close."""
-        if self._early and self._early.path != path:
-            self._early.close()
-            self._early = None
+    def _take(self, path: str, size: int) -> None:
+        """Have sorted what is already in the open write-ahead file, so that less is left to do after its close."""
+        taken = -1
         try:
-            if self._early is None:
-                self._early = Conversion(path, self._options, self._site.folder)
-            self._early.take(size)
-            self._early.sorter.spill()
-            done = self._early.at == size
+            taken = self._hands.take(path, size)
         except Exception as error:  # noqa: BLE001 - it is tried again when the segment is closed
-            done = False
             self._log.warn("early", "write-ahead file cannot be sorted yet", path=path, error=error)
-        if not done:
-            self._hopeless = path
-            if self._early:
-                self._early.close()
-                self._early = None
+        held = taken == size
+        self._early = path if held else ""
+        # what failed begins anew, less and less often
+        self._due = (path, size + self._options.memory // _BITES if held else 2 * size)
 
     def _seal(self, job: _Job) -> None:
         path = wal_path(job.segment, self._site)
-        early, self._early = self._early, None
-        if early and early.path != path:
-            early.close()  # it was given up
-            early = None
+        self._early = ""
         error: Exception | None = None
         start = time.monotonic()
         recovered = None
         try:
-            recovered = seal(job.segment, self._options, self._site, early, own=not job.left)
+            recovered = self._hands.seal(job.segment, own=not job.left)
         except BusyError as busy:
-            error = None if job.left else busy
+            if not job.left:
+                error = busy
+            elif self._comes_again(job):
+                return
         except Exception as failure:  # noqa: BLE001 - what fails waits, and holds nothing else up
             error = failure
         if recovered:
             fields = {"records": recovered.records, "seconds": round(time.monotonic() - start, 3)}
             log.info(Event("parquet file written", path=recovered.location, recovered=job.left, **fields))
-        elif not error and not job.left:
+        elif not error and not job.left and not job.attempts:  # else an attempt that was killed had just done it
             log.warning(Event("write-ahead file is gone, and was not sealed", path=path))
         if error:
             self._failed(job, path, error)
@@ -164,10 +196,16 @@ class Sealer:
             if not error or job.faults == ATTEMPTS:
                 self._jobs.remove(job)
 
+    def _comes_again(self, job: _Job) -> bool:
+        """Put off what a process has open: the run that left it may be about to end."""
+        job.attempts += 1
+        job.due = time.monotonic() + _wait_s(job.attempts)
+        return job.attempts < _BUSY_TRIES and not self._stopping
+
     def _failed(self, job: _Job, path: str, error: Exception) -> None:
         job.attempts += 1
         job.error = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
-        job.due = time.monotonic() + min(_BACKOFF[0] * 2 ** min(job.attempts - 1, 10), _BACKOFF[1])
+        job.due = time.monotonic() + _wait_s(job.attempts)
         self._log.warn("seal", "segment cannot be sealed", path=path, error=job.error)
         if isinstance(error, ContentError) or not isinstance(error, StorageError):
             job.faults += 1
@@ -181,4 +219,13 @@ class Sealer:
                     job.faults -= 1
                     self._log.warn("aside", "write-ahead file cannot be kept aside", path=path, error=refusal)
                     return
+                draft = hidden_path(job.segment, self._site, "tmp")  # of an attempt that was killed
+                with contextlib.suppress(OSError):
+                    if is_ours(draft):
+                        os.unlink(draft)
                 log.error(Event("write-ahead file is given up, and kept", kept=kept, error=job.error))
+
+
+def _wait_s(attempts: int) -> float:
+    first, longest = _BACKOFF
+    return min(first * 2.0 ** min(attempts - 1, 10), longest)

@@ -1,5 +1,6 @@
 """Sorting more than fits in memory: sorted runs in anonymous temporary files, merged as they are read."""
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -65,7 +66,7 @@ class Sorter:
             runs.append(run)
             run = None
             if len(runs) == FAN_IN:
-                run = self._write(_merge(runs, self._keys, self._batch))
+                run = self._write(self._merged(runs))
                 _close(runs)
                 runs.clear()
             level += 1
@@ -78,7 +79,7 @@ class Sorter:
         """
         if self._levels:
             self.spill()  # the caller needs the memory
-            yield from _merge([run for level in self._levels for run in level], self._keys, self._batch)
+            yield from self._merged([run for level in self._levels for run in level])
         elif self._tables:
             yield from self._drain()
 
@@ -103,6 +104,10 @@ class Sorter:
         tables, self._tables, self._bytes = self._tables, [], 0
         return _sorted(tables, self._keys, self._batch)
 
+    def _merged(self, runs: Sequence["_Run"]) -> Iterator[Any]:
+        # the fewer runs, the more of each is read at once: each step has a price
+        return _merge(runs, self._keys, self._batch, max(1, self._memory // (4 * len(runs))))
+
     def _write(self, tables: Iterator[Any]) -> "_Run":
         run = _Run(self._folder)
         try:
@@ -125,8 +130,8 @@ class _Run:
         self._stream: Any = None
         self._writer: Any = None
         self._reader: Any = None
-        self.batch: Any = None
-        """What has been read but not yet merged."""
+        self.rows: Any = None
+        """What has been read but not yet merged, a table; None at the end."""
 
     def write(self, table: Any) -> None:
         """Append rows as one batch."""
@@ -142,14 +147,16 @@ class _Run:
         self._stream = pa.OSFile(self._path, "r")
         self._file.close()
         self._reader = pa.ipc.open_stream(self._stream)
-        self.advance()
 
-    def advance(self) -> None:
-        """Read the next batch; None at the end."""
-        try:
-            self.batch = self._reader.read_next_batch()
-        except StopIteration:
-            self.batch = None
+    def advance(self, size: int) -> None:
+        """Read the next batches, of ``size`` bytes together."""
+        batches: list[Any] = []
+        read = 0
+        with contextlib.suppress(StopIteration):
+            while read < size:
+                batches.append(self._reader.read_next_batch())
+                read += batches[-1].nbytes
+        self.rows = pa.Table.from_batches(batches) if batches else None
 
     def close(self) -> None:
         """Close the file, which frees its space."""
@@ -158,41 +165,44 @@ class _Run:
         self._file.close()
 
 
-def _merge(runs: Sequence[_Run], keys: Sequence[str], size: int) -> Iterator[Any]:
+def _merge(runs: Sequence[_Run], keys: Sequence[str], size: int, held: int) -> Iterator[Any]:
+    """Yield the rows of runs sorted, in tables of about ``size`` bytes; of each, ``held`` bytes are read at once."""
+    for run in runs:
+        run.advance(held)
     while True:
-        runs = [run for run in runs if run.batch is not None]
+        runs = [run for run in runs if run.rows is not None]
         if not runs:
             return
-        # nothing still unread comes before the smallest of the batches' last keys
-        bound = min(_key(run.batch, len(run.batch) - 1, keys) for run in runs)
+        # nothing still unread comes before the smallest of the last keys
+        bound = min(_key(run.rows, len(run.rows) - 1, keys) for run in runs)
         parts = []
         for run in runs:
-            count = _first_above(run.batch, bound, keys)
+            count = _first_above(run.rows, bound, keys)
             if count:
-                parts.append(run.batch.slice(0, count))
-                run.batch = run.batch.slice(count)
-            if not len(run.batch):
-                run.advance()
-        yield from _sorted([pa.Table.from_batches(parts)], keys, size)
+                parts.append(run.rows.slice(0, count))
+                run.rows = run.rows.slice(count)
+            if not len(run.rows):
+                run.advance(held)
+        yield from _sorted(parts, keys, size)
 
 
-def _first_above(batch: Any, bound: tuple[Any, ...], keys: Sequence[str]) -> int:
-    """Return the index of the first row of a sorted batch with a greater key; its length if there is none."""
-    low, high = 0, len(batch)
+def _first_above(table: Any, bound: tuple[Any, ...], keys: Sequence[str]) -> int:
+    """Return the index of the first row of a sorted table with a greater key; its length if there is none."""
+    low, high = 0, len(table)
     while low < high:
         middle = (low + high) // 2
-        if _key(batch, middle, keys) <= bound:
+        if _key(table, middle, keys) <= bound:
             low = middle + 1
         else:
             high = middle
     return low
 
 
-def _key(batch: Any, row: int, keys: Sequence[str]) -> tuple[Any, ...]:
+def _key(table: Any, row: int, keys: Sequence[str]) -> tuple[Any, ...]:
     """Return a row's key, which sorts as in Arrow: nulls last, text by its UTF-8 bytes, that is, by code points."""
     parts: list[Any] = []
     for name in keys:
-        scalar = batch.column(name)[row]
+        scalar = table.column(name)[row]
         value = scalar.value if pa.types.is_timestamp(scalar.type) else scalar.as_py()
         parts += (value is None, value)
     return tuple(parts)

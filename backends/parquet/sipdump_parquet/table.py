@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from sipdump_core.cache import Cache
 from sipdump_core.pipeline.journal import Columns, parse_flow
 from sipdump_core.record import Flow, Record
-from sipdump_parquet.fields import FIELDS, Puller
+from sipdump_parquet.fields import FIELDS
+from sipdump_parquet.native import best_puller
 from sipdump_parquet.options import ParquetOptions
 
 __all__ = [
@@ -92,7 +93,7 @@ class Builder:
         if len(others) < len(names):
             self.schema = self.schema.append(pa.field("flow", _LINES))
         self.pulled = [name for name in names if name in FIELDS or name in options.own]
-        self._puller = Puller(options.own, options.correlate)
+        self._puller = best_puller(options.own, options.correlate)
 
     def table(self, columns: Columns, first: int) -> Any:
         """Return a journal's records, of less than 2 GiB, as a :class:`pyarrow.Table`.
@@ -140,7 +141,11 @@ class Builder:
             pulled["correlation"] = [
                 list(dict.fromkeys([one, *(values or ())])) if one else values for one, values in found
             ]
-        return {name: pa.array(pulled[name], TYPES.get(name, _TEXT)) for name in names}
+        return {name: _array(pulled[name], TYPES.get(name, _TEXT)) for name in names}
+
+
+def _array(values: Any, kind: Any) -> Any:
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
 def finished(table: Any, schema: Any) -> Any:

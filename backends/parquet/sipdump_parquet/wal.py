@@ -1,6 +1,9 @@
-"""Reading a write-ahead file: what is asked of it, frame by frame, and what it has got since it was read last."""
+"""Write-ahead files: where they are, what is asked of them frame by frame, and what they have got since."""
 
+import contextlib
+import itertools
 import json
+import os
 import struct
 from array import array
 from bisect import bisect_right
@@ -10,15 +13,40 @@ from typing import BinaryIO
 
 import attrs
 
+from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.query import Query
 from sipdump_core.log import Event, log
 from sipdump_core.pipeline.journal import RECORDS, Columns, Damage, scan
 from sipdump_core.record import Record
+from sipdump_core.segment import Segment
+from sipdump_parquet.options import WAL_SUFFIX
 
-__all__ = ["Mark", "follow", "search"]
+__all__ = ["Mark", "follow", "hidden_path", "keep_aside", "search", "wal_path"]
 
 _FEW = 16
 """Literals; for more, every record is looked at."""
+
+
+def wal_path(segment: Segment, site: Site) -> str:
+    """Return the path of a segment's write-ahead file."""
+    return os.path.join(site.folder, segment.stem + WAL_SUFFIX)
+
+
+def hidden_path(segment: Segment, site: Site, suffix: str) -> str:
+    """Return the path of a file that is there only while a segment is sealed: a draft (``tmp``) or a ``lock``."""
+    return os.path.join(site.folder, f".{segment.stem}.parquet.{suffix}")
+
+
+def keep_aside(path: str) -> str:
+    """Link a file to a free name that no program looks at again, and return that name."""
+    for number in itertools.count():
+        aside = f"{path}.damaged" + (f"-{number}" if number else "")
+        with contextlib.suppress(FileExistsError):
+            os.link(path, aside)
+            return aside
+        if os.path.samestat(os.lstat(path), os.lstat(aside)):  # an earlier attempt got this far
+            return aside
+    raise AssertionError  # count() does not end
 
 
 def search(file: BinaryIO, query: Query) -> Iterator[Record]:

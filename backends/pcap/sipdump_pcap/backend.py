@@ -27,6 +27,8 @@ from sipdump_pcap.search import PcapSearch
 
 __all__ = ["PcapBackend"]
 
+_NEVER = 1 << 64  # microseconds: no time is in this second
+
 
 class PcapBackend(SearchedFolderBackend):
     """Writes and reads ``.pcap`` files.
@@ -61,24 +63,27 @@ class PcapBackend(SearchedFolderBackend):
     def encode(self, batch: Sequence[Record]) -> bytes:
         """Return the records' packets."""
         parts: list[bytes] = []
-        extend = parts.extend
+        second_us, seconds = _NEVER, 0
         frames, packet, ipv4, headed = self._frames, PACKET_HEADER.pack, IPV4.pack, self._headed
         for record, buf in zip(batch, self.bufs(batch), strict=True):
             frame = frames.get(id(record.flow)) or self._prepare(record.flow)
-            seconds, micros = divmod(record.time_us, 1_000_000)
-            seconds &= 0xFFFFFFFF
+            micros = record.time_us - second_us
+            if not 0 <= micros < 1_000_000:
+                seconds, micros = divmod(record.time_us, 1_000_000)
+                second_us = seconds * 1_000_000
+                seconds &= 0xFFFFFFFF
             full = frame.headers + len(buf)
             if full > frame.longest or (not headed and may_have_line(buf)):
                 head, kept = self._unusual(frame, buf)
-                extend((packet(seconds, micros, len(head) + len(kept), full), head, kept))
+                parts += (packet(seconds, micros, len(head) + len(kept), full), head, kept)
             elif frame.headers == IPV4_HEADERS:
                 total = full - 14
                 check = frame.sum + total
                 check = 0xFFFF - (check & 0xFFFF) - (check >> 16)
                 head = ipv4(frame.before, total, frame.between, check, frame.after, total - 20, 0)
-                extend((packet(seconds, micros, full, full), head, buf))
+                parts += (packet(seconds, micros, full, full), head, buf)
             else:
-                extend((packet(seconds, micros, full, full), frame.headers_of(buf), buf))
+                parts += (packet(seconds, micros, full, full), frame.headers_of(buf), buf)
         return b"".join(parts)
 
     def record_size(self, record: Record) -> int:

@@ -33,6 +33,8 @@ from sipdump_text.search import TextSearch
 
 __all__ = ["TextBackend"]
 
+_DIGITS = [b"%03d" % number for number in range(1000)]
+_NEVER = 1 << 64  # microseconds: no time is in this second
 _BAR = ord("|")  # as a number it is found by memchr
 # The parts of a record whose length never varies: the fraction with its dot, the date's line, the trailer.
 _FIXED = len(".000000") + len("\ndate: Sun Nov 22 22:27:11 2026\n") + len(TRAILER)
@@ -51,25 +53,24 @@ class TextBackend(SearchedFolderBackend):
         super().__init__(options, site)
         # by the flow's identity; each entry keeps its flow alive, so that no other flow can get its id
         self._flows: Cache[int, tuple[Flow, bytes, bytes]] = Cache()
-        self._second = -1
+        self._second_us = _NEVER
         self._time = self._date = b""
 
     def encode(self, batch: Sequence[Record]) -> bytes:
         """Return the records' text."""
         parts: list[bytes] = []
-        extend = parts.extend
-        flows = self._flows
-        second, seconds, date = self._second, self._time, self._date
+        flows, digits = self._flows, _DIGITS
+        second_us, seconds, date = self._second_us, self._time, self._date
         for record in batch:
-            flow = record.flow
-            known = flows.get(id(flow)) or self._prepare(flow)
-            now, micros = divmod(record.time_us, 1_000_000)
-            if now != second:
-                second = now
+            micros = record.time_us - second_us
+            if not 0 <= micros < 1_000_000:
+                now, micros = divmod(record.time_us, 1_000_000)
+                second_us = now * 1_000_000
                 seconds = b"%d." % now
                 date = b"\ndate: %b\n" % time.asctime(time.localtime(now)).encode()
-            extend((known[1], seconds, b"%06d" % micros, date, known[2], record.buf, TRAILER))
-        self._second, self._time, self._date = second, seconds, date
+            _, head, tail = flows.get(id(record.flow)) or self._prepare(record.flow)
+            parts += (head, seconds, digits[micros // 1000], digits[micros % 1000], date, tail, record.buf, TRAILER)
+        self._second_us, self._time, self._date = second_us, seconds, date
         return b"".join(parts)
 
     def _note_times(self, batch: Sequence[Record], data: bytes) -> None:

@@ -7,7 +7,7 @@ from sipdump_core.reading.render.style import Style
 from sipdump_core.reading.render.svg import COLOURS, FIGURE_STYLE, figure, xml_text
 from sipdump_core.reading.render.text import label_of
 
-__all__ = ["render_html"]
+__all__ = ["LADDER_STYLE", "message_section", "render_html"]
 
 _STYLE = """
 * { box-sizing: border-box; }
@@ -15,6 +15,8 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.45 s
 main { padding: 16px; max-width: 1600px; margin: auto; }
 h1 { font-size: 20px; margin: 0 0 12px; overflow-wrap: anywhere; }
 h2 { font-size: 16px; margin: 20px 0 8px; overflow-wrap: anywhere; }
+"""
+LADDER_STYLE = """
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 360px), 1fr));
   gap: 4px 24px; margin: 0; }
 dl div { display: flex; gap: 8px; }
@@ -45,6 +47,7 @@ body:has(.message:target) main { padding-bottom: 66vh; }
     border: 0; border-top: 1px solid var(--rule); break-inside: avoid; padding: 8px 0; }
 }
 """
+"""What a page needs that shows facts in a ``dl``, a ladder, and the messages of :func:`message_section`."""
 
 
 def render_html(ladder: Ladder, _: Style) -> str:
@@ -55,7 +58,7 @@ def render_html(ladder: Ladder, _: Style) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-        f"<title>{title}</title>\n<style>{COLOURS}{FIGURE_STYLE}{_STYLE}</style>\n</head>\n<body>\n<main>",
+        f"<title>{title}</title>\n<style>{COLOURS}{FIGURE_STYLE}{_STYLE}{LADDER_STYLE}</style>\n</head>\n<body>\n<main>",
         f"<h1>{title}</h1>",
     ]
     for number, summary in enumerate(ladder.calls):
@@ -70,11 +73,12 @@ def render_html(ladder: Ladder, _: Style) -> str:
     parts += [f'<p class="note">{xml_text(printable(note))}</p>' for note in ladder.notes]
     parts.append('<p class="hint">Select an arrow to read its message.</p>')
     parts.append(f'<div class="ladder-box" tabindex="0" role="region" aria-label="Ladder">\n{figure(ladder)}\n</div>')
-    parts += [_message(ladder, step) for step in ladder.steps]
+    parts += [message_section(ladder, step) for step in ladder.steps]
     return "\n".join([*parts, "</main>\n</body>\n</html>"]) + "\n"
 
 
-def _message(ladder: Ladder, step: Step) -> str:
+def message_section(ladder: Ladder, step: Step) -> str:
+    """Return an element with a step's message, which its arrow in ``figure`` of the SVG renderer opens."""
     source, target = ladder.columns[step.source].name, ladder.columns[step.target].name
     links = [f'<a href="#m{number}">{word}</a>' for number, word in _beside(ladder, step)]
     details = [

@@ -1,12 +1,12 @@
 """A ladder for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sipdump_core.calls.ladder import Column, Ladder, Step
 from sipdump_core.reading.render.plain import cells, facts, fitted, leg_letter, message_text, printable, wrapped
 from sipdump_core.reading.render.style import Style
 
-__all__ = ["label_of", "ladder_lines", "render_text"]
+__all__ = ["Drawing", "label_of", "ladder_lines", "render_text"]
 
 _COLOURS = {
     "request": "36", "provisional": "33", "success": "32", "redirect": "35", "failure": "31", "other": "0",
@@ -42,28 +42,55 @@ def render_text(ladder: Ladder, style: Style) -> str:
 
 def ladder_lines(ladder: Ladder, style: Style) -> list[str]:
     """Return the lines of the ladder itself."""
-    several = len(ladder.calls) > 1
-    nodes = {node for step in ladder.steps for node in step.arrow.nodes}
-    with_nodes = len(nodes) > 1 and style.width >= 100
-    right = max((cells(_nodes(step)) for step in ladder.steps), default=0) + 2 if with_nodes else 0
-    clock = max((len(_since(step)) for step in ladder.steps), default=0)
-    left = len(str(len(ladder.steps))) + 1 + clock + (2 if several else 0)
-    spacing = _spacing(style.width - left - right, len(ladder.columns))
-    places = [left + spacing // 2 + spacing * number for number in range(len(ladder.columns))]
-    end = left + spacing * len(ladder.columns)
-    lines = _headings(ladder.columns, places, spacing)
-    lines.append(_lifelines(places, end).rstrip())
+    drawing = Drawing(ladder, style.width, with_nodes=style.width >= 100)
+    lines = list(drawing.headings)
     for step in ladder.steps:
-        number = f"{step.number:>{len(str(len(ladder.steps)))}} "
-        leg = f"{leg_letter(step.call)} " if several else ""
-        before, drawn, after = _drawn(step, places, end, left)
-        line = f"{number}{leg}{_since(step):>{clock}}" + before + _paint(drawn, step.mark, style) + after
-        if with_nodes:
-            line += " " * (end - left - cells(before + drawn + after)) + "  " + _nodes(step)
-        lines.append(line.rstrip())
+        before, drawn, after = drawing.line(step)
+        lines.append((before + _paint(drawn, step.mark, style) + after).rstrip())
     if any(_SDP in line for line in lines):
         lines.append(f"{_SDP} with SDP")
     return lines
+
+
+class Drawing:
+    """A ladder laid out for a width; its lines are drawn one by one, as they are asked for.
+
+    Args:
+        ladder: the ladder.
+        width: columns; too many participants make it wider.
+        with_nodes: whether the capture nodes are named on the right, if there are several.
+        clock: returns what stands before a step in place of the seconds since the first one.
+    """
+
+    def __init__(
+        self, ladder: Ladder, width: int, *, with_nodes: bool, clock: Callable[[Step], str] | None = None
+    ) -> None:
+        steps = ladder.steps
+        nodes = {node for step in steps for node in step.arrow.nodes}
+        self._with_nodes = with_nodes and len(nodes) > 1
+        self._several = len(ladder.calls) > 1
+        self._when = clock or _since
+        self._digits = len(str(len(steps)))
+        self._clock = max((len(self._when(step)) for step in steps), default=0)
+        self._left = self._digits + 1 + self._clock + (2 if self._several else 0)
+        right = max((cells(_nodes(step)) for step in steps), default=0) + 2 if self._with_nodes else 0
+        spacing = _spacing(width - self._left - right, len(ladder.columns))
+        self._places = [self._left + spacing // 2 + spacing * number for number in range(len(ladder.columns))]
+        self._end = self._left + spacing * len(ladder.columns)
+        self.width = self._end + right
+        """Columns that it takes."""
+        lifelines = _lifelines(self._places, self._end).rstrip()
+        self.headings = [*_headings(ladder.columns, self._places, spacing), lifelines]
+        """The names of the participants, and the beginning of their lines."""
+
+    def line(self, step: Step) -> tuple[str, str, str]:
+        """Return what is before an arrow, the arrow, and what is after it."""
+        before, drawn, after = _drawn(step, self._places, self._end, self._left)
+        leg = f"{leg_letter(step.call)} " if self._several else ""
+        before = f"{step.number:>{self._digits}} {leg}{self._when(step):>{self._clock}}{before}"
+        if self._with_nodes:
+            after += " " * (self._end - cells(before + drawn + after)) + "  " + _nodes(step)
+        return before, drawn, after
 
 
 def label_of(step: Step) -> str:

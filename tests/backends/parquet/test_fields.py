@@ -5,7 +5,7 @@ import re
 import time
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from hypothesis import example, given
@@ -14,20 +14,37 @@ from hypothesis import strategies as st
 from sipdump_core import sip
 from sipdump_core.cache import Cache
 from sipdump_parquet.fields import FIELDS, Puller
+from sipdump_parquet.native import NativePuller
 from tests.support import OPTIONS, record
 
 CORPUS = Path(os.environ.get("SIPDUMP_CORPUS", "/nonexistent"))
 """A folder of real messages, one a file, where there is one."""
 
 
-def pull(*messages: bytes, **options: Any) -> list[dict[str, object]]:
-    return rows(Puller(**options), *messages)
+class Pull(Protocol):
+    """Pulls the fields out of messages, with the options of a Puller."""
+
+    def __call__(self, *messages: bytes, **options: Any) -> list[dict[str, object]]: ...
 
 
-def rows(puller: Puller, *messages: bytes) -> list[dict[str, object]]:
+@pytest.fixture(scope="module", params=["python", "native"])
+def pull(request: pytest.FixtureRequest) -> Pull:
+    """In Python, and by the library in C."""
+    speedups = request.getfixturevalue("speedups") if request.param == "native" else None
+
+    def pulled(*messages: bytes, **options: Any) -> list[dict[str, object]]:
+        puller = Puller(**options)
+        return rows(NativePuller(puller, speedups) if speedups else puller, *messages)
+
+    return pulled
+
+
+def rows(puller: Puller | NativePuller, *messages: bytes) -> list[dict[str, object]]:
     offsets = list(accumulate(map(len, messages), initial=3))
-    columns = puller.pull(b"xyz" + b"".join(messages), offsets)
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    columns: dict[str, Any] = puller.pull(b"xyz" + b"".join(messages), offsets)
+    assert set(columns) >= set(FIELDS)
+    values = [column if isinstance(column, list) else column.to_pylist() for column in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def plainly(message: bytes) -> dict[str, object]:
@@ -74,7 +91,7 @@ FREELY_PARSED = ("from_user", "to_user", "from_tag", "to_tag", "request_uri_user
 """Fields that ``plainly`` leaves out: each has a table of cases."""
 
 
-def test_a_request() -> None:
+def test_a_request(pull: Pull) -> None:
     message = (
         b"INVITE sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1\r\n"
         b'From: "Alice; <x>" <sip:alice:secret@example.com;user=phone>;tag=1\r\nTo: <sips:bob%20b@example.com>\r\n'
@@ -99,7 +116,7 @@ def test_a_request() -> None:
     ]
 
 
-def test_a_reply_with_compact_forms_and_folded_lines() -> None:
+def test_a_reply_with_compact_forms_and_folded_lines(pull: Pull) -> None:
     message = (
         b"SIP/2.0 486 Busy Here\nf : sip:alice@example.com;tag=1\nT:\n tel:+49-30-1;ext=2\ni: c1\r\n\t@x\n"
         b"CSEQ:  1  \r\n OPTIONS\nserver: \xffserver\n\ni: other"
@@ -146,7 +163,7 @@ def test_a_reply_with_compact_forms_and_folded_lines() -> None:
         (b"", None),
     ],
 )
-def test_users(value: bytes, user: str | None) -> None:
+def test_users(pull: Pull, value: bytes, user: str | None) -> None:
     assert pull(b"X sip:x SIP/2.0\r\nFrom: " + value + b"\r\n\r\n")[0]["from_user"] == user
 
 
@@ -179,7 +196,7 @@ def test_users(value: bytes, user: str | None) -> None:
         (b"", None),
     ],
 )
-def test_tags(value: bytes, tag: str | None) -> None:
+def test_tags(pull: Pull, value: bytes, tag: str | None) -> None:
     (found,) = pull(b"X sip:x SIP/2.0\r\nFrom: " + value + b"\r\nt: " + value + b"\r\n\r\n")
     assert (found["from_tag"], found["to_tag"]) == (tag, tag)
 
@@ -203,7 +220,7 @@ def test_tags(value: bytes, tag: str | None) -> None:
         (b"Max-Forwards: 1", None),
     ],
 )
-def test_the_branch_is_that_of_the_top_via(via: bytes, branch: str | None) -> None:
+def test_the_branch_is_that_of_the_top_via(pull: Pull, via: bytes, branch: str | None) -> None:
     assert pull(b"X sip:x SIP/2.0\r\n" + via + b"\r\n\r\n")[0]["via_branch"] == branch
 
 
@@ -227,13 +244,13 @@ def test_the_branch_is_that_of_the_top_via(via: bytes, branch: str | None) -> No
         (b"M" * 300 + b" sip:a@b SIP/2.0", "M" * 300, "a"),
     ],
 )  # fmt: skip
-def test_request_lines(line: bytes, method: str | None, user: str | None) -> None:
+def test_request_lines(pull: Pull, line: bytes, method: str | None, user: str | None) -> None:
     (found,) = pull(line + b"\r\n\r\n")
     assert (found["method"], found["request_uri_user"], found["status"]) == (method, user, None)
 
 
 @pytest.mark.parametrize("line", [b"SIP/2.0 486 Busy Here", b"sip/2.0 486 ", b"SiP/2.10 486", b"SIP/2.0\t486 \xff"])
-def test_the_version_of_a_reply_is_in_any_case(line: bytes) -> None:
+def test_the_version_of_a_reply_is_in_any_case(pull: Pull, line: bytes) -> None:
     (found,) = pull(line + b"\r\n\r\n")
     assert (found["status"], found["method"], found["request_uri_user"]) == (486, None, None)
 
@@ -253,7 +270,7 @@ def test_the_version_of_a_reply_is_in_any_case(line: bytes) -> None:
         (b"", None, None),
     ],
 )
-def test_cseq(value: bytes, number: int | None, method: str | None) -> None:
+def test_cseq(pull: Pull, value: bytes, number: int | None, method: str | None) -> None:
     (found,) = pull(b"X sip:x SIP/2.0\r\nCSeq: " + value + b"\r\n\r\n")
     assert (found["cseq"], found["cseq_method"]) == (number, method)
 
@@ -276,12 +293,12 @@ def test_cseq(value: bytes, number: int | None, method: str | None) -> None:
         (b"X-CID: a\r\n\r\nX-CID: body", ["a"]),
     ],
 )  # fmt: skip
-def test_correlation(headers: bytes, correlation: list[str] | None) -> None:
+def test_correlation(pull: Pull, headers: bytes, correlation: list[str] | None) -> None:
     (found,) = pull(b"X sip:x SIP/2.0\r\nFrom: <sip:a@b>\r\n" + headers + b"\r\n\r\n")
     assert (found["correlation"], found["from_user"]) == (correlation, "a")
 
 
-def test_headers_of_ones_own() -> None:
+def test_headers_of_ones_own(pull: Pull) -> None:
     message = (
         b"INVITE sip:x SIP/2.0\r\nFrom: <sip:a@b>\r\nx-my-id: 1\r\nP-Asserted-Identity: <sip:a@b>\r\n"
         b"P-ASSERTED-IDENTITY: <tel:+1>\r\nm: <sip:c@d>\r\nX-CID: 2\r\n\r\nX-My-Id: body"
@@ -299,17 +316,17 @@ def test_headers_of_ones_own() -> None:
     "message",
     [b"", b"x", b"\r\n\r\n", b"no line end", b"\0" * 100],
 )
-def test_what_is_no_sip_has_nothing(message: bytes) -> None:
+def test_what_is_no_sip_has_nothing(pull: Pull, message: bytes) -> None:
     assert pull(message) == [dict.fromkeys(FIELDS)]
 
 
-def test_line_ends_before_a_message_are_no_part_of_it() -> None:
+def test_line_ends_before_a_message_are_no_part_of_it(pull: Pull) -> None:
     (found,) = pull(b"\r\n\r\nINVITE sip:x SIP/2.0\r\nCall-ID: x\r\n\r\n")
     assert (found["method"], found["call_id"]) == ("INVITE", "x")
     assert record(b"\r\n\r\nINVITE sip:x SIP/2.0\r\nCall-ID: x\r\n\r\n").call_id == "x"
 
 
-def test_a_number_that_is_too_large_costs_no_method() -> None:
+def test_a_number_that_is_too_large_costs_no_method(pull: Pull) -> None:
     (found,) = pull(b"X sip:x SIP/2.0\r\nCSeq: 12345678901234567890 INVITE\r\n\r\n")
     assert (found["cseq"], found["cseq_method"]) == (None, "INVITE")
 
@@ -325,14 +342,14 @@ def caches(puller: Puller) -> list[Cache[Any, Any]]:
     return [cache for cache in vars(puller).values() if isinstance(cache, Cache)]
 
 
-def test_of_two_the_first_counts_even_when_it_is_empty() -> None:
+def test_of_two_the_first_counts_even_when_it_is_empty(pull: Pull) -> None:
     message = b"X sip:x SIP/2.0\ni:\nCall-ID: second\nCSeq: none\nCSeq: 1 X\nf: <sip:a@b>\nFrom: <sip:c@d>\n\n"
     found = pull(message)[0]
     assert (found["call_id"], found["cseq"], found["from_user"]) == (None, None, "a")
     assert sip.call_id(message) is None
 
 
-def test_messages_do_not_run_into_each_other() -> None:
+def test_messages_do_not_run_into_each_other(pull: Pull) -> None:
     first = OPTIONS[: OPTIONS.index(b"c1@")] + b"cut"
     second = b"\nCall-ID: not a header of the first\r\n\r\n"
     assert [row["call_id"] for row in pull(first, second, OPTIONS)] == [
@@ -364,8 +381,11 @@ MESSAGES = st.one_of(st.lists(PIECES, max_size=25).map(b"".join), st.binary(max_
 
 @given(st.lists(MESSAGES, min_size=1, max_size=4))
 @example([b"X sip:x SIP/2.0\r\nCall-ID:\r\r\n\r\n"])
+@example([b"X sip:x SIP/2.0\r\nCall-ID\r\nCall-ID: a\r\n\r\n"])
+@example([b"X sip:x SIP/2.0\r\nCall-ID: a\r\nx\n\r\n b\r\ni: c\r\n\r\n"])
+@example([b"X sip:x SIP/2.0\r\nX: a\n\r\nCall-ID: c\r\n\r\n"])
 @example([b"X sip:x SIP/2.0\r\nCall-ID: a\r\n \r\nb\r\n\r\n"])
-def test_any_bytes_give_what_plain_parsing_gives(messages: list[bytes]) -> None:
+def test_any_bytes_give_what_plain_parsing_gives(pull: Pull, messages: list[bytes]) -> None:
     for message, found in zip(messages, pull(*messages), strict=True):
         expected = plainly(message)
         for name in FREELY_PARSED:
@@ -375,7 +395,7 @@ def test_any_bytes_give_what_plain_parsing_gives(messages: list[bytes]) -> None:
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="no folder of real messages is named by SIPDUMP_CORPUS")
-def test_real_messages() -> None:
+def test_real_messages(pull: Pull) -> None:
     messages = [path.read_bytes() for path in sorted(CORPUS.rglob("*")) if path.is_file()]
     found = pull(*messages)
     for message, row in zip(messages, found, strict=True):
@@ -388,7 +408,7 @@ def test_real_messages() -> None:
     assert sum(row["from_user"] is not None for row in found) > len(messages) / 3
 
 
-def test_hostile_messages_take_no_longer_than_their_length() -> None:
+def test_hostile_messages_take_no_longer_than_their_length(pull: Pull) -> None:
     """These would take hours where time grew with the square."""
     begin = time.process_time()
     size = 1 << 18

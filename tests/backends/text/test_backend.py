@@ -67,6 +67,11 @@ def test_a_day_of_one_digit_is_padded_with_a_space(monkeypatch: pytest.MonkeyPat
     assert b"\ndate: Thu Jan  1 00:00:00 1970\n" in text().encode([record(b"x", time_us=0)])
 
 
+def test_a_time_before_1970_is_written_as_any_other() -> None:
+    assert b"\ntime: -1.999999\n" in text().encode([record(b"x", time_us=-1)])
+    assert b"\ntime: -2.000005\n" in text().encode([record(b"x", time_us=0), record(b"x", time_us=-1_999_995)])
+
+
 def test_flows_of_one_identity_after_another_are_told_apart() -> None:
     backend = text()
     for n in range(20_500):  # past the cache's limit

@@ -1,8 +1,12 @@
 """What commands print."""
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sipdump_core.admin.output import Output
 
@@ -52,3 +56,19 @@ def test_lines_go_through_the_bar_and_past_its_end(capsys: pytest.CaptureFixture
     output.say("two")
     out, err = capsys.readouterr()
     assert (out, err) == ("one\ntwo\n", "")
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+DOCUMENTS = st.recursive(LEAVES, lambda some: st.lists(some) | st.dictionaries(st.text(), some), max_leaves=20)
+
+
+@given(DOCUMENTS)
+def test_json_is_indented_as_pythons(document: object) -> None:
+    with redirect_stdout(StringIO()) as out:
+        Output(as_json=True).result(document)
+    assert out.getvalue() == json.dumps(document, indent=2) + "\n"
+
+
+def test_a_cell_may_hold_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().table([{"name": "100%s", "x": ""}, {"name": "\u202e\n", "x": True}], ("name", "x"))
+    assert capsys.readouterr().out == "name   x\n100%s\n\\u202e\n     True\n"

@@ -448,9 +448,9 @@ def test_the_wheel_holds_what_the_tree_holds(tmp_path: Path) -> None:
         str(file.relative_to(package.parent))
         for package in packages
         for file in package.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
+        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".so"
     }
-    assert inside == tree
+    assert inside - {"sipdump_speedups/fields.so"} == tree  # that is built where there is a compiler
     assert len(packages) >= 3
 
 

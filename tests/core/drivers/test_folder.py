@@ -8,13 +8,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from sipdump_core.drivers import folder
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.drivers.folder import disorder, free_name, remove
 from sipdump_core.errors import SegmentExistsError, StorageError, StorageFullError
-from sipdump_core.locks import take
+from sipdump_core.locks import in_use, take
 from sipdump_core.segment import Segment, StoredSegment
 from sipdump_text import TextBackend
 from tests.core.support import read
@@ -212,3 +213,35 @@ def test_a_free_name_is_nobodys_not_even_a_links(tmp_path: Path) -> None:
     path.symlink_to("nowhere")
     (tmp_path / "f-1").touch()
     assert free_name(str(path)) == f"{path}-2"
+
+
+def test_a_segment_that_has_been_counted_is_sealed_without_a_look_at_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks at locks cost a quarter of a listing; and who seals a segment counts its records last."""
+    backend = TextBackend(NoOptions(), Site(str(tmp_path), "p-"))
+    backend.open(SEGMENT)
+    backend.write([record(b"first")])
+    asked = []
+
+    def asking(fd: int, *, alone: bool = False) -> bool:
+        asked.append(fd)
+        return in_use(fd, alone=alone)
+
+    monkeypatch.setattr(folder, "in_use", asking)
+    assert [stored.state for stored in backend.segments()] == ["open"]
+    assert len(asked) == 1
+    backend.close()
+    (stored,) = backend.segments()
+    assert stored.state == "sealed"
+    if stored.records is None:
+        pytest.skip("the file system has no extended attributes")
+    assert len(asked) == 1
+
+
+def test_segments_are_listed_by_time_and_then_by_number(tmp_path: Path) -> None:
+    names = [attrs.evolve(SEGMENT, sequence=number).name for number in (0, 1, 2, 10)]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    backend = TextBackend(NoOptions(), Site(str(tmp_path), "p-"))
+    assert [stored.segment.name for stored in backend.segments()] == names

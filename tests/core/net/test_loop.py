@@ -212,6 +212,39 @@ def test_datagrams_have_their_turn_between_connections(bench: Bench, monkeypatch
     other.close()
 
 
+@pytest.mark.parametrize("beside", ["nothing", "a connection", "something to do soon"])
+def test_datagrams_may_gather_unless_anything_else_is_served(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    rests: list[float] = []
+    one, other = socket.socketpair()
+    loop = bench.loop
+
+    def ready() -> None:
+        one.recv(100)
+        loop.rest(0.25)
+        if beside == "something to do soon":
+            loop._soon.append(lambda: None)
+
+    loop.receive(one, ready)
+    if beside == "a connection":
+        bench.connect()
+    other.send(b"x")
+    loop._round(60)
+    monkeypatch.setattr(time, "sleep", rests.append)
+    for _ in range(2):
+        loop._round(0)
+    assert rests == ([0.25] if beside == "nothing" else []), "and once only"
+    other.close()
+
+
+def test_the_end_waits_for_no_datagrams_to_gather(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.loop.rest(60)
+    bench.loop.stopping = True
+    monkeypatch.setattr(time, "sleep", None)
+    bench.loop._round(0)
+
+
 def test_what_is_called_later_is_called_in_time_and_order(bench: Bench) -> None:
     calls: list[object] = []
     began = time.monotonic()

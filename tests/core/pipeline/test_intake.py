@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -28,8 +29,9 @@ class Sink:
         self.free.set()
         self.errors: list[BaseException] = []
 
-    def handle(self, batch: Sequence[Record]) -> None:
+    def handle(self, batch: Sequence[Record], size: int) -> None:
         self.batches.append([one.buf for one in batch])
+        assert size == sum(map(len, self.batches[-1]))
         self.free.wait(600)
         if self.errors:
             raise self.errors.pop()
@@ -142,6 +144,58 @@ def test_gathering_ends_early_for(sink: Sink, what: str) -> None:
         assert one.close(10)
     wait_for(lambda: sink.batches)
     assert one.close(10)
+
+
+@pytest.mark.parametrize(
+    "puts", [[[1, 2], [3]], [[2, 1], [3]], [[3], [1, 2]], [[1, 3], [2], [4]], [[2], [1], [3]], [[1], [1]]]
+)
+def test_what_gathers_is_put_in_order_of_time(sink: Sink, puts: list[list[int]]) -> None:
+    one = intake(sink)
+    for _ in range(2):  # what the first batch was like does not matter to the second
+        held(sink, one)
+        for times in puts:
+            one.put([record(b"%d" % time_us, time_us=time_us) for time_us in times], block=True)
+        before = len(sink.batches)
+        sink.free.set()
+        wait_for(lambda: len(sink.batches) > before)  # noqa: B023 - of this round
+        assert sink.batches[-1] == [b"%d" % time_us for time_us in sorted(chain(*puts))]
+    assert one.close(10)
+
+
+def test_while_records_keep_coming_the_first_of_a_batch_wakes_nobody(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = intake(sink, gather=0.3)
+    one.put([record(b"a")], block=True)
+    wait_for(lambda: one._resting)
+    notified: list[None] = []
+    monkeypatch.setattr(one._work, "notify", lambda: notified.append(None))
+    one.put([record(b"b")], block=True)
+    one.put([record(b"c")], block=True)
+    wait_for(lambda: len(sink.batches) == 2)
+    assert sink.batches == [[b"a"], [b"b", b"c"]]
+    assert not notified
+    monkeypatch.undo()
+    wait_for(lambda: one._work._waiters and not one._resting)  # type: ignore[attr-defined]  # of threading.Condition
+    one.put([record(b"d")], block=True)  # after a pause it is told again
+    wait_for(lambda: len(sink.batches) == 3)
+    assert one.close(10)
+
+
+@pytest.mark.parametrize("what", ["a full batch", "an order", "the end"])
+def test_it_does_not_wait_for_more_after(sink: Sink, what: str) -> None:
+    one = intake(sink, gather=0.0)
+    one._gather = 60.0
+    one.put([record(b"x")] * BATCH_RECORDS, block=True)
+    wait_for(lambda: one._resting)
+    if what == "a full batch":
+        one.put([record(b"x")] * BATCH_RECORDS, block=True)
+        wait_for(lambda: len(sink.batches) == 2)
+    elif what == "an order":
+        done = threading.Event()
+        one.order(done.set)
+        assert done.wait(30)
+    assert one.close(30)
 
 
 def test_a_bug_does_not_end_the_writer(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sipdump_core.errors import ConfigError, StorageError
-from sipdump_core.reading.files import new_file, refuse_old, write_new
+from sipdump_core.reading.files import new_file, refuse_old, replaced_file, write_new
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
@@ -53,3 +53,20 @@ def test_another_file_is_never_overwritten(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
         write_new(str(tmp_path / "no" / "x"), b"")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    old = tmp_path / "x"
+    old.write_text("old")
+    with pytest.raises(ZeroDivisionError), replaced_file(str(old)):
+        fail()
+    assert old.read_text() == "old"
+    with replaced_file(str(old)) as draft:
+        Path(draft).write_text("new")
+    assert old.read_text() == "new"
+    with replaced_file(str(old)):
+        pass  # nothing was found, and nothing written
+    assert old.read_text() == "new"
+    with pytest.raises(StorageError, match="not a regular file"), replaced_file(str(tmp_path)):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

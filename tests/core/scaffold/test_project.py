@@ -53,11 +53,12 @@ def test_what_it_writes_passes_its_own_tests_and_checks(
     check(folder, "pytest", "-q", "-p", "no:cacheprovider")
 
 
-@pytest.mark.parametrize("kind", ["file", "stream", "filter"])
-@pytest.mark.parametrize("name", ["a", "zebra", "x" * 24, "a_b1_2_3c", "class"])
-def test_the_style_is_right_for_every_name(kind: str, name: str, tmp_path: Path) -> None:
-    assert admin.main(["new-backend", name, "--kind", kind, "--dir", str(tmp_path)]) == 0
-    assert not [name for name in tree(tmp_path) if re.search(r"@\w+@", (tmp_path / name).read_text())]
+def test_the_style_is_right_for_every_name(tmp_path: Path) -> None:
+    for kind in ("file", "stream", "filter"):
+        for name in ("a", "zebra", "x" * 24, "a_b1_2_3c", "class"):
+            folder = tmp_path / kind / name
+            assert admin.main(["new-backend", name, "--kind", kind, "--dir", str(folder)]) == 0
+            assert not [name for name in tree(folder) if re.search(r"@\w+@", (folder / name).read_text())]
     check(tmp_path, "ruff", "check", "--no-cache")
     check(tmp_path, "ruff", "format", "--check", "--no-cache")
 

@@ -5,23 +5,27 @@ import fcntl
 import gzip
 import socket
 import ssl
+import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import pytest
 
+import sipdump_core.net
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.errors import ConfigError
+from sipdump_core.net import recvmmsg
+from sipdump_core.net.gathering import Gathering
 from sipdump_core.record import Record
 from sipdump_core.settings.hep import HepOptions
 from sipdump_core.settings.options import Setting, build
 from sipdump_core.sipdump import SipDump
-from sipdump_core.sources import hep
+from sipdump_core.sources import hep, hep_datagrams
 from sipdump_core.sources.hep import HepSource
+from sipdump_core.sources.hep_datagrams import ROUND
 from sipdump_text import TextBackend
 from tests.hep import SIP, chunk, frame, hep3
 from tests.support import wait_for
@@ -66,6 +70,14 @@ class Bench:
         self.dump.close()
 
 
+@pytest.fixture(params=["recvmmsg", "recvfrom"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have datagrams received in rounds, and one by one, as where there is no recvmmsg."""
+    if request.param == "recvfrom":
+        monkeypatch.setattr(hep_datagrams, "_recvmmsg", lambda: None)
+    return str(request.param)
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
@@ -85,6 +97,7 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
         yield make
 
 
+@pytest.mark.usefixtures("either_way")
 def test_udp(bench: Bench) -> None:
     sock = bench.udp()
     for n in range(300):
@@ -102,6 +115,7 @@ def test_several_messages_on_one_tcp_stream_in_pieces(bench: Bench) -> None:
     assert [r.buf for r in bench.stored(50)] == [b"%d" % n for n in range(50)]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_ipv6(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "udp:[::1]:0", "tcp:[::1]:0")
     bench.udp().send(hep3(b"udp", src=("::1", 1), dst=("2001:db8::1", 2)))
@@ -110,6 +124,7 @@ def test_ipv6(tmp_path: Path) -> None:
     bench.close()
 
 
+@pytest.mark.usefixtures("either_way")
 def test_malformed_packets_are_counted_and_logged_at_most_once_a_second(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,22 +191,70 @@ def test_bad_frames_of_every_kind_close_their_connection_and_hold_up_nobody(
     assert len(bench.stored(5)) == 5
 
 
-@pytest.mark.parametrize(("time_us", "packets"), [(1 << 60, 512), (-1, 1)], ids=["in number", "in time"])
+@pytest.mark.parametrize(("time_s", "packets"), [(1e9, 512), (0, 64)], ids=["in number", "in time"])
 def test_a_socket_has_a_bounded_share_of_a_round(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, time_us: int, packets: int
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, time_s: float, packets: int
 ) -> None:
-    monkeypatch.setattr(hep, "_DATAGRAMS_US", time_us)
+    monkeypatch.setattr(hep, "_DATAGRAMS_S", time_s)
 
     class Endless:
         taken = 0
 
-        def recvfrom(self, _: int) -> tuple[bytes, tuple[str, int]]:
-            self.taken += 1
+        def read(self, records: list[Record]) -> int:
+            self.taken += ROUND
             assert self.taken <= packets
-            return hep3(b"%d" % self.taken), ("127.0.0.1", 5)
+            return ROUND
 
-    bench.source._read_datagrams(cast(socket.socket, Endless()))
+    bench.source._read_datagrams(Endless(), Gathering(1 << 25))
     assert bench.count("packets") == packets
+    assert not bench.source._loop._rest_s
+
+
+def test_many_datagrams_of_many_senders_are_all_stored(either_way: str, bench: Bench) -> None:
+    """More than a round has room for, long and odd ones among them; the longest that UDP has, too."""
+    bufs = [b"%d " % n + b"x" * (n * 37 % 3000) for n in range(300)] + [b"y" * 65_400]
+    socks = [bench.udp() for _ in range(3)]
+    for n, buf in enumerate(bufs):
+        socks[n % 3].send(gzip.compress(hep3(buf)) if n % 50 == 7 else hep3(buf))
+        if n % 50 == 9:
+            socks[0].send(b"garbage")
+    assert {record.buf for record in bench.stored(301)} == set(bufs)
+    assert (bench.count("records"), bench.count("malformed"), bench.count("packets")) == (301, 6, 307)
+    assert either_way
+
+
+def test_that_datagrams_come_one_by_one_is_logged(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hep_datagrams, "_recvmmsg", lambda: None)
+    caplog.set_level("INFO")
+    make_bench("udp:127.0.0.1:0")
+    assert "HEP is received one datagram at a time" in caplog.text
+
+
+@pytest.mark.parametrize("lacks", ["ctypes", "the call"])
+def test_where_recvmmsg_is_not_to_be_had_nothing_is_found(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hep_datagrams._recvmmsg() is recvmmsg
+    if lacks == "ctypes":
+        monkeypatch.setitem(sys.modules, "sipdump_core.net.recvmmsg", None)
+        monkeypatch.delattr(sipdump_core.net, "recvmmsg")
+    else:
+        monkeypatch.setattr(recvmmsg, "is_here", lambda: False)
+    assert hep_datagrams._recvmmsg() is None
+
+
+@pytest.mark.parametrize(("taken", "nap_s"), [(ROUND - 1, 0.002), (ROUND, 0)], ids=["all", "there may be more"])
+def test_under_load_datagrams_gather_once_all_are_taken(bench: Bench, taken: int, nap_s: float) -> None:
+    class Busy:
+        def read(self, records: list[Record]) -> int:
+            return taken
+
+    class Loaded(Gathering):
+        def nap(self, count: int, now_s: float) -> float:
+            return 0.002
+
+    bench.source._read_datagrams(Busy(), Loaded(1 << 25))
+    assert bench.source._loop._rest_s == nap_s
 
 
 def test_each_connection_has_its_turn_and_none_is_cut(
@@ -248,6 +311,7 @@ def test_a_peer_is_forgotten_with_its_connection(bench: Bench) -> None:
     wait_for(lambda: (len(known), known.size) == (0, 0))
 
 
+@pytest.mark.usefixtures("either_way")
 def test_one_packet_that_breaks_the_decoder_costs_no_other(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -261,7 +325,7 @@ def test_one_packet_that_breaks_the_decoder_costs_no_other(
     monkeypatch.setattr(bench.source._decoder, "decode", decode)
     sock = bench.udp()
     for n in range(100):
-        sock.send(hep3(b"boom" if n % 10 == 5 else b"%d" % n))
+        sock.send(hep3(b"\r\nboom" if n % 10 == 5 else b"%d" % n))
     assert len(bench.stored(90)) == 90
     assert bench.count("malformed") == 10
     assert caplog.text.count("surprise") <= 4

@@ -1,0 +1,1 @@
+"""The terminal: calls as a list, as ladders, and their messages."""
