@@ -36,7 +36,8 @@ import attrs
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.errors import ClosedError, RecordError
+from sipdump_core.drivers.rewriting import Change, Rewritten, new_file
+from sipdump_core.errors import ClosedError, RecordError, StorageError
 from sipdump_core.log import Event, log
 from sipdump_core.record import Flow, Record
 
@@ -255,6 +256,55 @@ class Journal(FolderBackend):
         payload = text.encode()
         self._append(_head(self._salt, NOTE, 0, payload) + payload + self.encode(batch))
         self._records += len(batch)
+
+    def rewrite_file(self, file: BinaryIO, draft: str, change: Change) -> Rewritten:
+        """Write what a change makes of a journal into a new one; its notes stay, as :meth:`noted` has them.
+
+        Raises:
+            StorageError: it is damaged: nobody can say whose the records there are.
+        """
+        done = Rewritten()
+        with new_file(draft) as made:
+            made.write(self.preamble())
+            note, group = "", list[Record]()
+            for frame in (*scan(file), None):
+                if isinstance(frame, Damage):
+                    if not frame.torn:
+                        reason = f"it is damaged from {frame.offset} to {frame.end}"
+                        raise StorageError("rewrite", file.name, reason, "look at it, and delete it")
+                    continue
+                if frame is None or frame.kind == NOTE:
+                    done = self._write_group(made, note, group, change, done)
+                    note, group = frame.text() if frame else "", []
+                else:
+                    group += frame.columns().records()
+        return done
+
+    def noted(self, text: str, stayed: Sequence[int], count: int) -> str:
+        """Return a note for those records of the ones behind it that stay.
+
+        Args:
+            text: the note.
+            stayed: their places among these.
+            count: how many there were.
+        """
+        del stayed, count
+        return text
+
+    def _write_group(
+        self, made: BinaryIO, note: str, group: Sequence[Record], change: Change, done: Rewritten
+    ) -> Rewritten:
+        """Write a note, and those of the records behind it that stay."""
+        after = [change.apply(record) for record in group]
+        stayed = [place for place, record in enumerate(after) if record is not None]
+        if note and (stayed or not group):
+            payload = self.noted(note, stayed, len(group)).encode()
+            made.write(_head(self._salt, NOTE, 0, payload) + payload)
+        left = [record for record in after if record is not None]
+        for first in range(0, len(left), FRAME_RECORDS):
+            made.write(self.encode(left[first : first + FRAME_RECORDS]))
+        kept = sum(one is other for one, other in zip(after, group, strict=True))
+        return Rewritten(done.kept + kept, done.removed + len(group) - len(left), done.masked + len(left) - kept)
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Yield the records of every whole frame; skip and log what is damaged."""
