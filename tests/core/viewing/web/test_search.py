@@ -83,6 +83,15 @@ def test_what_is_not_understood_is_said(page: Page, path: str, why: str) -> None
     assert why in unescape(alert[1])
 
 
+@pytest.mark.parametrize("path", ["/", "/calls", "/live", "/live/events", "/overview", "/call/x", "/share/x"])
+def test_an_address_has_only_so_many_parameters(page: Page, path: str) -> None:
+    answer = page.inside().get(path + "?" + "&".join(["user=alice"] * 201))
+    if path == "/":  # it has none
+        assert answer.status_code == 200
+    else:
+        assert (answer.status_code, "at most 200 parameters" in answer.text) == (400, True)
+
+
 def test_what_was_typed_is_still_there(page: Page) -> None:
     text = page.inside().get("/calls?user=alice&state=nosuch").text
     assert 'name="user" value="alice"' in text
