@@ -118,6 +118,15 @@ def test_calls_are_sorted_by_another_column(page: Page) -> None:
     assert '<th scope="col" class="wider" aria-sort="ascending">' in text
 
 
+def test_all_calls_are_sorted_even_if_a_page_has_fewer(tmp_path: Path) -> None:
+    calls = [call(f"n{number}@a", at("10:00:00") + number * 1_000_000) for number in range(30)]
+    client = page_of(store(tmp_path, *calls), Limits(rows=20)).inside()
+    text = client.get("/calls?sort=call_id&limit=10&until=2026-11-22T10:00:15Z").text
+    assert "there are more" in text
+    assert "were sorted" not in text
+    assert "The latest 20 calls were sorted, and there are more" in client.get("/calls?sort=call_id&limit=10").text
+
+
 def test_no_search_lists_more_than_it_may(tmp_path: Path) -> None:
     calls = [call(f"n{number}@a", at("10:00:00") + number * 1_000_000) for number in range(30)]
     client = page_of(store(tmp_path, *calls), Limits(rows=10)).inside()
