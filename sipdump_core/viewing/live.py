@@ -119,7 +119,12 @@ class Viewer:
             self._lost = [0, 0]
         return taken
 
-    def put(self, changes: Iterable[tuple[Call, Row]], records: Iterable[Record]) -> None:
+    def put(
+        self,
+        changes: Iterable[tuple[Call, Row]],
+        records: Iterable[Record],
+        shown: Callable[[Record], Record] | None = None,
+    ) -> None:
         """Add what happened; for :class:`Live`."""
         with self._changed:
             for call, row in changes:
@@ -129,7 +134,7 @@ class Viewer:
                     if len(self._messages) >= self._limit:
                         self._messages.popleft()
                         self._lost[1] += 1
-                    self._messages.append(record)
+                    self._messages.append(record if shown is None else shown(record))
             if not (self._rows or self._messages):
                 return
             self._changed.notify_all()
@@ -159,14 +164,23 @@ class Live:
         store: what is followed; no other thread may read with it meanwhile.
         clock: the time.
         held: bytes of messages that are held.
+        shown: masks a message for viewers, after it was judged as it is.
     """
 
-    def __init__(self, store: Store, *, clock: Clock | None = None, held: int = _HELD) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock | None = None,
+        held: int = _HELD,
+        shown: Callable[[Record], Record] | None = None,
+    ) -> None:
         self.ready = threading.Event()
         """Set when all that is stored from now on will be seen."""
         self._store = store
         self._clock = clock or Clock()
         self._limit = held
+        self._shown = shown
         self._lock = threading.RLock()
         self._tracker = CallTracker()
         self._sizes: dict[str, int] = {}
@@ -253,7 +267,8 @@ class Live:
         """Return the messages of a call that are held; the store may have more."""
         with self._lock:
             call = self._tracker.calls.get(call_id)
-            return [] if call is None else call.records
+            records = [] if call is None else call.records
+        return records if self._shown is None else list(map(self._shown, records))
 
     def problems(self) -> list[str]:
         """Return what could not be read since the last call, one line each."""
@@ -306,7 +321,7 @@ class Live:
             changes = [(call, row) for call, row in self._rows(changed.values()) if not _is_stray(call)]
             viewers = self._viewers
             for viewer in viewers if changes or records else ():
-                viewer.put(changes, records)
+                viewer.put(changes, records, self._shown)
             self._drop()
         return len(records)
 
@@ -325,7 +340,7 @@ class Live:
         now_us = self._now_us()
         found = []
         for call in calls:
-            row = row_of(call, now_us)
+            row = row_of(self._as_shown(call), now_us)
             call.forget()
             found.append((call, row))
             call_id, state = call.call_id, row.summary.state
@@ -338,6 +353,15 @@ class Live:
             elif state in _OPEN:
                 self._open.add(call_id)
         return found
+
+    def _as_shown(self, call: Call) -> Call:
+        """Return a call as viewers get to see it."""
+        if self._shown is None:
+            return call
+        masked = Call(call.call_id)
+        for record in call.records:
+            masked.add(self._shown(record))
+        return masked
 
     def _now_us(self) -> int:
         """Return the time that ages of calls count to: now while anything can come, else that of the newest message."""

@@ -16,7 +16,7 @@ from sipdump_core.reading.store import Store
 from sipdump_core.reading.when import AROUND
 from sipdump_core.record import Record
 from sipdump_core.viewing.listing import Row, row_of
-from sipdump_core.viewing.scan import Scan
+from sipdump_core.viewing.scan import Piece, Scan
 
 __all__ = ["Recent", "Step"]
 
@@ -29,8 +29,14 @@ _MANY = 5000
 """Calls that are read again at the end."""
 _LARGE = 100
 """Messages; of a call with more, only the row is kept."""
+_SAMPLE = 1000
+"""Messages that are read before a filter names the calls that are read."""
+_PLAIN = 16_000
+"""The most that are read so, if it looks as if these had the calls that are wanted."""
+_EXACT = 10_000
+"""Messages that are read before what is no call may be shown without what its Call-ID was used for earlier."""
 _QUIET_US = _US
-"""If there is nothing of a call for so long before an INVITE without a To-tag, it began with this INVITE."""
+"""If there is nothing of a call for so long before its first request without a To-tag, it began with that."""
 
 
 @attrs.frozen
@@ -70,7 +76,14 @@ class Recent:
         self._judge = Judge(query)
         self._shown = shown
         self._around_us = int(around * _US)
-        self._scan = Scan(store, self._wide(), self._feed, around=around)
+        # a backend that loses what is asked for is no place to read all messages
+        self._by_filter = bool(query.call_ids or query.asked)
+        """Whether a filter names the calls that are read; else all are."""
+        self._scan = Scan(store, query if self._by_filter else self._wide(), self._feed, around=around)
+        self._read = 0
+        """Messages that were read."""
+        self._matched = 0
+        """Calls that match."""
         self._limit = limit
         self._held: dict[str, Call] = {}
         """Calls that may have begun before what was read."""
@@ -86,10 +99,14 @@ class Recent:
         return self._scan.searched
 
     def steps(self) -> Iterator[Step]:
-        """Search, and yield what was found, as far as it is in its final place."""
+        """Search, and yield what was found, as far as it is in its final place.
+
+        A filter that many calls meet is met soon if all messages are read; where it is not, the messages that meet it
+        are looked for, which is dear for each call and cheap for all others.
+        """
         room = self._limit
         back_us = 0
-        for piece in self._scan.pieces():
+        for piece in self._pieces():
             back_us = piece.back_us
             if self._held_bytes > _HELD:
                 self.searched.note("these are many calls that go on: some may be shown without their beginning")
@@ -109,13 +126,29 @@ class Recent:
         self.more = bool(self._pending)
         yield step
 
+    def _pieces(self) -> Iterator[Piece]:
+        for piece in self._scan.pieces():
+            yield piece
+            if self._judge.parts and not self._by_filter and piece.whole and not self._is_met_soon():
+                break
+        else:
+            return
+        self._by_filter = True
+        self._held.clear()
+        self._held_bytes = 0
+        scan = Scan(self._store, self._query, self._feed, around=self._around_us / _US)
+        scan.searched = self.searched
+        self._scan = scan
+        yield from scan.pieces()
+
+    def _is_met_soon(self) -> bool:
+        """Return whether the filters seem to be met by as many calls as are wanted before too much is read."""
+        return self._read < _SAMPLE or (self._read < _PLAIN and self._matched * _PLAIN / self._read >= self._limit)
+
     def _wide(self) -> Query:
-        """Return what is scanned: without a filter of messages, also the time around the span."""
+        """Return what is read where no filter names calls: all of the span, and of the time around it."""
         query = self._query
-        if self._judge.parts:
-            return query
-        return attrs.evolve(
-            query,
+        return Query(
             since_us=None if query.since_us is None else query.since_us - self._around_us,
             until_us=None if query.until_us is None else query.until_us + self._around_us,
         )
@@ -123,6 +156,7 @@ class Recent:
     def _feed(self, records: Iterable[Record], _judge: Judge) -> tuple[list[Row], list[str]]:
         """Hold messages; the rows are made later, and only of the calls that are shown."""
         for record in records:
+            self._read += 1
             call_id = record.call_id
             if call_id is None or hash(call_id) in self._passed:
                 continue
@@ -135,8 +169,8 @@ class Recent:
 
     def _read_whole(self) -> None:
         """Read all messages of the calls of which only a later part met the filter, and the rest is far away."""
-        ids = [call_id for call_id, call in self._held.items() if _is_from_its_middle(call)][:_MANY]
-        if not (self._judge.parts and ids) or self._store.interrupted:
+        ids = [call_id for call_id, call in self._held.items() if _is_later(call)][:_MANY]
+        if not (self._by_filter and ids) or self._store.interrupted:
             return
         for call_id in ids:
             self._drop(call_id)
@@ -168,14 +202,20 @@ class Recent:
                     self._row(found).summary
                 ):
                     self._pending.append(found)
+                    self._matched += 1
         self._pending.sort(key=lambda found: (-found.began_us, found.call_id))
         del self._pending[self._limit + 1 :]
 
     def _released(self, room: int, back_us: int | None) -> list[Row]:
-        ready = [each for each in self._pending if back_us is None or each.began_us >= back_us][:room]
+        """Return the rows of the calls that began before all that came earlier, and after all that may come."""
+        edge = back_us
+        if edge is not None and not self._by_filter:
+            open_ = [call.oldest_us for call in self._held.values() if call.oldest_us >= edge and not _is_later(call)]
+            edge = max([edge, *open_])
+        ready = [each for each in self._pending if edge is None or each.began_us >= edge][:room]
         self._pending = self._pending[len(ready) :]
         # the clocks of nodes may differ, and then a call began at another time than its first message says
-        return sorted((self._row(each) for each in ready), key=lambda row: (-row.summary.began, row.call_id))
+        return sorted(map(self._row, ready), key=lambda row: (-row.summary.began, row.call_id))
 
     def _row(self, found: "_Found") -> Row:
         """Return a call's row; it is made when it is needed, because of many only some are shown."""
@@ -187,17 +227,18 @@ class Recent:
 
     def _has_begun(self, call: Call, back_us: int) -> bool:
         """Return whether nothing of a call is expected before a time back to which everything was read."""
-        if call.oldest_us < back_us or _is_from_its_middle(call):
+        if call.oldest_us < back_us or _is_later(call):
             return False
-        if self._judge.parts or call.oldest_us - self._around_us >= back_us:
-            return True  # with filters, the time around it was read too
-        return call.oldest_us - _QUIET_US >= back_us and any(
-            record.time_us == call.oldest_us and message.method == "INVITE" and message.to.tag is None
-            for record, message in call.sightings
+        if self._by_filter or call.oldest_us - self._around_us >= back_us:
+            return True  # where a filter names it, the time around it was read too
+        # of what is no call the same Call-ID may come again and again, as a registration's does
+        quiet = self._read >= _EXACT or any(
+            record.time_us == call.oldest_us and message.method == "INVITE" for record, message in call.sightings
         )
+        return quiet and call.oldest_us - _QUIET_US >= back_us
 
 
-def _is_from_its_middle(call: Call) -> bool:
+def _is_later(call: Call) -> bool:
     """Return whether only later requests of a dialog were seen, which have a To-tag (RFC 3261, section 12.2.1.1)."""
     requests = [message for _, message in call.sightings if message.method]
     return bool(requests) and all(message.to.tag is not None for message in requests)

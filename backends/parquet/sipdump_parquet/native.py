@@ -23,6 +23,7 @@ NATIVE_FIELDS = (
 )  # fmt: skip
 _ODD = 255
 _SPAN = 8  # bytes
+_FEW_USUAL = 0.9  # if more are odd, it costs less to have Python take all
 _MOST = (1 << 31) - 1  # offsets are of 32 bits
 _NUMBERS = {"status": pa.int32(), "cseq": pa.int64()}
 
@@ -65,6 +66,8 @@ class NativePuller:
         )  # fmt: skip
         if odd_rows < 0:
             raise ValueError("offsets must ascend, and lie within the data")
+        if odd_rows > _FEW_USUAL * count:
+            return self._puller.pull(data, offsets)
         made: dict[str, Any] = {}
         for number, (name, size) in enumerate(zip(NATIVE_FIELDS, sizes, strict=True)):
             made[name] = self._strings(data, spans.address + _SPAN * count * number, count, size)

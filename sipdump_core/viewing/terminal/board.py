@@ -99,8 +99,10 @@ class Board:
         """How the scan ended; None while it goes on."""
         self.back_us: int | None = None
         """How far back it is."""
+        self.watched: frozenset[str] = frozenset()
+        """Call-IDs of the calls whose ladder is shown."""
         self.changed: set[str] = set()
-        """Call-IDs of calls that changed since somebody looked."""
+        """Those of them that changed since somebody looked."""
         self._office = office
         self._number = 0
         self._search_number = 0
@@ -246,7 +248,7 @@ class Board:
 
     def _came(self, report: Came) -> None:
         self.lost += report.lost
-        self.changed.update(row.call_id for row in report.rows)
+        self.changed |= self.watched.intersection(row.call_id for row in report.rows)
         self._put(report)
 
     def _put(self, report: Found | Came) -> None:

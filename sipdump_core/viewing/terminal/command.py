@@ -45,7 +45,7 @@ def tui(args: argparse.Namespace) -> int:
         "files": args.files,
         "urls": args.urls,
     }
-    desk = Desk(Options(store, names))
+    desk = Desk(Options(store, names, args.redact, args.users_keys))
     try:
         from sipdump_core.viewing.terminal.app import Terminal  # noqa: PLC0415 - textual may not be installed
         from sipdump_core.viewing.terminal.board import Board  # noqa: PLC0415

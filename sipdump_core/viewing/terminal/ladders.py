@@ -101,11 +101,14 @@ class LadderView(View):
     def on_mount(self) -> None:
         """Ask for the ladder."""
         super().on_mount()
+        self.board.watched = frozenset(self._call_ids)
         self._ask()
         self._place_preview()
 
     def on_unmount(self) -> None:
         """Want no answer any more."""
+        self.board.watched = frozenset()
+        self.board.changed.clear()
         self.board.forget(self._request)
 
     def on_resize(self) -> None:
@@ -114,9 +117,8 @@ class LadderView(View):
 
     def tick(self) -> None:
         """Ask again, if a call has changed."""
-        changed = self.board.changed.intersection(self._call_ids)
-        if changed and self._complete and time.monotonic() - self._asked > _REFRESHED:
-            self.board.changed -= changed
+        if self.board.changed and self._complete and time.monotonic() - self._asked > _REFRESHED:
+            self.board.changed.clear()
             self._ask()
 
     def side(self) -> Iterable[Widget]:

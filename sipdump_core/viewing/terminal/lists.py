@@ -8,7 +8,7 @@ from textual.widget import Widget
 from sipdump_core.errors import ConfigError
 from sipdump_core.reading.lines import counted
 from sipdump_core.reading.render.plain import cells, fitted, printable
-from sipdump_core.viewing.listing import Column, Row
+from sipdump_core.viewing.listing import Column
 from sipdump_core.viewing.terminal.board import Board
 from sipdump_core.viewing.terminal.choices import ColumnsView, HelpView, SettingsView, TextView, following
 from sipdump_core.viewing.terminal.colours import BOLD, DIM, MARKS, PLAIN, TITLE
@@ -386,19 +386,13 @@ class ListView(View):
         whole = mark if colours == "line" else PLAIN
         line: list[tuple[str, Style]] = [("* " if selected else "  ", BOLD)]
         for column, size in self._fitting(width):
-            text = _cell(_text(column, row), size, right=column.right)
+            text = _cell(column.text(row), size, right=column.right)
             line += [(text, mark if colours == "state" and column.name == "state" else whole), (" ", whole)]
         return line[:-1]
 
 
 def _shares(room: int, count: int) -> list[int]:
     return [room // count + (number < room % count) for number in range(count)]
-
-
-def _text(column: Column, row: Row) -> str:
-    if column.name == "state" and row.summary.kind not in ("call", "register"):
-        return f"{row.summary.kind} {row.summary.state}"
-    return column.text(row)
 
 
 def _cell(text: str, width: int, *, right: bool) -> str:

@@ -5,6 +5,7 @@ that is closed. A scan runs in the main thread, where a signal can interrupt a b
 ladders are made and files written in threads of their own, each with a store of its own.
 """
 
+import argparse
 import contextlib
 import gc
 import os
@@ -14,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -28,6 +29,7 @@ from sipdump_core.log import warnings_to
 from sipdump_core.reading.export import form_of, write_page, write_records
 from sipdump_core.reading.files import new_file, replaced_file, write_new
 from sipdump_core.reading.finder import Found as FoundCall
+from sipdump_core.reading.redacting import redactor_of, stand_ins_of
 from sipdump_core.reading.render.formats import Style, render
 from sipdump_core.reading.searched import Searched
 from sipdump_core.reading.shelves import open_shelves
@@ -89,11 +91,16 @@ class Reader:
 
     def run(self) -> None:
         """Answer until the terminal closes the connection; then the process ends."""
-        shelves, problems = open_shelves(**self._options.store)
+        options = self._options
+        args = argparse.Namespace(**options.store, redact=options.redact, users_keys=options.users_keys)
+        self._redactor = redactor_of(args)
+        self._stand_ins = stand_ins_of(args)
+        shelves, problems = open_shelves(**options.store)
         for problem in problems:
             self._problems.problem(problem)
         self._shelves = shelves
-        self._live = Live(Store(shelves))
+        followed, _ = open_shelves(**options.store)  # its own, because a backend is for one thread
+        self._live = Live(Store(followed), shown=self._redactor.record if self._redactor else None)
         for work in (self._receive, self._watch, self._work):
             threading.Thread(target=self._guarded, args=(work,), name=f"sipdump{work.__name__}", daemon=True).start()
         self._live.start()
@@ -148,7 +155,7 @@ class Reader:
         self._live.ready.wait()
         try:
             search = Search(seek.words)
-            query = search.query(datetime.now().astimezone())
+            query = search.query(datetime.now().astimezone(), self._stand_ins)
             rules = search.rules
         except ConfigError as error:
             self._send(Refused(seek.number, str(error)))
@@ -222,7 +229,7 @@ class Reader:
         if held:
             self._send(Opened(wanted.number, self._laid_out(held), complete=False, legs=0, problems=()))
         searched = Searched()
-        found = list(store.find(Query(call_ids=wanted.call_ids), searched, with_legs=True))
+        found = self._masked(store.find(Query(call_ids=wanted.call_ids), searched, with_legs=True), store)
         if store.interrupted:
             return
         asked = {one.summary.call_id: one for one in found}
@@ -235,6 +242,10 @@ class Reader:
             ladder = lay_out(calls, names=self._options.names, summaries=summaries, notes=searched.notes)
         self._send(Opened(wanted.number, ladder, complete=True, legs=len(others), problems=searched.problems))
 
+    def _masked(self, found: Iterable[FoundCall], store: Store) -> list[FoundCall]:
+        """Return calls as the viewer may see them."""
+        return list(self._redactor.found(found, store.now_us) if self._redactor else found)
+
     def _laid_out(self, calls: Sequence[Call]) -> Ladder:
         return lay_out(calls, names=self._options.names, now_us=int(time.time() * 1_000_000))
 
@@ -246,7 +257,7 @@ class Reader:
         form = "text" if path.lower().endswith(".txt") else form_of(path)
         searched = Searched()
         query = Query(call_ids=wanted.call_ids)
-        found = list(store.find(query, searched, legs=wanted.legs, with_legs=wanted.legs))
+        found = self._masked(store.find(query, searched, legs=wanted.legs, with_legs=wanted.legs), store)
         if not found:
             raise ConfigError("; ".join(searched.problems) or "these calls are not in the store any more", path)
         with replaced_file(path) if wanted.replace else new_file(path) as draft:

@@ -34,6 +34,10 @@ class Options:
     """The arguments of ``open_shelves``."""
     names: Mapping[str, str]
     """Names by address."""
+    redact: Sequence[Mapping[str, Any]] = ()
+    """What ``--redact`` hides."""
+    users_keys: Sequence[str] = ()
+    """Files of keys, whose tokens stand for users in the store."""
 
 
 @attrs.frozen

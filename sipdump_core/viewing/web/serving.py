@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import h11
 import uvicorn
@@ -90,15 +90,17 @@ def serve(args: argparse.Namespace, rules: LegRules, host: str, port: int, url: 
             places = places.behind(url)
         shown = f"[{host}]" if ":" in host else host
         base = (url or f"http://{shown}:{port}").rstrip("/")
-        print(f"sipdump-read: open {base}/?token={keys.token}", flush=True)
-        print("sipdump-read: whoever has this address can read every call; Ctrl-C ends it", file=sys.stderr)
-        asyncio.run(_run(listener, desk, places))
+        asyncio.run(_run(listener, desk, places, f"{base}/?token={keys.token}"))
     return 0
 
 
-async def _run(listener: socket.socket, desk: Desk, places: Places) -> None:
+async def _run(listener: socket.socket, desk: Desk, places: Places, address: str) -> None:
+    def tell() -> None:
+        print(f"sipdump-read: open {address}", flush=True)
+        print("sipdump-read: whoever has this address can read every call; Ctrl-C ends it", file=sys.stderr)
+
     warming = asyncio.create_task(desk.warm())
-    await _Server(_configured(desk, places), desk).serve([listener])
+    await _Server(_configured(desk, places), desk, tell).serve([listener])
     warming.cancel()
 
 
@@ -124,9 +126,15 @@ def _configured(desk: Desk, places: Places) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """Ends what is open when it is told to end."""
 
-    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+    def __init__(self, config: uvicorn.Config, desk: Desk, tell: Callable[[], object] = lambda: None) -> None:
         super().__init__(config)
         self._desk = desk
+        self._tell = tell
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so once everything is ready, also for a signal."""
+        await super().startup(sockets)
+        self._tell()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -143,6 +143,14 @@ def test_no_messages_are_a_batch_too(speedups: ctypes.CDLL) -> None:
         assert {len(values) for values in pulled.values()} == {0}
 
 
+@pytest.mark.parametrize(("usual", "kind"), [(1, list), (2, pa.Array)])
+def test_python_takes_all_where_nearly_all_are_odd(speedups: ctypes.CDLL, usual: int, kind: type) -> None:
+    messages = [OPTIONS] * usual + [CID] * (20 - usual)
+    found = NativePuller(Puller(), speedups).pull(b"".join(messages), list(accumulate(map(len, messages), initial=0)))
+    assert isinstance(found["call_id"], kind)
+    assert found["correlation"] == [None] * usual + [["other"]] * (20 - usual)
+
+
 def test_what_32_bits_cannot_count_is_left_to_python(speedups: ctypes.CDLL) -> None:
     assert NativePuller(Puller(), speedups).pull(b"", [1 << 31])["call_id"] == []
 

@@ -126,3 +126,25 @@ def test_times_that_are_far_from_those_of_the_segment_are_found(
     (path,) = tmp_path.iterdir()
     os.utime(path, (at("11:00:00", 15) / 1e6, at("11:00:00", 15) / 1e6))
     assert [row.call_id for row in found(tmp_path, Query(**query))] == ["one@a"]
+
+
+def test_a_registration_that_is_renewed_is_one_row_in_its_place(tmp_path: Path) -> None:
+    renewed = [each for number in range(5) for each in register("reg@a", at("10:00:00") + number * 300_000_000, 200)]
+    store(tmp_path, renewed, call("old@a", at("09:59:00")), call("new@a", at("10:10:01")))
+    rows = found(tmp_path)
+    assert [(row.call_id, row.summary.messages) for row in rows] == [("new@a", 6), ("reg@a", 10), ("old@a", 6)]
+
+
+@pytest.mark.parametrize("plain", [0, 30, 10_000])
+@pytest.mark.parametrize("exact", [0, 10_000])
+@pytest.mark.parametrize(
+    "query", [{"from_users": "alice"}, {"methods": "BYE"}, {"statuses": "4xx"}, {"states": "failed"}]
+)
+def test_the_way_that_is_taken_makes_no_difference(
+    folder: Path, query: dict[str, Any], plain: int, exact: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = found(folder, Query(**query))
+    monkeypatch.setattr(recent, "_PLAIN", plain)
+    monkeypatch.setattr(recent, "_SAMPLE", plain)
+    monkeypatch.setattr(recent, "_EXACT", exact)
+    assert found(folder, Query(**query)) == wanted

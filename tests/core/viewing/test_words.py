@@ -106,7 +106,11 @@ def test_a_wrong_time_is_told_when_it_is_asked_for() -> None:
 
 
 def test_nothing_of_the_store_can_be_named() -> None:
-    assert NAMES.keys().isdisjoint({"f", "A", "folder", "fprefix", "file", "store", "o", "format"})
+    files = {"f", "A", "folder", "fprefix", "file", "store", "o", "format", "users-key", "redact"}
+    assert NAMES.keys().isdisjoint(files)
+    for name in files:
+        with pytest.raises(ConfigError, match="is not a filter"):
+            Search.from_url(f"{name}=/etc/passwd")
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)

@@ -43,9 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def desk(folder: Path) -> Iterator[Desk]:
+def desk(folder: Path, *redact: dict[str, Any]) -> Iterator[Desk]:
     nothing: dict[str, Any] = {"configs": [], "defines": [], "fprefix": None, "files": [], "urls": []}
-    found = Desk(Options(nothing | {"folders": [str(folder)]}, {}))
+    found = Desk(Options(nothing | {"folders": [str(folder)]}, {}, redact))
     with closing(found):
         yield found
 
@@ -219,3 +219,23 @@ def test_a_jsonl_file_is_what_export_writes(running: Desk, tmp_path: Path) -> No
     running.ask(Save(14, ["other@a"], str(tmp_path / "x.jsonl"), legs=False, replace=False))
     wait(running, Saved)
     assert [json.loads(line)["call_id"] for line in (tmp_path / "x.jsonl").read_text().splitlines()] == ["other@a"] * 4
+
+
+def test_what_is_to_be_redacted_is_seen_nowhere_and_yet_found(folder: Path, tmp_path: Path) -> None:
+    with desk(folder, {"users": ("", "")}) as found:
+        found.ask(Seek(1, [("from", "carol")], 0))
+        row = wait(found, Found, lambda one: bool(one.rows)).rows[0]
+        assert row.call_id == "other@a"
+        assert row.summary.from_user not in (None, "carol")
+        found.ask(Open(2, ["other@a"], legs=True))
+        for _ in range(2):
+            opened = wait(found, Opened)
+            assert opened.ladder is not None
+            assert not any(b"carol" in step.arrow.message.buf for step in opened.ladder.steps)
+            assert opened.ladder.calls[0].from_user == row.summary.from_user
+            if opened.complete:
+                break
+        for ending in ("jsonl", "html", "txt", "pcap"):
+            found.ask(Save(3, ["other@a"], str(tmp_path / f"x.{ending}"), legs=False, replace=False))
+            wait(found, Saved)
+            assert b"carol" not in (tmp_path / f"x.{ending}").read_bytes()

@@ -121,6 +121,20 @@ def test_a_pause_holds_what_comes_back() -> None:
     look(script)
 
 
+def test_what_nobody_watches_is_not_kept() -> None:
+    async def script(desk: Desk) -> None:
+        await desk.list(A)
+        await desk.come(B)
+        await desk.press("enter")
+        await desk.come(B)
+        assert desk.board.changed == {"b@x"}
+        await desk.press("escape")
+        await desk.come(B)
+        assert desk.board.changed == set()
+
+    look(script)
+
+
 def test_lost_changes_and_notes_are_told() -> None:
     async def script(desk: Desk) -> None:
         number = desk.office.last(Seek).number
