@@ -44,7 +44,11 @@ _LINE = re.compile(
 """Headers of credentials, wherever they are: in a message within a message."""
 _SDP = b"application/sdp"
 _SDP_LINE = re.compile(
-    rb"\n[ \t]*(?:" + sdp.KEY_LINE + rb"|(?=[PpAaWwIi])(?i:proxy-auth|auth|www-auth|identity))|\n" + sdp.USER_LINE
+    rb"\n[ \t]*+(?=[aAeEiIkKoOpPwW][ \t=uUdDrRwW])(?:"
+    + sdp.KEY_LINE
+    + rb"|"
+    + sdp.USER_LINE
+    + rb"|(?=[PpAaWwIi])(?i:proxy-auth|auth|www-auth|identity))"
 )
 """A line of a session description that may hide something."""
 _LINE_BEGINS = re.compile(rb"\n[ \t]*(?=[PpAaWwIi])(?i:proxy-auth|auth|www-auth|identity)")

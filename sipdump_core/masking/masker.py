@@ -249,7 +249,9 @@ class Masker:
         if start["uri"] is None:
             return line
         at, behind = start.span("uri")
-        uri = credentials.embedded(start["uri"], self._embedded)
+        uri = start["uri"]
+        if b"?" in uri:
+            uri = credentials.embedded(uri, self._embedded)
         if self._addresses:
             uri = self._addresses.target(uri)
         return line[: at - start.start()] + uri + line[behind - start.start() :]
@@ -298,9 +300,10 @@ class Masker:
             raise _UnparsedError
         kind = name.rstrip().lower()
         handler = self._handlers.get(kind)
+        masked = line
         if b"?" in value and self._embedded:
             value = credentials.embedded(value, self._embedded)
-        masked = name + colon + value
+            masked = name + colon + value
         if handler:
             masked = name + colon + handler(value)
         elif self._addresses and (kind in _IDENTITIES or has_uri(value)):

@@ -21,10 +21,10 @@ KEY_LINE = rb"[kK][ \t]*+=|[aA][ \t]*+=[ \t]*+(?=[3aAcCiIkK])(?i:acap:\d+[ \t]+)
 """An expression for how such a line begins."""
 KEY_BEGINS = ("a=", "a ", "a\t", "k=", "k ", "k\t")
 """Their first two characters, in lower case."""
-USER_LINE = rb"[ \t]*+(?:[oO][ \t]*+=(?!-[ \t])|[eEpP][ \t]*+=)"
+USER_LINE = rb"[oO][ \t]*+=(?!-[ \t])|[eEpP][ \t]*+="
 """An expression for how a line with users begins."""
 _KEY_LINE = re.compile(rb"\n[ \t]*(?:" + KEY_LINE + rb")")
-_USER_LINE = re.compile(rb"\n" + USER_LINE)
+_USER_LINE = re.compile(rb"\n[ \t]*+(?:" + USER_LINE + rb")")
 _INLINE = re.compile(rb"(inline:)([^|;\s]+)", re.IGNORECASE)
 _PROTOCOL = re.compile(rb"[ \t]*[A-Za-z]\w{0,15}[ \t]+", re.ASCII)
 _FIELD = re.compile(rb"\S+")
