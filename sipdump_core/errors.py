@@ -124,6 +124,8 @@ class StorageError(SipDumpError):
             hint = "run this as the user that the files belong to, or as root"
         elif operation == "list" and error.errno == errno.ENOENT:
             hint = "create the folder, or name the one that the segments are in"
+        elif operation == "read" and error.errno == errno.ENOENT:
+            hint = ""  # a new folder would not have it
         return kind(operation, target, error.strerror or str(error), hint)
 
 

@@ -102,24 +102,21 @@ class Columns:
         """Return the records of several frames as if they were of one."""
         if len(parts) == 1:
             return parts[0]
-        known: dict[str, int] = {}
-        flows: list[Flow] = []
+        flows: dict[str, Flow] = {}
+        for part in parts:
+            flows.update(zip(part.lines, part.flows, strict=True))
+        places = dict(zip(flows, range(len(flows)), strict=True))
         times, indexes, lengths = array("q"), array("I"), array("I")
         for part in parts:
-            own = []
-            for line, flow in zip(part.lines, part.flows, strict=True):
-                index = known.setdefault(line, len(flows))
-                if index == len(flows):
-                    flows.append(flow)
-                own.append(index)
+            own = list(map(places.__getitem__, part.lines))
             times += part.times
-            indexes.extend([own[index] for index in part.indexes])
+            indexes.extend(map(own.__getitem__, part.indexes))
             lengths += part.lengths
         payload = b"".join([memoryview(part.payload)[part.base :] for part in parts])
         ids: list[str] = []
         if any(part.correlation_ids for part in parts):
             ids = [each for part in parts for each in part.correlation_ids or [""] * len(part.times)]
-        return cls(flows, list(known), times, indexes, lengths, payload, 0, ids)
+        return cls(list(flows.values()), list(flows), times, indexes, lengths, payload, 0, ids)
 
 
 @attrs.frozen

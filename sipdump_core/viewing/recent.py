@@ -35,6 +35,8 @@ _PLAIN = 16_000
 """The most that are read so, if it looks as if these had the calls that are wanted."""
 _EXACT = 10_000
 """Messages that are read before what is no call may be shown without what its Call-ID was used for earlier."""
+_OVER = frozenset({"ended", "failed", "refused", "cancelled"})
+"""States of a call after which no message is expected for long."""
 _QUIET_US = _US
 """If there is nothing of a call for so long before its first request without a To-tag, it began with that."""
 
@@ -79,7 +81,9 @@ class Recent:
         # a backend that loses what is asked for is no place to read all messages
         self._by_filter = bool(query.call_ids or query.asked)
         """Whether a filter names the calls that are read; else all are."""
-        self._scan = Scan(store, query if self._by_filter else self._wide(), self._feed, around=around)
+        self._needs_whole = bool(query.states or query.statuses or self._judge.of_attempts)
+        """Whether a call is judged by what came after the span, too."""
+        self._scan = Scan(store, query if self._by_filter else self._span(), self._feed, around=around)
         self._read = 0
         """Messages that were read."""
         self._matched = 0
@@ -145,13 +149,9 @@ class Recent:
         """Return whether the filters seem to be met by as many calls as are wanted before too much is read."""
         return self._read < _SAMPLE or (self._read < _PLAIN and self._matched * _PLAIN / self._read >= self._limit)
 
-    def _wide(self) -> Query:
-        """Return what is read where no filter names calls: all of the span, and of the time around it."""
-        query = self._query
-        return Query(
-            since_us=None if query.since_us is None else query.since_us - self._around_us,
-            until_us=None if query.until_us is None else query.until_us + self._around_us,
-        )
+    def _span(self) -> Query:
+        """Return what is read where no filter names calls; around it, only what belongs to these is read."""
+        return Query(since_us=self._query.since_us, until_us=self._query.until_us)
 
     def _feed(self, records: Iterable[Record], _judge: Judge) -> tuple[list[Row], list[str]]:
         """Hold messages; the rows are made later, and only of the calls that are shown."""
@@ -169,8 +169,11 @@ class Recent:
 
     def _read_whole(self) -> None:
         """Read all messages of the calls of which only a later part met the filter, and the rest is far away."""
+        if not self._by_filter:
+            self._read_earlier()
+            return
         ids = [call_id for call_id, call in self._held.items() if _is_later(call)][:_MANY]
-        if not (self._by_filter and ids) or self._store.interrupted:
+        if not ids or self._store.interrupted:
             return
         for call_id in ids:
             self._drop(call_id)
@@ -182,6 +185,29 @@ class Recent:
         )
         self._feed(self._store.unsorted(span, self.searched), self._judge)
 
+    def _read_earlier(self) -> None:
+        """Read what came before the span of the calls that may have begun then."""
+        since = self._query.since_us
+        ids = list(self._held)[:_MANY]
+        if since is None or not ids or self._store.interrupted:
+            return
+        before = Query(since_us=since - self._around_us, until_us=since, call_ids=ids)
+        self._feed(self._store.unsorted(before, self.searched), self._judge)
+
+    def _add_later(self, calls: Iterable[Call]) -> None:
+        """Add to calls what came after the span."""
+        until = self._query.until_us
+        if self._by_filter or until is None or self._store.interrupted:
+            return
+        late = until - self._around_us
+        going_on = {call.call_id: call for call in calls if call.newest_us >= late or not _is_over(call)}
+        if not going_on:
+            return
+        after = Query(since_us=until, until_us=until + self._around_us, call_ids=going_on)
+        for record in self._store.unsorted(after, self.searched):
+            if record.call_id in going_on:
+                going_on[record.call_id].add(record)
+
     def _drop(self, call_id: str) -> Call:
         call = self._held.pop(call_id)
         self._held_bytes -= sum(len(record.buf) + _OVERHEAD for record in call.records)
@@ -189,14 +215,20 @@ class Recent:
 
     def _judge_held(self, back_us: int | None) -> None:
         """Judge the calls whose beginning was read; None: all."""
-        for call_id, call in list(self._held.items()):
-            if back_us is not None and not self._has_begun(call, back_us):
-                continue
+        begun = [
             self._drop(call_id)
-            self._passed.add(hash(call_id))
+            for call_id, call in list(self._held.items())
+            if back_us is None or self._has_begun(call, back_us)
+        ]
+        if self._needs_whole:
+            self._add_later(begun)
+        for call in begun:
+            self._passed.add(hash(call.call_id))
             if self._judge.takes(call):
                 found = _Found(call.call_id, call.oldest_us, call)
                 if len(call.sightings) > _LARGE:
+                    if not self._needs_whole:
+                        self._add_later([call])
                     self._row(found)
                 if not (self._query.states or self._query.statuses) or self._judge.takes_outcome(
                     self._row(found).summary
@@ -214,6 +246,8 @@ class Recent:
             edge = max([edge, *open_])
         ready = [each for each in self._pending if edge is None or each.began_us >= edge][:room]
         self._pending = self._pending[len(ready) :]
+        if not self._needs_whole:
+            self._add_later(each.call for each in ready if each.call is not None)
         # the clocks of nodes may differ, and then a call began at another time than its first message says
         return sorted(map(self._row, ready), key=lambda row: (-row.summary.began, row.call_id))
 
@@ -242,6 +276,10 @@ def _is_later(call: Call) -> bool:
     """Return whether only later requests of a dialog were seen, which have a To-tag (RFC 3261, section 12.2.1.1)."""
     requests = [message for _, message in call.sightings if message.method]
     return bool(requests) and all(message.to.tag is not None for message in requests)
+
+
+def _is_over(call: Call) -> bool:
+    return call.kind == "call" and call.state() in _OVER
 
 
 @attrs.define

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.style import Style
 
 from sipdump_core.calls.ladder import Ladder, Step
-from sipdump_core.reading.render.plain import fitted
+from sipdump_core.reading.render.plain import fitted, printable
 from sipdump_core.reading.render.text import label_of
 from sipdump_core.viewing.terminal.board import Board
 from sipdump_core.viewing.terminal.choices import HelpView, TextView
@@ -57,9 +57,8 @@ class MessageView(View):
 
     def title_line(self, width: int) -> Line:
         """Return the call that the message belongs to."""
-        call = self._ladder.calls[self._step.call]
-
-        return [(fitted(f" Message {self._step.number} of {len(self._ladder.steps)}  {call.call_id}", width), TITLE)]
+        call_id = printable(self._ladder.calls[self._step.call].call_id)
+        return [(fitted(f" Message {self._step.number} of {len(self._ladder.steps)}  {call_id}", width), TITLE)]
 
     def status_line(self, width: int) -> Line:
         """Return how long it is."""

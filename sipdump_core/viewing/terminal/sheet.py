@@ -9,6 +9,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from sipdump_core.reading.render.plain import printable
 from sipdump_core.viewing.terminal.colours import CURSOR, HEAD, PLAIN
 
 __all__ = ["Bar", "Line", "Sheet"]
@@ -164,10 +165,15 @@ class Sheet(Widget, can_focus=True):
 
     def _strip(self, line: Line, filling: Style) -> Strip:
         width = self.size.width
-        strip = Strip([Segment(text, style) for text, style in line])
+        strip = _strip_of(line)
         if self.left:
             strip = strip.crop(self.left, self.left + width)
         return strip.adjust_cell_length(width, filling)
+
+
+def _strip_of(line: Line) -> Strip:
+    """Return a line as it is drawn: whatever it has, no control character reaches the terminal."""
+    return Strip([Segment(text if text.isprintable() else printable(text), style) for text, style in line])
 
 
 class Bar(Widget):
@@ -191,7 +197,7 @@ class Bar(Widget):
         """Draw it."""
         line = self._line(self.size.width)
         filling = line[-1][1] if line else PLAIN
-        return Strip([Segment(text, style) for text, style in line]).adjust_cell_length(self.size.width, filling)
+        return _strip_of(line).adjust_cell_length(self.size.width, filling)
 
     async def on_click(self, event: events.Click) -> None:
         """Press the key that was clicked."""

@@ -15,10 +15,14 @@ from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode
 import attrs
 from starlette.types import Scope
 
+from sipdump_core.errors import ConfigError
+
 __all__ = ["SHARED", "Shared", "call_path", "named_call", "query_of"]
 
 SHARED = "/shared/"
 """Below it is what a signature opens, without the token."""
+_MOST = 200
+"""Parameters of an address."""
 
 
 def call_path(prefix: str, call_id: str, **query: str) -> str:
@@ -50,9 +54,16 @@ def named_call(scope: Scope, prefix: str) -> str:
 
 
 def query_of(scope: Scope) -> list[tuple[str, str]]:
-    """Return the parameters of an address; bytes that are not UTF-8 are escaped, as messages are read."""
+    """Return the parameters of an address; bytes that are not UTF-8 are escaped, as messages are read.
+
+    Raises:
+        ConfigError: there are more than anybody needs.
+    """
     text = scope["query_string"].decode("ascii", "replace")
-    return parse_qsl(text, keep_blank_values=True, errors="backslashreplace", max_num_fields=200)
+    try:
+        return parse_qsl(text, keep_blank_values=True, errors="backslashreplace", max_num_fields=_MOST)
+    except ValueError:
+        raise ConfigError(f"an address has at most {_MOST} parameters") from None
 
 
 @attrs.frozen

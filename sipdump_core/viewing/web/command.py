@@ -1,6 +1,7 @@
 """``sipdump-read web``: calls on a page, for a browser on this machine."""
 
 import argparse
+import math
 import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -57,8 +58,8 @@ def web(args: argparse.Namespace) -> int:
     from sipdump_core.viewing.web.serving import serve  # noqa: PLC0415
 
     limits = Limits(args.max_seconds, args.max_rows, args.max_searches)
-    if min(limits.seconds, limits.rows, limits.searches) <= 0:
-        raise ConfigError("--max-seconds, --max-rows and --max-searches must be more than 0")
+    if not min(limits.rows, limits.searches) > 0 or not 0 < limits.seconds < math.inf:
+        raise ConfigError("--max-seconds, --max-rows and --max-searches must be more than 0, and finite")
     return serve(args, rules_of(args), host, port, url, limits)
 
 

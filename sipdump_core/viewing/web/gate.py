@@ -186,7 +186,7 @@ class Gate:
             return self._outside(
                 403, "This token is wrong", "Each start has another one: open the address that was printed last."
             )
-        rest = urlencode([each for each in _query(scope) if each[0] != "token"])
+        rest = urlencode([each for each in _query(scope) if each[0] != "token"], errors="surrogateescape")
         path = scope.get("raw_path", b"/").decode("ascii")
         target = "/" + path.lstrip("/") + (f"?{rest}" if rest else "")  # "//host" would be another host
         if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):

@@ -209,7 +209,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise StorageError("listen on", place, os.strerror(error.errno or 0), "name another one: --listen") from error
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise StorageError("listen on", place, reason or str(error), "name another one: --listen") from error
     with listener:
         yield listener
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.query import Query
+from sipdump_core.reading.shelves import open_shelves
 from sipdump_core.reading.store import Store
 from sipdump_core.record import Record
 from sipdump_core.viewing import recent
@@ -51,6 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"since_us": at("12:00:00")}, {"until_us": at("12:00:00")},
         {"since_us": at("11:00:00"), "until_us": at("13:00:00"), "from_users": "carol"},
         {"since_us": at("11:00:00"), "until_us": at("11:20:00"), "states": "ended"},
+        {"since_us": at("11:00:00"), "until_us": at("11:20:00")}, {"until_us": at("09:00:02"), "kinds": "register"},
+        {"since_us": at("09:00:02"), "kinds": "register"}, {"until_us": at("11:20:00"), "statuses": "503"},
+        {"since_us": at("11:00:00"), "until_us": at("11:20:00"), "kinds": "attempt"},
     ],
 )  # fmt: skip
 def test_the_calls_are_those_of_find_the_newest_first(folder: Path, query: dict[str, Any]) -> None:
@@ -133,6 +138,24 @@ def test_a_registration_that_is_renewed_is_one_row_in_its_place(tmp_path: Path) 
     store(tmp_path, renewed, call("old@a", at("09:59:00")), call("new@a", at("10:10:01")))
     rows = found(tmp_path)
     assert [(row.call_id, row.summary.messages) for row in rows] == [("new@a", 6), ("reg@a", 10), ("old@a", 6)]
+
+
+@pytest.mark.parametrize("query", [{}, {"kinds": "attempt"}, {"states": "ended"}])
+def test_around_a_span_only_its_calls_are_read(folder: Path, query: dict[str, Any]) -> None:
+    asked: list[Query] = []
+
+    class Watched(Store):
+        def unsorted(self, query: Query, *args: Any) -> Iterator[Record]:
+            asked.append(query)
+            return super().unsorted(query, *args)
+
+    since, until = at("11:00:00"), at("11:20:00")
+    wanted = found(folder, Query(since_us=since, until_us=until, **query))
+    opened = Watched(open_shelves(folders=[str(folder)])[0])
+    steps = Recent(opened, Query(since_us=since, until_us=until, **query), limit=1000).steps()
+    assert [row for step in steps for row in step.rows] == wanted
+    for one in asked:
+        assert one.call_ids or (since <= (one.since_us or 0) and (one.until_us or 0) <= until)
 
 
 @pytest.mark.parametrize("plain", [0, 30, 10_000])

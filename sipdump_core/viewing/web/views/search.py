@@ -114,6 +114,8 @@ class _Page:
     oldest_us: int | None = None
     """When the last call began."""
     more: bool = False
+    unsorted: bool = False
+    """Whether there are calls that were not sorted among these."""
     failed: str = ""
 
     @property
@@ -140,6 +142,7 @@ class _Page:
         self.more = recent.more
         if self.sorted:
             by, downwards = self.wanted.sort
+            self.unsorted = self.more
             self.more |= len(found) > self.limit
             yield from self._counted(sorted_rows(found, by, downwards=downwards)[: self.limit])
 
@@ -153,7 +156,7 @@ class _Page:
         """Return what a reader has to know, when all is found."""
         searched = self.scan.searched
         ended = [self.scan.ended] if self.scan.ended else []
-        if self.sorted and self.more:
+        if self.unsorted:
             ended.append(f"the latest {self.desk.limits.rows} calls were sorted, and there are more: narrow the search")
         return [*ended, *searched.notes]
 

@@ -2,7 +2,10 @@
 
 import pytest
 
+from sipdump_core.reading.render.plain import printable
 from sipdump_core.record import Record
+from sipdump_core.viewing.terminal.choices import TextView
+from sipdump_core.viewing.terminal.colours import PLAIN
 from sipdump_core.viewing.terminal.wire import Open, Refused, Save
 from tests.core.reading.traffic import PHONE, PROXY, at, call, record
 from tests.core.viewing.terminal.office import Desk, look
@@ -216,7 +219,7 @@ def test_many_participants_are_reached_sideways() -> None:
 @pytest.mark.parametrize("size", [(80, 24), (140, 40)])
 def test_nothing_of_a_message_is_obeyed(size: tuple[int, int]) -> None:
     evil = record(
-        "INVITE sip:[red]x\x1b[2J SIP/2.0", "e@x", at("10:00:00"), cseq="1 INVITE",
+        "INVITE sip:[red]x\x1b[2J SIP/2.0", "e\x1b]0;t\x07@x", at("10:00:00"), cseq="1 INVITE",
         headers="X-\x07Bell: \x1b]0;title\x07\u202e[bold]b[/bold]\r\nX-Tab:\tafter\x9b31m\r\n",
     )  # fmt: skip
 
@@ -224,11 +227,22 @@ def test_nothing_of_a_message_is_obeyed(size: tuple[int, int]) -> None:
         await opened(desk, [evil])
         await desk.press("enter")
         text = desk.text.replace("\n", "")
+        assert "Message 1 of 1  e\\x1b]0;t\\x07@x" in desk.lines[0]
         assert "\\x1b]0;title\\x07\\u202e[bold]b[/bold]" in text
         assert "INVITE sip:[red]x\\x1b[2J SIP/2.0" in text
-        for key in ("r", "escape", "i", "escape", "r"):
+        for key in ("r", "d", "escape", "escape", "i", "escape", "r"):
             assert all(line.isprintable() for line in desk.lines), key
             await desk.press(key)
         assert all(line.isprintable() for line in desk.lines)
 
     look(script, size=size)
+
+
+def test_no_control_character_is_drawn_whatever_a_view_says() -> None:
+    async def script(desk: Desk) -> None:
+        evil = "a\x1b]0;t\x07\u202eb"
+        await desk.app.push_screen(TextView(desk.board, evil, lambda _width: [[(evil, PLAIN)]]))
+        await desk.pilot.pause()
+        assert [line for line in desk.lines if line][:2] == [f" {printable(evil)}", printable(evil)]
+
+    look(script)

@@ -63,6 +63,11 @@ def test_from_another_page_our_own_page_asks_again_because_a_strict_cookie_would
     assert "set-cookie" in answer.headers
 
 
+def test_bytes_that_are_not_utf_8_come_along_with_the_token(page: Page) -> None:
+    answer = page.client().get(f"/calls?user=%ff&token={page.desk.keys.token}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/calls?user=%FF")
+
+
 def test_no_address_leads_to_another_host(page: Page) -> None:
     answer = page.client().get(BASE + "//evil.example/", params={"token": page.desk.keys.token})
     assert answer.headers["location"] == "/evil.example/"

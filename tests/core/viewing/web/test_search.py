@@ -83,6 +83,15 @@ def test_what_is_not_understood_is_said(page: Page, path: str, why: str) -> None
     assert why in unescape(alert[1])
 
 
+@pytest.mark.parametrize("path", ["/", "/calls", "/live", "/live/events", "/overview", "/call/x", "/share/x"])
+def test_an_address_has_only_so_many_parameters(page: Page, path: str) -> None:
+    answer = page.inside().get(path + "?" + "&".join(["user=alice"] * 201))
+    if path == "/":  # it has none
+        assert answer.status_code == 200
+    else:
+        assert (answer.status_code, "at most 200 parameters" in answer.text) == (400, True)
+
+
 def test_what_was_typed_is_still_there(page: Page) -> None:
     text = page.inside().get("/calls?user=alice&state=nosuch").text
     assert 'name="user" value="alice"' in text
@@ -107,6 +116,15 @@ def test_calls_are_sorted_by_another_column(page: Page) -> None:
     text = page.inside().get("/calls?sort=call_id&limit=5").text
     assert listed(text) == ["c0@a", "c10@a", "c11@a", "c12@a", "c13@a"]
     assert '<th scope="col" class="wider" aria-sort="ascending">' in text
+
+
+def test_all_calls_are_sorted_even_if_a_page_has_fewer(tmp_path: Path) -> None:
+    calls = [call(f"n{number}@a", at("10:00:00") + number * 1_000_000) for number in range(30)]
+    client = page_of(store(tmp_path, *calls), Limits(rows=20)).inside()
+    text = client.get("/calls?sort=call_id&limit=10&until=2026-11-22T10:00:15Z").text
+    assert "there are more" in text
+    assert "were sorted" not in text
+    assert "The latest 20 calls were sorted, and there are more" in client.get("/calls?sort=call_id&limit=10").text
 
 
 def test_no_search_lists_more_than_it_may(tmp_path: Path) -> None:

@@ -94,6 +94,29 @@ class TestCommand:
             assert main(["web", "--folder", str(tmp_path), "--listen", where]) == 1
         assert f"{where}: Address already in use" in capsys.readouterr().err
 
+    def test_a_name_that_is_no_host_is_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def unknown(*_args: object, **_more: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "create_server", unknown)
+        argv = ["web", "--folder", str(tmp_path), "--behind-proxy", "https://x", "--listen", "nosuch.invalid:80"]
+        assert main(argv) == 1
+        assert "nosuch.invalid:80: Name or service not known" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "bound", ["--max-seconds=0", "--max-seconds=nan", "--max-seconds=inf", "--max-rows=0", "--max-searches=0"]
+    )
+    def test_every_bound_is_a_bound(self, tmp_path: Path, bound: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["web", "--folder", str(tmp_path), "--listen", "127.0.0.1:0", bound]) == 2
+        assert "must be more than 0" in capsys.readouterr().err
+
+    def test_a_token_file_that_is_not_there_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "nosuch"
+        assert main(["web", "--folder", str(tmp_path), "--token-file", str(path)]) == 1
+        assert capsys.readouterr().err == f"sipdump-read: read {path}: No such file or directory\n"
+
     def test_a_store_that_is_not_there_is_said(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["web", "--folder", "/nosuch", "--listen", "127.0.0.1:0"]) == 2
         assert "there is no such folder" in capsys.readouterr().err
