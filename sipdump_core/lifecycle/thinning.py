@@ -94,9 +94,10 @@ class _Seen:
             self.replied, self.first_us, self.method = status > 0, record.time_us, method
         self.last = max(self.last, modified)
         if status == 0:
-            tagged = _TO_TAG.search(record.buf) is not None
-            self.begun |= not tagged
-            self.again |= tagged and method == "INVITE"
+            if not self.begun or method == "INVITE":
+                tagged = _TO_TAG.search(record.buf) is not None
+                self.begun |= not tagged
+                self.again |= tagged and method == "INVITE"
             self.hung_up |= method == "BYE"
         elif method == "INVITE":
             self.answered |= 200 <= status < 300
