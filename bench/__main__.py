@@ -18,6 +18,7 @@ from bench import (
     reading,
     reading_parquet,
     redact,
+    retention,
     search,
     speedups,
     table,
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, Callable[[Path, bool], list[table.Row]]] = {
     "reading-parquet": reading_parquet.user_within_an_hour,
     "parquet-memory": parquet.peak,
     "redact": redact.cost,
+    "retention": retention.cost,
 }
 
 

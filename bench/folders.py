@@ -41,11 +41,15 @@ def cost(folder: Path, quick: bool) -> list[Row]:
     rows = [_parsing(there, quick)]
     for what, command in commands.items():
         rows.append(_row(f"{count:,} files: {what}", min(_run(command) for _ in range(1 if quick else _ROUNDS)), quick))
-    rows.append(_row(f"{count:,} files: sipdump-admin prune, all is due", _run(prune), quick))
+    pruned = _run(prune)
     left = len(os.listdir(there))
     if left:
         raise RuntimeError(f"prune left {left} files")
-    return rows
+    _fill(there, count)
+    return [
+        *rows,
+        _deleted(f"{count:,} files: sipdump-admin prune, all is due", pruned, _timed(["rm", "-r", str(there)])),
+    ]
 
 
 def _fill(folder: Path, count: int) -> None:
@@ -74,6 +78,13 @@ def _parsing(folder: Path, quick: bool) -> Row:
     return Row("parse a segment's name", f"{least:.1f} µs CPU", aim=f"less than {_NAME_AIM:g} µs", met=met)
 
 
+def _deleted(what: str, pruned: tuple[float, float], removed: tuple[float, float]) -> Row:
+    """Return the row of what deletes: most of its time is the file system's, as of rm."""
+    (cpu, wall), (least_cpu, least_wall) = pruned, removed
+    against = f"{least_cpu:.2f} s CPU, {least_wall:.2f} s wall, rm -r"
+    return Row(what, f"{cpu:.2f} s CPU, {wall:.2f} s wall", against, f"{wall / least_wall:.2f} of the wall time")
+
+
 def _row(what: str, taken: tuple[float, float], quick: bool) -> Row:
     cpu, wall = taken
     met = None if quick else cpu <= _AIM
@@ -83,11 +94,13 @@ def _row(what: str, taken: tuple[float, float], quick: bool) -> Row:
 def _run(command: tuple[str, ...]) -> tuple[float, float]:
     """Return the seconds of CPU and of wall time that a command takes; finding nothing is no failure."""
     room, *rest = command
+    return _timed([sys.executable, "-m", f"sipdump_core.{room}", *rest])
+
+
+def _timed(command: list[str]) -> tuple[float, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", f"sipdump_core.{room}", *rest], check=False, capture_output=True, text=True
-    )
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     wall = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode not in (0, 1) or "Traceback" in done.stderr:

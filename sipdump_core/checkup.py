@@ -40,13 +40,21 @@ def in_effect(plan: Plan, event_routes: Mapping[str, RouteBlock]) -> list[tuple[
         ("mode", _mode(plan)),
         ("enable", "1: stores from the start" if params.enable else "0: stores nothing until it is enabled"),
         ("rotation", _rotation(params)),
-        ("retention", f"deleted when {_time(params.retention)} old" if params.retention else "nothing is ever deleted"),
+        ("retention", _retention(params)),
         ("event route", _event_route(plan, event_routes)),
         ("HEP", ", ".join(str(given.setting.value) for given in hep.listen) or "off"),
         ("Kamailio", str(ksr.listen.setting.value) if ksr.listen else "off"),
         ("control", ", ".join(control) or "off"),
         *((driver.kind, _driver(plan.settings, driver)) for driver in plan.chosen),
     ]
+
+
+def _retention(params: Params) -> str:
+    parts = [f"deleted when {_time(params.retention)} old"] if params.retention else []
+    parts += [f"calls with {rule.text!r}" for rule in params.rules]
+    parts += [f"at most {params.max_bytes} in all"] if params.cap else []
+    parts += [f"{params.min_free} of the file system free"] if any(params.free) else []
+    return "; ".join(parts) or "nothing is ever deleted"
 
 
 def notices(plan: Plan, config: Config) -> list[Notice]:
@@ -139,7 +147,8 @@ def _header(plan: Plan) -> Iterator[Notice]:
 
 def _unlimited(plan: Plan) -> Iterator[Notice]:
     stores = any(driver.cls and issubclass(driver.cls, Backend) for driver in plan.chosen)
-    if stores and not plan.params.retention:
+    params = plan.params
+    if stores and not (params.retention or params.keep or params.cap or any(params.free)):
         text = 'nothing is ever deleted: fage is 0; to keep 30 days, set modparam("sipdump", "fagex", "30d")'
         yield Notice(text, _place(plan, "fage"))
 

@@ -77,6 +77,9 @@ def make_plan(
     resolved = Settings(marked(each, options[each.module]) if each.module in options else each for each in resolved)
     built = {name: build(cls, resolved.of(name)) for name, cls in classes.items()}
     chosen = select(drivers, resolved.last(CORE, "mode", params.mode), resolved.of(CORE, "backend"))
+    for rule in params.keep:
+        if rule.value.backend and not any(driver.name == rule.value.backend for driver in drivers):
+            raise rule.setting.error(f"backend={rule.value.backend}: no such backend is installed")
     route, notices = None, [*stock.notices, *misspelled(settings, names), *_unused(stock, drivers, resolved)]
     if to_start:
         if any(driver.cls and issubclass(driver.cls, FolderBackend) for driver in chosen):

@@ -11,15 +11,17 @@ from typing import Any, Self
 import attrs
 
 from sipdump_core.clock import Clock
-from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.errors import ClosedError
 from sipdump_core.flows import Address, Flows
+from sipdump_core.lifecycle.caps import Caps, CapStats, Limits
 from sipdump_core.lifecycle.pruner import Pruner
 from sipdump_core.log import Event, Limit, log
 from sipdump_core.pipeline.dispatcher import Dispatcher
 from sipdump_core.pipeline.filters import Filters, FilterStats
 from sipdump_core.pipeline.intake import Intake
 from sipdump_core.pipeline.numbers import LaneStats
+from sipdump_core.pipeline.spool import waiting_places
 from sipdump_core.plan import Plan, make_plan
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record, new_record
@@ -61,6 +63,8 @@ class Stats:
     """By the backend's name."""
     filters: dict[str, FilterStats] = attrs.field(factory=dict)
     """By the filter's name, in the order in which records go through."""
+    caps: CapStats = attrs.field(factory=CapStats)
+    """What the caps ``max_bytes`` and ``min_free`` have done."""
 
 
 class SipDump:
@@ -127,7 +131,16 @@ class SipDump:
         self._sinks = bool(self._dispatcher.lanes)
         gather = 0.0 if plan.params.wait_mode else max(plan.params.wait / 1e6, _MIN_GATHER)
         self._intake = Intake(self._dispatcher, plan.params.queue, plan.params.queue_bytes, gather)
-        self._pruner = Pruner(lambda: workshop.keepers()[0], plan.params.retention, self._clock)
+        self._pruner = Pruner(lambda: workshop.keepers()[0], plan.params.retention, self._clock, plan.params.rules)
+        self._caps = Caps(
+            lambda: workshop.keepers()[0],
+            lambda: self.backends,
+            _counted_folders(site, self.backends),
+            Limits(plan.params.cap, *plan.params.free),
+            site.rotate,
+            self._clock.time,
+        )
+        self._dispatcher.sealed = self._caps.wake
         self._closing = False
         self._closed = threading.Lock()
         self._forked = False
@@ -149,8 +162,9 @@ class SipDump:
 
     def start_pruning(self) -> None:
         """Prune from now on, at once and every 600 s, if the parameters ask for it."""
-        if self.params.retention:
+        if self.params.retention or self.params.keep:
             self._pruner.start()
+        self._caps.start()
 
     def event_route(self, callback: Callback) -> Callback:
         """Register the callable that sees each record first; usable as a decorator. It runs when mode has the flag 2.
@@ -274,6 +288,7 @@ class SipDump:
                 queue_dropped=self._queue_dropped,
                 backends=lanes,
                 filters=filters,
+                caps=attrs.evolve(self._caps.stats),
             )
 
     @property
@@ -295,6 +310,7 @@ class SipDump:
         atexit.unregister(self.close)
         self._closing = True
         self._pruner.stop()
+        self._caps.stop()
         lost = 0
         end = self._clock.monotonic() + timeout
         if not self._intake.close(timeout / 2):
@@ -342,6 +358,15 @@ class SipDump:
             with self._counts:
                 self._queue_dropped += dropped
             self._log.warn("queue", "queue full, records dropped", count=dropped)
+
+
+def _counted_folders(site: Site, backends: Sequence[Backend]) -> list[tuple[str, str]]:
+    """Return the folders that count for the caps: the store's own, and those where something waits."""
+    found = {os.path.realpath(site.folder): site.prefix}
+    for backend in backends:
+        for place in waiting_places(backend):
+            found.setdefault(os.path.realpath(place), "")
+    return list(found.items())
 
 
 def _forget(dump: SipDump | None) -> None:

@@ -45,6 +45,11 @@ CREDENTIALS: list[Place] = [
     lambda s: b'Proxy-Authentication-Info: rspauth="%b"' % s,
     lambda s: b"Identity: %b;info=<https://example.com/%b>;alg=ES256" % (s, s),
     lambda s: b"y: %b" % s,
+    lambda s: b"Y \t: %b" % s,
+    lambda s: b"Refer-To: <sip:a@example.com?Replaces=1&Authorization=Digest%%20response%%3D%%22%b%%22>" % s,
+    lambda s: b"Contact: <sip:a@example.com?%%41uthorization=Basic%%20%b&Identity=%b>, <sip:b@example.com>" % (s, s),
+    lambda s: b"r: <sip:a@b?Refer-To=%%3Csip:c%%3FProxy-Authorization%%3DBasic%%2520%b%%3E>" % s,
+    lambda s: b"X: <sip:a@b?a=b&amp;authorization=Basic %b&c=d>" % s,
 ]
 """Headers."""
 
@@ -64,6 +69,9 @@ KEYS: list[Place] = [
     lambda s: b"a=acap:2 key-mgmt:mikey %b" % s,
     lambda s: b"a=ice-pwd:%b" % s,
     lambda s: b"a=3ge2ae:%b" % s,
+    lambda s: b"a=cryptoscale:1 client AES_CM_128_HMAC_SHA1_80 inline:%b|2^31|1:1" % s,
+    lambda s: b"k=prompt:%b" % s,
+    lambda s: b" k = clear:%b" % s,
 ]
 """Lines of SDP."""
 
@@ -104,6 +112,9 @@ ADDRESSES: list[Place] = [
     lambda s: b"<pres:%b@example.com>, <im:%b@example.com>" % (name(s), name(s)),
     lambda s: b"<sip:sip:%b@example.com>" % name(s),
     lambda s: b"<sip:a;x=sip:%b@example.com>" % name(s),
+    lambda s: b'"%b" sip:%b@example.com' % (name(s), name(s)),
+    lambda s: b"%b sip:%b@example.com" % (name(s), name(s)),
+    lambda s: b"<msrp://%b@example.com:7394/a;tcp>" % name(s),
 ]
 """Values of such headers."""
 USERS: list[Place] = [
@@ -114,11 +125,19 @@ USERS: list[Place] = [
     lambda s: b"X-Anything: sip:%b@example.com and tel:%b" % (name(s), number(s)),
     lambda s: b'Authorization: Digest username="%b", uri="sip:%b@example.com", realm="r"' % (number(s), name(s)),
     lambda s: b'Proxy-Authorization: Digest username=%b@example.com, realm="r"' % name(s),
+    lambda s: b'Authorization: Digest uri="%b@example.com", realm="sip:%b@example.com"' % (name(s), name(s)),
+    lambda s: b"Authorization: Digest uri=%b" % number(s),
     lambda s: b"Authorization: Digest username*=UTF-8''%b, realm=\"r\"" % name(s),
 ]
 """Headers with users by the way."""
 BODIES: list[tuple[bytes, Place]] = [
     (b"application/sdp", lambda s: b"v=0\r\no=%b 1 1 IN IP4 192.0.2.1\r\ns=-\r\ne=%b@example.com (%b)\r\np=+%b\r\n" % (name(s), name(s), name(s), number(s))),
+    (b"application/sdp", lambda s: b"v=0\r\nO = %b X %b 1 1 IN IP4 192.0.2.1\r\ns=-\r\n" % (name(s), name(s))),
+    (b"application/sdp", lambda s: b"v=0\r\na=path:msrp://%b@example.com:7394/a;tcp\r\no=%b" % (name(s), name(s))),
+    (b"application/rlmi+xml", lambda s: b"<resource uri='sip:%b@h'><rl:name xml:lang='en'>%b</rl:name></resource>" % (name(s), name(s))),
+    (b"application/rs-metadata+xml", lambda s: b'<nameID aor="sip:%b@h"><name>%b</name></nameID>' % (name(s), name(s))),
+    (b"application/xml", lambda s: b"<a href='sip:b@h?Authorization=Basic%%20%b&amp;b=c'/>" % s),
+    (b"text/plain", lambda s: b"Identity: %b" % s),
     (b"message/sipfrag", lambda s: b"INVITE sip:%b@example.com SIP/2.0\r\nf: %b <sip:a@b>\r\nAuthorization: Basic %b\r\n" % (name(s), name(s), s)),
     (b"message/sipfrag;version=2.0", lambda s: b"SIP/2.0 200 OK\r\nTo: <tel:%b>\r\n" % number(s)),
     (b"application/pidf+xml", lambda s: b'<presence entity="pres:%b@example.com"><contact>tel:+%b</contact></presence>' % (name(s), number(s))),

@@ -20,6 +20,8 @@ COMMANDS = {
     "recover": ("upkeep", "make segments of what a crash left"),
     "compact": ("upkeep", "merge small segments of an hour into one"),
     "list": ("upkeep", "list the segments of every backend"),
+    "erase": ("erasing", "take calls out of all that is stored, or mask them"),
+    "hold": ("erasing", "keep calls, as for a court, whatever retention says: add, list, release"),
     "import": ("importing", "store the messages of other files: captures, .data, Parquet"),
     "enable": ("daemon", "ask whether the daemon stores, or set it"),
     "rpc": ("daemon", "send the daemon a control command"),

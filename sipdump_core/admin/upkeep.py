@@ -1,6 +1,7 @@
 """Commands that look after segments: ``prune``, ``ship``, ``recover``, ``compact``, ``list``."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from sipdump_core.drivers.capabilities import Ability, Compacted, Compacts, Reco
 from sipdump_core.drivers.names import one_look
 from sipdump_core.errors import ConfigError, SipDumpError
 from sipdump_core.lifecycle.retention import PATIENCE, Pruned, answers, counted, listed, prune_all
+from sipdump_core.lifecycle.thinning import Thinned
+from sipdump_core.lifecycle.thinning import thin as thin_by_rules
 from sipdump_core.segment import UNREADABLE, Starts, StoredSegment
 from sipdump_core.settings.options import duration
 
@@ -54,24 +57,51 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
 def prune(args: argparse.Namespace, output: Output) -> int:
     """Delete sealed segments that are too old."""
     store = Store(args, output)
-    fage = _fage(args) or store.params.retention
-    if not fage:
+    given = _fage(args)
+    fage = given or store.params.retention
+    rules = [] if given else store.params.rules  # an age that is given is all that counts
+    if not fage and not rules:
         raise ConfigError(
-            'no age given: use --fage SECONDS, --fagex 2d, or -f FILE with modparam("sipdump", "fage", ...)'
+            "no age given: use --fage SECONDS, --fagex 2d, or "
+            '-f FILE with modparam("sipdump", "fage", ...) or modparam("sipdump", "keep", ...)'
         )
     locations: dict[str, list[str]] = {backend.name: [] for backend in store.backends}
-    verb = "would prune" if args.dry_run else "pruned"
+    decisions: dict[str, list[dict[str, Any]]] = {backend.name: [] for backend in store.backends}
+    verb, thin = ("would prune", "would thin") if args.dry_run else ("pruned", "thinned")
     due: list[str] = []
     tell = due.append if args.dry_run else output.say  # nothing takes long in a dry run, but 100,000 writes
     with store, one_look(), output.progress("prune", "segments") as progress:
 
         def each(pruned: Pruned) -> None:
             progress.step()
-            if not pruned.error:
-                locations[pruned.backend].append(pruned.stored.location)
-                tell(f"{verb} {pruned.stored.location} {pruned.stored.size} bytes")
+            if pruned.error:
+                return
+            stored = pruned.stored
+            if pruned.is_whole:
+                locations[pruned.backend].append(stored.location)
+                tell(f"{verb} {stored.location} {stored.size} bytes" + (f" ({pruned.why})" if args.dry_run else ""))
+            else:
+                tell(f"{thin} {stored.location}, but for what is held by {', '.join(pruned.holds)} ({pruned.why})")
+            decisions[pruned.backend].append(
+                {
+                    "location": stored.location,
+                    "action": "delete" if pruned.is_whole else "thin",
+                    "why": pruned.why,
+                    "holds": list(pruned.holds),
+                }
+            )
 
-        results = list(prune_all(store.backends, fage, each, dry_run=args.dry_run, patience=args.timeout))
+        pruning = prune_all(store.backends, fage or math.inf, each, dry_run=args.dry_run, patience=args.timeout)
+        results = list(pruning)
+        gone = {location for known in locations.values() for location in known}
+        for backend in store.backends:
+            with store.guarded(backend, output.error):
+                for thinned in thin_by_rules(backend, rules, dry_run=args.dry_run):
+                    if thinned.error:
+                        output.error(thinned.error)
+                    elif thinned.stored.location not in gone:
+                        tell(_thinned_line(thinned, thin))
+                        decisions[backend.name].append(_decision(thinned))
     if due:
         output.say("\n".join(due))
     for result in results:
@@ -80,9 +110,35 @@ def prune(args: argparse.Namespace, output: Output) -> int:
         what = f"{result.segments} segments {'to prune' if args.dry_run else 'pruned'}, {result.bytes} bytes"
         output.say(f"{result.backend}: {what if result.lifecycle else 'no lifecycle: what it stores is not pruned'}")
     others = store.survey()
-    rows = [{**attrs.asdict(result), "pruned": locations[result.backend]} for result in results]
+    rows = [
+        {**attrs.asdict(one), "pruned": locations[one.backend], "decisions": decisions[one.backend]} for one in results
+    ]
     where = {"folder": store.params.folder, "fprefix": store.params.fprefix, "other_prefixes": others}
-    return output.result({"fage": fage, "dry_run": args.dry_run, **where, "backends": rows})
+    return output.result(
+        {
+            "fage": fage or None,
+            "keep": [rule.text for rule in rules],
+            "dry_run": args.dry_run,
+            **where,
+            "backends": rows,
+        }
+    )
+
+
+def _thinned_line(thinned: Thinned, verb: str) -> str:
+    size = f", {thinned.records} messages" if thinned.records else ""
+    held = f"; calls that are due are held by {', '.join(thinned.holds)}" if thinned.holds else ""
+    return f"{verb} {thinned.stored.location}: {thinned.calls} calls{size} ({thinned.why}{held})"
+
+
+def _decision(thinned: Thinned) -> dict[str, Any]:
+    return {
+        "location": thinned.stored.location,
+        "action": "delete" if thinned.deleted else "thin",
+        "why": thinned.why,
+        "holds": list(thinned.holds),
+        "calls": thinned.calls,
+    }
 
 
 def _add_timeout(parser: argparse.ArgumentParser, seconds: float = PATIENCE) -> None:

@@ -192,6 +192,7 @@ class Rpc:
         }
         result["sources"] = {name: dict(counters()) for name, counters in self._sources.items()}
         result["filters"] = {name: _of_filter(filter_) for name, filter_ in stats.filters.items()}
+        result["caps"] = attrs.asdict(stats.caps)
         result["backends"] = {}
         for backend in self._dump.backends:
             lane = stats.backends[backend.name]

@@ -10,12 +10,14 @@ from typing import BinaryIO, ClassVar, Protocol, TypeGuard, TypeVar
 import attrs
 
 from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.rewriting import Change, Rewritten
 from sipdump_core.errors import SipDumpError
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
 
 __all__ = [
     "Ability",
+    "Capped",
     "Compacted",
     "Compacts",
     "Dates",
@@ -29,6 +31,7 @@ __all__ = [
     "Reads",
     "Recovered",
     "Recovers",
+    "Rewrites",
     "Searches",
     "SearchesFiles",
     "Shipped",
@@ -73,6 +76,14 @@ class Located(Ability, Protocol):
         """Return where, in a line for people: an address, and how the names there begin."""
 
 
+class Capped(Ability, Protocol):
+    """Its store, which is elsewhere, may hold only so much; the oldest segments go first."""
+
+    @property
+    def cap(self) -> int:
+        """How many bytes its sealed segments may take; 0: no limit."""
+
+
 class Deletes(Ability, Protocol):
     """Its sealed segments can be deleted."""
 
@@ -85,6 +96,19 @@ class Reads(Ability, Protocol):
 
     def read(self, stored: StoredSegment) -> Iterator[Record]:
         """See :meth:`sipdump_core.Backend.read`."""
+
+
+class Rewrites(Ability, Protocol):
+    """Its sealed segments can be replaced by ones without some of their records, see :mod:`.rewriting`."""
+
+    def rewrite(self, stored: StoredSegment, change: Change) -> Rewritten:
+        """Take records out of a sealed segment, or mask them, at once for all readers; delete it where none is left.
+
+        Its name, and the time that retention counts from, stay. If it fails, or is killed, the segment is as it was.
+
+        Raises:
+            StorageError: it cannot be rewritten, or is in use.
+        """
 
 
 class Searches(Ability, Protocol):

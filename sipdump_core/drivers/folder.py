@@ -11,6 +11,7 @@ from typing import BinaryIO
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import needs
 from sipdump_core.drivers.names import names_in
+from sipdump_core.drivers.rewriting import Change, Rewritten, new_file, replace
 from sipdump_core.drivers.syncing import SYNCER, SyncedFile
 from sipdump_core.errors import ClosedError, SegmentLostError, StorageError
 from sipdump_core.locks import in_use, release, take
@@ -47,6 +48,8 @@ CANNOT_READ = "segment cannot be read; taken for open"
 _MADE = stat.S_ISVTX
 """Marks a file from its creation until it has a lock; on files Linux gives this bit no other meaning."""
 _LOCK_TRIES = 1000
+_REWRITE_BATCH = 1000
+_REWRITE_WAIT = 30.0
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -207,6 +210,40 @@ class FolderBackend(Backend):
             pass
         except OSError as error:
             raise StorageError.from_os("delete", path, error) from error
+
+    @needs("decode")
+    def rewrite(self, stored: StoredSegment, change: Change) -> Rewritten:
+        """Write a sealed file anew, as its change says, and put it in the old one's place; see :mod:`.rewriting`."""
+        path = os.path.join(self.site.folder, stored.segment.name)
+
+        def make(file: BinaryIO, draft: str) -> Rewritten:
+            return self.rewrite_file(file, draft, change)
+
+        return replace(path, make, self.count_records, wait_s=_REWRITE_WAIT)
+
+    def rewrite_file(self, file: BinaryIO, draft: str, change: Change) -> Rewritten:
+        """Write what a change makes of an open file into a new one. A subclass may know a better way."""
+        kept = removed = masked = 0
+        with new_file(draft) as made:
+            made.write(self.preamble())
+            batch: list[Record] = []
+            for record in self.decode(file):
+                after = change.apply(record)
+                kept += after is record
+                removed += after is None
+                masked += after is not record and after is not None
+                if after is not None:
+                    batch.append(after)
+                if len(batch) >= _REWRITE_BATCH:
+                    made.write(self.encode(batch))
+                    batch.clear()
+            if batch:
+                made.write(self.encode(batch))
+        return Rewritten(kept, removed, masked)
+
+    def count_records(self, file: BinaryIO) -> int:
+        """Return how many records an open file has, by reading them."""
+        return sum(1 for _ in self.decode(file))
 
     @needs("merge")
     def merge(self, paths: Sequence[str], target: str) -> int:

@@ -8,12 +8,13 @@ what a reader from the file's start finds.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.folder import FolderBackend, disorder
 from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.rewriting import Change, Rewritten, new_file
 from sipdump_core.drivers.scan import FEW, FileScan, Literals
 from sipdump_core.errors import StorageError
 from sipdump_core.record import Record
@@ -78,6 +79,16 @@ class FileSearch(ABC):
     def is_place(self, at: int) -> bool:
         """Return whether an offset that was a place may still be one: the file may have been cut, and have grown."""
         return at <= self.scan.size
+
+    def is_record(self, start: int, end: int) -> bool:
+        """Return whether nothing but a record is between the place behind one record and that behind the next."""
+        del start, end
+        return True
+
+    def is_torn(self, at: int) -> bool:
+        """Return whether what is behind the last record is one that a crash has cut off."""
+        del at
+        return True
 
     def search(self, query: Query, disorder_us: int | None) -> Iterator[Record]:
         """Yield the records that are an answer, in order.
@@ -197,6 +208,45 @@ class SearchedFolderBackend(FolderBackend):
         except OSError as error:
             raise StorageError.from_os("read", path, error) from error
 
+    def rewrite_file(self, file: BinaryIO, draft: str, change: Change) -> Rewritten:
+        """Write what a change makes of an open file into a new one; what stays is copied byte for byte.
+
+        Raises:
+            StorageError: there are bytes in it that are no record: nobody can say whose they are.
+        """
+        kept = removed = masked = 0
+        with FileScan(f"/proc/self/fd/{file.fileno()}") as scan, new_file(draft) as made:
+            looked = self.look(scan)
+            at = copied = looked.first  # what is from ``copied`` to ``at`` is still to be copied
+            made.write(scan.read(0, looked.first))
+            for record, behind in looked.records(looked.first, scan.size, _STEP):
+                if not looked.is_record(at, behind):
+                    raise _damaged(file.name, at)
+                after = change.apply(record)
+                if after is record:
+                    kept += 1
+                    if behind - copied >= _STEP:
+                        made.write(scan.read(copied, behind))
+                        copied = behind
+                else:
+                    made.write(scan.read(copied, at))
+                    if after is None:
+                        removed += 1
+                    else:
+                        masked += 1
+                        made.write(self.encode_like(after, scan.read(at, behind)))
+                    copied = behind
+                at = behind
+            if at < scan.size and not looked.is_torn(at):
+                raise _damaged(file.name, at)
+            made.write(scan.read(copied, at))
+        return Rewritten(kept, removed, masked)
+
+    def encode_like(self, record: Record, before: bytes) -> bytes:
+        """Return the bytes of a record that takes the place of another one, given the bytes of that."""
+        del before
+        return self.encode([record])
+
     def _path_of(self, stored: StoredSegment) -> str:
         return os.path.join(self.site.folder, stored.segment.name)
 
@@ -211,3 +261,8 @@ class SearchedFolderBackend(FolderBackend):
             if known is None:
                 known = self._measured.keep(key, looked.measure())
         return known
+
+
+def _damaged(path: str, at: int) -> StorageError:
+    hint = "look at them, and mend or delete the file"
+    return StorageError("rewrite", path, f"it is damaged: from {at} on are bytes that are no record", hint)

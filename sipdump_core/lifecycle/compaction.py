@@ -21,16 +21,14 @@ from typing import Generic, TypeVar
 import attrs
 
 from sipdump_core.drivers.capabilities import Compacted
+from sipdump_core.drivers.rewriting import alone
 from sipdump_core.errors import SipDumpError, StorageError
-from sipdump_core.locks import claimed
 from sipdump_core.log import Event, log
 from sipdump_core.segment import StoredSegment
 
 __all__ = ["Candidate", "Compaction", "Contents", "Draft", "is_within", "packs"]
 
 T = TypeVar("T")
-
-_LOCK = ".sipdump-compact.lock"
 
 
 @attrs.frozen
@@ -130,7 +128,7 @@ class Compaction(ABC, Generic[C]):
         Raises:
             StorageError: the store cannot be listed, or another compaction is under way there.
         """
-        with _alone(self.folder):
+        with alone(self.folder, "compact"):
             if not dry_run:
                 self.remove_drafts()
             listed = sorted(self.candidates(), key=lambda each: each.hour)
@@ -261,19 +259,3 @@ def _by_kind(candidates: Iterable[C], contents: Mapping[str, Contents]) -> Itera
     for each in candidates:
         kinds.setdefault(contents[each.name].kind, []).append(each)
     return kinds.values()
-
-
-@contextlib.contextmanager
-def _alone(folder: str) -> Iterator[None]:
-    """Keep two compactions of one folder apart."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StorageError.from_os("compact", folder, error) from error
-    try:
-        with claimed(fd, os.path.join(folder, _LOCK)) as alone:
-            if not alone:
-                raise StorageError("compact", folder, "another compaction of this folder is under way")
-            yield
-    finally:
-        os.close(fd)

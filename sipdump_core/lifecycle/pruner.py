@@ -1,18 +1,23 @@
 """Pruning in the background: at once and every 600 s, each backend in a thread of its own."""
 
+import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import ClosedError
 from sipdump_core.lifecycle.retention import Pruned, log_pruned, prune_all
+from sipdump_core.lifecycle.thinning import log_thinned, thin
 from sipdump_core.log import Limit
+from sipdump_core.settings.keeping import Rule
 from sipdump_core.threads import lasting
 
 __all__ = ["PRUNE_INTERVAL", "Pruner"]
 
+_NICE = 10
 PRUNE_INTERVAL = 600.0
 """Seconds between two prunes, as in Kamailio."""
 
@@ -24,11 +29,15 @@ class Pruner:
         backends: returns the backends to prune; called before each round.
         fage: seconds, see :func:`~sipdump_core.lifecycle.retention.prune`.
         clock: the time.
+        rules: see :mod:`~sipdump_core.lifecycle.thinning`.
     """
 
-    def __init__(self, backends: Callable[[], Iterable[Backend]], fage: float, clock: Clock) -> None:
+    def __init__(
+        self, backends: Callable[[], Iterable[Backend]], fage: float, clock: Clock, rules: Sequence[Rule] = ()
+    ) -> None:
         self._backends = backends
         self._fage = fage
+        self._rules = rules
         self._clock = clock
         self._stopped = threading.Event()
         self._log = Limit()
@@ -63,9 +72,17 @@ class Pruner:
                 raise ClosedError("sipdump is closed: the rest is pruned at the next start")
 
         error: object = None
+        with suppress(OSError):  # of this thread alone: storing goes first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         with Guard() as guard:
-            for summary in prune_all([backend], self._fage, each, now=self._clock.time()):
-                error = summary.errors[-1] if summary.errors else None
+            if self._fage:
+                for summary in prune_all([backend], self._fage, each, now=self._clock.time()):
+                    error = summary.errors[-1] if summary.errors else None
+            for thinned in thin(backend, self._rules, now=self._clock.time()):
+                log_thinned(thinned)
+                error = thinned.error or error
+                if self._stopped.is_set():
+                    return
         error = guard.text or error
         if error and not self._stopped.is_set():
             self._log.warn("prune", "prune failed", backend=backend.name, error=error)

@@ -7,16 +7,23 @@ from typing import Any, TypeVar
 
 import attrs
 
+from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Backend
+from sipdump_core.drivers.capabilities import Rewrites, can
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import blaming, each_of, timely
 from sipdump_core.drivers.metadata import OURS
 from sipdump_core.errors import SipDumpError
 from sipdump_core.lifecycle import meta_file as meta
+from sipdump_core.lifecycle.holds import Held, held_in
+from sipdump_core.lifecycle.rewriting import rewrite
 from sipdump_core.log import Event, log
 from sipdump_core.segment import Segment, StoredSegment, check_stamp
 
-__all__ = ["PATIENCE", "PruneSummary", "Pruned", "answers", "counted", "listed", "log_pruned", "prune", "prune_all"]
+__all__ = [
+    "PATIENCE", "PruneSummary", "Pruned", "age_text", "answers", "counted", "delete", "listed", "log_pruned", "prune",
+    "prune_all",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -26,6 +33,8 @@ _OURS = f"{OURS} "
 PATIENCE = 15.0
 """Seconds without an answer after which a command goes on without a driver, unless its ``--timeout`` says otherwise."""
 
+_THINNED: Cache[Any, bool] = Cache()
+"""Segments of which nothing is left but what is held."""
 _CHUNK = 1000  # how many a store may delete in one request: S3's limit
 
 
@@ -37,6 +46,17 @@ class Pruned:
     stored: StoredSegment
     error: SipDumpError | None = None
     """Why it is still there."""
+    why: str = ""
+    """The rule and the age by which it was due."""
+    holds: Sequence[str] = ()
+    """The holds that keep something of it; what they do not keep is taken out."""
+    removed: int | None = None
+    """Of a segment that stays, how many records were taken out; None where it went as a whole."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole segment goes."""
+        return not self.holds
 
 
 @attrs.define
@@ -48,6 +68,8 @@ class PruneSummary:
     """How many are gone, or would be."""
     bytes: int = 0
     """How much they took."""
+    held: int = 0
+    """How many stay, with what a hold keeps of them."""
     errors: list[str] = attrs.field(factory=list)
     lifecycle: bool = True
     """False if the backend lists no segments: what it stores is kept by rules of its own."""
@@ -109,18 +131,84 @@ def prune(
     """
     now = time.time() if now is None else now
     for backend in backends:
-        deleted = set()
         due = (stored for stored in listed(backend, patience) if stored.sealed and now - stored.modified > fage)
-        if dry_run:
-            yield from (Pruned(backend.name, stored) for stored in due)
-            continue
-        while chunk := list(islice(due, _CHUNK)):
-            for stored, error in _delete(backend, chunk, patience):
-                if error is None:
-                    deleted.add(stored.segment.stem)
-                yield Pruned(backend.name, stored, error)
-        if isinstance(backend, FolderBackend):
+        deleted = set()
+        for pruned in delete(backend, due, held_in(backend), dry_run=dry_run, patience=patience):
+            age = age_text(now - pruned.stored.modified)
+            if pruned.is_whole and not pruned.error:
+                deleted.add(pruned.stored.segment.stem)
+            yield attrs.evolve(pruned, why=f"fage {age_text(fage)}: written {age} ago")
+        if isinstance(backend, FolderBackend) and not dry_run:
             meta.sweep(backend.site.folder, backend.site.prefix, deleted, now - fage)
+
+
+def delete(
+    backend: Backend,
+    due: Iterable[StoredSegment],
+    held: Held,
+    *,
+    dry_run: bool = False,
+    patience: float | None = None,
+) -> Iterator[Pruned]:
+    """Delete segments, and yield each when it is gone; of what a hold keeps, only the rest goes.
+
+    Args:
+        backend: whose segments.
+        due: they are sealed.
+        held: what is held of the backend's segments.
+        dry_run: yield what would be done, and do nothing.
+        patience: seconds without an answer after which the driver is given up; None: never.
+
+    Raises:
+        StorageError: a segment cannot be searched for what is held.
+        DriverError: the driver raises anything else, or does not answer.
+    """
+    due = iter(due)
+    while chunk := list(islice(due, _CHUNK)):
+        whole = []
+        for stored in chunk:
+            names = held.of(stored) if held else ()
+            if names:
+                yield from _thin(backend, stored, held, names, dry_run=dry_run)
+            else:
+                whole.append(stored)
+        if dry_run:
+            yield from (Pruned(backend.name, stored) for stored in whole)
+        elif whole:
+            yield from (Pruned(backend.name, stored, error) for stored, error in _delete(backend, whole, patience))
+
+
+def _thin(
+    backend: Backend, stored: StoredSegment, held: Held, names: Sequence[str], *, dry_run: bool
+) -> Iterator[Pruned]:
+    """Take out of a segment that is due what no hold keeps; nothing is yielded where that was done before."""
+    pruned = Pruned(backend.name, stored, holds=names, removed=0)
+    if dry_run or not can(type(backend), Rewrites):
+        if dry_run:
+            yield pruned
+        return
+    key = (stored.location, stored.size, stored.modified, held.ids)
+    if key in _THINNED:
+        return
+    try:
+        done = rewrite(backend, stored, held.change())
+    except SipDumpError as error:
+        yield attrs.evolve(pruned, error=error)
+        return
+    if done.removed:
+        yield attrs.evolve(pruned, removed=done.removed)
+    else:
+        _THINNED.keep(key, True)
+
+
+def age_text(seconds: float) -> str:
+    """Return a span of time as people say it: ``3d4h``, ``12m``."""
+    left, parts = int(seconds), []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2]) or "0s"
 
 
 def prune_all(
@@ -149,6 +237,8 @@ def prune_all(
                 each(pruned)
                 if pruned.error:
                     summary.errors.append(str(pruned.error))
+                elif not pruned.is_whole:
+                    summary.held += 1
                 else:
                     summary.segments += 1
                     summary.bytes += pruned.stored.size
@@ -159,9 +249,14 @@ def prune_all(
 
 def log_pruned(pruned: Pruned) -> None:
     """Log a segment that was pruned; what could not be is in the summary."""
-    if not pruned.error:
-        stored = pruned.stored
+    stored = pruned.stored
+    if pruned.error:
+        return
+    if pruned.is_whole:
         log.info(Event("segment pruned", backend=pruned.backend, name=stored.segment.name, bytes=stored.size))
+    else:
+        what = {"backend": pruned.backend, "name": stored.segment.name, "records": pruned.removed}
+        log.info(Event("segment pruned but for what is held", **what, holds=", ".join(pruned.holds)))
 
 
 def answers(backend: Backend, operation: str, call: Callable[[], Iterable[T]], patience: float | None) -> Iterator[T]:

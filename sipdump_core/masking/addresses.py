@@ -8,8 +8,8 @@ from sipdump_core.masking.users import Users
 
 __all__ = ["Addresses"]
 
-_SCHEMES = rb"(?:(sips?|pres|im|mailto|xmpp|h323|mms)|(tel|sms|fax|modem))"
-_COLON, _AT = rb"(?::|%(?:25)*+3[Aa])", rb"(?:@|%(?:25)*+40)"
+_SCHEMES = rb"(?:(sips?|pres|im|mailto|xmpp|h323|mms|msrps?)|(tel|sms|fax|modem))"
+_COLON, _AT = rb"(?:(?::|%(?:25)*+3[Aa])(?://)?)", rb"(?:@|%(?:25)*+40)"
 _NO_WORD_BEFORE = rb"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2}))"
 _SCHEME = re.compile(_NO_WORD_BEFORE + _SCHEMES + _COLON, re.IGNORECASE)
 _RUN = re.compile(_NO_WORD_BEFORE + _SCHEMES + _COLON + rb'[^\s<>"]*+', re.IGNORECASE)
@@ -25,6 +25,8 @@ _PARAMETER = re.compile(
 )
 """Parameters that have a number, or a part of one (RFC 3966, RFC 4694)."""
 _PIECE = re.compile(rb'"(?:[^"\\]|\\.)*+"?|<[^>]*+>?|[^"<]++', re.DOTALL)
+_BEFORE_BARE = re.compile(rb'".*|[^;=]*\s', re.DOTALL)
+"""What may be a display name before a URI that has no brackets, though it must have some then."""
 _UNCLOSED = re.compile(rb'"(?:[^"\\]|\\.)*+(?!")', re.DOTALL)
 _USUAL = re.compile(
     rb'([ \t]*+)(?:"([^"\\<>]*+)"([ \t]*+)|([^"<>,;:\r\n \t]*+)([ \t]*+))<(sips?:)([^@:;?<>"\s%,]++)'
@@ -39,6 +41,16 @@ _OTHER = re.compile(rb"<?\s*+((?:[A-Za-z][A-Za-z0-9+.-]*+:)?(?://)?)")
 _NOBODY = (b"urn:", b"http:", b"https:", b"http://", b"https://", b"data:", b"cid:")
 """Beginnings of URIs that name no user, as long as there is no ``@``."""
 _HOST = re.compile(rb"\[[^\]]*\].*|[^.@]*\..*|localhost.*|\*?", re.DOTALL)
+
+
+def _pieces(value: bytes) -> list[bytes]:
+    """Return the quoted strings of a value, what is in brackets, and what is between, cut where a URI begins there."""
+    found: list[bytes] = []
+    for piece in _PIECE.findall(value):
+        scheme = None if piece.startswith((b'"', b"<")) else _SCHEME.search(piece)
+        at = scheme.start() if scheme else 0
+        found += [piece[:at], piece[at:]] if at else [piece]
+    return found
 
 
 class _Ahead:
@@ -126,10 +138,12 @@ class Addresses:
             else:
                 before += value[len(before) : usual.start(6) - 1]
             return b"%b<%b%b%b%b" % (before, scheme, stand_in(user), host, rest)
-        pieces = _PIECE.findall(value)
+        pieces = _pieces(value)
         out: list[bytes] = []
         for piece in pieces:
             if not piece.startswith(b"<"):
+                if identity and out and _SCHEME.match(piece) and _BEFORE_BARE.fullmatch(pieces[len(out) - 1]):
+                    self._mask_name(pieces, out)
                 out.append(self._unclosed(piece) if _UNCLOSED.match(piece) else self.text(piece))
                 continue
             masked = self.uris(piece)

@@ -1,7 +1,7 @@
 """Bodies: by their type, what must be hidden in them is found, or they are found to be readable by nobody here."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from sipdump_core.masking import credentials, sdp
 from sipdump_core.masking.addresses import Addresses
@@ -32,18 +32,26 @@ _DISPLAY = re.compile(
     rb"|(<(?:[\w.-]+:)?display(?:-name|-text)?(?:\s[^>]*)?>)([^<]+)",
     re.IGNORECASE,
 )
+_NAMES = re.compile(rb"()()(<(?:[\w.-]+:)?name(?:\s[^>]*)?>)([^<]+)", re.IGNORECASE)
+"""Names of people, where they are called so (RFC 4662, RFC 7865)."""
+_NAMED = (b"application/rlmi+xml", b"application/rs-metadata+xml", b"application/rs-metadata")
 _LINE = re.compile(
-    rb"((?:\A|[\r\n])[ \t]*(?:(?:proxy-)?(?:authorization|authentication-info|authenticate)|www-authenticate)[ \t]*:)"
+    rb"((?:\A|[\r\n])[ \t]*"
+    rb"(?:(?:proxy-)?(?:authorization|authentication-info|authenticate)|www-authenticate|identity)[ \t]*:)"
     rb"([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)",
     re.IGNORECASE,
 )
 """Headers of credentials, wherever they are: in a message within a message."""
 _SDP = b"application/sdp"
 _SDP_LINE = re.compile(
-    rb"\n[ \t]*(?:" + sdp.KEY_LINE + rb"|o=(?!-[ \t])|[ep]=|(?=[PpAaWw])(?i:proxy-auth|auth|www-auth))"
+    rb"\n[ \t]*+(?=[aAeEiIkKoOpPwW][ \t=uUdDrRwW])(?:"
+    + sdp.KEY_LINE
+    + rb"|"
+    + sdp.USER_LINE
+    + rb"|(?=[PpAaWwIi])(?i:proxy-auth|auth|www-auth|identity))"
 )
 """A line of a session description that may hide something."""
-_LINE_BEGINS = re.compile(rb"\n[ \t]*(?=[PpAaWw])(?i:proxy-auth|auth|www-auth)")
+_LINE_BEGINS = re.compile(rb"\n[ \t]*(?=[PpAaWwIi])(?i:proxy-auth|auth|www-auth|identity)")
 
 
 class OpaqueError(Exception):
@@ -58,6 +66,7 @@ class Bodies:
         hide_keys: whether keys of media are masked.
         addresses: masks users; None: they stay.
         head: masks header lines.
+        embedded: names of headers that are masked in URIs, in lower case.
     """
 
     def __init__(
@@ -66,11 +75,13 @@ class Bodies:
         hide_keys: bool,
         addresses: Addresses | None,
         head: Callable[[bytes], bytes],
+        embedded: Set[bytes],
     ) -> None:
         self._credentials = hide_credentials
         self._keys = hide_keys
         self._addresses = addresses
         self._head = head
+        self._embedded = embedded
 
     def masked(self, head: bytes, body: bytes, depth: int = 0) -> bytes:
         """Return a body masked.
@@ -107,6 +118,7 @@ class Bodies:
         return bool(
             _SDP_LINE.search(sdp_)
             or LONE_CR.search(sdp_)
+            or b"?" in sdp_
             or b"inline:" in sdp_.lower()
             or b"\0" in sdp_
             or (self._addresses and has_uri(sdp_))
@@ -154,11 +166,13 @@ class Bodies:
         if self._addresses is None:
             return body
         wide = b"\0" in body or body[:2] in (b"\xff\xfe", b"\xfe\xff") or _CHARSET.search(value)
-        if body.strip() and (wide or not _READABLE.fullmatch(kind)):
+        if body.strip() and (wide or not (_READABLE.fullmatch(kind) or kind in _NAMED)):
             raise OpaqueError
-        if _XML.fullmatch(kind):
+        if _XML.fullmatch(kind) or kind in _NAMED:
             if _CHARSET.search(body, 0, 200) or _REFERENCE.search(body):
                 raise OpaqueError
+            if kind in _NAMED:
+                body = _NAMES.sub(self._display, body)
             return self._addresses.text(_DISPLAY.sub(self._display, body))
         if kind == b"application/sdp" or (not kind and body.lstrip()[:2] == b"v="):
             return sdp.mask_users(body, self._addresses)
@@ -168,6 +182,8 @@ class Bodies:
         """Mask the lines of keys and credentials, whatever they are in."""
         if self._keys:
             text = sdp.mask_keys(text)
+        if b"?" in text:
+            text = credentials.embedded(text, self._embedded)
         if self._credentials and (_LINE_BEGINS.search(b"\n" + text) or LONE_CR.search(text)):
             text = _LINE.sub(self._credential_line, text)
         return text
@@ -182,6 +198,8 @@ class Bodies:
     def _credential_line(self, found: "re.Match[bytes]") -> bytes:
         name = found[1].strip(b" \t\r\n:").lower()
         make = credentials.challenge if name.endswith(b"ticate") else credentials.answer
+        if name == b"identity":
+            return found[1] + credentials.whole(found[2])
         if name.endswith(b"-info"):
             make = credentials.info
         return found[1] + make(found[2], self._addresses, secrets=True)

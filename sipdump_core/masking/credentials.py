@@ -5,10 +5,12 @@ nobody here knows is taken for a secret.
 """
 
 import re
+from collections.abc import Set
+from urllib.parse import unquote_to_bytes
 
 from sipdump_core.masking.addresses import Addresses
 
-__all__ = ["MARK", "answer", "challenge", "info", "whole"]
+__all__ = ["MARK", "answer", "challenge", "embedded", "info", "whole"]
 
 MARK = b"redacted"
 _TOKEN = rb"[!#$%&'*+.0-9A-Z^_`a-z|~-]+"
@@ -27,6 +29,14 @@ _TOKENS = (b"basic", b"bearer", b"ntlm", b"negotiate", b"kerberos")
 """Schemes that have a token behind them, not parameters."""
 _NAMED = re.compile(rb"[A-Za-z][A-Za-z0-9]{0,15}[A-Za-z0-9-]{0,16}")
 """A scheme that has something behind it; what is longer is no name."""
+_FIELD = re.compile(
+    rb"(?:[?&](?:amp;)?|%(?:25)*+(?:3[Ff]|26))"
+    rb"([!$'*+.0-9A-Z_a-z~-]*+(?:%(?:25)*+[2-7][0-9A-Fa-f][!$'*+.0-9A-Z_a-z~-]*+){0,40}?)(?:=|%(?:25)*+3[Dd])"
+)
+"""A header in a URI (RFC 3261, section 19.1.1), also in one within that."""
+_ROUNDS = 4
+"""How often its name may be escaped."""
+_FIELD_VALUE = re.compile(rb"(?:[^&>\r\n]|\r?\n[ \t])*+")
 
 
 def whole(value: bytes, mark: bytes = MARK) -> bytes:
@@ -71,6 +81,36 @@ def info(value: bytes, addresses: Addresses | None, *, secrets: bool) -> bytes:
     return _parameters(value, addresses, secrets=secrets)
 
 
+def embedded(text: bytes, names: Set[bytes]) -> bytes:
+    """Return a text without the values of headers in its URIs: ``<sip:bob@example.com?Authorization=Basic%20QWxh>``.
+
+    A value ends with the URI or at the next header. In a URI within a URI it takes the others behind it along.
+
+    Args:
+        text: a header's value, a request URI, or a body.
+        names: names of headers, in lower case.
+    """
+    if b"=" not in text and b"%" not in text:
+        return text
+    out: list[bytes] = []
+    at = 0
+    for found in _FIELD.finditer(text):
+        if found.start() < at or _unescaped(found[1]) not in names:
+            continue
+        value = _FIELD_VALUE.match(text, found.end())
+        assert value  # noqa: S101 - it matches anything
+        out += [text[at : found.end()], whole(value[0])]
+        at = value.end()
+    return b"".join([*out, text[at:]])
+
+
+def _unescaped(name: bytes) -> bytes:
+    for _ in range(_ROUNDS):
+        if b"%" in name:
+            name = unquote_to_bytes(name)
+    return name.lower()
+
+
 def _parameters(value: bytes, addresses: Addresses | None, *, secrets: bool) -> bytes:
     """Mask a list of parameters, of one challenge or several; what cannot be read goes as a whole."""
     out: list[bytes] = []
@@ -110,4 +150,7 @@ def _parameter(found: "re.Match[bytes]", addresses: Addresses | None, *, secrets
     if name == b"username*":  # RFC 8187: charset'language'value
         charset, quote, rest = value.rpartition(b"'")
         return found[1] + found[2] + charset + quote + addresses.user(rest)
-    return found[1] + found[2] + (addresses.text(value) if name in (b"uri", b"domain") else value)
+    if name == b"uri":
+        quote = value[:1] if value[:1] == b'"' else b""
+        return found[1] + found[2] + quote + addresses.target(value.strip(b'"')) + quote
+    return found[1] + found[2] + addresses.text(value)

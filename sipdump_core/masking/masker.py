@@ -46,7 +46,7 @@ _REQUEST = re.compile(rb"[\r\n]*([^ \r\n]+) ")
 _BLANK = re.compile(rb"[\r\n\0 \t]*")
 _END = re.compile(rb"\n(\r?\n)")
 _FOLD = (b" ", b"\t")
-_SMUGGLED = re.compile(rb"[ \t]+(?:proxy-|www-)?auth[a-z-]*[ \t]*:", re.IGNORECASE)
+_SMUGGLED = re.compile(rb"[^!-~]+(?:proxy-|www-)?auth[a-z-]*[ \t]*:", re.IGNORECASE)
 _LONGEST_CACHED = 1024
 _KEPT_LINES = 20_000
 
@@ -106,7 +106,8 @@ class Masker:
         self._handlers = self._make_handlers()
         self._lines: Cache[bytes, bytes] = Cache(_KEPT_LINES)
         self._starts: Cache[bytes, bytes] = Cache(_KEPT_LINES)
-        self._bodies = Bodies(rules.credentials, rules.keys, self._addresses, self._head)
+        self._embedded = frozenset(name for name in self._handlers if len(name) > 1)
+        self._bodies = Bodies(rules.credentials, rules.keys, self._addresses, self._head, self._embedded)
         self._suspect = None if users else _suspects(rules).search
         self._hides_in_bodies = bool(rules.credentials or rules.keys or users)
 
@@ -127,6 +128,7 @@ class Masker:
                 (buf.startswith(_SIP) or buf.endswith(_VERSIONS, 0, end))
                 and suspect(buf, end) is None
                 and _lone_cr(buf) is None
+                and not (b"?" in buf and self._embeds(buf))
                 and not (self._methods and self._hides_body(buf))
             ):
                 return buf
@@ -233,6 +235,10 @@ class Masker:
             self.unparsed += 1
             return b"x" * len(body) if self.rules.unparsed == MASK else body
 
+    def _embeds(self, buf: bytes) -> bool:
+        """Return whether a URI in a message may have a header that is masked."""
+        return bool(self._embedded) and credentials.embedded(buf, self._embedded) != buf
+
     def _hides_body(self, buf: bytes) -> bool:
         """Return whether a message has a body that is masked as a whole."""
         blank = _END.search(buf)
@@ -240,10 +246,15 @@ class Masker:
 
     def _start_line(self, start: "re.Match[bytes]") -> bytes:
         line = start[0]
-        if self._addresses is None or start["uri"] is None:
+        if start["uri"] is None:
             return line
         at, behind = start.span("uri")
-        return line[: at - start.start()] + self._addresses.target(start["uri"]) + line[behind - start.start() :]
+        uri = start["uri"]
+        if b"?" in uri:
+            uri = credentials.embedded(uri, self._embedded)
+        if self._addresses:
+            uri = self._addresses.target(uri)
+        return line[: at - start.start()] + uri + line[behind - start.start() :]
 
     def _head(self, head: bytes) -> bytes:
         """Return header lines masked, without the blank line behind them.
@@ -290,6 +301,9 @@ class Masker:
         kind = name.rstrip().lower()
         handler = self._handlers.get(kind)
         masked = line
+        if b"?" in value and self._embedded:
+            value = credentials.embedded(value, self._embedded)
+            masked = name + colon + value
         if handler:
             masked = name + colon + handler(value)
         elif self._addresses and (kind in _IDENTITIES or has_uri(value)):
@@ -316,14 +330,24 @@ def _suspects(rules: Rules) -> "re.Pattern[bytes]":
     names = [*rules.headers, *_ENCODINGS]
     names += [*_ANSWERS, *_CHALLENGES, *_INFOS, *_WHOLE] if rules.credentials else []
     names = any_name(names)
-    letters = "".join(sorted({each for name in names for each in (name[0].lower(), name[0].upper())}))
+    begins = [name[:2] if name[1:] else name + end for name in names for end in ": \t"]
+    endings: dict[str, list[bytes]] = {}
+    for name in names:  # without the colon: a line without one makes the message one that cannot be parsed
+        ending = re.escape(name[1:].encode("latin-1")) or rb"[ \t]*+:"
+        endings.setdefault(name[0], []).append(ending)
+    words = [_any_of(first) + b"(?i:%b)" % b"|".join(found) for first, found in endings.items()]
     if rules.keys:
-        letters += "aAkK"
-    # without the colon: a line without one makes the message one that cannot be parsed
-    tests = [b"|".join(re.escape(name.encode("latin-1")) + (rb"[ \t]*:" if len(name) == 1 else b"") for name in names)]
-    tests += [sdp.KEY_LINE] if rules.keys else []
-    first = re.escape(letters.encode("latin-1"))
-    return re.compile(rb"\n[ \t]*(?=[%b])(?i:%b)" % (first, b"|".join(tests)))
+        words.append(sdp.KEY_LINE)
+        begins += sdp.KEY_BEGINS
+    # two sets of characters rule out nearly every line before any word is tried, and its first letter most words
+    screen = b"".join(_any_of(letters) for letters in zip(*begins, strict=True))
+    return re.compile(rb"\n[^!-~\n]*+(?=%b)(?:%b)" % (screen, b"|".join(words)))
+
+
+def _any_of(letters: Iterable[str]) -> bytes:
+    """Return an expression for any of some characters, in both cases."""
+    both = {case for letter in letters for case in (letter.lower(), letter.upper())}
+    return b"[%b]" % b"".join(re.escape(each.encode("latin-1")) for each in sorted(both))
 
 
 def _unfolded(lines: list[bytes]) -> list[bytes]:

@@ -12,7 +12,7 @@ START_LINE = re.compile(
     rb"|(?!(?i:SIP/))[!#$%&'*+.0-9A-Z^_`a-z|~-]++[ \t]++(?P<uri>[^\r\n]*[^ \t\r\n])[ \t]++(?i:SIP/\d\.\d)[ \t]*+)"
     rb"(?:\r?\n|\Z)"
 )
-SCHEMES = ("sip", "sips", "pres", "im", "mailto", "xmpp", "h323", "mms", "tel", "sms", "fax", "modem")
+SCHEMES = ("sip", "sips", "pres", "im", "mailto", "xmpp", "h323", "mms", "msrp", "msrps", "tel", "sms", "fax", "modem")
 """Of URIs that name a user."""
 _COMPACT = {
     "a": "accept-contact", "u": "allow-events", "i": "call-id", "m": "contact", "e": "content-encoding",

@@ -7,7 +7,7 @@ both or neither; a batch that a spool delivers again after it does not get in tw
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import attrs
@@ -35,6 +35,17 @@ class DeadLetters(Journal):
 
     def __init__(self, site: Site) -> None:
         super().__init__(site, self.suffix)
+
+    def noted(self, text: str, stayed: Sequence[int], count: int) -> str:
+        """Return a note with the indexes of those records that stay."""
+        try:
+            note = json.loads(text)
+            indexes = note["indexes"]
+            if len(indexes) != count:
+                return text
+            return json.dumps({**note, "indexes": [indexes[place] for place in stayed]})
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return text
 
 
 class DeadLetter:

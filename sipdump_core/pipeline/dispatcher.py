@@ -5,7 +5,7 @@ that the segment's files of all backends share.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend, Site
@@ -66,6 +66,8 @@ class Dispatcher:
             [lane.preamble for lane in self.lanes],
             align=bool(params.rotate_align),
         )
+        self.sealed: Callable[[], object] = bool
+        """Is called when a segment was sealed."""
         self._segment: Segment | None = None
         self._last: Segment | None = None
         self._losses = 0
@@ -135,6 +137,7 @@ class Dispatcher:
         for lane in self.lanes:
             lane.seal()
         self._segment = None
+        self.sealed()
 
     def flush(self) -> list[threading.Event]:
         """Return events that are set when the lanes have stored and flushed what they were given."""

@@ -36,7 +36,8 @@ import attrs
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.drivers.folder import FolderBackend
-from sipdump_core.errors import ClosedError, RecordError
+from sipdump_core.drivers.rewriting import Change, Rewritten, new_file
+from sipdump_core.errors import ClosedError, RecordError, StorageError
 from sipdump_core.log import Event, log
 from sipdump_core.record import Flow, Record
 
@@ -101,24 +102,21 @@ class Columns:
         """Return the records of several frames as if they were of one."""
         if len(parts) == 1:
             return parts[0]
-        known: dict[str, int] = {}
-        flows: list[Flow] = []
+        flows: dict[str, Flow] = {}
+        for part in parts:
+            flows.update(zip(part.lines, part.flows, strict=True))
+        places = dict(zip(flows, range(len(flows)), strict=True))
         times, indexes, lengths = array("q"), array("I"), array("I")
         for part in parts:
-            own = []
-            for line, flow in zip(part.lines, part.flows, strict=True):
-                index = known.setdefault(line, len(flows))
-                if index == len(flows):
-                    flows.append(flow)
-                own.append(index)
+            own = list(map(places.__getitem__, part.lines))
             times += part.times
-            indexes.extend([own[index] for index in part.indexes])
+            indexes.extend(map(own.__getitem__, part.indexes))
             lengths += part.lengths
         payload = b"".join([memoryview(part.payload)[part.base :] for part in parts])
         ids: list[str] = []
         if any(part.correlation_ids for part in parts):
             ids = [each for part in parts for each in part.correlation_ids or [""] * len(part.times)]
-        return cls(flows, list(known), times, indexes, lengths, payload, 0, ids)
+        return cls(list(flows.values()), list(flows), times, indexes, lengths, payload, 0, ids)
 
 
 @attrs.frozen
@@ -255,6 +253,55 @@ class Journal(FolderBackend):
         payload = text.encode()
         self._append(_head(self._salt, NOTE, 0, payload) + payload + self.encode(batch))
         self._records += len(batch)
+
+    def rewrite_file(self, file: BinaryIO, draft: str, change: Change) -> Rewritten:
+        """Write what a change makes of a journal into a new one; its notes stay, as :meth:`noted` has them.
+
+        Raises:
+            StorageError: it is damaged: nobody can say whose the records there are.
+        """
+        done = Rewritten()
+        with new_file(draft) as made:
+            made.write(self.preamble())
+            note, group = "", list[Record]()
+            for frame in (*scan(file), None):
+                if isinstance(frame, Damage):
+                    if not frame.torn:
+                        reason = f"it is damaged from {frame.offset} to {frame.end}"
+                        raise StorageError("rewrite", file.name, reason, "look at it, and delete it")
+                    continue
+                if frame is None or frame.kind == NOTE:
+                    done = self._write_group(made, note, group, change, done)
+                    note, group = frame.text() if frame else "", []
+                else:
+                    group += frame.columns().records()
+        return done
+
+    def noted(self, text: str, stayed: Sequence[int], count: int) -> str:
+        """Return a note for those records of the ones behind it that stay.
+
+        Args:
+            text: the note.
+            stayed: their places among these.
+            count: how many there were.
+        """
+        del stayed, count
+        return text
+
+    def _write_group(
+        self, made: BinaryIO, note: str, group: Sequence[Record], change: Change, done: Rewritten
+    ) -> Rewritten:
+        """Write a note, and those of the records behind it that stay."""
+        after = [change.apply(record) for record in group]
+        stayed = [place for place, record in enumerate(after) if record is not None]
+        if note and (stayed or not group):
+            payload = self.noted(note, stayed, len(group)).encode()
+            made.write(_head(self._salt, NOTE, 0, payload) + payload)
+        left = [record for record in after if record is not None]
+        for first in range(0, len(left), FRAME_RECORDS):
+            made.write(self.encode(left[first : first + FRAME_RECORDS]))
+        kept = sum(one is other for one, other in zip(after, group, strict=True))
+        return Rewritten(done.kept + kept, done.removed + len(group) - len(left), done.masked + len(left) - kept)
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Yield the records of every whole frame; skip and log what is damaged."""

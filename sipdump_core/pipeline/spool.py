@@ -34,7 +34,7 @@ from sipdump_core.settings.core import Params
 from sipdump_core.settings.options import at_least, option
 from sipdump_core.threads import lasting
 
-__all__ = ["SpoolOptions", "delivery_to"]
+__all__ = ["SpoolOptions", "delivery_to", "waiting_places"]
 
 STOP_WAIT = 5.0
 """Seconds that the end waits for what is still to be delivered; the rest stays for the next start."""
@@ -59,6 +59,16 @@ def delivery_to(backend: Backend, clock: Clock, params: Params) -> Delivery:
         return SpooledDelivery(backend, options, clock, params)
     dead = DeadLetter(backend.site, backend.name, params.dead_max_bytes)
     return Delivery(backend, clock, dead=dead, tries=params.refuse_after)
+
+
+def waiting_places(backend: Backend) -> list[str]:
+    """Return the folders, besides the store's own, where something of a backend waits or was set aside."""
+    options = getattr(backend, "opts", None)
+    found = [options.spool] if isinstance(options, SpoolOptions) and options.spool else []
+    inner = getattr(backend, "inner", None)
+    if isinstance(inner, Backend):
+        found += [inner.site.folder, os.path.join(inner.site.folder, "quarantine")]
+    return found
 
 
 class SpooledDelivery(Delivery):

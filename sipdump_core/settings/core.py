@@ -8,7 +8,8 @@ import re
 
 import attrs
 
-from sipdump_core.settings.options import at_least, duration, in_range, one_of, option, permissions
+from sipdump_core.settings.keeping import Rule, parse_rule
+from sipdump_core.settings.options import Given, at_least, duration, in_range, one_of, option, permissions, size
 
 __all__ = ["MODE_EVENT_ROUTE", "Params"]
 
@@ -37,6 +38,22 @@ def _fagex(value: str) -> str | None:
         return None if duration(value or "0s") <= _MAX else f"must be at most {_MAX} seconds"
     except ValueError as error:
         return str(error)
+
+
+def _size(value: str) -> str | None:
+    try:
+        size(value or "0")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _free(value: str) -> str | None:
+    if value.endswith("%"):
+        share = value[:-1]
+        good = share.isascii() and share.isdigit() and int(share) < 100
+        return None if good else 'must be a share of the file system, as "10%", or a size'
+    return _size(value)
 
 
 @attrs.frozen
@@ -75,6 +92,22 @@ class Params:
         0, unit="seconds", help="sealed segments older than this are deleted; 0: never", check=in_range(0, _MAX)
     )
     fagex: str = option("", help='fage as a time expression, "2d6h40m30s"; it overrides fage', check=_fagex)
+    keep: tuple[Given[Rule], ...] = option(
+        (),
+        help="a rule of retention, as method=REGISTER,OPTIONS age=3d, or state=failed age=180d; the first that matches "
+        "a call counts",
+        parse=parse_rule,
+    )
+    max_bytes: str = option(
+        "",
+        help='how much all files of the store may take with its spools, as "80G"; then the oldest segments go',
+        check=_size,
+    )
+    min_free: str = option(
+        "",
+        help='how much of the file system is to be free, as "10%" or "20G"; then the oldest segments go',
+        check=_free,
+    )
     event_callback: str = option("", help='the event route: "module:function" or "file.py:function"')
     parse_call_id: int = option(0, help="provide $sipdump(call_id) to the event route", check=one_of(0, 1))
     node: str = option(
@@ -138,3 +171,20 @@ class Params:
     def retention(self) -> int:
         """How many seconds a sealed segment is kept; 0: for ever."""
         return duration(self.fagex) if self.fagex else self.fage
+
+    @property
+    def cap(self) -> int:
+        """How many bytes the store may take; 0: no limit."""
+        return size(self.max_bytes or "0")
+
+    @property
+    def free(self) -> tuple[int, float]:
+        """How many bytes, and which part, of the file system are to be free."""
+        if self.min_free.endswith("%"):
+            return 0, int(self.min_free[:-1]) / 100
+        return size(self.min_free or "0"), 0.0
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The rules of retention, in their order."""
+        return [each.value for each in self.keep]

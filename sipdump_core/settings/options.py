@@ -51,6 +51,7 @@ __all__ = [
     "one_of",
     "option",
     "permissions",
+    "size",
     "without_user",
 ]
 
@@ -72,6 +73,7 @@ _OWN = re.compile(r"sipdump(_(hep|ksr|ctl|kemi))?")
 _FLAGS = {"1": True, "0": False, "yes": True, "no": False, "on": True, "off": False, "true": True, "false": False}
 _SECRET = re.compile(r"pass|secret|token|auth|credential", re.IGNORECASE)
 _USER_INFO = re.compile(r"//[^/\s]*@")
+_SIZE = re.compile(r"(\d{1,18})([KMGT]?)", re.ASCII)
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -244,6 +246,18 @@ def permissions(low: int = 0) -> Check:
         return f"must be 0{low:03o} to 0777, octal with a leading 0{meant}"
 
     return check
+
+
+def size(text: str) -> int:
+    """Read a number of bytes: ``"80G"``, with K, M, G or T for 1024 to its powers, or digits alone.
+
+    Raises:
+        ValueError: it is not of this form.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f'{text!r} is no size; write "80G", with K, M, G or T, or a number of bytes')
+    return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
 
 
 def duration(text: str) -> int:

@@ -12,11 +12,14 @@ import pytest
 
 from sipdump_core.drivers.base import Backend, Site
 from sipdump_core.drivers.batch import Batch
+from sipdump_core.drivers.capabilities import Rewrites, can
+from sipdump_core.drivers.folder import FolderBackend
+from sipdump_core.drivers.rewriting import Change
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle.retention import prune
 from sipdump_core.segment import Segment
 from sipdump_core.testing.kit import Kit, names, tree
-from sipdump_core.testing.promises import promise
+from sipdump_core.testing.promises import does_not_apply, promise
 from sipdump_core.testing.samples import numbered, record
 from sipdump_core.testing.watch import at_step, steps
 
@@ -96,6 +99,34 @@ class DeleteChecks(Kit):
         backend.close()
         self.settle(backend)
         self.holds(backend, [record(b"one"), record(b"two")])
+
+    @promise
+    def test_rewrite_takes_out_what_it_is_told_and_nothing_else(self, backend: Backend) -> None:
+        """rewrite() takes records out of a segment that keeps its name and age; without any it is gone, others stay."""
+        if not (can(type(backend), Rewrites) and self.can_read(backend)):
+            does_not_apply("the backend has no rewrite(): erasing and rules leave its segments alone")
+        first = numbered(1)[0]
+        some = [
+            attrs.evolve(first, time_us=first.time_us + n, buf=b"PING sip:%d SIP/2.0\r\n\r\n" % n) for n in range(6)
+        ]
+        stored = self.store(backend, some)
+        other = self.store(backend, numbered(2, 6), second=1)
+        reader: object = self.reader(backend)
+        assert can(reader, Rewrites)
+        gone = {one.buf for one in some[1:3]}
+        done = reader.rewrite(stored, Change(frozenset(), also=lambda one: one.buf in gone))
+        assert (done.kept, done.removed, done.masked) == (4, 2, 0), f"it reports {done}"
+        after = self.find(backend, stored.segment)
+        assert after.sealed, f"it is {after.state} now"
+        younger = after.modified - stored.modified
+        most = 0.0 if isinstance(backend, FolderBackend) else backend.site.rotate  # of others no more is known
+        assert 0 <= younger <= most, f"its last write was {stored.modified}, and is {after.modified}"
+        assert after.records in (None, 4), f"it is listed with {after.records} records"
+        left = [some[0], *some[3:]]
+        self.same(backend, left, self.read(self.reader(backend), after))
+        reader.rewrite(after, Change(frozenset(), others=True))
+        assert [s.segment for s in self.segments(backend)] == [other.segment], names(self.segments(backend))
+        self.holds(backend, numbered(2, 6))
 
     @promise
     def test_prune_deletes_what_is_due(self, backend: Backend) -> None:

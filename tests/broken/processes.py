@@ -387,7 +387,7 @@ class ListingSharesState(Good):
     def segments(self) -> Iterable[StoredSegment]:
         size, self._size = self._size if self._fd >= 0 else 0, 0
         listed = [*super().segments()]
-        time.sleep(0.001)
+        time.sleep(0.01)  # so that a write comes in between, however busy the machine is
         self._size = size
         return listed
 

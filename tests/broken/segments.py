@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import attrs
 
 from sipdump_core import Record, Segment, SegmentExistsError, SipDumpError, Site, StorageError, StoredSegment
+from sipdump_core.drivers.rewriting import Change, Rewritten
 from tests.broken.good import Good, caught_by
 
 
@@ -522,6 +523,32 @@ class DeletesTheOlder(Good):
         for other in [*super().segments()]:
             if other.sealed and other.segment <= stored.segment:
                 super().delete(other)
+
+
+@caught_by("rewrite_takes_out_what_it_is_told_and_nothing_else")
+class RewritesNothing(Good):
+    def rewrite(self, stored: StoredSegment, change: Change) -> Rewritten:
+        records = [*self.read(stored)]
+        removed = sum(map(change.takes, records))
+        return Rewritten(len(records) - removed, removed)
+
+
+@caught_by("rewrite_takes_out_what_it_is_told_and_nothing_else")
+class RewritesTheTimeToo(Good):
+    def rewrite(self, stored: StoredSegment, change: Change) -> Rewritten:
+        done = super().rewrite(stored, change)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(stored.location)
+        return done
+
+
+@caught_by("rewrite_takes_out_what_it_is_told_and_nothing_else")
+class RewritesAllSegments(Good):
+    def rewrite(self, stored: StoredSegment, change: Change) -> Rewritten:
+        done = super().rewrite(stored, change)
+        for other in [*self.segments()]:
+            super().rewrite(other, change)
+        return done
 
 
 @caught_by("the_open_segment_is_not_deleted")

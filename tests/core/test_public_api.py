@@ -49,6 +49,7 @@ METHODS = {
     "FolderBackend": {
         "check": "(self)",
         "close": "(self)",
+        "count_records": "(self, file)",
         "decode": "(self, file)",
         "delete": "(self, stored)",
         "encode": "(self, batch)",
@@ -58,6 +59,8 @@ METHODS = {
         "open": "(self, segment)",
         "preamble": "(self)",
         "read": "(self, stored)",
+        "rewrite": "(self, stored, change)",
+        "rewrite_file": "(self, file, draft, change)",
         "segments": "(self)",
         "write": "(self, batch)",
     },

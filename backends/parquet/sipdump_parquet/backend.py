@@ -19,6 +19,7 @@ from sipdump_core.drivers.capabilities import Compacted, Recovered
 from sipdump_core.drivers.folder import FolderBackend, open_regular
 from sipdump_core.drivers.names import forget_names
 from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.rewriting import Change, Rewritten
 from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError
 from sipdump_core.log import Event, log
 from sipdump_core.ownership import is_ours
@@ -211,6 +212,25 @@ class ParquetBackend(FolderBackend):
         if is_ours(self._wal(stored.segment)):  # the records would come back with it
             raise StorageError("delete", self._wal(stored.segment), "it is not sealed yet")
         super().delete(stored)
+
+    def rewrite(self, stored: StoredSegment, change: Change) -> Rewritten:
+        """Replace a sealed file by one without some of its records; its columns, order and metadata stay."""
+        if is_ours(self._wal(stored.segment)):  # the records would come back with it
+            hint = "start the daemon, or run sipdump-admin recover"
+            raise StorageError("rewrite", self._wal(stored.segment), "it is not sealed yet", hint)
+        return super().rewrite(stored, change)
+
+    def rewrite_file(self, file: BinaryIO, draft: str, change: Change) -> Rewritten:
+        """Write what a change makes of a Parquet file into a new one."""
+        from sipdump_parquet.rewriting import rewrite
+
+        return rewrite(file, draft, self.opts, change)
+
+    def count_records(self, file: BinaryIO) -> int:
+        """Return how many records a Parquet file has, by its end."""
+        from sipdump_parquet.files import rows_of
+
+        return rows_of(file)
 
     def recover(self) -> Iterator[Recovered]:
         """Make Parquet files of the write-ahead files that no process has open, and yield what became of each.

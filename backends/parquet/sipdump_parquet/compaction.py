@@ -42,7 +42,7 @@ from sipdump_parquet.table import Builder
 if TYPE_CHECKING:
     from sipdump_parquet.backend import ParquetBackend
 
-__all__ = ["Compaction", "merge", "merged_names"]
+__all__ = ["Compaction", "merge", "merged_names", "options_of"]
 
 MERGED, ORIGINS = "sipdump.merged", "sipdump.origins"
 """Keys in the metadata, both as JSON: what a file was made of, with the SHA-256 of each; and the names of the segments
@@ -103,13 +103,7 @@ class _Sources:
             self._found.append(found)
             self.size += status.st_size
             self.modified_ns = max(self.modified_ns, status.st_mtime_ns)
-        headers = {column: header for found in self._found for column, header in found.headers.items()}
-        self.options = attrs.evolve(
-            options,
-            columns=",".join(dict.fromkeys(name for found in self._found for name in found.columns)),
-            header=tuple(headers.values()),
-            correlate=tuple(dict.fromkeys(name for found in self._found for name in found.correlate)),
-        )
+        self.options = _options_of(self._found, options)
         self._builder = Builder(self.options)
 
     @property
@@ -260,6 +254,21 @@ class _Description:
     origins: Sequence[str]
     """Names of the segments that it was made of, down to the first ones, as far as that is known."""
     meta: str
+
+
+def options_of(file: BinaryIO, options: ParquetOptions) -> ParquetOptions:
+    """Return the options with the columns, and the headers in them, of a file that is there."""
+    return _options_of([_look(file)], options)
+
+
+def _options_of(found: Sequence[_Description], options: ParquetOptions) -> ParquetOptions:
+    headers = {column: header for each in found for column, header in each.headers.items()}
+    return attrs.evolve(
+        options,
+        columns=",".join(dict.fromkeys(name for each in found for name in each.columns)),
+        header=tuple(headers.values()),
+        correlate=tuple(dict.fromkeys(name for each in found for name in each.correlate)),
+    )
 
 
 def _look(file: BinaryIO) -> _Description:

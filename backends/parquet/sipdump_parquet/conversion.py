@@ -11,7 +11,7 @@ The order of steps makes a crash at any moment harmless::
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO
 
 from sipdump_core.drivers.base import Site
@@ -26,6 +26,7 @@ from sipdump_core.pipeline.journal import NOTE, RECORDS, Columns, Damage, scan
 from sipdump_core.segment import Segment
 from sipdump_parquet.errors import BusyError
 from sipdump_parquet.files import free_draft, make, metadata, publish, translated
+from sipdump_parquet.messages import Messages
 from sipdump_parquet.options import NAME, ParquetOptions
 from sipdump_parquet.sort import Sorter
 from sipdump_parquet.table import Builder
@@ -56,9 +57,10 @@ class Conversion:
         """How far it is read: the end of a frame."""
         self.meta = ""
         self.damages: list[Damage] = []
-        self.sorter = Sorter(options.keys, options.memory, folder)
         self._builder = Builder(options)
         self._file: BinaryIO = open_regular(path)
+        self._messages = Messages(self._file) if "buf" in options.names else None
+        self.sorter = Sorter(options.keys, options.memory, folder, self._messages)
 
     def take(self, limit: int | None = None) -> None:
         """Read on.
@@ -69,7 +71,7 @@ class Conversion:
         Raises:
             OSError: the file cannot be read, or a temporary one cannot be written.
         """
-        small: list[Columns] = []  # small frames are gathered: even an empty table costs 20 kB
+        small: dict[int, Columns] = {}  # small frames are gathered: even an empty table costs 20 kB
         count = size = 0
         for piece in scan(self._file, self.at):
             if limit is not None and (piece.end > limit or isinstance(piece, Damage)):
@@ -80,7 +82,8 @@ class Conversion:
                 continue
             try:
                 if piece.kind == RECORDS:
-                    small.append(piece.columns())
+                    columns = piece.columns()
+                    small[piece.end - len(columns.payload) + columns.base] = columns
                     count, size = count + piece.count, size + len(piece.payload)
                 elif piece.kind == NOTE:
                     self.meta = piece.text()
@@ -88,12 +91,19 @@ class Conversion:
                 self.damages.append(Damage(piece.offset, piece.end, torn=False))
             if count >= _GATHERED_RECORDS or size >= _GATHERED_BYTES:
                 self._add(small)
-                small, count, size = [], 0, 0
+                small, count, size = {}, 0, 0
         self._add(small)
 
-    def _add(self, parts: Sequence[Columns]) -> None:
-        if parts:
-            self.sorter.add(self._builder.table(Columns.joined(parts), self.sorter.rows))
+    def _add(self, parts: Mapping[int, Columns]) -> None:
+        """Add records; the keys are where the messages of a frame begin in the file."""
+        if not parts:
+            return
+        table = self._builder.table(Columns.joined(list(parts.values())), self.sorter.rows)
+        if self._messages is None:
+            self.sorter.add(table)
+            return
+        numbers = [self._messages.add(at, part.lengths) for at, part in parts.items()]
+        self.sorter.add(self._messages.left_out(table, numbers), table["buf"].nbytes)
 
     def close(self) -> None:
         """Close files and release memory."""

@@ -24,7 +24,7 @@ from sipdump_parquet.table import TYPES, file_schema, finished, records, run_sch
 
 __all__ = [
     "CORRELATE", "HEADERS", "SCHEMA", "batches", "check_columns", "columns", "decode", "free_draft",
-    "make", "metadata", "newest", "pairs", "publish", "translated",
+    "make", "metadata", "newest", "pairs", "publish", "rows_of", "translated",
 ]  # fmt: skip
 
 SCHEMA, HEADERS, CORRELATE = "sipdump.schema", "sipdump.headers", "sipdump.correlate"
@@ -126,6 +126,17 @@ def metadata(path: str) -> tuple[int, dict[str, str]]:
     with open_regular(path) as file:
         found = pq.read_metadata(file)
     return found.num_rows, pairs(found)
+
+
+def rows_of(file: BinaryIO) -> int:
+    """Read from an open file's end how many rows it has.
+
+    Raises:
+        ContentError: it is no Parquet file.
+    """
+    with translated("read", str(getattr(file, "name", "?"))):
+        file.seek(0)
+        return int(pq.read_metadata(file).num_rows)
 
 
 def newest(found: Any) -> int | None:

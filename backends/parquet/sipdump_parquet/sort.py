@@ -3,17 +3,33 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["FAN_IN", "Sorter"]
+__all__ = ["FAN_IN", "Late", "Sorter"]
 
 FAN_IN = 32
 """So many runs are merged into a longer one, so that open files and memory stay bounded."""
 
 _BATCHES = 2 * FAN_IN
+_PIECES = 8
+"""Into so many tables the rows in memory are divided when they are sorted: each has a price."""
+_LATER = 2
+"""How many times ``memory`` that which is added later may be: it is not in memory at once."""
+_LATER_LIMIT = 1 << 30
+"""Bytes of it, so that those of any rows fit into one array."""
+
+
+class Late(Protocol):
+    """Adds columns to rows that are sorted already."""
+
+    def put_in(self, table: Any) -> Any:
+        """Return a table with these columns; less than 2 GiB of any."""
+
+    def clear(self) -> None:
+        """Note that all rows that were added so far have them."""
 
 
 class Sorter:
@@ -25,28 +41,35 @@ class Sorter:
         keys: names of the columns to sort by, ascending, nulls last; ``timestamp``, ``int64`` or ``string``.
         memory: bytes of one run; sorting takes about four times as much.
         folder: where the temporary files, which have no names, are made; None: the system's folder.
+        late: adds to sorted rows what was not worth moving before.
     """
 
-    def __init__(self, keys: Sequence[str], memory: int, folder: str | None) -> None:
+    def __init__(self, keys: Sequence[str], memory: int, folder: str | None, late: Late | None = None) -> None:
         self.rows = 0
         self._keys = keys
         self._memory = memory
-        self._batch = max(1, memory // _BATCHES)
+        self._batch, self._piece = (max(1, memory // parts) for parts in (_BATCHES, _PIECES))
         self._folder = folder
+        self._late = late
         self._tables: list[Any] = []
-        self._bytes = 0
+        self._bytes = self._later = 0
         self._levels: list[list[_Run]] = []
 
-    def add(self, table: Any) -> None:
+    def add(self, table: Any, later: int = 0) -> None:
         """Add a :class:`pyarrow.Table`; all must have the same schema.
+
+        Args:
+            table: the rows.
+            later: bytes that ``late`` will add to them.
 
         Raises:
             OSError: a temporary file cannot be written.
         """
         self._tables.append(table)
         self._bytes += table.nbytes
+        self._later += later
         self.rows += len(table)
-        if self._bytes >= self._memory:
+        if self._bytes >= self._memory or self._later >= min(_LATER * self._memory, _LATER_LIMIT):
             self.spill()
 
     def spill(self) -> None:
@@ -101,18 +124,25 @@ class Sorter:
 
     def _drain(self) -> Iterator[Any]:
         """Return what is in memory sorted, and release the tables as they came."""
-        tables, self._tables, self._bytes = self._tables, [], 0
-        return _sorted(tables, self._keys, self._batch)
+        tables, self._tables = self._tables, []
+        share = self._bytes / max(1, self._bytes + self._later)
+        self._bytes = self._later = 0
+        found = _sorted(tables, self._keys, max(1, int(self._piece * share)))
+        if self._late is None:
+            yield from found
+            return
+        yield from map(self._late.put_in, found)
+        self._late.clear()
 
     def _merged(self, runs: Sequence["_Run"]) -> Iterator[Any]:
         # the fewer runs, the more of each is read at once: each step has a price
-        return _merge(runs, self._keys, self._batch, max(1, self._memory // (4 * len(runs))))
+        return _merge(runs, self._keys, self._piece, max(1, self._memory // (4 * len(runs))))
 
     def _write(self, tables: Iterator[Any]) -> "_Run":
         run = _Run(self._folder)
         try:
             for table in tables:
-                run.write(table)
+                run.write(table, self._batch)
             run.finish()
         except BaseException:
             run.close()
@@ -133,12 +163,12 @@ class _Run:
         self.rows: Any = None
         """What has been read but not yet merged, a table; None at the end."""
 
-    def write(self, table: Any) -> None:
-        """Append rows as one batch."""
+    def write(self, table: Any, size: int) -> None:
+        """Append rows, in batches of about ``size`` bytes."""
         if self._writer is None:
             self._stream = pa.OSFile(self._path, "w")
             self._writer = pa.ipc.new_stream(self._stream, table.schema)
-        self._writer.write_table(table)
+        self._writer.write_table(table, max(1, len(table) * size // max(1, table.nbytes)))
 
     def finish(self) -> None:
         """Switch from writing to reading."""
@@ -212,10 +242,10 @@ def _sorted(tables: list[Any], keys: Sequence[str], size: int) -> Iterator[Any]:
     """Yield the rows of tables sorted, as tables of about ``size`` bytes; empties the list, to free memory."""
     table = pa.concat_tables(tables).combine_chunks()
     tables.clear()
-    table = table.take(_order([_comparable(table[key]) for key in keys]))
+    order = _order([_comparable(table[key]) for key in keys])
     rows = max(1, len(table) * size // max(1, int(table.nbytes)))
     for at in range(0, len(table), rows):
-        yield table.slice(at, rows)
+        yield table.take(order[at : at + rows])
 
 
 def _order(columns: Sequence[Any]) -> Any:

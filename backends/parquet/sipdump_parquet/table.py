@@ -132,6 +132,18 @@ class Builder:
         schema = run_schema(self.columns)
         return pa.table([made.get(each.name, pa.nulls(len(table), each.type)) for each in schema], schema=schema)
 
+    def renewed(self, table: Any, messages: Sequence[bytes]) -> Any:
+        """Return a file's table with other messages, and all that is pulled out of them."""
+        names = table.schema.names
+        made = {name: table[name] for name in names}
+        made["buf"] = pa.array(messages, TYPES["buf"])
+        pulled = [name for name in self.pulled if name in names]
+        if pulled and messages:
+            ids = table["correlation_id"].to_pylist() if "correlation_id" in names else ()
+            offsets = list(accumulate(map(len, messages), initial=0))
+            made |= self._fields(b"".join(messages), offsets, pulled, ids)
+        return pa.table([made[name] for name in names], schema=table.schema)
+
     def _fields(
         self, payload: bytes, offsets: Sequence[int], names: Sequence[str], correlation_ids: Sequence[str | None] = ()
     ) -> dict[str, Any]:

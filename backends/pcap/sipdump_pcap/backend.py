@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
+import attrs
+
 from sipdump_core.cache import Cache
-from sipdump_core.drivers.base import Site
+from sipdump_core.drivers.base import NoOptions, Site
 from sipdump_core.drivers.scan import FileScan
 from sipdump_core.drivers.search import SearchedFolderBackend
 from sipdump_core.log import Limit
@@ -22,7 +24,7 @@ from sipdump_pcap.frame import (
     Frame,
     frame_of,
 )
-from sipdump_pcap.header import LONGEST_LINE, HeaderTransform, may_have_line, split
+from sipdump_pcap.header import LONGEST_LINE, NAME, HeaderTransform, may_have_line, split
 from sipdump_pcap.search import PcapSearch
 
 __all__ = ["PcapBackend"]
@@ -91,6 +93,13 @@ class PcapBackend(SearchedFolderBackend):
         (buf,) = self.bufs((record,))
         frame = self._frames.get(id(record.flow)) or self._prepare(record.flow)
         return PACKET_HEADER.size + min(frame.longest, frame.headers + len(buf))
+
+    def encode_like(self, record: Record, before: bytes) -> bytes:
+        """Return a record's packet, with the P-KSR-SIPDump header where the one in its place had it."""
+        if self._headed or NAME not in before:
+            return self.encode([record])
+        site = attrs.evolve(self.site, transforms=(HeaderTransform(NoOptions()),))
+        return PcapBackend(self.opts, site).encode([record])
 
     def decode(self, file: BinaryIO) -> Iterator[Record]:
         """Read packets of either byte order and resolution, up to a torn tail; skip what is not UDP."""

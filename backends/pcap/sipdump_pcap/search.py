@@ -85,6 +85,14 @@ class PcapSearch(FileSearch):
                     disorder_us = newest - time_us
         return disorder_us
 
+    def is_torn(self, at: int) -> bool:
+        """See :meth:`FileSearch.is_torn`."""
+        data = self.scan.read(at, at + _HEAD)
+        if len(data) < _HEAD:
+            return True
+        length = self._length(data, 0)
+        return length <= PACKET_LIMIT and at + _HEAD + length > self.scan.size
+
     def literals(self, query: Query) -> Sequence[bytes]:
         """See :meth:`FileSearch.literals`: the P-KSR-SIPDump header may be within what has a line end."""
         return () if any(b"\n" in needle for needle in query.needles) else query.needles

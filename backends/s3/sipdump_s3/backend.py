@@ -29,6 +29,7 @@ from sipdump_core.drivers.capabilities import (
 )
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.query import Query
+from sipdump_core.drivers.rewriting import Change, Rewritten
 from sipdump_core.errors import (
     ConfigError,
     DriverError,
@@ -39,6 +40,7 @@ from sipdump_core.errors import (
 )
 from sipdump_core.record import Record
 from sipdump_core.segment import Segment, StoredSegment
+from sipdump_core.settings.options import size as size_of
 from sipdump_s3.keys import Keys
 from sipdump_s3.options import S3Options, check_node
 from sipdump_s3.spool import Spool
@@ -283,6 +285,27 @@ class S3Backend(Backend):
             for key, error in bucket.delete(list(by_key)):
                 yield by_key[key], error
 
+    def rewrite(self, stored: StoredSegment, change: Change) -> Rewritten:
+        """Replace an object, or a file that waits in the spool, by one without some of its records.
+
+        An object keeps its key, metadata and tags. Where the bucket keeps versions, the old one is deleted.
+
+        Raises:
+            StorageError: the format cannot rewrite, or it failed; the segment is as it was.
+        """
+        key = self._key(stored)
+        inner = self.inner
+        if not key:
+            return inner.rewrite(self._spooled(stored), change)
+        self.spool.prepare()
+        with self.bucket() as bucket:
+            return _network().rewrite(bucket, key, inner, self.opts, change)
+
+    @property
+    def cap(self) -> int:
+        """How many bytes this collector's objects may take; 0: no limit."""
+        return size_of(self.opts.max_bytes or "0")
+
     def unshipped(self) -> int:
         """Return how many bytes wait sealed in the spool."""
         return sum(stored.size for stored in self.spool.segments() if stored.sealed)
@@ -449,6 +472,7 @@ class _Network(NamedTuple):
     shipper: "type[Shipper]"
     compaction: "type[Compaction]"
     objects: "type[Objects]"
+    rewrite: "Callable[[Bucket, str, FolderBackend, S3Options, Change], Rewritten]"
 
 
 def _network() -> _Network:
@@ -458,7 +482,7 @@ def _network() -> _Network:
         StorageError: boto3 is not installed.
     """
     try:
-        from sipdump_s3 import bucket, compaction, objects, shipper  # noqa: PLC0415 - see the module's docstring
+        from sipdump_s3 import bucket, compaction, objects, rewriting, shipper  # noqa: PLC0415 - see the module's docstring
     except ImportError as error:
         raise StorageError("load", "boto3", str(error), "install it with: pip install 'sipdump[s3]'") from error
-    return _Network(bucket.Bucket, shipper.Shipper, compaction.Compaction, objects.Objects)
+    return _Network(bucket.Bucket, shipper.Shipper, compaction.Compaction, objects.Objects, rewriting.rewrite)

@@ -7,8 +7,10 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, BinaryIO, TypeVar
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+from urllib.parse import urlencode
 
 from sipdump_core.errors import SegmentExistsError
 from sipdump_core.log import Event, log
@@ -17,7 +19,7 @@ from sipdump_s3.content import CHECKSUM_FIELDS, HASH, Content, Found, Part
 from sipdump_s3.errors import RAISED, S3Error, mismatch, of_code, translate
 from sipdump_s3.options import S3Options
 
-__all__ = ["Bucket"]
+__all__ = ["Bucket", "Version"]
 
 T = TypeVar("T")
 Forms = list[tuple[bool, str]]
@@ -29,6 +31,16 @@ _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _GONE = ("NoSuchKey", "NotFound", "404")
 _TRAILING = ("sha256", "crc32")  # kinds of checksums in headers of their own, x-amz-checksum-*
 _INSTEAD = {"sha256": ("md5", "none"), "crc32": ("md5", "none"), "md5": ("none",)}
+
+
+class Version(NamedTuple):
+    """An object as it is at one moment."""
+
+    etag: str
+    version: str
+    """Of a bucket that keeps versions; else empty."""
+    metadata: Mapping[str, str]
+    tags: Mapping[str, str]
 
 
 class Bucket:
@@ -250,6 +262,101 @@ class Bucket:
             raise mismatch("download", self.address(key), "what came is not what was uploaded")
         return found
 
+    def version(self, key: str) -> Version:
+        """Return what identifies an object as it is now.
+
+        Raises:
+            S3Error: there is no such object, or the server refuses or does not answer.
+        """
+        found = self._head(key)
+        return Version(
+            str(found["ETag"]),
+            str(found.get("VersionId", "")),
+            {name.lower(): value for name, value in found.get("Metadata", {}).items()},
+            self.tags(key),
+        )
+
+    def tags(self, key: str) -> Mapping[str, str]:
+        """Return an object's tags; none where the server does not know tags, or this user may not see them."""
+        try:
+            with self._translated("look at the tags of", key):
+                found = self._client().get_object_tagging(Bucket=self._opts.bucket, Key=key)
+        except S3Error as error:
+            if error.code in _GONE or not (error.of_request or error.state in ("refused", "access denied")):
+                raise
+            return {}
+        return {tag["Key"]: tag["Value"] for tag in found.get("TagSet", ())}
+
+    def tag(self, key: str, tags: Mapping[str, str]) -> None:
+        """Set an object's tags.
+
+        Raises:
+            S3Error: the server refuses or does not answer.
+        """
+        listed = [{"Key": name, "Value": value} for name, value in tags.items()]
+        with self._translated("tag", key):
+            self._client().put_object_tagging(Bucket=self._opts.bucket, Key=key, Tagging={"TagSet": listed})
+
+    def replace(self, key: str, file: BinaryIO, content: Content, metadata: Mapping[str, str], there: Version) -> None:
+        """Put a file over an object that is still the one it was, with its tags.
+
+        Raises:
+            S3Error: it was replaced meanwhile, or the server refuses or does not answer.
+        """
+        attributes = self._attributes(content, metadata)
+        if there.tags:
+            attributes["Tagging"] = urlencode(there.tags)
+        if len(content.parts) == 1:
+            file.seek(0)
+            body = file.read()
+
+            def put(checksum: str, **condition: str) -> None:
+                self._client().put_object(
+                    Bucket=self._opts.bucket, Key=key, Body=io.BytesIO(body), **attributes,
+                    **_sum(content.parts[0], checksum), **condition,
+                )  # fmt: skip
+
+            self._send_over(key, put, there)
+            return
+
+        def begin(checksum: str) -> str:
+            algorithm = {"ChecksumAlgorithm": checksum.upper()} if checksum in _TRAILING else {}
+            begun = self._client().create_multipart_upload(Bucket=self._opts.bucket, Key=key, **attributes, **algorithm)
+            return str(begun["UploadId"])
+
+        upload = self._send("begin upload", key, begin)
+        try:
+            etags = []
+            for number, part in enumerate(content.parts, 1):
+                file.seek(part.offset)
+                etags.append(self.put_part(key, upload, number, file.read(part.length), part))
+
+            def complete(checksum: str, **condition: str) -> None:
+                parts = [
+                    {"PartNumber": number, "ETag": etag, **(_sum(part, checksum) if checksum in _TRAILING else {})}
+                    for number, (etag, part) in enumerate(zip(etags, content.parts, strict=True), 1)
+                ]
+                self._client().complete_multipart_upload(
+                    Bucket=self._opts.bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
+                )
+
+            self._send_over(key, complete, there)
+        except BaseException:
+            with suppress(S3Error):
+                self.abort(key, upload)
+            raise
+
+    def forget_version(self, key: str, there: Version) -> None:
+        """Delete what a versioned bucket keeps of an object that was replaced or deleted.
+
+        Raises:
+            S3Error: the server refuses or does not answer.
+        """
+        if there.version in ("", "null"):
+            return
+        with self._translated("delete the old version of", key):
+            self._client().delete_object(Bucket=self._opts.bucket, Key=key, VersionId=there.version)
+
     def tail(self, key: str, length: int) -> tuple[int, str, bytes]:
         """Return an object's size, its ETag, and up to so many bytes of its end.
 
@@ -414,6 +521,19 @@ class Bucket:
                     self._leave_out(refusals[0], condition=conditional and not condition, checksum=checksum)
                 return answer
         raise refusals[0]
+
+    def _send_over(self, key: str, send: Callable[..., None], there: Version) -> None:
+        """Send with the condition that an object is still the one it was; the one who does not know it is asked."""
+        try:
+            self._send("replace", key, partial(send, IfMatch=there.etag))
+        except S3Error as error:
+            if error.code in _TAKEN:
+                raise S3Error("replace", self.address(key), "it was replaced meanwhile", state="refused") from error
+            if not error.of_request:
+                raise
+            if self._head(key)["ETag"] != there.etag:
+                raise S3Error("replace", self.address(key), "it was replaced meanwhile", state="refused") from error
+            self._send("replace", key, send)
 
     def _forms(self, conditional: bool) -> Forms:
         """Return the ways to send a request, the best first: with the condition or not, and with which checksum."""

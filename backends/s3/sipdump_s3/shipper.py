@@ -230,6 +230,8 @@ class Shipper:
                 # shared, so that it can be listed, but not deleted to make room
                 fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
                 try:
+                    if not os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
+                        raise StorageError("read", path, "it was rewritten meanwhile")
                     key = self._keys.key(stored.segment)
                     key = uploader.send(file, key, metadata_of(self._inner, self._keys, key, stored))
                 finally:

@@ -70,6 +70,15 @@ class TextSearch(FileSearch):
                 newest = max(newest, times[-1])
         return (disorder + 1) * 1_000_000
 
+    def is_record(self, start: int, end: int) -> bool:
+        """See :meth:`FileSearch.is_record`: what is skipped lies before a header."""
+        return HEADER.match(self.scan.read(start, min(end, start + _AHEAD))) is not None
+
+    def is_torn(self, at: int) -> bool:
+        """See :meth:`FileSearch.is_torn`."""
+        rest = self.scan.read(at, at + len(START))
+        return START.startswith(rest)
+
     def is_place(self, at: int) -> bool:
         """See :meth:`FileSearch.is_place`."""
         return at == 0 or self.scan.read(at - len(TRAILER), at) == TRAILER

@@ -339,6 +339,7 @@ def test_a_bar_on_a_terminal(
 
 
 @pytest.mark.skipif(not CORPUS.exists(), reason="no folder with captures is named by SIPDUMP_CORPUS")
+@pytest.mark.usefixtures("utc")  # where they were written
 def test_kamailios_own_files(tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data,) = CORPUS.rglob("kamailio-sipdump-*.data")
     (pcap,) = CORPUS.rglob("kamailio-sipdump-*.pcap")

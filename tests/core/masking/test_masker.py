@@ -114,6 +114,8 @@ def test_several_messages_in_one_record_are_masked_each() -> None:
         HEAD + b": x\r\n\r\n",
         HEAD + b"A: b\rAuthorization: Basic x\r\n\r\n",
         HEAD + b"A: b\r\n Authorization: Basic x\r\n\r\n",
+        HEAD + b"\xa0Authorization: Basic x\r\n\r\n",
+        HEAD + b"A: b\r\n\x0bAuthorization: Basic x\r\n\r\n",
     ],
 )
 def test_what_cannot_be_parsed_is_masked_dropped_or_stored(buf: bytes) -> None:
@@ -155,7 +157,7 @@ def test_a_record_with_nothing_to_hide_is_the_same_object() -> None:
 @pytest.mark.parametrize(
     "filling",
     [b"sip:", b"@", b'"', b'"\\', b"<sip:", b"%3A", b"sip:a@", b"a@", b";rn=1", b"\r\n ", b"sip:a@b,", b"\r\na=crypto:1",
-     b"\r\n--x", b"a=b,", b"x= "],
+     b"\r\n--x", b"a=b,", b"x= ", b"?a=", b"%26", b"%3F%2", b"%2525", b"?%61%3D", b"\r\no=a b", b"a "],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "place", [b"From: %b", b"Authorization: Digest %b", b"Content-Type: multipart/mixed;boundary=x\r\n\r\n%b"]
