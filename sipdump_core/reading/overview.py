@@ -126,7 +126,8 @@ def _span(store: Store, query: Query) -> tuple[int, int]:
     """
     until_us = query.until_us
     if until_us is None:
-        until_us = (store.newest_us() or 0) + 1
+        newest = store.newest_us()
+        until_us = (store.now_us() if newest is None else newest) + 1  # where nothing can be read, say so
     since_us = until_us - DEFAULT_US if query.since_us is None else query.since_us
     return min(since_us, until_us), until_us
 

@@ -23,6 +23,8 @@ __all__ = ["Recent", "Step"]
 _US = 1_000_000
 _HELD = 32 << 20
 """Bytes of messages that are held for calls whose beginning was not read yet."""
+_AIM = 5000
+"""Messages of a window: those of calls that began before it have to fit beside them."""
 _OVERHEAD = 1500
 """Bytes of a held message beside its text, measured on CPython 3.11."""
 _MANY = 5000
@@ -83,7 +85,7 @@ class Recent:
         """Whether a filter names the calls that are read; else all are."""
         self._needs_whole = bool(query.states or query.statuses or self._judge.of_attempts)
         """Whether a call is judged by what came after the span, too."""
-        self._scan = Scan(store, query if self._by_filter else self._span(), self._feed, around=around)
+        self._scan = Scan(store, query if self._by_filter else self._span(), self._feed, around=around, aim=_AIM)
         self._read = 0
         """Messages that were read."""
         self._matched = 0
@@ -112,7 +114,8 @@ class Recent:
         back_us = 0
         for piece in self._pieces():
             back_us = piece.back_us
-            if self._held_bytes > _HELD:
+            # a window comes in no order, so that within it every call may still be in pieces
+            if self._held_bytes > (_HELD if piece.whole else 2 * _HELD):
                 self.searched.note("these are many calls that go on: some may be shown without their beginning")
                 self._judge_held(None)
             if not piece.whole:
@@ -140,7 +143,7 @@ class Recent:
         self._by_filter = True
         self._held.clear()
         self._held_bytes = 0
-        scan = Scan(self._store, self._query, self._feed, around=self._around_us / _US)
+        scan = Scan(self._store, self._query, self._feed, around=self._around_us / _US, aim=_AIM)
         scan.searched = self.searched
         self._scan = scan
         yield from scan.pieces()

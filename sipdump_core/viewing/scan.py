@@ -31,7 +31,7 @@ _FIRST_US = _US // 4
 _NEVER_US = 1 << 62
 """Later than any time."""
 _AIM = 20_000
-"""Messages that a window should have: each costs a search of all segments that may have some."""
+"""Messages that a window should have, by default: each costs a search of all segments that may have some."""
 _WIDER = 8
 _POLITE = 50
 """Messages between two looks whether something else is more urgent."""
@@ -62,6 +62,7 @@ class Scan:
         feed: keeps the calls.
         around: seconds around a window in which the rest of its calls is read.
         give_way: is called now and then, and returns when the scan may go on.
+        aim: messages that a window should have, about.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Scan:
         *,
         around: float,
         give_way: Callable[[], object] = lambda: None,
+        aim: int = _AIM,
     ) -> None:
         self.searched = Searched()
         """What was read, and what could not be."""
@@ -81,6 +83,7 @@ class Scan:
         self._feed = feed
         self._reach_us = int(around * _US)
         self._give_way = give_way
+        self._aim = aim
         self._units: Sequence[Unit[Shelved]] = ()
         self._read_from: dict[str, int] = {}
         """How far back each call that was found was read, with filters."""
@@ -100,7 +103,7 @@ class Scan:
             if since <= oldest:
                 yield from self._strays(oldest)
                 return
-            width = _next_width(width, self._read)
+            width = _next_width(width, self._read, self._aim)
             until, since = since, since - width
 
     def _strays(self, back_us: int) -> Iterator[Piece]:
@@ -207,6 +210,6 @@ def _outside(unit: Unit[Shelved]) -> list[tuple[int | None, int | None]]:
     return [(None, int(first * _US)), (int(last * _US) + 1, None)]
 
 
-def _next_width(width: int, count: int) -> int:
+def _next_width(width: int, count: int, aim: int) -> int:
     """Return how wide the next window is to be, after one that had some messages."""
-    return max(_FIRST_US, int(width * max(min(_AIM / max(count, 1), _WIDER), 1 / _WIDER)))
+    return max(_FIRST_US, int(width * max(min(aim / max(count, 1), _WIDER), 1 / _WIDER)))

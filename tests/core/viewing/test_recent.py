@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+import bench.calls as traffic
 from sipdump_core.drivers.base import Site
 from sipdump_core.drivers.query import Query
 from sipdump_core.reading.shelves import open_shelves
 from sipdump_core.reading.store import Store
 from sipdump_core.record import Record
-from sipdump_core.viewing import recent
+from sipdump_core.viewing import recent, scan
 from sipdump_core.viewing.listing import Row
 from sipdump_core.viewing.recent import Recent
 from tests.core.reading.stores import PREFIX, fill, workshop
@@ -115,6 +116,17 @@ def test_calls_that_never_began_are_not_held_without_bound(folder: Path, monkeyp
     count = sum(len(step.rows) for step in scan.steps())
     assert count == 66
     assert "these are many calls that go on: some may be shown without their beginning" in scan.searched.notes
+
+
+def test_calls_are_whole_where_there_are_many_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in (
+        (recent, "_HELD"), (recent, "_QUIET_US"), (recent, "_AIM"), (scan, "_FIRST_US"), (traffic, "OPEN"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, getattr(module, name) // 10)  # a tenth of all, to be fast
+    store(tmp_path, list(traffic.records(600)))
+    search = Recent(Store.open(folders=tmp_path), Query(), limit=500)
+    assert {row.summary.messages for step in search.steps() for row in step.rows} == {traffic.MESSAGES}
+    assert search.searched.notes == []
 
 
 def test_an_empty_store_has_none(tmp_path: Path) -> None:

@@ -110,6 +110,10 @@ async def _page(desk: Desk, call_id: str, *, legs: bool, root: str = "") -> Resp
     found, scan = await desk.asked(lambda scan: (desk.found(call_id, scan), scan))
     if not found:
         text = scan.ended or f"Nothing is stored of {call_id}."
+        if scan.searched.problems:
+            text = f"Nothing was found of {call_id}, but not everything could be read."
+            if not root:  # where it is stored is nothing for others
+                text = f"{text} {'; '.join(scan.searched.problems)}"
         return desk.pages.problem(404, "There is no such call", text, inside=not root)
     drawn = found if legs else found[:1]
     summaries = [one.summary for one in drawn]

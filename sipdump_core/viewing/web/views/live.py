@@ -44,17 +44,17 @@ async def live(request: Request) -> Response:
     if given != list(wanted.words):
         return RedirectResponse(f"/live?{wanted.url}" if wanted.words else "/live", 303)
 
-    def latest(scan: Bounded) -> list[object]:
+    def latest(scan: Bounded) -> tuple[list[object], str]:
         recent = Recent(scan.store, query, limit=_ROWS, around=wanted.around, shown=desk.shown)
         rows: list[object] = []
         for step in recent.steps():
             rows += step.rows
             if rows and scan.spent() > 1:  # who waits for what comes need not wait for what was
                 break
-        return rows
+        return rows, "; ".join([*desk.problems, *recent.searched.problems])
 
-    rows = await desk.asked(latest)
-    return desk.pages.page("live.html", rows=rows, **form_values(wanted, now))
+    rows, problem = await desk.asked(latest)
+    return desk.pages.page("live.html", rows=rows, **form_values(wanted, now) | {"problem": problem})
 
 
 async def events(request: Request) -> Response:

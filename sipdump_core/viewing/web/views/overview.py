@@ -21,6 +21,7 @@ from sipdump_core.viewing.web.addresses import query_of
 from sipdump_core.viewing.web.charts import Chart
 from sipdump_core.viewing.web.desk import Desk, Scan, desk_of
 from sipdump_core.viewing.web.streaming import FLUSH, Filling
+from sipdump_core.viewing.web.views.search import asked
 from sipdump_core.viewing.words import Search
 
 __all__ = ["overview", "overview_json"]
@@ -58,7 +59,7 @@ def _asked(request: Request) -> tuple[Search, Query]:
     Raises:
         ConfigError: a word is not understood.
     """
-    search = Search((name, value) for name, value in query_of(request.scope) if value)
+    search = asked(query_of(request.scope))
     return search, search.query(datetime.now().astimezone(), desk_of(request).stand_ins)
 
 

@@ -87,7 +87,11 @@ def asked(given: list[tuple[str, str]]) -> Search:
     """
     words = [(name, value) for name, value in given if value]
     lines = [value for name, value in words if name == "line"]
-    return Search.parse(lines[0]) if lines else Search(words)
+    search = Search.parse(lines[0]) if lines else Search(words)
+    for name, _ in search.words:
+        if name.startswith("leg-"):
+            raise ConfigError(f"what links legs is said at the start: sipdump-read web --{name}", name)
+    return search
 
 
 def _known(given: list[tuple[str, str]]) -> Search:

@@ -14,7 +14,7 @@ from sipdump_core.drivers.query import Query
 from sipdump_core.reading.redacting import parse_redact, redactor_of
 from sipdump_core.reading.shelves import Shelved, open_shelves
 from sipdump_core.record import Record
-from sipdump_core.viewing.web.addresses import call_path
+from sipdump_core.viewing.web.addresses import SHARED, Shared, call_path
 from sipdump_core.viewing.web.limits import Limits
 from tests.core.reading.traffic import at, call, register, store
 from tests.core.viewing.web.client import Page, page_of
@@ -72,6 +72,7 @@ def test_each_search_is_an_address(page: Page, sent: str, address: str) -> None:
     [
         ("/calls?state=nosuch", "nosuch"), ("/calls?status=x", "status"), ("/calls?since=never", "never"),
         ("/calls?nosuch=1", "nosuch"), ("/calls?line=colour%3Dred", "colour"), ("/calls?grep=/(/", "("),
+        ("/calls?leg-regex=(", "at the start"), ("/calls?line=leg-guess", "at the start"),
         ("/calls?since=10:00&last=1h", "--last"), ("/calls?line=%22", "quote"), ("/calls?limit=x", "x"),
     ],
 )  # fmt: skip
@@ -125,6 +126,19 @@ def test_all_calls_are_sorted_even_if_a_page_has_fewer(tmp_path: Path) -> None:
     assert "there are more" in text
     assert "were sorted" not in text
     assert "The latest 20 calls were sorted, and there are more" in client.get("/calls?sort=call_id&limit=10").text
+
+
+def test_what_cannot_be_read_is_said_everywhere(tmp_path: Path) -> None:
+    page = page_of(store(tmp_path, call("one@a")))
+    (path,) = tmp_path.glob("*.parquet")
+    path.write_bytes(b"PAR1" + b"x" * 2000)
+    client = page.inside()
+    for address in ("/calls", "/live", "/overview", "/call/one@a"):
+        assert str(path) in client.get(address).text, address
+    link = SHARED + Shared("one@a", 1 << 40).signed(page.desk.keys.signing)
+    answer = page.client().get(link)
+    assert (answer.status_code, "not everything could be read" in answer.text) == (404, True)
+    assert str(tmp_path) not in answer.text
 
 
 def test_no_search_lists_more_than_it_may(tmp_path: Path) -> None:
