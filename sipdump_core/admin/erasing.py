@@ -23,6 +23,7 @@ from sipdump_core.lifecycle.retention import listed
 from sipdump_core.masking.masker import DROP, Masker, Rules
 from sipdump_core.masking.users import Digits, Tokens
 from sipdump_core.pipeline.spool import waiting_places
+from sipdump_core.pipeline.spool_rewriting import spools_of
 from sipdump_core.reading.arguments import span_of
 from sipdump_core.reading.redacting import stand_ins_of, with_stand_ins
 from sipdump_core.segment import StoredSegment
@@ -80,11 +81,14 @@ def erase(args: argparse.Namespace, output: Output) -> int:
             output.error(
                 f"{len(kept)} calls are held by {', '.join(by_hold)}, and stay; release the hold to erase them"
             )
-        for backend in store.backends:
+        for backend in _all(store):
             with store.guarded(backend, output.error):
-                erased += _erase_in(backend, calls, query if query.users else None, mask, args, output)
-        folders = _folders(store)
-        for path in leavings(folders, query, calls):
+                loose = query if query.users else None
+                erased += _erase_in(backend, calls, loose, mask, args, output, store.params.folder)
+        named = {one.stored.location for one in erased if one.error}
+        for path in leavings(_folders(store), query, calls):
+            if path in named or ((args.dry_run or args.mask) and path.endswith(".spool")):
+                continue  # it was said, or still has the call
             spooled = path.endswith(".spool")
             what = "let the daemon deliver it, and erase again" if spooled else "look at it, and delete it"
             output.error(f"{path}: it has something of these calls, and cannot be rewritten; {what}")
@@ -92,14 +96,20 @@ def erase(args: argparse.Namespace, output: Output) -> int:
 
 
 def _erase_in(
-    backend: Backend, calls: set[str], loose: Query | None, mask: Any, args: argparse.Namespace, output: Output
+    backend: Backend,
+    calls: set[str],
+    loose: Query | None,
+    mask: Any,
+    args: argparse.Namespace,
+    output: Output,
+    folder: str,
 ) -> list[Erased]:
     did, would = ("masked", "would mask") if args.mask else ("erased", "would erase")
     verb = would if args.dry_run else did
     done: list[Erased] = []
     for number in range(1 if args.dry_run or args.mask else _PASSES):
         before = len(done)
-        for one in erase_in(backend, calls, loose, mask, dry_run=args.dry_run, patience=args.timeout):
+        for one in erase_in(backend, calls, loose, mask, dry_run=args.dry_run, patience=args.timeout, folder=folder):
             if one.error:
                 if not number:
                     output.error(one.error)
@@ -121,19 +131,24 @@ def _wanted(
     found = set(query.call_ids) if query.since_us is None and query.until_us is None else set()
     held: set[str] = set()
     names: dict[str, None] = {}
-    for backend in store.backends:
+    for backend in _all(store):
         if query.users or not found:
             ids, errors = found_in(backend, query, args.timeout)
             found |= ids
             for error in errors:
                 output.error(f"{backend.name}: {error}")
     there = holds.listed_holds(store.params.folder)
-    for backend in store.backends if there else ():
+    for backend in _all(store) if there else ():
         with store.guarded(backend, output.error):
             kept = holds.Held(there, backend)
             held |= kept.ids & found
             names.update(dict.fromkeys(kept.names(found)))
     return found - held, held, list(names)
+
+
+def _all(store: Store) -> list[Backend]:
+    """Return the backends, and the spools of those that have one."""
+    return [*store.backends, *spools_of(store.backends)]
 
 
 def _report(
@@ -209,6 +224,7 @@ def _query_of(args: argparse.Namespace) -> Query:
 def _seal(store: Store, args: argparse.Namespace, output: Output) -> None:
     """Have open segments sealed: by the daemon, or, where none runs, by what takes up what a crash left."""
     socket = control_socket(args) if args.config else ""
+    spooling = _open_journals(store)
     if socket:
         try:
             asked = argparse.Namespace(timeout=min(args.timeout, _SEAL_WAIT))
@@ -217,6 +233,8 @@ def _seal(store: Store, args: argparse.Namespace, output: Output) -> None:
             output.note(f"no daemon was asked to seal what is open: {error}")
     end = time.monotonic() + (_SEAL_WAIT if socket else 0.0)
     while any(_unsealed(backend) for backend in store.backends) and time.monotonic() < end:
+        time.sleep(_LOOK_EVERY)
+    while spooling & _open_journals(store) and time.monotonic() < end:
         time.sleep(_LOOK_EVERY)
     for recovering in store.able(Recovers):
         with store.guarded(recovering, output.error):
@@ -230,6 +248,11 @@ def _seal(store: Store, args: argparse.Namespace, output: Output) -> None:
             for merged in compacting.compact(target_size=0):
                 if merged.error:
                     output.error(merged.error)
+
+
+def _open_journals(store: Store) -> set[str]:
+    """Return the paths of the journals that are being written."""
+    return {stored.location for spool in spools_of(store.backends) for stored in spool.segments() if not stored.sealed}
 
 
 def _unsealed(backend: Backend) -> list[StoredSegment]:

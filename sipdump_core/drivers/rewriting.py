@@ -26,7 +26,17 @@ from sipdump_core.ownership import is_ours, is_trusted
 from sipdump_core.record import Record
 from sipdump_core.sip import call_id
 
-__all__ = ["DRAFT_SUFFIX", "Change", "Rewritten", "alone", "copy_attributes", "new_file", "remove_drafts", "replace"]
+__all__ = [
+    "DRAFT_SUFFIX",
+    "Change",
+    "Rewritten",
+    "alone",
+    "copy_attributes",
+    "new_file",
+    "publish",
+    "remove_drafts",
+    "replace",
+]
 
 DRAFT_SUFFIX = ".rewrite"
 """What the name of a draft ends with; it begins with a dot, so that no program takes it for a segment."""
@@ -128,7 +138,7 @@ def replace(
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(draft)
                 elif done.kept + done.masked:
-                    _publish(draft, path, file, done, count)
+                    publish(draft, path, file, done, count)
                 else:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(draft)
@@ -233,7 +243,13 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _publish(draft: str, path: str, file: BinaryIO, done: Rewritten, count: Callable[[BinaryIO], int]) -> None:
+def publish(draft: str, path: str, file: BinaryIO, done: Rewritten, count: Callable[[BinaryIO], int]) -> None:
+    """Put a draft in the place of a file, with its attributes, once it was read and synced.
+
+    Raises:
+        StorageError: the draft has not what it should have.
+        OSError: it cannot be read or renamed.
+    """
     wanted = done.kept + done.masked
     with open(draft, "r+b") as made:
         found = count(made)

@@ -12,7 +12,7 @@ from sipdump_core.drivers.query import Query
 from sipdump_core.drivers.rewriting import Change, remove_drafts
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file as meta
-from sipdump_core.lifecycle.holds import held_in, matching
+from sipdump_core.lifecycle.holds import Held, listed_holds, matching
 from sipdump_core.lifecycle.retention import listed
 from sipdump_core.lifecycle.rewriting import rewrite
 from sipdump_core.record import Record
@@ -64,7 +64,14 @@ def found_in(backend: Backend, query: Query, patience: float) -> tuple[set[str],
 
 
 def erase(
-    backend: Backend, call_ids: Set[str], loose: Query | None, mask: Any, *, dry_run: bool, patience: float
+    backend: Backend,
+    call_ids: Set[str],
+    loose: Query | None,
+    mask: Any,
+    *,
+    dry_run: bool,
+    patience: float,
+    folder: str = "",
 ) -> Iterator[Erased]:
     """Take calls out of all of a backend's segments, or mask them, and yield each that has them.
 
@@ -75,12 +82,13 @@ def erase(
         mask: see :class:`~sipdump_core.drivers.rewriting.Change`.
         dry_run: yield what would be done, and do nothing.
         patience: seconds without an answer after which a driver is given up.
+        folder: the store's, where the holds are; by default the backend's.
 
     Raises:
         StorageError: the store cannot be listed.
         DriverError: a driver raises anything else, or does not answer.
     """
-    held = held_in(backend)
+    held = Held(listed_holds(folder or backend.site.folder), backend)
 
     def goes(record: Record) -> bool:
         return loose is not None and loose.matches(record) and not held.keeps(record)

@@ -149,18 +149,23 @@ class Delivery:
         self._segment = segment
 
     def deliver(
-        self, batch: Batch, offer: Offer = lambda _: None, wait: Callable[[], object] = lambda: None
-    ) -> Sequence[Record]:
+        self,
+        batch: Batch,
+        offer: Offer = lambda _: None,
+        wait: Callable[[], object] = lambda: None,
+        stale: Callable[[], bool] = lambda: False,
+    ) -> Batch:
         """Store a batch, however often that must be tried.
 
         Args:
             batch: the records.
             offer: stores a batch that waits behind this one, to see whether the store works at all.
             wait: called before each wait for another try.
+            stale: returns, asked before each other try, whether the batch is to be given up.
 
         Returns:
-            What is not stored because of ``hurry``; another try may store it. What the store refuses for good is in
-            the dead letter, and not among it.
+            What is not stored because of ``hurry`` or ``stale``; another try may store it. What the store refuses for
+            good is in the dead letter, and not among it.
         """
         delay, ceiling = BACKOFF
         self._since = self._clock.monotonic()
@@ -172,7 +177,7 @@ class Delivery:
             if error is None:
                 places, error = self._attempt(batch)
                 if not places:
-                    return ()
+                    return Batch()
                 partial = error if isinstance(error, PartialWriteError) else None
                 parted |= bool(partial and len(places) < len(batch))
                 batch = batch.part(places)
@@ -180,17 +185,19 @@ class Delivery:
                 enough = bool(self._tries) and (tries >= self._tries or (tries > 0 and self.hurried))
                 if enough and partial and parted:
                     self._refuse(batch, partial)
-                    return ()
+                    return Batch()
                 if enough or (tries and self._tries and self._suspects):
                     batch = self._sift(batch, offer)
                     if not batch:
-                        return ()
+                        return Batch()
             else:
                 tries = 0  # an outage tells nothing of the records
             if self.hurried:
                 return batch
             wait()
             self.pause(delay)
+            if stale():
+                return batch
             delay = min(2 * delay, ceiling)
 
     def flush(self) -> None:

@@ -8,7 +8,8 @@ Format, little-endian::
     file    "SIPDJNL1" | salt, 8 random bytes | frames
     frame   f5 "SJ1" | salt | kind u8, three zeros | count u32 | length u32 | crc u32 | head_crc u32 | payload
     records (kind 1)  flows_length u32 | flows | count times i64 | count flow indexes u32 | count lengths u32
-                      | correlation ids, where there are any: a JSON array of count strings | messages
+                      | correlation ids, where there are any: a JSON array of count strings | spaces, any number
+                      | messages
     note    (kind 2)  text in UTF-8
 
 ``length`` is that of the payload, ``crc`` its CRC-32 (zlib's), ``head_crc`` that of all before it in the frame. The
@@ -159,13 +160,14 @@ class Frame:
         base = len(view) - sum(lengths)
         if len(lengths) != self.count or base < at or max(indexes, default=0) >= len(lines):
             raise ValueError("the columns do not fit together")
-        if base - at > _IDS_LIMIT:
+        listed = bytes(view[at:base]).rstrip(b" ") if base > at else b""
+        if len(listed) > _IDS_LIMIT:
             raise ValueError("the correlation ids are too long")
         try:
-            ids = json.loads(bytes(view[at:base])) if base > at else []
+            ids = json.loads(listed) if listed else []
         except RecursionError as error:
             raise ValueError("the correlation ids are nested") from error
-        if base > at and not (isinstance(ids, list) and [type(each) for each in ids] == [str] * self.count):
+        if listed and not (isinstance(ids, list) and [type(each) for each in ids] == [str] * self.count):
             raise ValueError("the correlation ids do not fit the records")
         return Columns(flows, lines, times, indexes, lengths, self.payload, base, ids)
 
@@ -287,6 +289,26 @@ class Journal(FolderBackend):
         """
         del stayed, count
         return text
+
+    def refit(self, frame: Frame, salt: bytes, records: Sequence[Record]) -> bytes | None:
+        """Return a frame of the size of another one with other records; None if they take more.
+
+        Args:
+            frame: the other one.
+            salt: that of the file.
+            records: as many as the frame had.
+        """
+        self._salt = salt
+        messages = [record.buf for record in records]
+        buffer = BytesIO()
+        self._frame(records, messages, list(map(len, messages)), buffer)
+        payload = buffer.getvalue()[_HEAD.size :]
+        spaces = len(frame.payload) - len(payload)
+        if spaces < 0:
+            return None
+        base = len(payload) - sum(map(len, messages))
+        payload = payload[:base] + b" " * spaces + payload[base:]
+        return _head(salt, RECORDS, len(records), payload) + payload
 
     def _write_group(
         self, made: BinaryIO, note: str, group: Sequence[Record], change: Change, done: Rewritten

@@ -18,6 +18,7 @@ from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.folder import free_name
 from sipdump_core.drivers.guard import Guard
+from sipdump_core.drivers.rewriting import alone
 from sipdump_core.drivers.syncing import sync_folder
 from sipdump_core.errors import ClosedError, SegmentExistsError, SegmentLostError, StorageError, StorageFullError
 from sipdump_core.log import Event, log
@@ -39,6 +40,7 @@ __all__ = ["SpoolOptions", "delivery_to", "waiting_places"]
 STOP_WAIT = 5.0
 """Seconds that the end waits for what is still to be delivered; the rest stays for the next start."""
 _END_EVERY = 0.1
+_REWRITE_WAIT = 10.0
 _JOURNALS = 16  # a journal takes this part of the bound: only a whole one can be deleted
 
 
@@ -360,13 +362,14 @@ class Spool:
 
     def settle(self, stored: StoredSegment, *, whole: bool) -> None:
         """Delete a journal that was delivered; one that was damaged is kept aside."""
-        size = os.stat(stored.location).st_size  # when it was listed it may have been smaller
-        if whole:
-            self._journal.delete(stored)
-        else:
-            kept = free_name(stored.location + ".damaged")
-            os.rename(stored.location, kept)
-            log.error(Event("damaged spool is kept aside", path=kept))
+        with alone(self._folder, "put a journal away in", _REWRITE_WAIT):  # so that nobody rewrites it now
+            size = os.stat(stored.location).st_size  # when it was listed it may have been smaller
+            if whole:
+                self._journal.delete(stored)
+            else:
+                kept = free_name(stored.location + ".damaged")
+                os.rename(stored.location, kept)
+                log.error(Event("damaged spool is kept aside", path=kept))
         self._count(-size)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(stored.location + PLACE_SUFFIX)

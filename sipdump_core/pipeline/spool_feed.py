@@ -1,9 +1,11 @@
 """Feeding a backend from its spool: journal after journal, batch after batch."""
 
+import contextlib
+import fcntl
 import os
 import random
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import partial
 from itertools import islice
 from typing import BinaryIO, Protocol
@@ -45,8 +47,13 @@ class _Ahead:
     """A batch that was stored ahead of its turn."""
 
     size: int
-    unstored: Sequence[int]
-    """The places of those records that were not stored."""
+    """How many records it has in its journal."""
+    unstored: Set[int]
+    """The indexes of those records that were not stored."""
+
+
+class _Replaced(Exception):  # noqa: N818 - no error: somebody has taken records out of the journal
+    """The journal that is being read has made room for another one."""
 
 
 class SpoolFeed:
@@ -103,7 +110,12 @@ class SpoolFeed:
         """Deliver all that the folder holds, up to the end of the journal that is being written."""
         self.due = self._arrived = self._needed = 0
         for stored in list(self._journal.segments()):
-            if self._ended or not self._feed(stored):
+            while not self._ended:
+                with contextlib.suppress(_Replaced):
+                    if not self._feed(stored):
+                        return
+                    break
+            if self._ended:
                 return
 
     def _feed(self, stored: StoredSegment) -> bool:
@@ -145,12 +157,14 @@ class SpoolFeed:
                 place.move(Place(item.end), 0)
                 place.write()
             else:
+                if _is_replaced(stored, file):
+                    raise _Replaced
                 if not (item.final or sealed) and self._waits_for_more(item):
                     break
-                place.begin(len(item.batch))
-                if not self._deliver(stored, item, place):
+                place.begin(item.count)
+                if not self._deliver(stored, file, item, place):
                     return None
-                self._taken += len(item.batch)
+                self._taken += item.count
                 place.move(item.end)
                 late = self._clock.monotonic() - self._noted >= FLUSH_EVERY
                 if (late or place.passed >= _FLUSH_AFTER) and not self._note(place):
@@ -181,6 +195,8 @@ class SpoolFeed:
     def _opened(stored: StoredSegment) -> BinaryIO:
         file = open(stored.location, "rb")  # noqa: SIM115 - the caller closes it
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            with contextlib.suppress(OSError):  # not every file system has locks
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # who replaces it waits for its end
             return file
         file.close()
         raise StorageError("read the spool", stored.location, "it is no regular file")
@@ -202,9 +218,9 @@ class SpoolFeed:
         if self._gathering[0] != entry.batch.id:
             self._gathering = entry.batch.id, self._clock.monotonic()
         due = self._gathering[1] + seconds
-        if self.delivery.hurried or len(entry.batch) >= wanted or due <= self._clock.monotonic():
+        if self.delivery.hurried or entry.count >= wanted or due <= self._clock.monotonic():
             return False
-        self.due, self._needed = due, wanted - len(entry.batch)
+        self.due, self._needed = due, wanted - entry.count
         return True
 
     def _turn(self, frame: Frame) -> bool:
@@ -228,15 +244,24 @@ class SpoolFeed:
             self._feeding = segment
         return segment is not None
 
-    def _deliver(self, stored: StoredSegment, entry: Entry, place: PlaceFile) -> bool:
-        """Deliver a batch, unless it was stored ahead of its turn; False when it is time to stop."""
+    def _deliver(self, stored: StoredSegment, file: BinaryIO, entry: Entry, place: PlaceFile) -> bool:
+        """Deliver a batch, unless it was stored ahead of its turn; False when it is time to stop.
+
+        Raises:
+            _Replaced: the journal was, and not all of the batch is stored.
+        """
         if self.delivery.hurried and self._clock.monotonic() > self._deadline:
             return False
         ahead = self._ahead.get(entry.batch.id)
-        batch = entry.batch.part(ahead.unstored) if ahead else entry.batch
+        batch = _rest(entry.batch, ahead.unstored) if ahead else entry.batch
         offer, wait = partial(self._offer, stored, entry.end), partial(self._try_to_note, place)
-        rest = self.delivery.deliver(batch, offer, wait) if batch else ()
+        stale = partial(_is_replaced, stored, file)
+        rest = self.delivery.deliver(batch, offer, wait, stale) if batch else batch
         self.delivery.caught_up()
+        if rest and not self.delivery.hurried:
+            if ahead or len(rest) < len(batch):
+                self._ahead[entry.batch.id] = _Ahead(entry.count, set(rest.indexes))
+            raise _Replaced
         if not rest:
             self._ahead.pop(entry.batch.id, None)
         return not rest
@@ -246,17 +271,18 @@ class SpoolFeed:
         waiting = list(islice(self._behind(stored, place), _LOOK_AHEAD))
         if not waiting:
             return
-        batch = random.choice(waiting)  # noqa: S311 - any will do
-        rest = store(batch)
-        if len(rest) < len(batch):
-            self._ahead[batch.id] = _Ahead(len(batch), rest)
+        entry = random.choice(waiting)  # noqa: S311 - any will do
+        rest = store(entry.batch)
+        if len(rest) < len(entry.batch):
+            unstored = {entry.batch.indexes[at] for at in rest}
+            self._ahead[entry.batch.id] = _Ahead(entry.count, unstored)
 
     def _size_ahead(self, name: str) -> int:
         """Return how many records a batch has that was stored ahead of its turn; 0 for any other."""
         ahead = self._ahead.get(name)
         return ahead.size if ahead else 0
 
-    def _behind(self, stored: StoredSegment, place: Place) -> Iterator[Batch]:
+    def _behind(self, stored: StoredSegment, place: Place) -> Iterator[Entry]:
         """Yield the batches behind a place in a journal, but for those that were stored ahead of their turn."""
         for journal in list(self._journal.segments()):
             if journal.segment < stored.segment:
@@ -265,8 +291,21 @@ class SpoolFeed:
                 begin = place if journal.segment == stored.segment else own.read()
                 key = key_of(file, journal.segment.name)
                 for item in entries(file, key, begin, self.delivery.batching[0], self._size_ahead):
-                    if isinstance(item, Entry) and item.batch.id not in self._ahead:
-                        yield item.batch
+                    if isinstance(item, Entry) and item.batch and item.batch.id not in self._ahead:
+                        yield item
+
+
+def _is_replaced(stored: StoredSegment, file: BinaryIO) -> bool:
+    """Return whether another file has a journal's name now."""
+    try:
+        return not os.path.samestat(os.fstat(file.fileno()), os.lstat(stored.location))
+    except OSError:
+        return False
+
+
+def _rest(batch: Batch, unstored: Set[int]) -> Batch:
+    """Return what is still to be stored of a batch, by the indexes of that."""
+    return batch.part([place for place, index in enumerate(batch.indexes) if index in unstored])
 
 
 def _stem_of(note: str, prefix: str) -> str:

@@ -13,9 +13,11 @@ from sipdump_core.drivers.batch import Batch
 from sipdump_core.pipeline.journal import NOTE, Damage, Frame, scan
 from sipdump_core.record import Record
 
-__all__ = ["PLACE_SUFFIX", "Entry", "Place", "PlaceFile", "entries", "key_of"]
+__all__ = ["GONE", "PLACE_SUFFIX", "Entry", "Place", "PlaceFile", "entries", "is_gone", "key_of"]
 
 PLACE_SUFFIX = ".place"
+GONE = -(1 << 63)
+"""The time of a mark that stands, with an empty message, where a record was taken out of a journal."""
 _NUMBER = struct.Struct("<Q")
 _AT_ONCE = 1 << 16  # no place is so long
 
@@ -89,6 +91,9 @@ class Entry:
     """A batch of a journal."""
 
     batch: Batch
+    """Without the records that were taken out; what is left keeps its indexes."""
+    count: int
+    """How many records it has in the journal, with those that were taken out."""
     end: Place
     """Where the next one begins."""
     final: bool = True
@@ -157,7 +162,17 @@ def _records(item: Frame | Damage) -> list[Record] | Damage:
 
 
 def _entry(key: str, records: list[Record], begin: Place, end: Place, *, final: bool = True) -> Entry:
-    return Entry(Batch(records, _name(key, begin)), end, final)
+    name = _name(key, begin)
+    places = [place for place, record in enumerate(records) if not is_gone(record)]
+    if len(places) == len(records):
+        return Entry(Batch(records, name), len(records), end, final)
+    # a store that has the whole batch already must know it again
+    return Entry(Batch([records[place] for place in places], name, name, places), len(records), end, final)
+
+
+def is_gone(record: Record) -> bool:
+    """Return whether this is the mark of a record that was taken out."""
+    return record.time_us == GONE and not record.buf
 
 
 def _numbers(numbers: Sequence[int]) -> bytes:
