@@ -16,8 +16,8 @@ class Batch(tuple[Record, ...]):
 
     A batch that comes again, because its write failed, has the same records in the same order and the same ``id``. With
     a spool that holds over a restart, too. A store that keeps ids, in the transaction that stores the records, can so
-    tell whether it has a batch already, though the answer was lost. Only what was erased from a spool meanwhile is not in
-    it any more.
+    tell whether it has a batch already, though the answer was lost. Only what was erased from a spool meanwhile is
+    missing in it.
 
     When only a part of a batch comes again, it has an ``id`` of its own: ``whole`` is the id of the batch that it was
     cut from, and ``indexes`` are the places of its records there. ``(whole, index)`` names a record for good.

@@ -523,7 +523,8 @@ class Bucket:
         raise refusals[0]
 
     def _send_over(self, key: str, send: Callable[..., None], there: Version) -> None:
-        """Send with the condition that an object is still the one it was; the one who does not know it is asked."""
+        """Send with the condition that an object is still the one it was; a server may ignore it, so look before."""
+        self._see(key, there)
         try:
             self._send("replace", key, partial(send, IfMatch=there.etag))
         except S3Error as error:
@@ -531,9 +532,12 @@ class Bucket:
                 raise S3Error("replace", self.address(key), "it was replaced meanwhile", state="refused") from error
             if not error.of_request:
                 raise
-            if self._head(key)["ETag"] != there.etag:
-                raise S3Error("replace", self.address(key), "it was replaced meanwhile", state="refused") from error
+            self._see(key, there)
             self._send("replace", key, send)
+
+    def _see(self, key: str, there: Version) -> None:
+        if self._head(key)["ETag"] != there.etag:
+            raise S3Error("replace", self.address(key), "it was replaced meanwhile", state="refused")
 
     def _forms(self, conditional: bool) -> Forms:
         """Return the ways to send a request, the best first: with the condition or not, and with which checksum."""

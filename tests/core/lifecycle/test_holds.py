@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,24 @@ def test_what_is_due_goes_but_for_what_is_held(backend: Backend, tmp_path: Path,
     holds.release(str(tmp_path), "case")
     assert [one.is_whole for one in prune([backend], DAY, now=now)] == [True, True]
     assert list(backend.segments()) == []
+
+
+@pytest.mark.parametrize("hold", HELD, ids=["call", "user", "span"])
+def test_a_hold_survives_compaction(tmp_path: Path, hold: Hold) -> None:
+    """Parquet: before the merge and after it, the same messages are held."""
+    backend: Any = make(tmp_path, "parquet")
+    two = call("two", at("12:00:00"), caller="+4930123")
+    store(backend, [*calls("one"), *two[:3]])
+    store(backend, [*two[3:], *call("three", at("12:30:00"), caller="carol")], START + 600)
+    holds.add(str(tmp_path), hold)
+    (merged,) = backend.compact(min_age=0)
+    assert (len(merged.sources), merged.error) == (2, None)
+    assert sorted(set(ids(backend))) == ["one", "three", "two"]
+    now = at("12:00:00") / 1_000_000 + 3 * DAY
+    assert [one.is_whole for one in prune([backend], DAY, now=now)] == [False]
+    assert ids(backend) == ["two"] * len(two)
+    assert list(backend.compact(min_age=0)) == []
+    assert ids(backend) == ["two"] * len(two)
 
 
 def test_what_is_not_due_is_not_touched(backend: Backend, tmp_path: Path) -> None:
