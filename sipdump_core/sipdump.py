@@ -11,7 +11,7 @@ from typing import Any, Self
 import attrs
 
 from sipdump_core.clock import Clock
-from sipdump_core.drivers.base import Backend, Site
+from sipdump_core.drivers.base import Backend
 from sipdump_core.errors import ClosedError
 from sipdump_core.flows import Address, Flows
 from sipdump_core.lifecycle.caps import Caps, CapStats, Limits
@@ -21,7 +21,7 @@ from sipdump_core.pipeline.dispatcher import Dispatcher
 from sipdump_core.pipeline.filters import Filters, FilterStats
 from sipdump_core.pipeline.intake import Intake
 from sipdump_core.pipeline.numbers import LaneStats
-from sipdump_core.pipeline.spool import waiting_places
+from sipdump_core.pipeline.spool import counted_folders
 from sipdump_core.plan import Plan, make_plan
 from sipdump_core.process_table import ProcessTable
 from sipdump_core.record import Record, new_record
@@ -135,7 +135,7 @@ class SipDump:
         self._caps = Caps(
             lambda: workshop.keepers()[0],
             lambda: self.backends,
-            _counted_folders(site, self.backends),
+            counted_folders(site.folder, site.prefix, self.backends),
             Limits(plan.params.cap, *plan.params.free),
             site.rotate,
             self._clock.time,
@@ -358,15 +358,6 @@ class SipDump:
             with self._counts:
                 self._queue_dropped += dropped
             self._log.warn("queue", "queue full, records dropped", count=dropped)
-
-
-def _counted_folders(site: Site, backends: Sequence[Backend]) -> list[tuple[str, str]]:
-    """Return the folders that count for the caps: the store's own, and those where something waits."""
-    found = {os.path.realpath(site.folder): site.prefix}
-    for backend in backends:
-        for place in waiting_places(backend):
-            found.setdefault(os.path.realpath(place), "")
-    return list(found.items())
 
 
 def _forget(dump: SipDump | None) -> None:

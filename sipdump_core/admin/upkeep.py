@@ -3,7 +3,8 @@
 import argparse
 import math
 import re
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -12,12 +13,14 @@ from sipdump_core.admin.arguments import add_json, add_store
 from sipdump_core.admin.output import Output
 from sipdump_core.admin.store import Store
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.capabilities import Ability, Compacted, Compacts, Recovered, Recovers, Ships
+from sipdump_core.drivers.capabilities import Ability, Capped, Compacted, Compacts, Recovered, Recovers, Ships, can
 from sipdump_core.drivers.names import one_look
 from sipdump_core.errors import ConfigError, SipDumpError
-from sipdump_core.lifecycle.retention import PATIENCE, Pruned, answers, counted, listed, prune_all
+from sipdump_core.lifecycle.caps import Caps, Limits
+from sipdump_core.lifecycle.retention import PATIENCE, Pruned, PruneSummary, answers, counted, listed, prune_all
 from sipdump_core.lifecycle.thinning import Thinned
 from sipdump_core.lifecycle.thinning import thin as thin_by_rules
+from sipdump_core.pipeline.spool import counted_folders
 from sipdump_core.segment import UNREADABLE, Starts, StoredSegment
 from sipdump_core.settings.options import duration
 
@@ -60,10 +63,11 @@ def prune(args: argparse.Namespace, output: Output) -> int:
     given = _fage(args)
     fage = given or store.params.retention
     rules = [] if given else store.params.rules  # an age that is given is all that counts
-    if not fage and not rules:
+    caps = None if given else _caps(store)
+    if not (fage or rules or caps):
         raise ConfigError(
             "no age given: use --fage SECONDS, --fagex 2d, or "
-            '-f FILE with modparam("sipdump", "fage", ...) or modparam("sipdump", "keep", ...)'
+            '-f FILE with modparam("sipdump", "fage", ...), "keep" or "max_bytes"'
         )
     locations: dict[str, list[str]] = {backend.name: [] for backend in store.backends}
     decisions: dict[str, list[dict[str, Any]]] = {backend.name: [] for backend in store.backends}
@@ -102,6 +106,10 @@ def prune(args: argparse.Namespace, output: Output) -> int:
                     elif thinned.stored.location not in gone:
                         tell(_thinned_line(thinned, thin))
                         decisions[backend.name].append(_decision(thinned))
+                        if thinned.deleted:
+                            gone.add(thinned.stored.location)
+        if caps:
+            _prune_by_caps(caps, results, each, output, gone if args.dry_run else set(), dry_run=args.dry_run)
     if due:
         output.say("\n".join(due))
     for result in results:
@@ -123,6 +131,34 @@ def prune(args: argparse.Namespace, output: Output) -> int:
             "backends": rows,
         }
     )
+
+
+def _caps(store: Store) -> Caps | None:
+    """Return the caps of a configuration, if it has any."""
+    params = store.params
+    limits = Limits(params.cap, *params.free)
+    if not (limits.any or any(can(backend, Capped) and backend.cap for backend in store.backends)):
+        return None
+    folders = counted_folders(params.folder, params.fprefix, store.backends)
+    return Caps(lambda: store.backends, tuple, folders, limits, params.rotate, time.time)
+
+
+def _prune_by_caps(
+    caps: Caps,
+    results: Sequence[PruneSummary],
+    each: Callable[[Pruned], None],
+    output: Output,
+    gone: set[str],
+    *,
+    dry_run: bool,
+) -> None:
+    by_name = {result.backend: result for result in results}
+    try:
+        for pruned in caps.prune(dry_run=dry_run, gone=gone):
+            each(pruned)
+            by_name[pruned.backend].count(pruned)
+    except SipDumpError as error:
+        output.error(error)
 
 
 def _thinned_line(thinned: Thinned, verb: str) -> str:

@@ -9,7 +9,7 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 import attrs
 
@@ -218,24 +218,57 @@ class Caps:
         Raises:
             SipDumpError: a store cannot be listed.
         """
+        for backend, due, taken, cap in self._remote_due():
+            what = "a cap is reached: the oldest segments go"
+            self._log.warn(f"bites {backend.name}", what, backend=backend.name, used=taken, max_bytes=cap)
+            for pruned in delete(backend, due, held_in(backend)):
+                self._count(pruned)
+
+    def prune(self, *, dry_run: bool = False, gone: Set[str] = frozenset()) -> Iterator[Pruned]:
+        """Delete once what the limits ask for, and yield each segment when it is gone, with the limit as the reason.
+
+        Args:
+            dry_run: yield what would go, and delete nothing.
+            gone: the locations of what would have gone before for another reason; with ``dry_run``.
+
+        Raises:
+            SipDumpError: what there is cannot be listed, or the holds cannot be read.
+        """
+        self._list()
+        over = self._over()
+        used = self.stats.used_bytes
+        limit = "max_bytes" if self._limits.max_bytes and over == used - self._limits.max_bytes else "min_free"
+        why = f"{limit}: {used} bytes are used, {over} too many"
+        over -= sum(stored.size for _, stored in self._oldest if stored.location in gone)
+        for backend, stored in self._oldest:
+            if over <= 0:
+                break
+            if stored.location in gone:
+                continue
+            for pruned in delete(backend, [stored], self._held[id(backend)], dry_run=dry_run):
+                over -= stored.size if pruned.is_whole and not pruned.error else 0
+                yield attrs.evolve(pruned, why=why)
+        for backend, due, taken, cap in self._remote_due(gone):
+            why = f"max_bytes {cap} of {backend.name}: {taken} bytes are used"
+            for pruned in delete(backend, due, held_in(backend), dry_run=dry_run):
+                yield attrs.evolve(pruned, why=why)
+
+    def _remote_due(self, gone: Set[str] = frozenset()) -> Iterator[tuple[Backend, list[StoredSegment], int, int]]:
+        """Yield each backend that has too many bytes in a store of its own, what is due, how many, and its limit."""
         for backend in self._backends():
             able: object = backend
             if not (can(able, Capped) and able.cap):
                 continue
-            there = [stored for stored in listed(backend) if stored.sealed]
-            over = sum(stored.size for stored in there) - able.cap
-            if over <= 0:
-                continue
-            what = "a cap is reached: the oldest segments go"
-            self._log.warn(f"bites {backend.name}", what, backend=backend.name, max_bytes=able.cap)
-            due = []
+            there = [stored for stored in listed(backend) if stored.sealed and stored.location not in gone]
+            taken = sum(stored.size for stored in there)
+            over, due = taken - able.cap, []
             for stored in sorted(there, key=_age):
                 if over <= 0:
                     break
                 due.append(stored)
                 over -= stored.size
-            for pruned in delete(backend, due, held_in(backend)):
-                self._count(pruned)
+            if due:
+                yield backend, due, taken, able.cap
 
     def _over(self) -> int:
         """Return by how many bytes the limits are exceeded."""

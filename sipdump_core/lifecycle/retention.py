@@ -75,6 +75,16 @@ class PruneSummary:
     lifecycle: bool = True
     """False if the backend lists no segments: what it stores is kept by rules of its own."""
 
+    def count(self, pruned: Pruned) -> None:
+        """Count one of the segments."""
+        if pruned.error:
+            self.errors.append(str(pruned.error))
+        elif not pruned.is_whole:
+            self.held += 1
+        else:
+            self.segments += 1
+            self.bytes += pruned.stored.size
+
 
 def listed(backend: Backend, patience: float | None = None) -> Iterator[StoredSegment]:
     """List a backend's segments.
@@ -237,13 +247,7 @@ def prune_all(
         try:
             for pruned in prune([backend], fage, now=now, dry_run=dry_run, patience=patience):
                 each(pruned)
-                if pruned.error:
-                    summary.errors.append(str(pruned.error))
-                elif not pruned.is_whole:
-                    summary.held += 1
-                else:
-                    summary.segments += 1
-                    summary.bytes += pruned.stored.size
+                summary.count(pruned)
         except SipDumpError as error:
             summary.errors.append(str(error))
         yield summary

@@ -35,7 +35,7 @@ from sipdump_core.settings.core import Params
 from sipdump_core.settings.options import at_least, option
 from sipdump_core.threads import lasting
 
-__all__ = ["SpoolOptions", "delivery_to", "waiting_places"]
+__all__ = ["SpoolOptions", "counted_folders", "delivery_to", "waiting_places"]
 
 STOP_WAIT = 5.0
 """Seconds that the end waits for what is still to be delivered; the rest stays for the next start."""
@@ -71,6 +71,24 @@ def waiting_places(backend: Backend) -> list[str]:
     if isinstance(inner, Backend):
         found += [inner.site.folder, os.path.join(inner.site.folder, "quarantine")]
     return found
+
+
+def counted_folders(folder: str, prefix: str, backends: Sequence[Backend]) -> list[tuple[str, str]]:
+    """Return the folders that count for the caps: the store's own, and those where something waits.
+
+    Args:
+        folder: the store's.
+        prefix: what the names there begin with.
+        backends: the store's.
+
+    Returns:
+        Each folder, with what the names there begin with.
+    """
+    found = {os.path.realpath(folder): prefix}
+    for backend in backends:
+        for place in waiting_places(backend):
+            found.setdefault(os.path.realpath(place), "")
+    return list(found.items())
 
 
 class SpooledDelivery(Delivery):

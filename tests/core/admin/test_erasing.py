@@ -219,3 +219,28 @@ def test_a_wrong_rule_is_named_with_its_place(rule: str, error: str, tmp_path: P
     assert code == 1
     assert f"{config}:1" in err
     assert error in err
+
+
+def test_prune_explains_and_applies_caps(stores: dict[str, Backend], tmp_path: Path, capsys: Capture) -> None:
+    sealed = {kind: list(stores[kind].segments()) for kind in KINDS}
+    first = {min(each, key=lambda one: one.segment).location for each in sealed.values()}
+    total = sum(path.stat().st_size for path in tmp_path.iterdir() if path.name.startswith(PREFIX))
+    due = sum(one.size for each in sealed.values() for one in each if one.location in first)
+    config = tmp_path / "s.cfg"
+    config.write_text(
+        f'modparam("sipdump", "folder", "{tmp_path}")\nmodparam("sipdump", "fprefix", "{PREFIX}")\n'
+        f'modparam("sipdump", "mode", 1)\nmodparam("sipdump", "max_bytes", "{total - due}")\n'
+    )
+    code, out, err = run(capsys, "prune", "-f", config, "--dry-run")
+    assert code == 0, err
+    assert out.count(f"(max_bytes: {total} bytes are used, {due} too many)") == len(KINDS)
+    code, out, _ = run(capsys, "prune", "-f", config, "--dry-run", "--json")
+    decisions = [one for row in json.loads(out)["backends"] for one in row["decisions"]]
+    assert {one["location"] for one in decisions} == first
+    code, out, err = run(capsys, "prune", "-f", config)
+    assert code == 0, err
+    assert {one.location for kind in KINDS for one in stores[kind].segments()} == {
+        one.location for each in sealed.values() for one in each
+    } - first
+    code, out, err = run(capsys, "prune", "-f", config, "--json")
+    assert [row["segments"] for row in json.loads(out)["backends"] if row["segments"]] == []
