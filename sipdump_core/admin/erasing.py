@@ -3,7 +3,7 @@
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from sipdump_core.admin.output import Output
 from sipdump_core.admin.store import Store
 from sipdump_core.clock import local_iso
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.capabilities import Compacts, Merges, Recovers, can
+from sipdump_core.drivers.capabilities import Compacts, Marks, Merges, Recovers, can
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, RpcError, SipDumpError
 from sipdump_core.lifecycle import audit, holds
@@ -303,6 +303,7 @@ def hold(args: argparse.Namespace, output: Output) -> int:
         released = holds.release(folder, args.name)
         audit.note(folder, "hold release", name=args.name, **_reason(args))
         output.say(f"released {args.name}: retention deletes what is due of it from now on")
+        _mark(store, output, lambda backend: holds.unmark(backend, released), "are not marked as held any more")
         return output.result(_row(released))
     query = _query_of(args)
     if not (args.users or args.call_ids or (query.since_us is not None and query.until_us is not None)):
@@ -314,7 +315,19 @@ def hold(args: argparse.Namespace, output: Output) -> int:
     kinds = [name for name in ("call_ids", "users", "since_us") if getattr(made, name)]
     audit.note(folder, "hold add", name=args.name, by=[kind.removesuffix("_us") for kind in kinds], **_reason(args))
     output.say(f"held as {args.name}: {_row(made)['holds']}")
+    _mark(store, output, holds.mark, "are marked as held")
     return output.result(_row(made))
+
+
+def _mark(store: Store, output: Output, run: Callable[[Backend], int], what: str) -> None:
+    """Have stores mark what is held; that they cannot is no error, for the hold is there."""
+    for backend in store.backends:
+        able: object = backend
+        if can(able, Marks):
+            with store.guarded(backend, lambda error: output.note(f"warning: what is held is not marked: {error}")):
+                count = run(backend)
+                if count:
+                    output.say(f"{backend.name}: {count} segments {what}")
 
 
 def _reason(args: argparse.Namespace) -> dict[str, str]:

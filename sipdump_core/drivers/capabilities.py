@@ -26,6 +26,7 @@ __all__ = [
     "Follows",
     "Lists",
     "Located",
+    "Marks",
     "Merges",
     "Opens",
     "Reads",
@@ -108,6 +109,17 @@ class Rewrites(Ability, Protocol):
 
         Raises:
             StorageError: it cannot be rewritten, or is in use.
+        """
+
+
+class Marks(Ability, Protocol):
+    """Its segments can bear a mark that they are held, for rules of the store itself."""
+
+    def mark_held(self, stored: StoredSegment, *, held: bool) -> bool:
+        """Set the mark of a segment, or take it away; return whether it was changed.
+
+        Raises:
+            StorageError: the store knows no marks, or refuses.
         """
 
 

@@ -16,8 +16,8 @@ import attrs
 
 from sipdump_core.cache import Cache
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.capabilities import Reads, Searches, can
-from sipdump_core.drivers.guard import each_of
+from sipdump_core.drivers.capabilities import Marks, Reads, Searches, can
+from sipdump_core.drivers.guard import blaming, each_of
 from sipdump_core.drivers.query import Query
 from sipdump_core.drivers.rewriting import Change
 from sipdump_core.drivers.syncing import sync_folder
@@ -26,7 +26,7 @@ from sipdump_core.locks import own_lock
 from sipdump_core.record import Record
 from sipdump_core.segment import StoredSegment
 
-__all__ = ["FILE", "Held", "Hold", "add", "held_in", "listed_holds", "matching", "release"]
+__all__ = ["FILE", "Held", "Hold", "add", "held_in", "listed_holds", "mark", "matching", "release", "unmark"]
 
 FILE = "sipdump-holds.json"
 _NAME = re.compile(r"[\w][\w.@+-]{0,99}")
@@ -146,6 +146,7 @@ class Held:
 
 _FOUND: Cache[Any, frozenset[str]] = Cache(100_000)
 _SEEN: Cache[Any, list[str]] = Cache(10_000)
+_MARKED: Cache[Any, bool] = Cache(100_000)
 _SLACK_US = 86_400_000_000
 """By how much a message's time may be off its segment's."""
 
@@ -172,6 +173,47 @@ def held_in(backend: Backend) -> Held:
         ConfigError: the holds cannot be read: nothing may be deleted then.
     """
     return Held(listed_holds(backend.site.folder), backend)
+
+
+def mark(backend: Backend) -> int:
+    """Have the store mark what is held, where it can; return how many segments were not marked before.
+
+    Raises:
+        ConfigError: the holds cannot be read.
+        StorageError: a segment cannot be searched, or the store knows no marks.
+    """
+    able: object = backend
+    held = held_in(backend)
+    if not (held and can(able, Marks)):
+        return 0
+    count = 0
+    for stored in backend.segments():
+        key = (stored.location, stored.size, stored.modified)
+        if stored.sealed and key not in _MARKED and held.of(stored):
+            with blaming(backend, "mark_held"):
+                count += able.mark_held(stored, held=True)
+            _MARKED.keep(key, True)
+    return count
+
+
+def unmark(backend: Backend, released: Hold) -> int:
+    """Have the store take the mark from what only a hold that was released has held; return from how many segments.
+
+    Raises:
+        ConfigError: the holds cannot be read.
+        StorageError: a segment cannot be searched, or the store knows no marks.
+    """
+    able: object = backend
+    if not can(able, Marks):
+        return 0
+    left, before = held_in(backend), Held([released], backend)
+    count = 0
+    for stored in backend.segments():
+        if stored.sealed and before.of(stored) and not (left and left.of(stored)):
+            with blaming(backend, "mark_held"):
+                count += able.mark_held(stored, held=False)
+            _MARKED.pop((stored.location, stored.size, stored.modified), None)
+    return count
 
 
 def listed_holds(folder: str) -> list[Hold]:

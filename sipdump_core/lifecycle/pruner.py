@@ -9,6 +9,7 @@ from sipdump_core.clock import Clock
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.guard import Guard
 from sipdump_core.errors import ClosedError
+from sipdump_core.lifecycle.holds import mark
 from sipdump_core.lifecycle.retention import Pruned, log_pruned, prune_all
 from sipdump_core.lifecycle.thinning import log_thinned, thin
 from sipdump_core.log import Limit
@@ -84,5 +85,10 @@ class Pruner:
                 if self._stopped.is_set():
                     return
         error = guard.text or error
+        with Guard() as guard:
+            mark(backend)
+        if guard.error:  # that protects from the store's own rules alone
+            what = "what is held cannot be marked in the store"
+            self._log.warn(f"mark {backend.name}", what, backend=backend.name, error=guard.text)
         if error and not self._stopped.is_set():
             self._log.warn("prune", "prune failed", backend=backend.name, error=error)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["S3Backend"]
 
 _NAMES_KEPT = 1000
+_HOLD_TAG = "sipdump-hold"
 
 
 class S3Backend(Backend):
@@ -300,6 +301,27 @@ class S3Backend(Backend):
         self.spool.prepare()
         with self.bucket() as bucket:
             return _network().rewrite(bucket, key, inner, self.opts, change)
+
+    def mark_held(self, stored: StoredSegment, *, held: bool) -> bool:
+        """Set the tag ``sipdump-hold=yes`` of an object beside its others, or take it away.
+
+        Returns:
+            Whether that was new. What waits in the spool has none before it is uploaded.
+
+        Raises:
+            StorageError: the server knows no tags, or refuses.
+        """
+        key = self._key(stored)
+        if not key:
+            return False
+        with self.bucket() as bucket:
+            before = bucket.known_tags(key)
+            after = {name: value for name, value in before.items() if name != _HOLD_TAG}
+            if held:
+                after[_HOLD_TAG] = "yes"
+            if after != before:
+                bucket.tag(key, after)
+            return after != before
 
     @property
     def cap(self) -> int:

@@ -279,22 +279,33 @@ class Bucket:
     def tags(self, key: str) -> Mapping[str, str]:
         """Return an object's tags; none where the server does not know tags, or this user may not see them."""
         try:
-            with self._translated("look at the tags of", key):
-                found = self._client().get_object_tagging(Bucket=self._opts.bucket, Key=key)
+            return self.known_tags(key)
         except S3Error as error:
             if error.code in _GONE or not (error.of_request or error.state in ("refused", "access denied")):
                 raise
             return {}
+
+    def known_tags(self, key: str) -> Mapping[str, str]:
+        """Return an object's tags.
+
+        Raises:
+            S3Error: the server knows no tags, refuses or does not answer.
+        """
+        with self._translated("look at the tags of", key):
+            found = self._client().get_object_tagging(Bucket=self._opts.bucket, Key=key)
         return {tag["Key"]: tag["Value"] for tag in found.get("TagSet", ())}
 
     def tag(self, key: str, tags: Mapping[str, str]) -> None:
-        """Set an object's tags.
+        """Set an object's tags, or take them away where these are none.
 
         Raises:
             S3Error: the server refuses or does not answer.
         """
         listed = [{"Key": name, "Value": value} for name, value in tags.items()]
         with self._translated("tag", key):
+            if not listed:
+                self._client().delete_object_tagging(Bucket=self._opts.bucket, Key=key)
+                return
             self._client().put_object_tagging(Bucket=self._opts.bucket, Key=key, Tagging={"TagSet": listed})
 
     def replace(self, key: str, file: BinaryIO, content: Content, metadata: Mapping[str, str], there: Version) -> None:

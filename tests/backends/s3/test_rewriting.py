@@ -7,10 +7,12 @@ from pathlib import Path
 import attrs
 import pytest
 
+from sipdump_core.clock import Clock
 from sipdump_core.drivers.rewriting import Change
 from sipdump_core.errors import StorageError
 from sipdump_core.lifecycle import holds
 from sipdump_core.lifecycle.caps import Caps, Limits
+from sipdump_core.lifecycle.pruner import Pruner
 from sipdump_core.lifecycle.retention import prune
 from sipdump_core.record import Record
 from sipdump_s3 import S3Backend
@@ -231,3 +233,55 @@ def test_rules_holds_and_erasing_reach_the_bucket_and_the_spool(
     code, _, err = run(capsys, "prune", "-f", config)
     assert code == 0, err
     assert left() == [{"one"}, {"four"}]
+
+
+def test_what_is_held_is_tagged_where_the_server_knows_tags(
+    s3_server: Server,
+    s3_bucket: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    s3_server.enter(monkeypatch)
+    config = tmp_path / "s.cfg"
+    config.write_text(f"""
+        modparam("sipdump", "mode", 32)
+        modparam("sipdump", "folder", "{tmp_path}")
+        modparam("sipdump", "fprefix", "test-")
+        modparam("sipdump_s3", "bucket", "{s3_bucket}")
+        modparam("sipdump_s3", "endpoint_url", "{s3_server.endpoint}")
+        modparam("sipdump_s3", "format", "text")
+        modparam("sipdump_s3", "node", "n1")
+    """)
+    backend = backend_of(s3_server.endpoint, s3_bucket, tmp_path)
+    wait_in_spool(backend, calls("one", "two"), START)
+    wait_in_spool(backend, calls("three"), START + 7200)
+    held, other = (address.partition(f"{s3_bucket}/")[2] for address in sent(backend))
+
+    def tags() -> list[dict[str, str]]:
+        with backend.bucket() as bucket:
+            return [dict(bucket.tags(key)) for key in (held, other)]
+
+    tagged = "swift" not in request.node.callspec.id
+    if tagged:
+        with backend.bucket() as bucket:
+            bucket.tag(held, {"case": "4711"})
+    for name in ("case", "again"):
+        code, out, err = run(capsys, "hold", "add", name, "-f", config, "--call-id", "two")
+        assert code == 0, err
+        assert ("what is held is not marked" in err) is not tagged
+        assert ("1 segments are marked as held" in out) is (tagged and name == "case")
+    marked = [{"case": "4711", "sipdump-hold": "yes"}, {}]
+    assert tags() == (marked if tagged else [{}, {}])
+    assert run(capsys, "hold", "release", "case", "-f", config)[0] == 0
+    assert tags() == (marked if tagged else [{}, {}])
+    wait_in_spool(backend, calls("two"), START + 14_400)  # comes later: the pruner marks it
+    (later,) = (address.partition(f"{s3_bucket}/")[2] for address in sent(backend))
+    Pruner(lambda: [backend], 0, Clock())._prune(backend)
+    with backend.bucket() as bucket:
+        assert dict(bucket.tags(later)) == ({"sipdump-hold": "yes"} if tagged else {})
+    assert run(capsys, "hold", "release", "again", "-f", config)[0] == 0
+    with backend.bucket() as bucket:
+        assert dict(bucket.tags(later)) == {}
+    assert tags() == ([{"case": "4711"}, {}] if tagged else [{}, {}])
