@@ -3,7 +3,8 @@
 import re
 import threading
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
@@ -117,6 +118,16 @@ def test_calls_are_sorted_by_another_column(page: Page) -> None:
     text = page.inside().get("/calls?sort=call_id&limit=5").text
     assert listed(text) == ["c0@a", "c10@a", "c11@a", "c12@a", "c13@a"]
     assert '<th scope="col" class="wider" aria-sort="ascending">' in text
+
+
+def test_a_time_with_another_offset_than_now_says_so(tmp_path: Path, live_in: Callable[[str], None]) -> None:
+    live_in("Europe/Berlin")
+    winter = datetime.now().astimezone().utcoffset() == timedelta(hours=1)
+    times = {"summer": "2026-07-01T10:00:00+02:00", "winter": "2026-02-01T10:00:00+01:00"}
+    calls = [call(name, int(datetime.fromisoformat(when).timestamp() * 1e6)) for name, when in times.items()]
+    text = page_of(store(tmp_path, *calls)).inside().get("/calls").text
+    marked = re.findall(r'>(2026-\d\d)-01 10:00:00<span class="ms">\.000(\S*?)</span>', text)
+    assert marked == [("2026-07", "+0200" if winter else ""), ("2026-02", "" if winter else "+0100")]
 
 
 def test_all_calls_are_sorted_even_if_a_page_has_fewer(tmp_path: Path) -> None:
