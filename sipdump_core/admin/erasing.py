@@ -13,7 +13,7 @@ from sipdump_core.admin.output import Output
 from sipdump_core.admin.store import Store
 from sipdump_core.clock import local_iso
 from sipdump_core.drivers.base import Backend
-from sipdump_core.drivers.capabilities import Compacts, Recovers
+from sipdump_core.drivers.capabilities import Compacts, Merges, Recovers, can
 from sipdump_core.drivers.query import Query
 from sipdump_core.errors import ConfigError, RpcError, SipDumpError
 from sipdump_core.lifecycle import audit, holds
@@ -224,6 +224,8 @@ def _seal(store: Store, args: argparse.Namespace, output: Output) -> None:
                 if done.error and not done.in_use:
                     output.error(done.error)
     for compacting in store.able(Compacts):  # so that no source is left of one that was cut off
+        if not can(getattr(compacting, "inner", compacting), Merges):
+            continue  # what its format makes was never merged
         with store.guarded(compacting, output.error):
             for merged in compacting.compact(target_size=0):
                 if merged.error:

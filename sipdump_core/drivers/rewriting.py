@@ -26,7 +26,7 @@ from sipdump_core.ownership import is_ours, is_trusted
 from sipdump_core.record import Record
 from sipdump_core.sip import call_id
 
-__all__ = ["DRAFT_SUFFIX", "Change", "Rewritten", "alone", "copy_attributes", "new_file", "replace"]
+__all__ = ["DRAFT_SUFFIX", "Change", "Rewritten", "alone", "copy_attributes", "new_file", "remove_drafts", "replace"]
 
 DRAFT_SUFFIX = ".rewrite"
 """What the name of a draft ends with; it begins with a dot, so that no program takes it for a segment."""
@@ -142,6 +142,23 @@ def replace(
                 if is_ours(draft):
                     os.unlink(draft)
             raise
+
+
+def remove_drafts(folder: str, prefix: str) -> None:
+    """Remove the drafts that a crash has left in a folder, unless somebody rewrites there now.
+
+    Args:
+        folder: the folder.
+        prefix: what names of segments begin with.
+    """
+    with contextlib.suppress(OSError, StorageError):
+        left = [name for name in os.listdir(folder) if name.startswith(f".{prefix}") and name.endswith(DRAFT_SUFFIX)]
+        if left:
+            with alone(folder, "rewrite"):
+                for name in left:
+                    path = os.path.join(folder, name)
+                    if is_ours(path):
+                        os.unlink(path)
 
 
 def new_file(path: str) -> BinaryIO:

@@ -9,7 +9,7 @@ import attrs
 from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.query import Query
-from sipdump_core.drivers.rewriting import Change
+from sipdump_core.drivers.rewriting import Change, remove_drafts
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.holds import held_in, matching
@@ -87,6 +87,8 @@ def erase(
 
     change = Change(call_ids, also=goes if loose else None, mask=mask)
     deleted = set()
+    if not dry_run:
+        remove_drafts(backend.site.folder, backend.site.prefix)
     for stored in listed(backend, patience):
         try:
             count = sum(change.takes(record) for record in _suspects(backend, stored, call_ids, loose))

@@ -13,6 +13,7 @@ from sipdump_core.drivers.capabilities import Rewrites, can
 from sipdump_core.drivers.folder import FolderBackend
 from sipdump_core.drivers.guard import blaming, each_of, timely
 from sipdump_core.drivers.metadata import OURS
+from sipdump_core.drivers.rewriting import remove_drafts
 from sipdump_core.errors import SipDumpError
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.holds import Held, held_in
@@ -139,6 +140,7 @@ def prune(
                 deleted.add(pruned.stored.segment.stem)
             yield attrs.evolve(pruned, why=f"fage {age_text(fage)}: written {age} ago")
         if isinstance(backend, FolderBackend) and not dry_run:
+            remove_drafts(backend.site.folder, backend.site.prefix)
             meta.sweep(backend.site.folder, backend.site.prefix, deleted, now - fage)
 
 

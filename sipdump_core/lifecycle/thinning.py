@@ -24,7 +24,7 @@ from sipdump_core.drivers.base import Backend
 from sipdump_core.drivers.capabilities import Reads, Rewrites, can
 from sipdump_core.drivers.guard import each_of
 from sipdump_core.drivers.query import Query
-from sipdump_core.drivers.rewriting import Change
+from sipdump_core.drivers.rewriting import Change, remove_drafts
 from sipdump_core.errors import SipDumpError, StorageError
 from sipdump_core.lifecycle import meta_file as meta
 from sipdump_core.lifecycle.holds import Held, held_in, matching
@@ -174,6 +174,8 @@ class _Round:
 
     def run(self) -> Iterator[Thinned]:
         self._all = sorted(listed(self._backend), key=lambda stored: (stored.segment.stamp, stored.segment.sequence))
+        if not self._dry_run:
+            remove_drafts(self._backend.site.folder, self._backend.site.prefix)
         soonest = min(rule.age_s for rule in self._rules)
         for location, ids in self._notes.pending.items():
             self._decided[location].update(dict.fromkeys(ids, "decided before"))

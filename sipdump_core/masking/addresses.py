@@ -25,8 +25,8 @@ _PARAMETER = re.compile(
 )
 """Parameters that have a number, or a part of one (RFC 3966, RFC 4694)."""
 _PIECE = re.compile(rb'"(?:[^"\\]|\\.)*+"?|<[^>]*+>?|[^"<]++', re.DOTALL)
-_BEFORE_BARE = re.compile(rb'".*|[^;=]*\s', re.DOTALL)
-"""What may be a display name before a URI that has no brackets, though it must have some then."""
+_SPACED = re.compile(rb"[^;=]*\s")
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _UNCLOSED = re.compile(rb'"(?:[^"\\]|\\.)*+(?!")', re.DOTALL)
 _USUAL = re.compile(
     rb'([ \t]*+)(?:"([^"\\<>]*+)"([ \t]*+)|([^"<>,;:\r\n \t]*+)([ \t]*+))<(sips?:)([^@:;?<>"\s%,]++)'
@@ -36,21 +36,12 @@ _USUAL = re.compile(
 _USUAL_TARGET = re.compile(rb'(sips?:)([^@:;?<>"\s%,]++)(@[^@<>"\s?%,=]*+)')
 _NAME = re.compile(rb"(\s*)(.*?)(\s*)", re.DOTALL)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
-_BARE = re.compile(rb"(\s*)([^;,\s]*)")
+_NO_URI = re.compile(rb'((?:\A|,)\s*+)((?:"(?:[^"\\]|\\.)*+"?|[^;,"\s]|\s++(?=[^;,\s]))++)(\s*+)', re.DOTALL)
+"""An address without a URI, and the white space behind it."""
 _OTHER = re.compile(rb"<?\s*+((?:[A-Za-z][A-Za-z0-9+.-]*+:)?(?://)?)")
 _NOBODY = (b"urn:", b"http:", b"https:", b"http://", b"https://", b"data:", b"cid:")
 """Beginnings of URIs that name no user, as long as there is no ``@``."""
-_HOST = re.compile(rb"\[[^\]]*\].*|[^.@]*\..*|localhost.*|\*?", re.DOTALL)
-
-
-def _pieces(value: bytes) -> list[bytes]:
-    """Return the quoted strings of a value, what is in brackets, and what is between, cut where a URI begins there."""
-    found: list[bytes] = []
-    for piece in _PIECE.findall(value):
-        scheme = None if piece.startswith((b'"', b"<")) else _SCHEME.search(piece)
-        at = scheme.start() if scheme else 0
-        found += [piece[:at], piece[at:]] if at else [piece]
-    return found
+_HOST = re.compile(rb"\[[^\]]*\]\S*|[^.@\s]*\.\S*|localhost\S*|\*?")
 
 
 class _Ahead:
@@ -138,13 +129,15 @@ class Addresses:
             else:
                 before += value[len(before) : usual.start(6) - 1]
             return b"%b<%b%b%b%b" % (before, scheme, stand_in(user), host, rest)
-        pieces = _pieces(value)
+        pieces = _PIECE.findall(value)
         out: list[bytes] = []
         for piece in pieces:
             if not piece.startswith(b"<"):
-                if identity and out and _SCHEME.match(piece) and _BEFORE_BARE.fullmatch(pieces[len(out) - 1]):
-                    self._mask_name(pieces, out)
-                out.append(self._unclosed(piece) if _UNCLOSED.match(piece) else self.text(piece))
+                if _UNCLOSED.match(piece):
+                    out.append(self._unclosed(piece, identity=identity))
+                else:
+                    bare = _SCHEME.search(piece) if identity and piece[:1] != b'"' else None
+                    out.append(self._bare(piece, bare.start(), pieces, out) if bare else self.text(piece))
                 continue
             masked = self.uris(piece)
             known = _SCHEME.search(piece) is not None
@@ -154,7 +147,7 @@ class Addresses:
                 self._mask_name(pieces, out)
             out.append(masked)
         if identity and not any(piece.startswith(b"<") or _SCHEME.search(piece) for piece in pieces):
-            return _BARE.sub(lambda found: found[1] + self._other(found[2]), value, count=1)
+            return _NO_URI.sub(lambda found: found[1] + self._no_uri(found[2]) + found[3], value)
         return b"".join(out)
 
     def user(self, value: bytes) -> bytes:
@@ -176,12 +169,33 @@ class Addresses:
         name = user.partition(b":")[0]
         return self._users.stand_in(name) if name.strip() else b""
 
-    def _unclosed(self, piece: bytes) -> bytes:
+    def _unclosed(self, piece: bytes, *, identity: bool) -> bytes:
         """Mask a quoted string that is never closed, with the address that may be in it."""
         name, opening, rest = piece[1:].partition(b"<")
         if not opening:
             return self.text(piece)
-        return b'"' + (self._users.stand_in(name) if name.strip() else name) + opening + self.uris(rest)
+        known = _SCHEME.search(rest) or not identity
+        address = opening + self.uris(rest) if known else self._other(opening + rest)
+        return b'"' + (self._users.stand_in(name) if name.strip() else name) + address
+
+    def _bare(self, piece: bytes, at: int, pieces: Sequence[bytes], out: list[bytes]) -> bytes:
+        """Mask a URI that has no brackets, and the name before it, which must not be there then.
+
+        Args:
+            piece: what is between quoted strings and brackets.
+            at: where the URI begins in it.
+            pieces: all pieces, of which this is the next to put out.
+            out: what was put out so far.
+        """
+        before, comma, name = piece[:at].rpartition(b",")
+        if name.strip() and _SPACED.fullmatch(name):
+            spaces = _NAME.fullmatch(name)
+            assert spaces  # noqa: S101 - it matches anything
+            masked = self._users.stand_in(spaces[2])
+            return self.text(before) + comma + spaces[1] + masked + spaces[3] + self.text(piece[at:])
+        if not (name.strip() or comma):
+            self._mask_name(pieces, out)
+        return self.text(piece)
 
     def _mask_name(self, pieces: Sequence[bytes], out: list[bytes]) -> None:
         """Mask the display name at the end of what was put out so far, back to a comma or another address."""
@@ -200,6 +214,9 @@ class Addresses:
                 out[place] = self.text(before) + comma + spaces[1] + masked + spaces[3]
             if comma:
                 return
+
+    def _no_uri(self, address: bytes) -> bytes:
+        return self.name(address) if _QUOTED.fullmatch(address) else self._other(address)
 
     def _other(self, address: bytes) -> bytes:
         """Mask an address that is no URI which names a user: ``alice@example.com``, ``4930``, or anything else."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Set
 
 from sipdump_core.masking import credentials, sdp
 from sipdump_core.masking.addresses import Addresses
-from sipdump_core.masking.syntax import LONE_CR, START_LINE, has_uri
+from sipdump_core.masking.syntax import INNER_START_LINE, LONE_CR, START_LINE, has_uri
 
 __all__ = ["Bodies", "OpaqueError"]
 
@@ -111,15 +111,21 @@ class Bodies:
             return self._parts(boundary[1] or boundary[2] or b"", body, depth)
         if kind in _SIP:
             return self._message(body, depth)
+        inner = INNER_START_LINE.search(body) if b"sip/" in body.lower() else None
+        if inner:  # another message, behind a wrong Content-Length
+            at = inner.start()
+            return self._text(kind, value, body[:at]) + self._message(body[at:], depth)
         return self._text(kind, value, body)
 
     def _may_hide(self, sdp_: bytes) -> bool:
         """Return False where a session description has nothing to hide: a cheap test, for nearly all of them."""
+        lowered = sdp_.lower()
         return bool(
             _SDP_LINE.search(sdp_)
             or LONE_CR.search(sdp_)
             or b"?" in sdp_
-            or b"inline:" in sdp_.lower()
+            or b"inline:" in lowered
+            or b"sip/" in lowered
             or b"\0" in sdp_
             or (self._addresses and has_uri(sdp_))
             or not sdp_.startswith(b"v=")

@@ -16,7 +16,7 @@ MARK = b"redacted"
 _TOKEN = rb"[!#$%&'*+.0-9A-Z^_`a-z|~-]+"
 _SCHEME = re.compile(rb"(\s*)(" + _TOKEN + rb")(?=\s|$)")
 _COMMAS = re.compile(rb"[\s,]*")
-_NEW = re.compile(rb"(" + _TOKEN + rb")\s+(?=" + _TOKEN + rb"\s*=)")
+_NEW = re.compile(rb"(" + _TOKEN + rb")\s+(?=" + _TOKEN + rb"\s*=|" + MARK + rb"\s*\Z)")
 _PARAMETER = re.compile(
     rb"(" + _TOKEN + rb')(\s*+=\s*+)("(?:[^"\\]|\\.)*+"|[^",\s]++)(?=\s*(?:,|$))',
     re.DOTALL,

@@ -109,7 +109,7 @@ class Masker:
         self._embedded = frozenset(name for name in self._handlers if len(name) > 1)
         self._bodies = Bodies(rules.credentials, rules.keys, self._addresses, self._head, self._embedded)
         self._suspect = None if users else _suspects(rules).search
-        self._hides_in_bodies = bool(rules.credentials or rules.keys or users)
+        self._hides_in_bodies = bool(rules.credentials or rules.keys or rules.headers or users)
 
     def mask(self, record: Record) -> Record | None:
         """Return a record with its message masked, itself if there is nothing to mask; None if it is to be dropped."""
@@ -229,7 +229,7 @@ class Masker:
             return body
         try:
             return self._bodies.masked(head, body)
-        except OpaqueError:
+        except (_UnparsedError, OpaqueError):
             if self.rules.unparsed == DROP:
                 raise
             self.unparsed += 1

@@ -3,15 +3,17 @@
 import re
 from collections.abc import Collection
 
-__all__ = ["LONE_CR", "NAME", "START_LINE", "any_case", "any_name", "full_name", "has_uri"]
+__all__ = ["INNER_START_LINE", "LONE_CR", "NAME", "START_LINE", "any_case", "any_name", "full_name", "has_uri"]
 
 NAME = re.compile(rb"[!#$%&'*+.0-9A-Z^_`a-z|~-]++[ \t]*+")
 LONE_CR = re.compile(rb"\r(?!\n)")
-START_LINE = re.compile(
-    rb"[\r\n]*+(?:(?i:SIP/\d\.\d)[ \t]++\d{3}(?!\d)[^\r\n]*+"
+_START = (
+    rb"(?:(?i:SIP/\d\.\d)[ \t]++\d{3}(?!\d)[^\r\n]*+"
     rb"|(?!(?i:SIP/))[!#$%&'*+.0-9A-Z^_`a-z|~-]++[ \t]++(?P<uri>[^\r\n]*[^ \t\r\n])[ \t]++(?i:SIP/\d\.\d)[ \t]*+)"
     rb"(?:\r?\n|\Z)"
 )
+START_LINE = re.compile(rb"[\r\n]*+" + _START)
+INNER_START_LINE = re.compile(rb"(?:\A|(?<=\n))" + _START)
 SCHEMES = ("sip", "sips", "pres", "im", "mailto", "xmpp", "h323", "mms", "msrp", "msrps", "tel", "sms", "fax", "modem")
 """Of URIs that name a user."""
 _COMPACT = {

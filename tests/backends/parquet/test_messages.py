@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sipdump_core.errors import StorageError
 from sipdump_parquet import conversion
 from sipdump_parquet.messages import Messages
 from sipdump_parquet.sort import Sorter
@@ -91,6 +92,22 @@ def test_no_message_is_moved_before_its_row_is_sorted(
     assert done.records == len(batch)
     assert sum(later for _, later in widths) >= sum(len(record.buf) for record in batch)
     assert all(nbytes < later for nbytes, later in widths)
+    assert read(tmp_path) == batch
+
+
+def test_a_segment_needs_no_temporary_file_until_its_messages_are_twice_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    batch = calls(60, size=900)
+    size = sum(len(record.buf) for record in batch)
+    leave(tmp_path, batch)
+    with pytest.raises(StorageError, match="No space left"):
+        conversion.seal(SEGMENT, make(tmp_path, memory=size // 3).opts, make(tmp_path).site)
+    assert conversion.seal(SEGMENT, make(tmp_path, memory=2 * size // 3).opts, make(tmp_path).site)
     assert read(tmp_path) == batch
 
 

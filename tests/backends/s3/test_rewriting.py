@@ -13,6 +13,7 @@ from sipdump_core.lifecycle.caps import Caps, Limits
 from sipdump_core.record import Record
 from sipdump_s3 import S3Backend
 from sipdump_s3 import bucket as buckets
+from tests.core.admin.run import run
 from tests.core.lifecycle.rewrites import START, calls
 from tests.core.reading.stores import fill
 from tests.s3_server import Server
@@ -130,3 +131,40 @@ def test_the_oldest_objects_go_when_there_are_too_many_bytes(s3_server: Server, 
     assert {record.call_id for stored in sealed for record in capped.read(stored)} == {"c1", "c2", "c3"}
     assert len(spooled(capped)) == 1
     assert caps.stats.segments == 1
+
+
+def test_rules_holds_and_erasing_reach_the_bucket_and_the_spool(
+    s3_server: Server,
+    s3_bucket: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    s3_server.enter(monkeypatch)
+    config = tmp_path / "s.cfg"
+    config.write_text(f"""
+        modparam("sipdump", "mode", 32)
+        modparam("sipdump", "folder", "{tmp_path}")
+        modparam("sipdump", "fprefix", "test-")
+        modparam("sipdump", "keep", "backend=s3 age=1")
+        modparam("sipdump_s3", "bucket", "{s3_bucket}")
+        modparam("sipdump_s3", "endpoint_url", "{s3_server.endpoint}")
+        modparam("sipdump_s3", "format", "text")
+        modparam("sipdump_s3", "node", "n1")
+    """)
+    backend = backend_of(s3_server.endpoint, s3_bucket, tmp_path)
+    wait_in_spool(backend, calls("one", "two", "three"), START)
+    sent(backend)
+    wait_in_spool(backend, calls("two", "four"), START + 7200)
+
+    def left() -> list[set[str | None]]:
+        stored = sorted(backend.segments(), key=lambda one: one.segment)
+        return [{record.call_id for record in backend.read(one)} for one in stored]
+
+    code, _, err = run(capsys, "erase", "-f", config, "--call-id", "two")
+    assert code == 0, err
+    assert left() == [{"one", "three"}, {"four"}]
+    assert run(capsys, "hold", "add", "case", "-f", config, "--call-id", "one")[0] == 0
+    code, _, err = run(capsys, "prune", "-f", config)
+    assert code == 0, err
+    assert left() == [{"one"}, {"four"}]

@@ -17,6 +17,7 @@ from sipdump_core.drivers.capabilities import (
     Reads,
     Recovered,
     Recovers,
+    Rewrites,
     Ships,
     can,
 )
@@ -28,7 +29,7 @@ from sipdump_pcap import PcapBackend
 from sipdump_s3 import S3Backend
 from sipdump_text import TextBackend
 
-ABILITIES: list[type[Ability]] = [Opens, Lists, Deletes, Reads, Merges, Ships, Recovers, Compacts]
+ABILITIES: list[type[Ability]] = [Opens, Lists, Deletes, Reads, Rewrites, Merges, Ships, Recovers, Compacts]
 
 
 class WritesOnly(Backend):
@@ -74,12 +75,12 @@ class MergesToo(Decodes):
         (WritesOnly, []),
         (Everything, [Opens, Lists, Deletes, Reads, Recovers]),
         (Files, [Opens, Lists, Deletes]),
-        (Decodes, [Opens, Lists, Deletes, Reads]),
-        (MergesToo, [Opens, Lists, Deletes, Reads, Merges]),
-        (TextBackend, [Opens, Lists, Deletes, Reads]),
-        (PcapBackend, [Opens, Lists, Deletes, Reads]),
-        (ParquetBackend, [Opens, Lists, Deletes, Reads, Merges, Recovers, Compacts]),
-        (S3Backend, [Opens, Lists, Deletes, Reads, Ships, Recovers, Compacts]),
+        (Decodes, [Opens, Lists, Deletes, Reads, Rewrites]),
+        (MergesToo, [Opens, Lists, Deletes, Reads, Rewrites, Merges]),
+        (TextBackend, [Opens, Lists, Deletes, Reads, Rewrites]),
+        (PcapBackend, [Opens, Lists, Deletes, Reads, Rewrites]),
+        (ParquetBackend, [Opens, Lists, Deletes, Reads, Rewrites, Merges, Recovers, Compacts]),
+        (S3Backend, [Opens, Lists, Deletes, Reads, Rewrites, Ships, Recovers, Compacts]),
     ],
 )
 def test_a_class_has_the_abilities_whose_methods_are_its_own(

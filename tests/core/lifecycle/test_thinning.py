@@ -83,6 +83,13 @@ def test_a_lost_note_costs_only_a_look(backend: Backend, tmp_path: Path) -> None
     assert {path.name: path.stat().st_ino for path in tmp_path.iterdir() if not path.name.startswith(".")} == before
 
 
+def test_what_a_crash_left_beside_is_removed(backend: Backend, tmp_path: Path) -> None:
+    draft = tmp_path / ".kamailio-sipdump-2026-11-22--10-00-00.data.rewrite"
+    draft.write_bytes(b"half")
+    run(backend, 1)
+    assert not draft.exists()
+
+
 def test_a_dry_run_changes_nothing(backend: Backend, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (dry,) = thin(backend, RULES, now=START + 4 * DAY, dry_run=True)

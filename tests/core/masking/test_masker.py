@@ -32,6 +32,12 @@ def message(kind: bytes, body: bytes, more: bytes = b"") -> bytes:
         (b'From: "Alice" <sip:alice@h;x=1>;tag=1', b'From: "%b" <sip:%b@h;x=1>;tag=1' % (TOKENS.stand_in(b"Alice"), ALICE)),
         (b"t:Bob B <sip:bob@h>", b"t:%b <sip:%b@h>" % (TOKENS.stand_in(b"Bob B"), BOB)),
         (b"To: sip:bob:secret@h;tag=1", b"To: sip:%b@h;tag=1" % BOB),
+        (b"To: Bob B sip:bob@h", b"To: %b sip:%b@h" % (TOKENS.stand_in(b"Bob B"), BOB)),
+        (b'm: <sip:bob@h>, "Bob" sip:bob@h;x="y"', b'm: <sip:%b@h>, "%b" sip:%b@h;x="y"' % (BOB, TOKENS.stand_in(b"Bob"), BOB)),
+        (b'From: "Bob, B. C"', b'From: "%b"' % TOKENS.stand_in(b"Bob, B. C")),
+        (b"From: B. Bob , alice;tag=1,bob@h", b"From: %b , %b;tag=1,%b@h" % (TOKENS.stand_in(b"B. Bob"), ALICE, BOB)),
+        (b'm: <sip:bob@h>, "alice <bob@h>', b'm: <sip:%b@h>, "%b<%b@h>' % (BOB, ALICE, BOB)),
+        (b"To: h.example.com;tag=1", None),
         (b"Contact: *", b"Contact: *"),
         (b"Contact: <sip:10.0.0.1:5060;lr>;+sip.instance=\"<urn:uuid:1>\"", None),
         (b"To: <urn:service:sos>", None),
@@ -101,6 +107,22 @@ def test_several_messages_in_one_record_are_masked_each() -> None:
     rules = attrs.evolve(USERS, headers=["X-Secret"])
     assert masked(rules, one + one + b"\r\n\r\n") == masked(rules, one) * 2 + b"\r\n\r\n"
     assert masked(rules, message(b"text/plain", b"") * 3_000).count(BOB) == 3_000
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 3", b"Content-Length: 5000", b"Content-Length: x", b"X: y"])
+def test_a_message_behind_a_wrong_length_is_masked_all_the_same(length: bytes) -> None:
+    first = message(b"text/plain", b"hello\r\n").replace(b"Content-Length: 7", length)
+    second = HEAD + b"X-Secret: 1\r\nFrom: Alice <sip:bob@h>\r\ny: 1\r\n\r\n"
+    found = masked(attrs.evolve(USERS, headers=["X-Secret"]), first + second)
+    head = HEAD.replace(b"bob", BOB) + b"X-Secret: redacted\r\nFrom: %b <sip:%b@h>\r\ny: redacted\r\n\r\n"
+    assert found.endswith(b"\r\n\r\nhello\r\n" + head % (TOKENS.stand_in(b"Alice"), BOB))
+    found = masked(Rules(headers=["X-Secret"]), first + second)
+    assert found.endswith(b"\r\n\r\nhello\r\n" + second.replace(b"t: 1", b"t: redacted"))
+
+
+def test_a_line_in_a_body_that_is_no_header_costs_the_body_alone() -> None:
+    made = message(b"message/sipfrag", b"SIP/2.0 200 OK\r\nno header\r\n")
+    assert masked(USERS, made) == message(b"message/sipfrag", b"x" * 27).replace(b"bob", BOB)
 
 
 @pytest.mark.parametrize(
