@@ -22,5 +22,5 @@ def need(command: str, extra: str, modules: Sequence[str]) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise ConfigError(
-            f"{command} needs {', '.join(missing)}, which is not installed: pip install 'sipdump[{extra}]'"
+            f"{command} needs {', '.join(missing)}; to install what is missing: pip install 'sipdump[{extra}]'"
         )
