@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -32,6 +33,7 @@ __all__ = ["add_erase", "add_hold", "erase", "hold"]
 
 _SEAL_WAIT = 60.0
 _LOOK_EVERY = 0.2
+_NUMBER = re.compile(r"\+?(\d[^@*]*(?:@.*)?)", re.ASCII)
 _PASSES = 3
 """How often all is looked through: a compaction may move calls meanwhile."""
 
@@ -157,11 +159,12 @@ def _report(
     done = [one for one in erased if not one.error]
     failed = [one for one in erased if one.error]
     messages = sum(one.messages for one in done)
+    found = len(calls) if messages or failed else 0  # a Call-ID that nobody has is no call
     places = len({(one.backend, one.stored.segment.name) for one in done})
     row = {
         "dry_run": args.dry_run,
         "masked": args.mask,
-        "calls": len(calls),
+        "calls": found,
         "held_calls": len(kept),
         "messages": messages,
         "segments": places,
@@ -176,13 +179,11 @@ def _report(
     if not args.dry_run:
         audit.note(
             store.params.folder, "mask" if args.mask else "erase", fprefix=store.params.fprefix, **_subject(args),
-            calls=len(calls), held_calls=len(kept), messages=messages, segments=places,
+            calls=found, held_calls=len(kept), messages=messages, segments=places,
             not_rewritten=[one.stored.segment.name for one in failed], complete=not output.failed,
         )  # fmt: skip
     word = "would be " if args.dry_run else ""
-    output.say(
-        f"{len(calls)} calls {word}{'masked' if args.mask else 'erased'}: {messages} messages in {places} segments"
-    )
+    output.say(f"{found} calls {word}{'masked' if args.mask else 'erased'}: {messages} messages in {places} segments")
     return output.result(row)
 
 
@@ -204,7 +205,8 @@ def _masker() -> Any:
 def _query_of(args: argparse.Namespace) -> Query:
     args.last = None
     since_us, until_us = span_of(args, datetime.now().astimezone())
-    query = Query(since_us=since_us, until_us=until_us, users=args.users, call_ids=args.call_ids)
+    users = [each for user in args.users for each in _spellings(user)]
+    query = Query(since_us=since_us, until_us=until_us, users=users, call_ids=args.call_ids)
     if not args.users:
         return query
     configs = [args.config] if args.config else []
@@ -219,6 +221,12 @@ def _query_of(args: argparse.Namespace) -> Query:
     # numbers without their last digits are those of many
     makers = [maker for maker in stand_ins_of(named) if not isinstance(maker, Digits)]
     return with_stand_ins(query, makers)
+
+
+def _spellings(user: str) -> list[str]:
+    """Return a user, and a number with and without its ``+``: whose it is does not depend on how a server writes it."""
+    number = _NUMBER.fullmatch(user)
+    return [user, *({number[1], "+" + number[1]} - {user})] if number else [user]
 
 
 def _seal(store: Store, args: argparse.Namespace, output: Output) -> None:

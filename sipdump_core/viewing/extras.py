@@ -21,6 +21,5 @@ def need(command: str, extra: str, modules: Sequence[str]) -> None:
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
-        raise ConfigError(
-            f"{command} needs {', '.join(missing)}, which is not installed: pip install 'sipdump[{extra}]'"
-        )
+        names = f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
+        raise ConfigError(f"{command} needs {names}: pip install 'sipdump[{extra}]'")

@@ -1,6 +1,7 @@
 """Pages: the templates, and what they say in the same words everywhere. Whatever they show is escaped."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
@@ -139,6 +140,9 @@ def length_of(seconds: float | None) -> str:
 
 
 def clock(time_us: int, form: str = "%Y-%m-%d %H:%M:%S.%f") -> str:
-    """Return a time in the local zone, to the millisecond."""
-    text = local_time(time_us).strftime(form)
-    return text[:-3] if form.endswith("%f") else text
+    """Return a time in the local zone, to the millisecond; with its offset where that is not the one of now."""
+    when = local_time(time_us)
+    text = when.strftime(form)
+    if not form.endswith("%f"):
+        return text
+    return text[:-3] + ("" if when.utcoffset() == datetime.now().astimezone().utcoffset() else when.strftime("%z"))

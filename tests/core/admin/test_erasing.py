@@ -64,6 +64,30 @@ def test_a_user_is_erased_from_all_segments_of_all_backends(
     assert "0 calls erased: 0 messages in 0 segments" in out
 
 
+@pytest.mark.parametrize("spelled", ["4930123", "+4930123@example.com", "4930123@example.com"])
+def test_a_number_is_found_with_and_without_its_plus(
+    spelled: str, stores: dict[str, Backend], tmp_path: Path, capsys: Capture
+) -> None:
+    assert run(capsys, "hold", "add", "case", "--folder", tmp_path, "--user", spelled)[0] == 0
+    code, out, err = run(capsys, "erase", "--folder", tmp_path, "--user", spelled, "--dry-run")
+    assert code == 1
+    assert "1 calls are held by case" in err
+    assert run(capsys, "hold", "release", "case", "--folder", tmp_path)[0] == 0
+    code, out, err = run(capsys, "erase", "--folder", tmp_path, "--user", spelled)
+    assert code == 0, err
+    assert "1 calls erased" in out
+    for kind, backend in stores.items():
+        assert set(ids(backend)) == {"one", "three"}, kind
+
+
+def test_a_call_that_nobody_has_is_none(stores: dict[str, Backend], tmp_path: Path, capsys: Capture) -> None:
+    assert stores
+    code, out, err = run(capsys, "erase", "--folder", tmp_path, "--call-id", "four")
+    assert code == 0, err
+    assert "0 calls erased: 0 messages in 0 segments" in out
+    assert lines(tmp_path)[0]["calls"] == 0
+
+
 def test_a_dry_run_says_what_would_be_done(stores: dict[str, Backend], tmp_path: Path, capsys: Capture) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     code, out, _ = run(capsys, "erase", "--folder", tmp_path, "--call-id", "two", "--dry-run", "--json")
@@ -115,7 +139,7 @@ def test_what_is_held_stays_and_is_said(stores: dict[str, Backend], tmp_path: Pa
         assert set(ids(backend)) == {"two"}
     code, out, _ = run(capsys, "hold", "list", "--folder", tmp_path, "--json")
     (row,) = json.loads(out)
-    assert (row["name"], row["users"], row["reason"]) == ("case-7", ["+4930123"], "court")
+    assert (row["name"], row["users"], row["reason"]) == ("case-7", ["+4930123", "4930123"], "court")
     assert run(capsys, "hold", "release", "case-7", "--folder", tmp_path)[0] == 0
     assert [line["what"] for line in lines(tmp_path)] == ["hold add", "erase", "hold release"]
     code, _, err = run(capsys, "erase", "--folder", tmp_path, "--user", "bob")
