@@ -10,6 +10,7 @@ import pytest
 from sipdump_core.calls.call import Call
 from sipdump_core.drivers.base import Backend
 from sipdump_core.lifecycle import holds, thinning
+from sipdump_core.lifecycle.caps import Caps, Limits
 from sipdump_core.lifecycle.holds import Hold
 from sipdump_core.lifecycle.rewriting import rewrite
 from sipdump_core.lifecycle.thinning import Thinned, thin
@@ -33,6 +34,14 @@ def register(call_id: str, time_us: int) -> list[Record]:
 
 def run(backend: Backend, days: float, rules: list[Rule] = RULES, start: float = START) -> list[Thinned]:
     return list(thin(backend, rules, now=start + days * DAY))
+
+
+def a_day(day: int) -> list[Record]:
+    """Return a registration, a call that was answered, and one that failed."""
+    begin = at("10:00:00") + day * DAY * 1_000_000
+    records = [*register(f"r{day}", begin), *call(f"g{day}", begin), *call(f"f{day}", begin, status=503)]
+    random.Random(day).shuffle(records)
+    return records
 
 
 @pytest.fixture(params=KINDS)
@@ -196,20 +205,46 @@ def test_a_crash_between_two_segments_of_a_call_is_made_good(tmp_path: Path, mon
     assert set(ids(backend)) == {"one"}
 
 
-def test_a_month_by_the_rules(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_month_by_the_rules(kind: str, tmp_path: Path) -> None:
     """Each day a segment is stored, and a round is run: what is there is what the rules say, whatever the day."""
-    backend = make(tmp_path, "parquet")
+    backend = make(tmp_path, kind)
     rules = [parse_rule(text) for text in ("method=REGISTER age=3d", "state=failed age=20d", "age=7d")]
     for day in range(30):
-        begin = at("10:00:00") + day * DAY * 1_000_000
-        records = [*register(f"r{day}", begin), *call(f"g{day}", begin), *call(f"f{day}", begin, status=503)]
-        random.Random(day).shuffle(records)
-        store(backend, records, START + day * DAY)
+        store(backend, a_day(day), START + day * DAY)
         run(backend, day + 0.1, rules)
         ages = (("r", 3), ("g", 7), ("f", 20))
         expected = {f"{kind}{n}" for kind, age in ages for n in range(day + 1) if day - n < age}
         assert set(ids(backend)) == expected, day
         assert len(list(backend.segments())) == min(day + 1, 20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_month_by_the_rules_and_within_a_cap(kind: str, tmp_path: Path) -> None:
+    """The size never passes the cap, and what a rule would still keep goes from the oldest segment on."""
+    backend = make(tmp_path, kind)
+    now = 0.0
+    store(backend, a_day(0), START)
+    cap = int(9.5 * sum(stored.size for stored in backend.segments()))
+    caps = Caps(lambda: [backend], list, [(str(tmp_path), "kamailio-")], Limits(max_bytes=cap), DAY, lambda: now)
+    rules = [parse_rule("method=REGISTER age=3d"), parse_rule("age=20d")]
+    bitten = 0
+    for day in range(1, 30):
+        now = START + (day + 0.1) * DAY
+        store(backend, a_day(day), START + day * DAY)
+        run(backend, day + 0.1, rules)
+        before = sorted(backend.segments(), key=lambda stored: stored.segment)
+        caps.check()
+        left = sorted(backend.segments(), key=lambda stored: stored.segment)
+        assert left == before[len(before) - len(left) :]
+        assert sum(path.stat().st_size for path in tmp_path.glob("kamailio-*")) <= cap
+        oldest = day + 1 - len(left)
+        ages = (("r", 3), ("g", 20), ("f", 20))
+        assert set(ids(backend)) == {
+            f"{kind}{n}" for kind, age in ages for n in range(oldest, day + 1) if day - n < age
+        }
+        bitten += len(before) > len(left)
+    assert bitten > 10
 
 
 @pytest.mark.parametrize(
