@@ -9,7 +9,7 @@ import re
 import attrs
 
 from sipdump_core.settings.keeping import Rule, parse_rule
-from sipdump_core.settings.options import Given, at_least, duration, in_range, one_of, option, permissions, size
+from sipdump_core.settings.options import Given, a_size, at_least, duration, in_range, one_of, option, permissions, size
 
 __all__ = ["MODE_EVENT_ROUTE", "Params"]
 
@@ -40,20 +40,12 @@ def _fagex(value: str) -> str | None:
         return str(error)
 
 
-def _size(value: str) -> str | None:
-    try:
-        size(value or "0")
-    except ValueError as error:
-        return str(error)
-    return None
-
-
 def _free(value: str) -> str | None:
     if value.endswith("%"):
         share = value[:-1]
         good = share.isascii() and share.isdigit() and int(share) < 100
         return None if good else 'must be a share of the file system, as "10%", or a size'
-    return _size(value)
+    return a_size(value)
 
 
 @attrs.frozen
@@ -101,7 +93,7 @@ class Params:
     max_bytes: str = option(
         "",
         help='how much all files of the store may take with its spools, as "80G"; then the oldest segments go',
-        check=_size,
+        check=a_size,
     )
     min_free: str = option(
         "",

@@ -40,6 +40,7 @@ __all__ = [
     "Parse",
     "Setting",
     "Settings",
+    "a_size",
     "at_least",
     "build",
     "describe",
@@ -258,6 +259,15 @@ def size(text: str) -> int:
     if found is None:
         raise ValueError(f'{text!r} is no size; write "80G", with K, M, G or T, or a number of bytes')
     return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
+
+
+def a_size(value: str) -> str | None:
+    """Check an option: None for a number of bytes as :func:`size` reads it, or nothing, else what is wrong."""
+    try:
+        size(value or "0")
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def duration(text: str) -> int:

@@ -172,16 +172,7 @@ class Bucket:
             SegmentExistsError: the key is taken.
             S3Error: the server refuses or does not answer.
         """
-
-        def complete(checksum: str, **condition: str) -> None:
-            parts = [
-                {"PartNumber": number, "ETag": etag, **(_sum(part, checksum) if checksum in _TRAILING else {})}
-                for number, (etag, part) in enumerate(zip(etags, content.parts, strict=True), 1)
-            ]
-            self._client().complete_multipart_upload(
-                Bucket=self._opts.bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
-            )
-
+        complete = partial(self._complete, key, upload, etags, content)
         self._send("complete upload", key, complete, conditional=True)
 
     def abort(self, key: str, upload: str) -> None:
@@ -341,17 +332,7 @@ class Bucket:
             for number, part in enumerate(content.parts, 1):
                 file.seek(part.offset)
                 etags.append(self.put_part(key, upload, number, file.read(part.length), part))
-
-            def complete(checksum: str, **condition: str) -> None:
-                parts = [
-                    {"PartNumber": number, "ETag": etag, **(_sum(part, checksum) if checksum in _TRAILING else {})}
-                    for number, (etag, part) in enumerate(zip(etags, content.parts, strict=True), 1)
-                ]
-                self._client().complete_multipart_upload(
-                    Bucket=self._opts.bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
-                )
-
-            self._send_over(key, complete, there)
+            self._send_over(key, partial(self._complete, key, upload, etags, content), there)
         except BaseException:
             with suppress(S3Error):
                 self.abort(key, upload)
@@ -479,6 +460,17 @@ class Bucket:
         if self._made is None:
             self._made = make_client(self._opts)
         return self._made
+
+    def _complete(
+        self, key: str, upload: str, etags: Sequence[str], content: Content, checksum: str, **condition: str
+    ) -> None:
+        parts = [
+            {"PartNumber": number, "ETag": etag, **(_sum(part, checksum) if checksum in _TRAILING else {})}
+            for number, (etag, part) in enumerate(zip(etags, content.parts, strict=True), 1)
+        ]
+        self._client().complete_multipart_upload(
+            Bucket=self._opts.bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
+        )
 
     def _attributes(self, content: Content, metadata: Mapping[str, str]) -> dict[str, Any]:
         opts = self._opts

@@ -4,7 +4,7 @@ import re
 
 import attrs
 
-from sipdump_core.settings.options import at_least, in_range, one_of, option, size
+from sipdump_core.settings.options import a_size, at_least, in_range, one_of, option
 from sipdump_s3.keys import check_path, check_template
 
 __all__ = ["S3Options", "check_node"]
@@ -31,14 +31,6 @@ def _url(value: str) -> str | None:
 
 def _spool_max(value: int) -> str | None:
     return None if value == 0 or value >= 1 << 20 else "must be 0 (no limit), or 1048576 or more"
-
-
-def _size(value: str) -> str | None:
-    try:
-        size(value or "0")
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 @attrs.frozen
@@ -73,7 +65,7 @@ class S3Options:
         check=one_of("drop_oldest", "stop"),
     )
     max_bytes: str = option(
-        "", help='how much this collector\'s objects may take, as "500G"; then the oldest go', check=_size
+        "", help='how much this collector\'s objects may take, as "500G"; then the oldest go', check=a_size
     )
     checksum: str = option(
         "sha256",
