@@ -540,5 +540,6 @@ def test_the_policies_of_the_documentation_are_good(s3_bucket: str, client: Any)
     assert rule["Expiration"] == {"Days": 90}
     assert {action for statement in policy["Statement"] for action in statement["Action"]} == {
         "s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:PutObject", "s3:GetObject", "s3:DeleteObject",
-        "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts",
+        "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts", "s3:DeleteObjectVersion",
+        "s3:GetObjectTagging", "s3:PutObjectTagging", "s3:DeleteObjectTagging",
     }  # fmt: skip
